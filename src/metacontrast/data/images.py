@@ -1,0 +1,212 @@
+"""Images grouped by class: what every reader returns and every sampler draws from.
+
+All images of a data set are one uint8 tensor, sorted by class; class c owns the rows `starts[c]:starts[c+1]`. An
+episode is therefore nothing but row numbers, and the pixels stay where they are, on disk or on a device.
+"""
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from metacontrast.errors import InputError
+from metacontrast.files import atomic_path
+
+
+@dataclass(frozen=True)
+class ClassImages:
+    """Uint8 images grouped by class.
+
+    Args:
+        name: what the images are called in messages and records, such as `omniglot/train`.
+        images: all images, those of one class side by side.
+        starts: where each class begins, and the number of images at the end.
+        classes: the name of each class, all different.
+        mean, std: per channel on the scale 0 to 1; pixels are shown to a model as `(x / 255 - mean) / std`.
+    """
+
+    name: str
+    images: UInt8[Tensor, "image channel height width"]
+    starts: Int[Tensor, " classes_plus_one"]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        channels = self.images.shape[1]
+        if len(self.starts) != len(self.classes) + 1 or int(self.starts[-1]) != len(self.images):
+            raise InputError(
+                f"{self.name}: {len(self.images)} images, {len(self.classes)} class names and {len(self.starts)} "
+                "class borders do not fit together: there must be one border more than names, the last one the "
+                "number of images"
+            )
+        if len(self.mean) not in (1, channels) or len(self.std) not in (1, channels):
+            raise InputError(f"{self.name}: mean and std need 1 or {channels} numbers, one per channel")
+
+    def __len__(self) -> int:
+        """The number of classes."""
+        return len(self.classes)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """How many images each class has."""
+        return np.diff(self.starts.cpu().numpy())
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over names, borders, shape and pixels: two sets with the same digest hold the same images."""
+        return content_digest(self.images, self.starts, self.classes)
+
+    def pixels(self, rows: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows channel height width"]:
+        """The images in these rows as float32, scaled and normalized, on the device where the images lie."""
+        return self.normalize(self.images[rows])
+
+    def normalize(
+        self, images: UInt8[Tensor, "*rows channel height width"]
+    ) -> Float[Tensor, "*rows channel height width"]:
+        """Uint8 images as the model sees them: `(x / 255 - mean) / std`."""
+        scaled = images.to(torch.float32).div_(255)
+        if self.mean == (0.0,) and self.std == (1.0,):
+            return scaled
+        mean = torch.tensor(self.mean, device=images.device)[:, None, None]
+        std = torch.tensor(self.std, device=images.device)[:, None, None]
+        return scaled.sub_(mean).div_(std)
+
+    def select(self, chosen: Sequence[int], name: str | None = None) -> "ClassImages":
+        """Only these classes, in this order."""
+        starts = self.starts.tolist()
+        rows = [torch.arange(starts[c], starts[c + 1]) for c in chosen]
+        counts = [len(r) for r in rows]
+        return replace(
+            self,
+            name=name or self.name,
+            images=self.images[torch.cat(rows)],
+            starts=torch.tensor([0, *np.cumsum(counts)]),
+            classes=tuple(self.classes[c] for c in chosen),
+        )
+
+    def to(self, device: torch.device | str) -> "ClassImages":
+        """The same images resident on `device`."""
+        return replace(self, images=self.images.to(device))
+
+
+def group_by_class(
+    name: str,
+    by_class: Sequence[tuple[str, NDArray[np.uint8]]],
+    *,
+    mean: tuple[float, ...] = (0.0,),
+    std: tuple[float, ...] = (1.0,),
+) -> ClassImages:
+    """Build `ClassImages` from `(class name, images)` pairs, each array `(image, channel, height, width)`."""
+    if not by_class:
+        raise InputError(f"{name} has no classes; check that the folder is the right one")
+    names = [class_name for class_name, _ in by_class]
+    if clash := first_clash(names):
+        raise InputError(f"{name}: class names {clash[0]!r} and {clash[1]!r} are the same name; rename one of them")
+    counts = [len(images) for _, images in by_class]
+    return ClassImages(
+        name=name,
+        images=torch.from_numpy(np.concatenate([images for _, images in by_class])),
+        starts=torch.tensor([0, *np.cumsum(counts)]),
+        classes=tuple(names),
+        mean=mean,
+        std=std,
+    )
+
+
+def first_clash(names: Sequence[str]) -> tuple[str, str] | None:
+    """The first two names that are equal after Unicode normalization, if there are any."""
+    seen: dict[str, str] = {}
+    for name in names:
+        key = unicodedata.normalize("NFC", name)
+        if key in seen:
+            return seen[key], name
+        seen[key] = name
+    return None
+
+
+def content_digest(
+    images: UInt8[Tensor, "image channel height width"],
+    starts: Int[Tensor, " classes_plus_one"],
+    classes: Sequence[str],
+) -> str:
+    """SHA-256 over class names, class borders, image shape and pixels, in hexadecimal."""
+    header = json.dumps([list(classes), starts.tolist(), list(images.shape)], ensure_ascii=True)
+    digest = hashlib.sha256(header.encode())
+    digest.update(images.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def cached(folder: Path | None, name: str, source: str, build: Callable[[], ClassImages]) -> ClassImages:
+    """The images that `build` makes, kept in one memory-mapped file under `folder` from the second time on.
+
+    Args:
+        folder: where cache files lie; None builds every time.
+        name: what the file is called.
+        source: a text that changes whenever the images would: files, their sizes and times, options, reader version.
+        build: makes the images when the file is missing, stale or damaged.
+    """
+    if folder is None:
+        return build()
+    path = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}.safetensors"
+    found = _read_cache(path, source)
+    if found is None:
+        built = build()
+        try:
+            _write_cache(path, source, built)
+        except InputError:
+            return built
+        found = _read_cache(path, source) or built
+    return found
+
+
+def _write_cache(path: Path, source: str, images: ClassImages) -> None:
+    facts = {
+        "name": images.name,
+        "classes": list(images.classes),
+        "mean": images.mean,
+        "std": images.std,
+        "digest": images.digest,
+        "source": source,
+    }
+    tensors = {"images": images.images.cpu().contiguous(), "starts": images.starts}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"facts": json.dumps(facts)})
+
+
+def _read_cache(path: Path, source: str) -> ClassImages | None:
+    """What the cache file holds, or None when it is missing, stale or damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {})["facts"])
+            if facts["source"] != source:
+                return None
+            found = ClassImages(
+                name=facts["name"],
+                images=file.get_tensor("images"),
+                starts=file.get_tensor("starts"),
+                classes=tuple(facts["classes"]),
+                mean=tuple(facts["mean"]),
+                std=tuple(facts["std"]),
+            )
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
+    return found if found.digest == facts["digest"] else None
