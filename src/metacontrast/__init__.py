@@ -1,3 +1,30 @@
 """Few-shot meta-learning with MAML, and why it learns."""
 
-from metacontrast.version import __version__ as __version__
+from metacontrast import theory
+from metacontrast.data.episodes import EpisodeSampler
+from metacontrast.data.images import ClassImages
+from metacontrast.errors import InputError
+from metacontrast.maml.engine import meta_gradient
+from metacontrast.maml.inner import Inner, adapt
+from metacontrast.model import encoders
+from metacontrast.model.head import zero_head
+from metacontrast.model.model import Model
+from metacontrast.types import Episode, Head, Params
+from metacontrast.version import __version__
+
+__all__ = [
+    "ClassImages",
+    "Episode",
+    "EpisodeSampler",
+    "Head",
+    "Inner",
+    "InputError",
+    "Model",
+    "Params",
+    "__version__",
+    "adapt",
+    "encoders",
+    "meta_gradient",
+    "theory",
+    "zero_head",
+]

@@ -1,5 +1,6 @@
 """The values that flow through the library: tasks and parameters."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from jaxtyping import Float, Int
@@ -30,3 +31,21 @@ class Episode(NamedTuple):
     support_y: Int[Tensor, "*task support"]
     query_x: Float[Tensor, "*task query channel height width"]
     query_y: Int[Tensor, "*task query"]
+
+
+def to_tensors(params: Params) -> list[Tensor]:
+    """All tensors of `params` in a fixed order: the encoder's, the head's weight, its bias if there is one."""
+    return [*params.encoder.values(), *(t for t in params.head if t is not None)]
+
+
+def from_tensors(like: Params, tensors: Sequence[Tensor]) -> Params:
+    """The inverse of `to_tensors`: these tensors in the structure of `like`."""
+    encoder = dict(zip(like.encoder, tensors, strict=False))
+    weight, *bias = tensors[len(encoder) :]
+    return Params(encoder, Head(weight, bias[0] if bias else None))
+
+
+def map_params(function: Callable[..., Tensor], *params: Params) -> Params:
+    """Apply `function` to the tensors that stand at the same place in every argument."""
+    tensors = [function(*group) for group in zip(*map(to_tensors, params), strict=True)]
+    return from_tensors(params[0], tensors)

@@ -120,9 +120,7 @@ def group_by_class(
         raise InputError(f"{name} has no classes; check that the folder is the right one")
     names = [class_name for class_name, _ in by_class]
     if clash := first_clash(names):
-        raise InputError(
-            f"{name}: class names {clash[0]!r} and {clash[1]!r} are the same name; rename one of them"
-        )
+        raise InputError(f"{name}: class names {clash[0]!r} and {clash[1]!r} are the same name; rename one of them")
     counts = [len(images) for _, images in by_class]
     return ClassImages(
         name=name,

@@ -1,0 +1,1 @@
+"""Features and head: what is learned, and nothing about how."""

@@ -1,0 +1,1 @@
+"""Records and arrays in, matplotlib figures out: no torch, no training, no global state."""

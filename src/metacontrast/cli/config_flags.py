@@ -1,0 +1,73 @@
+"""One flag for every field of `TrainConfig`; only flags that are given override the recipe."""
+
+import argparse
+import dataclasses
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, Literal
+
+from metacontrast.cli.shared import step_list
+from metacontrast.errors import InputError
+from metacontrast.training.config import TrainConfig
+from metacontrast.training.recipes import RECIPES, recipe
+
+
+def add_config_flags(parser: argparse.ArgumentParser) -> None:
+    """`--recipe` and a flag for every field."""
+    parser.add_argument("--recipe", metavar="NAME", help=f"named configuration: {', '.join(RECIPES)}")
+    hints = typing.get_type_hints(TrainConfig)
+    for field in dataclasses.fields(TrainConfig):
+        flag = "--" + field.name.replace("_", "-")
+        default = "none" if field.default is None else _as_text(field.default)
+        help_text = f"{field.metadata['help']} (glyphs: {default})".replace("%", "%%")
+        parser.add_argument(flag, default=argparse.SUPPRESS, help=help_text, **_parsing(hints[field.name]))
+
+
+def config_from_flags(args: argparse.Namespace) -> TrainConfig:
+    """The recipe's configuration with the given flags put over it.
+
+    Without `--recipe` it is the released protocol of the data set for the nearest published number of shots.
+    """
+    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    given = {name: value for name, value in vars(args).items() if name in names}
+    base = recipe(args.recipe or _default_recipe(given.get("dataset", "glyphs"), given.get("shots", 1)))
+    if args.recipe and given.get("dataset", base.dataset) != base.dataset:
+        raise InputError(f"--recipe {args.recipe} is for {base.dataset}, not {given['dataset']}: leave one out")
+    return dataclasses.replace(base, **given)
+
+
+def _default_recipe(dataset: str, shots: int) -> str:
+    published = f"{dataset}-5w{1 if shots < 3 else 5}s-released"
+    return published if published in RECIPES else "glyphs"
+
+
+def _parsing(hint: Any) -> dict[str, Any]:
+    """How argparse reads a value of that type."""
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        inner = _parsing(next(part for part in typing.get_args(hint) if part is not type(None)))
+        choices = inner.pop("choices", None)
+        return inner | {"type": _or_none(inner.get("type", str), choices)}
+    if typing.get_origin(hint) is Literal:
+        return {"choices": typing.get_args(hint)}
+    if typing.get_origin(hint) is tuple:
+        return {"type": step_list, "metavar": "N,N"}
+    return {"type": hint, "metavar": {int: "N", float: "X"}.get(hint, "NAME")}
+
+
+def _or_none(read: Callable[[str], Any], choices: tuple[str, ...] | None) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        if text == "none":
+            return None
+        if choices and text not in choices:
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of none, {', '.join(choices)}")
+        return read(text)
+
+    parse.__name__ = "value"
+    return parse
+
+
+def _as_text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,47 @@
+"""Dispatch to a command; bad input is one line on standard error and exit 2, Ctrl-C is exit 130."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from metacontrast.cli.shared import INTERRUPTED
+from metacontrast.errors import InputError
+from metacontrast.version import __version__
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the complaint and where to read more, exit with 2."""
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def build_parser() -> Parser:
+    """The parser of all commands."""
+    from metacontrast.cli import data, demo, evaluate, train
+
+    parser = Parser(prog="metacontrast", description="Few-shot meta-learning with MAML, and why it learns.")
+    parser.add_argument("--version", action="version", version=f"metacontrast {__version__}")
+    commands = parser.add_subparsers(metavar="command", required=True, parser_class=Parser)
+    for command in (demo, data, train, evaluate):
+        command.add_parser(commands)
+    return parser
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status."""
+    args = build_parser().parse_args(arguments)
+    try:
+        return args.execute(args) or 0
+    except InputError as error:
+        print(f"metacontrast: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("metacontrast: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1

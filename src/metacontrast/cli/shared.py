@@ -1,0 +1,82 @@
+"""What several commands share: flags, where to compute, how to print."""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metacontrast.errors import InputError
+from metacontrast.training.train import Resources
+
+INTERRUPTED = 130
+
+
+def add_compute_flags(parser: argparse.ArgumentParser) -> None:
+    """`--device` and `--workers`: where to compute, with no effect on what."""
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="threads that tasks are spread over on a CPU (default: %(default)s, the number of processors)",
+    )
+
+
+def add_data_root_flag(parser: argparse.ArgumentParser) -> None:
+    """`--data-root`: where data sets lie."""
+    parser.add_argument(
+        "--data-root",
+        type=Path,
+        metavar="DIR",
+        help="where data sets lie (default: the variable METACONTRAST_DATA, else the user's cache folder)",
+    )
+
+
+def add_json_flag(parser: argparse.ArgumentParser) -> None:
+    """`--json`: the result as one JSON object on the last line of standard output."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+
+
+def step_list(text: str) -> tuple[int, ...]:
+    """`1,3,10` as numbers."""
+    return tuple(int(part) for part in text.split(","))
+
+
+step_list.__name__ = "comma-separated whole numbers"
+
+
+@contextlib.contextmanager
+def resources(args: argparse.Namespace, tasks_at_once: int) -> Iterator[Resources]:
+    """Threads over tasks on a CPU, what is left of the processors inside operators; or one GPU."""
+    device = args.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda, but PyTorch sees no CUDA device here: use --device cpu")
+    if args.workers < 1:
+        raise InputError(f"--workers {args.workers}, but it must be 1 or more")
+    workers = min(args.workers, tasks_at_once)
+    if device == "cuda" or workers == 1:
+        yield Resources(device)
+        return
+    torch.set_num_threads(max(1, args.workers // workers))
+    with ThreadPoolExecutor(workers) as executor:
+        yield Resources(device, executor)
+
+
+def say(message: str) -> None:
+    """A message to the person, on standard error."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def print_json(result: dict[str, Any]) -> None:
+    """The result for a program, one line."""
+    print(json.dumps(result, ensure_ascii=False), flush=True)

@@ -1,0 +1,132 @@
+"""`metacontrast train`: meta-train into a run directory."""
+
+import argparse
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from metacontrast.cli import shared
+from metacontrast.cli.config_flags import add_config_flags, config_from_flags
+from metacontrast.data import load_dataset
+from metacontrast.training.config import TrainConfig
+from metacontrast.training.records import Record
+from metacontrast.training.run import open_run
+from metacontrast.training.tensorboard import tensorboard_writer
+from metacontrast.training.train import train
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command and its flags."""
+    parser = commands.add_parser(
+        "train",
+        help="meta-train into a run directory",
+        description="Meta-train with MAML. Ctrl-C saves and stops; --resume continues where it stopped.",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run directory to write")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out if there is one")
+    parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events (an extra)")
+    add_config_flags(parser)
+    shared.add_data_root_flag(parser)
+    shared.add_compute_flags(parser)
+    shared.add_json_flag(parser)
+    parser.set_defaults(execute=execute)
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Train, with a progress bar."""
+    config = config_from_flags(args)
+    status, last = train_with_progress(config, args)
+    if status == "stopped":
+        shared.say(f"stopped and saved; continue with --resume --out {args.out}")
+    if args.json:
+        shared.print_json({"run": str(args.out), "status": status, "results": last})
+    return shared.INTERRUPTED if status == "stopped" else 0
+
+
+def train_with_progress(
+    config: TrainConfig, args: argparse.Namespace, label: str = "training"
+) -> tuple[str, list[Record]]:
+    """Train into `args.out`; the outcome, and the records of the last evaluation."""
+    options = config.read_options()
+    train_images = load_dataset(config.dataset, "train", args.data_root, options)
+    test_images = load_dataset(config.dataset, config.eval_split, args.data_root, options)
+    with (
+        shared.resources(args, config.meta_batch) as resources,
+        open_run(args.out, config, (train_images, test_images), resources.device, resume=args.resume) as run,
+        tensorboard_writer(args.out if args.tensorboard else None) as log,
+        Progress(config, label) as progress,
+        stop_on_interrupt() as should_stop,
+    ):
+
+        def on_record(record: Record) -> None:
+            log(record)
+            progress.show(record)
+
+        status = train(config, run, train_images, test_images, resources, on_record=on_record, should_stop=should_stop)
+    return status, progress.last_evaluation
+
+
+class Progress:
+    """A bar on a terminal with accuracy, tasks per second and time left; a line an evaluation everywhere."""
+
+    def __init__(self, config: TrainConfig, label: str):
+        self._bar = tqdm(total=config.updates, desc=label, unit="update", disable=None, dynamic_ncols=True)
+        self._tasks_per_update = config.meta_batch
+        self.last_evaluation: list[Record] = []
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def show(self, record: Record) -> None:
+        """Take note of a record."""
+        if record["kind"] == "training":
+            self._show_training(record)
+        elif record["kind"] == "evaluation":
+            self._show_evaluation(record)
+
+    def _show_training(self, record: Record) -> None:
+        if self._bar.n == 0 and record["update"] > 1:
+            self._bar.initial = self._bar.n = record["update"] - 1
+        self._bar.update()
+        rate = (self._bar.format_dict["rate"] or 0) * self._tasks_per_update
+        self._bar.set_postfix_str(f"training accuracy {record['accuracy']:.3f}, {rate:.0f} tasks/s", refresh=False)
+
+    def _show_evaluation(self, record: Record) -> None:
+        if self.last_evaluation and self.last_evaluation[0]["update"] != record["update"]:
+            self.last_evaluation = []
+        self.last_evaluation.append(record)
+        if record["method"] != "maml":
+            shown = (f"{_short(each)} {100 * each['accuracy']:.1f} %" for each in self.last_evaluation)
+            tqdm.write(f"update {record['update']}: {', '.join(shown)}", file=sys.stderr)
+
+
+def _short(record: Record) -> str:
+    """Which evaluation it is, in a few words."""
+    return f"{record['head']} head after {record['steps']}" if record["method"] == "maml" else record["method"]
+
+
+@contextlib.contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Whether the person asked to stop: the first Ctrl-C asks, the second one interrupts at once."""
+    asked = []
+
+    def ask(number: int, frame: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        shared.say("stopping after this update (once more to stop at once)")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

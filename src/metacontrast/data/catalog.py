@@ -1,0 +1,147 @@
+"""The data sets by name: loading, fetching and checking them."""
+
+import difflib
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args
+
+import platformdirs
+
+from metacontrast.data.fingerprint import cache_name, fingerprint
+from metacontrast.data.images import ClassImages, cached
+from metacontrast.data.options import ReadOptions, Resample, SplitScheme
+from metacontrast.data.specs import DATASETS, FOLDER, DatasetSpec
+from metacontrast.errors import InputError
+
+LARGEST_SIZE = 1024
+DEFAULTS = ReadOptions()
+
+
+def load_dataset(
+    name: str,
+    split: str = "train",
+    root: Path | str | None = None,
+    options: ReadOptions = DEFAULTS,
+    cache: bool = True,
+) -> ClassImages:
+    """One split of a data set, read from its files at first and from a memory-mapped cache file afterwards.
+
+    Args:
+        name: one of `DATASETS`, or `folder:PATH` for a folder of one's own images.
+        split: `train`, `val` or `test`; folders also know `all`.
+        root: the folder that holds the data sets; None is `$METACONTRAST_DATA`, else the user's cache folder.
+        options: how images are read; an option that does not apply to the set is an error.
+        cache: keep what was read under `$METACONTRAST_CACHE`, else in the user's cache folder.
+
+    Raises:
+        InputError: the name, the split or an option is unknown; files are missing, incomplete or damaged.
+
+    >>> load_dataset("glyphs", split="test").shape
+    (1, 28, 28)
+    """
+    spec, place = find_dataset(name, root)
+    check_options(spec, options)
+    if split not in spec.splits:
+        raise InputError(f"{name} has no split {split!r}, only {', '.join(spec.splits)}")
+    reader = spec.reader
+    if not cache:
+        return reader.read(place, split, options)
+    source = fingerprint(place, reader.sources(place, options), options, reader.READER_VERSION)
+    file = cache_name(spec.name, split, place, options)
+    return cached(cache_folder(), file, source, lambda: reader.read(place, split, options))
+
+
+def find_dataset(name: str, root: Path | str | None = None) -> tuple[DatasetSpec, Path]:
+    """What is known of a data set, and the folder in which it is looked for."""
+    kind, _, path = name.partition(":")
+    if kind == FOLDER.name and path:
+        return FOLDER, Path(path).expanduser()
+    if name not in DATASETS:
+        close = difflib.get_close_matches(name, DATASETS, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise InputError(f"no data set {name!r}: {hint}there are {', '.join(DATASETS)} and folder:PATH")
+    return DATASETS[name], Path(root).expanduser() if root is not None else data_root()
+
+
+def check_options(spec: DatasetSpec, options: ReadOptions) -> None:
+    """Raise `InputError` for an option that does not apply to the set, or a value that no set takes."""
+    for option in fields(options):
+        if option.name not in spec.options and getattr(options, option.name) != option.default:
+            raise InputError(
+                f"{option.name} does not apply to {spec.name}: leave it out (it takes {', '.join(spec.options)})"
+            )
+    _check_choice("resample", options.resample, (None, *get_args(Resample)))
+    _check_choice("split_scheme", options.split_scheme, get_args(SplitScheme))
+    size = options.image_size
+    if size is not None and not 1 <= size <= LARGEST_SIZE:
+        raise InputError(f"image_size={size} is not between 1 and {LARGEST_SIZE} pixels: choose one that is")
+
+
+def get_dataset(name: str, root: Path | str | None = None) -> Path:
+    """Fetch a data set from its official source unless it is there and whole; return where it lies."""
+    spec, place = find_dataset(name, root)
+    try:
+        if check_dataset(name, root)["verified"]:
+            return spec.reader.sources(place, DEFAULTS)[0].parent
+    except InputError:
+        pass
+    fetch = getattr(spec.reader, "get", None)
+    if fetch is None:
+        raise InputError(f"{name} cannot be fetched ({spec.licence}): get it from {spec.source}, put it in {place}")
+    return fetch(place)
+
+
+def check_dataset(name: str, root: Path | str | None = None) -> dict[str, Any]:
+    """Read a whole data set from its files and report what is there.
+
+    Returns:
+        `name`; `root`; `splits`, for each its `classes`, `images` and `digest` (SHA-256 over names and pixels
+        as read by default); `verified`, whether everything published was found; `problem`, one line or None.
+
+    Raises:
+        InputError: the set is not there at all.
+    """
+    spec, place = find_dataset(name, root)
+    spec.reader.sources(place, DEFAULTS)
+    report: dict[str, Any] = {
+        "name": name,
+        "root": str(place),
+        "splits": {},
+        "verified": True,
+        "problem": None,
+    }
+    try:
+        for split in ("all",) if spec is FOLDER else spec.splits:
+            report["splits"][split] = _summary(spec.reader.read(place, split, DEFAULTS), spec.counts.get(split))
+    except InputError as error:
+        report.update(verified=False, problem=str(error))
+    return report
+
+
+def data_root() -> Path:
+    """The folder of the data sets: `$METACONTRAST_DATA`, else `data` in the user's cache folder."""
+    named = os.environ.get("METACONTRAST_DATA")
+    return Path(named).expanduser() if named else platformdirs.user_cache_path("metacontrast") / "data"
+
+
+def cache_folder() -> Path:
+    """The folder of the cache files: `$METACONTRAST_CACHE`, else `images` in the user's cache folder."""
+    named = os.environ.get("METACONTRAST_CACHE")
+    return Path(named).expanduser() if named else platformdirs.user_cache_path("metacontrast") / "images"
+
+
+def _check_choice(option: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        known = ", ".join(str(choice) for choice in choices if choice)
+        raise InputError(f"{option}={value!r} is not one of {known}: choose one of them")
+
+
+def _summary(images: ClassImages, published: tuple[int, int] | None) -> dict[str, Any]:
+    found = len(images), len(images.images)
+    if published is not None and found != published:
+        raise InputError(
+            f"{images.name} has {found[0]} classes and {found[1]} images, not the published {published[0]} "
+            f"and {published[1]}: fetch it again"
+        )
+    return {"classes": found[0], "images": found[1], "digest": images.digest}

@@ -1,0 +1,91 @@
+"""CIFAR-FS: the 100 classes of CIFAR-100, 600 colour photographs each, split 64/16/20 for few-shot learning.
+
+Bertinetto, Henriques, Torr, Vedaldi: Meta-learning with differentiable closed-form solvers, ICLR 2019.
+Krizhevsky: Learning multiple layers of features from tiny images, 2009.
+
+An image is a PNG of 32 × 32 pixels in `cifar100/data/CLASS/`, in the archive `cifar100.zip` or in a folder. A
+list of classes in `cifar100/splits/bertinetto/` is preferred to the same list in the package. Pixels are
+shown to a model with the mean and standard deviation of the channels of CIFAR-100's training images.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from metacontrast.data import cifar_archive
+from metacontrast.data.decoding import ClassArrays, decode, pixels
+from metacontrast.data.images import ClassImages, group_by_class
+from metacontrast.data.options import ReadOptions
+from metacontrast.data.split_lists import split_list
+from metacontrast.data.tree import FileTree, find_source, open_tree
+from metacontrast.errors import InputError
+
+READER_VERSION = 1
+SIDE = 32
+IMAGES = 600
+CLASSES = {"train": 64, "val": 16, "test": 20}
+FOLDERS = ("cifar-fs", "cifar_fs", "cifarfs", "CIFAR-FS")
+MEAN = (0.5071, 0.4866, 0.4409)
+STD = (0.2673, 0.2564, 0.2762)
+
+
+def sources(root: Path, options: ReadOptions) -> list[Path]:
+    """The archive or folder that holds the set."""
+    found = find_source(root, FOLDERS, ("cifar100.zip", "cifar100"))
+    if found is None:
+        raise InputError(
+            f"cifar-fs: no cifar100.zip or cifar100/ in {root} or {root / 'cifar-fs'}; run `metacontrast "
+            "data get cifar-fs` or set METACONTRAST_DATA to the folder that holds it"
+        )
+    return [found]
+
+
+def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
+    """One split, verified by counts: all its classes are there, with 600 images each."""
+    if split not in CLASSES:
+        raise InputError(f"cifar-fs has no split {split!r}, only {', '.join(CLASSES)}")
+    with open_tree(sources(root, options)[0]) as tree:
+        by_class = read_classes(tree, class_names(tree, split), options)
+    check_complete(tree.path, {name: len(images) for name, images in by_class}, CLASSES[split])
+    return group_by_class(f"cifar-fs/{split}", by_class, mean=MEAN, std=STD)
+
+
+def get(root: Path) -> Path:
+    """Fetch CIFAR-100 from its authors and write it as `root/cifar-fs/cifar100.zip`; return that path."""
+    lists = {split: split_list(f"cifar_fs_{split}") for split in CLASSES}
+    return cifar_archive.get(root / "cifar-fs", lists)
+
+
+def class_names(tree: FileTree, split: str) -> tuple[str, ...]:
+    """The sorted classes of a split, by the list beside the images, else by the one in the package."""
+    wanted = f"cifar100/splits/bertinetto/{split}.txt"
+    listed = next((name for name in tree.names if name.endswith(wanted)), None)
+    names = tree.read(listed).decode("utf-8", "replace").split() if listed else split_list(f"cifar_fs_{split}")
+    return tuple(sorted(names))
+
+
+def read_classes(tree: FileTree, names: Iterable[str], options: ReadOptions) -> ClassArrays:
+    """The images of these classes, in the order of their file names."""
+    files: dict[str, list[str]] = {name: [] for name in names}
+    for file in tree.names:
+        folders = PurePosixPath(file).parts[-3:]
+        if len(folders) == 3 and folders[0] == "data" and folders[1] in files and file.endswith(".png"):
+            files[folders[1]].append(file)
+    return [(name, _read_files(tree, files[name], options)) for name in files if files[name]]
+
+
+def check_complete(path: Path, counts: dict[str, int], expected: int) -> None:
+    """Raise `InputError` unless there are this many classes with 600 images each."""
+    short = [f"{name} has {count}" for name, count in counts.items() if count != IMAGES]
+    if short or len(counts) != expected:
+        raise InputError(
+            f"{path} is incomplete: {len(counts)} of {expected} classes and {sum(counts.values())} of "
+            f"{expected * IMAGES} images found{f' ({short[0]} of {IMAGES})' if short else ''}; run "
+            "`metacontrast data get cifar-fs`"
+        )
+
+
+def _read_files(tree: FileTree, files: list[str], options: ReadOptions) -> np.ndarray:
+    images = (decode(tree.read(file), "RGB", SIDE, f"{tree.path}: {file}") for file in files)
+    return np.stack([pixels(image, options.image_size, options.resample) for image in images])

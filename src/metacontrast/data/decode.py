@@ -1,0 +1,150 @@
+"""One image of any kind as uint8 pixels: upright, opaque, 8 bits a channel, of the wanted size.
+
+What is done, in this order: the first frame is taken, the EXIF orientation is applied, greys of more than 8
+bits are scaled to 8, transparency is laid on white, colours are converted to grey or RGB, and the image is
+resized without keeping its aspect. Colour profiles are ignored.
+"""
+
+import functools
+import re
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from io import BytesIO
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from metacontrast.data.options import Resample
+from metacontrast.errors import InputError
+
+Mode = Literal["L", "RGB"]
+Source = Path | bytes | NDArray[np.uint8] | Image.Image
+
+MAX_PIXELS = 64_000_000
+GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+# Pillow hands EPS to Ghostscript, another program; the others it can only identify.
+LEFT_OUT = ("EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF")
+
+
+class UnreadableImage(InputError):
+    """An image that cannot be decoded; `finding` is the message without the advice."""
+
+    def __init__(self, name: str, reason: str, advice: str = "replace or remove it") -> None:
+        self.finding = f"{name} {reason}"
+        super().__init__(f"{self.finding}; {advice}")
+
+
+def decode(
+    source: Source,
+    size: int,
+    mode: Mode = "RGB",
+    resample: Resample = "bilinear",
+    *,
+    name: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> UInt8[np.ndarray, "channel height width"]:
+    """The pixels of an image, 1 channel for mode `L` and 3 for `RGB`.
+
+    Args:
+        source: a file, its bytes, an open image, or an array `(height, width)` or `(height, width, channel)`.
+        size: height and width of the result in pixels.
+        mode: `L` for grey, `RGB` for colour.
+        resample: the filter for resizing.
+        name: what messages call the image; the path where there is one.
+        max_pixels: a larger image is refused before it is unpacked.
+
+    Raises:
+        UnreadableImage: the image is empty, damaged, of no known format or too large; the message names it.
+    """
+    name = name or (str(source) if isinstance(source, Path) else "the image")
+    try:
+        with quiet(), _open(source) as image:
+            if image.width * image.height > max_pixels:
+                raise _too_large(name, image.width * image.height, max_pixels)
+            flat = _upright_and_opaque(image).convert(mode)
+            array = np.array(flat.resize((size, size), Image.Resampling[resample.upper()]))
+    except UnreadableImage:
+        raise
+    except Image.DecompressionBombError as error:
+        pixels = re.search(r"\d+", str(error))
+        raise _too_large(name, int(pixels[0]) if pixels else max_pixels + 1, max_pixels) from error
+    except Exception as error:  # on damaged files Pillow's readers raise nearly anything
+        raise UnreadableImage(name, _reason(source, error)) from error
+    return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def is_grey(file: Path) -> bool:
+    """Whether a file's header says that it has no colours; `UnreadableImage` if it has no header."""
+    try:
+        with quiet(), _open(file) as image:
+            return image.mode in GREY_MODES
+    except Exception as error:  # as above
+        raise UnreadableImage(str(file), _reason(file, error)) from error
+
+
+def quiet() -> AbstractContextManager[None]:
+    """Inside this block Pillow does not warn: what matters of its warnings is raised as an error here.
+
+    Warning filters belong to the whole process: around threads that decode, enter this once outside them.
+    """
+    return warnings.catch_warnings(action="ignore")
+
+
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """Names of the file formats that are read."""
+    Image.preinit()
+    Image.init()
+    return tuple(name for name in Image.OPEN if name not in LEFT_OUT)
+
+
+@functools.cache
+def suffixes() -> frozenset[str]:
+    """File name endings of these formats, such as `.png`, in lower case."""
+    return frozenset(end for end, name in Image.registered_extensions().items() if name in formats())
+
+
+def _open(source: Source) -> AbstractContextManager[Image.Image]:
+    if isinstance(source, Image.Image):
+        return nullcontext(source)
+    if isinstance(source, np.ndarray):
+        return Image.fromarray(source)
+    return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=formats())
+
+
+def _upright_and_opaque(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_to_8_bits(np.asarray(image)))
+    if not image.has_transparency_data:
+        return image
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+
+
+def _to_8_bits(grey: np.ndarray) -> NDArray[np.uint8]:
+    """Greys on a known scale as 0 to 255: whole numbers reach 65535; floats reach 1, 255 or 65535."""
+    low, high = grey.min(), grey.max()
+    tops = (1, 255, 65535) if grey.dtype.kind == "f" else (65535,)
+    top = next((top for top in tops if low >= 0 and high <= top), None)
+    if top is None:
+        raise ValueError(f"its greys lie between {low} and {high}, save it with 8 or 16 bits")
+    return np.rint(grey * (255 / top)).astype(np.uint8)
+
+
+def _too_large(name: str, pixels: int, limit: int) -> UnreadableImage:
+    return UnreadableImage(name, f"has {pixels} pixels, more than the limit of {limit}", "make it smaller")
+
+
+def _reason(source: Source, error: Exception) -> str:
+    is_empty_file = isinstance(source, Path) and source.is_file() and source.stat().st_size == 0
+    if is_empty_file or (isinstance(source, bytes) and not source):
+        return "is empty (0 bytes)"
+    if isinstance(error, UnidentifiedImageError):
+        return "is not an image of a known format"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"cannot be read ({' '.join(text.split()) or type(error).__name__})"

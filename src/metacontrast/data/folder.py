@@ -1,0 +1,185 @@
+"""A user's own images: a folder for each class.
+
+    root/cat/1.jpg                    a class is a folder that directly holds images, named by its path: `cat`
+    root/Futurama/character07/1.png   ... or `Futurama/character07`
+    root/train/cat/1.jpg              folders named train, val (validation, valid), test may divide them
+
+With such folders a split is what lies in its folder, and `all` is everything, a class of the same name in two
+of them being one class. Without them every split is everything, and asking for `val` or `test` logs a
+warning: accuracy on classes seen in training says nothing about new ones.
+
+Images are grey if all files of all splits say that they are (modes 1, L and 16 bits, not palettes), else RGB
+with ImageNet's mean and standard deviation. Files are sorted by name. Hidden files and images outside a class
+are ignored.
+"""
+
+import logging
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from metacontrast.data.decode import UnreadableImage, is_grey, suffixes
+from metacontrast.data.decoding import with_variants
+from metacontrast.data.gather import Item, enumerate_some, gather
+from metacontrast.data.images import ClassImages, group_by_class
+from metacontrast.data.options import ReadOptions
+from metacontrast.errors import InputError
+
+READER_VERSION = 1
+SPLITS = ("all", "train", "val", "test")
+FOLDER_SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+ClassFiles = dict[str, list[Path]]
+
+logger = logging.getLogger("metacontrast")
+
+
+def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
+    """One split of the folder as images of `options.image_size` pixels a side (84 unless told).
+
+    Raises:
+        InputError: there are no classes or only one, the split is not there, a file cannot be read (unless
+            `options.skip_unreadable`), two class names are the same text, or a link leads out of the folder.
+    """
+    where = f"folder:{root.resolve().name}/{split}"
+    found = class_files(root)
+    classes = split_classes(root, found, split)
+    mode = "L" if _all_grey(file for files in found.values() for file in files) else "RGB"
+    by_class = gather(where, _items(root, classes), mode, options)
+    if len(by_class) < 2:
+        only = ", ".join(repr(name) for name, _ in by_class) or "none"
+        raise InputError(
+            f"{where}: classes with readable images: {len(by_class)} ({only}), but a task needs at least 2: add a "
+            "folder of images for each further class"
+        )
+    named = [(unicodedata.normalize("NFC", name), images) for name, images in by_class]
+    mean, std = ((0.0,), (1.0,)) if mode == "L" else (IMAGENET_MEAN, IMAGENET_STD)
+    return group_by_class(where, with_variants(named, options), mean=mean, std=std)
+
+
+def sources(root: Path, options: ReadOptions) -> list[Path]:
+    """All image files of all splits: even one outside a split decides between grey and RGB."""
+    return [file for files in class_files(root).values() for file in files if file.exists()]
+
+
+def image_folders(root: Path) -> ClassFiles:
+    """The images that `root` (`.`) and each folder below it directly hold, where they hold some."""
+    return {folder.relative_to(root).as_posix(): files for folder, files in _walk(root, root)}
+
+
+def class_files(root: Path) -> ClassFiles:
+    """The image files of every class folder under `root`, by its path below `root`."""
+    if not root.is_dir():
+        raise InputError(f"{root} is not a folder: give one that holds a folder of images for each class")
+    found = image_folders(root)
+    loose = found.pop(".", [])
+    if not found:
+        raise InputError(
+            f"{root} has no class folders (and {len(loose)} images outside of any): put the images of each class "
+            "(.jpg, .png, ...) into a folder named after the class"
+        )
+    return found
+
+
+def split_classes(root: Path, found: ClassFiles, split: str) -> ClassFiles:
+    """The classes of one split, as the module's head says."""
+    if split not in SPLITS:
+        raise InputError(f"folder:{root} has no split {split!r}, only {', '.join(SPLITS)}")
+    tops = _split_folders(root, found)
+    if not tops:
+        if split in ("val", "test"):
+            logger.warning("%s is not divided: %r is all its classes, those of training too", root, split)
+        return found
+    wanted = {top for top, name in tops.items() if split in ("all", name)}
+    if not wanted:
+        raise InputError(f"{root} has folders {', '.join(sorted(tops))}, but none for {split!r}: ask for another")
+    return _merged(found, wanted)
+
+
+def _split_folders(root: Path, found: ClassFiles) -> dict[str, str]:
+    """Which folders of `root` hold the classes of a split, and which split that is."""
+    divided = {name.split("/")[0] for name in found if "/" in name}
+    tops = {top: FOLDER_SPLITS[top.casefold()] for top in divided if top.casefold() in FOLDER_SPLITS}
+    others = sorted({name.split("/")[0] for name in found} - set(tops))
+    if tops and others:
+        raise InputError(
+            f"{root} holds images in {', '.join(sorted(tops))} and also in {enumerate_some(others)}: move "
+            "these into one of the split folders, or elsewhere"
+        )
+    _warn_of_shared_classes(root, found, tops)
+    return tops
+
+
+def _warn_of_shared_classes(root: Path, found: ClassFiles, tops: dict[str, str]) -> None:
+    splits_of: dict[str, set[str]] = {}
+    for path in found:
+        top, _, name = path.partition("/")
+        if name and top in tops:
+            splits_of.setdefault(name, set()).add(tops[top])
+    if shared := [name for name, splits in splits_of.items() if len(splits) > 1]:
+        logger.warning(
+            "%s: %s in more than one split, so testing does not show new classes", root, enumerate_some(shared)
+        )
+
+
+def _merged(found: ClassFiles, tops: set[str]) -> ClassFiles:
+    merged: ClassFiles = {}
+    for path, files in found.items():
+        top, _, name = path.partition("/")
+        if top in tops and name:
+            merged.setdefault(name, []).extend(files)
+    return dict(sorted(merged.items()))
+
+
+def _walk(folder: Path, root: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """Each folder that directly holds images with its images, all sorted by name."""
+    entries = sorted(_visible(folder), key=lambda entry: unicodedata.normalize("NFC", entry.name))
+    for entry in entries:
+        if entry.is_symlink():
+            _refuse_far_link(entry, root)
+    if files := [entry for entry in entries if _is_image_file(entry)]:
+        yield folder, files
+    for entry in entries:
+        if entry.is_dir():
+            yield from _walk(entry, root)
+
+
+def _visible(folder: Path) -> list[Path]:
+    try:
+        return [entry for entry in folder.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
+    except OSError as error:
+        raise InputError(f"cannot list {folder}: {error.strerror}; check its permissions") from error
+
+
+def _is_image_file(entry: Path) -> bool:
+    return entry.suffix.lower() in suffixes() and (entry.is_file() or (entry.is_symlink() and not entry.is_dir()))
+
+
+def _refuse_far_link(link: Path, root: Path) -> None:
+    """Only links to files inside are followed: one to a folder would make two classes of one, or a circle."""
+    target = Path(os.path.realpath(link))  # unlike Path.resolve, this does not raise on a link to itself
+    if target.is_dir() or not target.is_relative_to(root.resolve()):
+        raise InputError(
+            f"{link} is a symbolic link to {link.readlink()}, which is a folder or lies outside {root}: put "
+            "a copy in its place or remove it"
+        )
+
+
+def _all_grey(files: Iterable[Path]) -> bool:
+    return all(map(_is_grey_or_unreadable, files))
+
+
+def _is_grey_or_unreadable(file: Path) -> bool:
+    try:
+        return is_grey(file)
+    except UnreadableImage:
+        return True
+
+
+def _items(root: Path, classes: ClassFiles) -> Iterator[Item]:
+    for label, files in classes.items():
+        for file in files:
+            yield Item(label, file.relative_to(root).as_posix(), file)

@@ -1,0 +1,80 @@
+"""Files in a zip archive or in a folder, listed and read alike; nothing is ever unpacked to disk."""
+
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from metacontrast.errors import InputError
+
+LARGEST_FILE = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class FileTree:
+    """The files under one archive or folder.
+
+    Args:
+        path: the archive or folder.
+        names: every file, sorted, with `/` between the parts; for a folder its own name comes first.
+        read: the content of the file with this name; where that fails, an `InputError` names it.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    read: Callable[[str], bytes]
+
+
+@contextmanager
+def open_tree(path: Path) -> Iterator[FileTree]:
+    """The files of a zip archive or a folder, readable inside the `with` block."""
+    if path.is_dir():
+        yield FileTree(path, _folder_names(path), lambda name: _read_file(path.parent / name))
+        return
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is not a readable zip archive ({error}); fetch it again") from error
+    with archive:
+        yield FileTree(path, _archive_names(path, archive), lambda name: _read_member(path, archive, name))
+
+
+def find_source(root: Path, folders: Sequence[str], names: Sequence[str]) -> Path | None:
+    """The first of `names` that exists in one of these folders below `root`, or in `root` itself."""
+    places = [*(root / folder for folder in folders), root]
+    return next((place / name for place in places for name in names if (place / name).exists()), None)
+
+
+def _folder_names(folder: Path) -> tuple[str, ...]:
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return tuple(sorted(file.relative_to(folder.parent).as_posix() for file in files))
+
+
+def _archive_names(path: Path, archive: zipfile.ZipFile) -> tuple[str, ...]:
+    names = [info.filename for info in archive.infolist() if not info.is_dir()]
+    for name in names:
+        parts = PurePosixPath(name.replace("\\", "/"))
+        if parts.is_absolute() or ".." in parts.parts or ":" in name.split("/")[0]:
+            raise InputError(
+                f"{path} holds a file named {name!r}, which points outside the archive; fetch a clean copy"
+            )
+    return tuple(sorted(names))
+
+
+def _read_file(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}; fetch it again or check its permissions") from error
+
+
+def _read_member(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
+    size = archive.getinfo(name).file_size
+    if size > LARGEST_FILE:
+        raise InputError(f"{path}: {name} unpacks to {size} bytes, more than the {LARGEST_FILE} an image may have")
+    try:
+        return archive.read(name)
+    except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise InputError(f"{path}: {name} is damaged ({error}); fetch the archive again") from error

@@ -1,0 +1,124 @@
+"""The inner loop: a few gradient steps on a task's support set.
+
+    θ⁰ = θ,    θⁱ = θⁱ⁻¹ − η ∇ L(θⁱ⁻¹, support),    i = 1 … N
+
+θ = (encoder, head), L the mean cross entropy (paper Eq. 2, Algorithm 1). With order `second` the result stays a
+differentiable function of θ through the gradients (SOMAML); with `first` the gradients count as constants (FOMAML).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from metacontrast.errors import InputError
+from metacontrast.model.model import Model
+from metacontrast.types import Params, from_tensors, to_tensors
+
+Scope = Literal["all", "head", "encoder"]
+Order = Literal["first", "second"]
+Loss = Literal["cross_entropy", "mean_square_error"]
+
+
+@dataclass(frozen=True)
+class Inner:
+    """How a task is adapted to.
+
+    Args:
+        steps: number of gradient steps N, 0 or more.
+        lr: step size η.
+        scope: what moves: `all`, the `head` alone (ANIL), or the `encoder` alone (BOIL).
+        order: whether the outer gradient runs through the inner gradients (`second`) or not (`first`).
+        loss: mean cross entropy, or half the squared distance of the outputs to one-hot targets.
+    """
+
+    steps: int = 1
+    lr: float = 0.01
+    scope: Scope = "all"
+    order: Order = "first"
+    loss: Loss = "cross_entropy"
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise InputError(f"inner steps={self.steps}, but it must be 0 or more")
+        if not self.lr > 0:
+            raise InputError(f"inner lr={self.lr}, but it must be above 0")
+
+
+def classification_loss(
+    logits: Float[Tensor, "image way"], labels: Int[Tensor, " image"], loss: Loss
+) -> Float[Tensor, ""]:
+    """Mean over the images of cross entropy, or of ½ |logits − one-hot(label)|²."""
+    if loss == "cross_entropy":
+        return F.cross_entropy(logits, labels)
+    targets = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+    return (logits - targets).square().sum(1).mean() / 2
+
+
+def adapt(
+    model: Model,
+    params: Params,
+    support_x: Float[Tensor, "support channel height width"],
+    support_y: Int[Tensor, " support"],
+    inner: Inner,
+) -> Params:
+    """The parameters after `inner.steps` steps on the support set.
+
+    Differentiable in `params` where these require a gradient, as `inner.order` says.
+    """
+    *_, adapted = trajectory(model, params, support_x, support_y, inner)
+    return adapted
+
+
+def trajectory(
+    model: Model,
+    params: Params,
+    support_x: Float[Tensor, "support channel height width"],
+    support_y: Int[Tensor, " support"],
+    inner: Inner,
+) -> Iterator[Params]:
+    """Yield the parameters before the first step and after every step."""
+    current = model.start(params, support_x, support_y)
+    yield current
+    for _ in range(inner.steps):
+        current = inner_step(model, current, support_x, support_y, inner)
+        yield current
+
+
+def inner_step(
+    model: Model,
+    params: Params,
+    support_x: Float[Tensor, "support channel height width"],
+    support_y: Int[Tensor, " support"],
+    inner: Inner,
+) -> Params:
+    """One gradient step on the support set (paper Eq. 4 for the head).
+
+    The loss is differentiated at aliases of the parameters: a head that was built from the encoder (`prototype`)
+    counts as a parameter of its own here.
+    """
+    tensors = to_tensors(params)
+    moving = range(*_moving(params, inner.scope))
+    second = inner.order == "second" and any(t.requires_grad for t in tensors)
+    with torch.enable_grad():
+        inputs = [t.view_as(t) if second else t.detach().requires_grad_(i in moving) for i, t in enumerate(tensors)]
+        logits = model.logits(from_tensors(params, inputs), support_x)
+        gradients = torch.autograd.grad(
+            classification_loss(logits, support_y, inner.loss),
+            [inputs[i] for i in moving],
+            create_graph=second,
+        )
+    stepped = list(tensors)
+    for i, gradient in zip(moving, gradients, strict=True):
+        stepped[i] = tensors[i] - inner.lr * gradient
+    return from_tensors(params, stepped)
+
+
+def _moving(params: Params, scope: Scope) -> tuple[int, int]:
+    """First and one past the last place, in the order of `to_tensors`, of the tensors that the inner loop moves."""
+    encoder_end, end = len(params.encoder), len(to_tensors(params))
+    return {"all": (0, end), "head": (encoder_end, end), "encoder": (0, encoder_end)}[scope]

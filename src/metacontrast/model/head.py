@@ -1,0 +1,73 @@
+"""The linear head w⁰ on the features, and the ways in which it can start a task.
+
+- `learned`: one row per class, meta-learned like everything else (MAML).
+- `zeroed`: the same, set to zero at the start and after every outer update (the zeroing trick, Algorithm 3).
+- `shared`: one meta-learned row that every class starts from (UNICORN-MAML, Ye & Chao 2022).
+- `prototype`: w_k = 2 c_k, b_k = −|c_k|² with c_k the mean support feature of class k (ProtoMAML, Triantafillou et
+  al. 2020); nothing of the head is meta-learned.
+
+All but `learned` know no number of classes.
+"""
+
+import math
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from metacontrast.errors import InputError
+from metacontrast.types import Head, Params
+
+HeadKind = Literal["learned", "zeroed", "shared", "prototype"]
+HEAD_KINDS: tuple[HeadKind, ...] = get_args(HeadKind)
+
+
+def draw_head(ways: int, feature_size: int, bias: bool, scale: float, generator: torch.Generator) -> Head:
+    """Weights from a normal distribution of standard deviation scale · sqrt(2 / feature_size); bias 0."""
+    weight = torch.randn(ways, feature_size, generator=generator) * (scale * math.sqrt(2 / feature_size))
+    return Head(weight, torch.zeros(ways) if bias else None)
+
+
+def zero_head(params: Params, ways: int | None = None) -> Params:
+    """The same encoder under a head of zeros, weight and bias, for `ways` classes (by default as many as before)."""
+    weight, bias = params.head
+    rows = weight.shape[0] if ways is None else ways
+    zeros = Head(weight.new_zeros(rows, weight.shape[1]), None if bias is None else bias.new_zeros(rows))
+    return Params(params.encoder, zeros)
+
+
+def repeat_head(head: Head, ways: int) -> Head:
+    """Every class starts from the one row of `head`."""
+    weight, bias = head
+    return Head(weight.expand(ways, -1), None if bias is None else bias.expand(ways))
+
+
+def prototype_head(features: Float[Tensor, "support feature"], labels: Int[Tensor, " support"], ways: int) -> Head:
+    """The linear head that classifies by squared distance to the class means.
+
+    The squared distance |x − c_k|² differs from −(2 c_kᵀx − |c_k|²) only by |x|², which is the same for every class.
+
+    >>> prototype_head(torch.eye(2), torch.tensor([0, 1]), ways=2)
+    Head(weight=tensor([[2., 0.],
+            [0., 2.]]), bias=tensor([-1., -1.]))
+    """
+    means = class_means(features, labels, ways)
+    return Head(2 * means, -means.square().sum(1))
+
+
+def class_means(
+    features: Float[Tensor, "support feature"], labels: Int[Tensor, " support"], ways: int
+) -> Float[Tensor, "way feature"]:
+    """The mean feature of every class; each class needs at least one example."""
+    members = torch.nn.functional.one_hot(labels, ways).to(features.dtype)
+    return members.T @ features / members.sum(0)[:, None]
+
+
+def check_ways(kind: HeadKind, rows: int, ways: int) -> None:
+    """Raise `InputError` when a learned head of `rows` classes is asked to start a task of another number of ways."""
+    if kind in ("learned", "zeroed") and rows != ways:
+        raise InputError(
+            f"the head was trained for {rows} classes and cannot be kept for {ways}: "
+            "use a zeroed head (--head zeroed) or tasks of the trained number of ways"
+        )

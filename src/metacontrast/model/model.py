@@ -1,0 +1,149 @@
+"""A model is an encoder and a rule for its head; the numbers live outside it, in `Params`."""
+
+import copy
+import functools
+import threading
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from metacontrast.errors import InputError
+from metacontrast.model import normalization
+from metacontrast.model.head import HeadKind, check_ways, draw_head, prototype_head, repeat_head
+from metacontrast.model.normalization import Norm
+from metacontrast.types import Head, Params
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """f(x) = W φ(x) + b as a pure function of explicit parameters.
+
+    The encoder is copied; batch norms inside the copy are replaced by ones that use the task's own statistics (see
+    `normalization`), and it is put in evaluation mode, so that dropout is off.
+
+    Safe to use from several threads at once.
+
+    Args:
+        encoder: any module from images `(batch, channel, height, width)` to features `(batch, feature)`.
+        ways: classes per task.
+        feature_size: length of a feature vector; needed when the encoder has no attribute `feature_size`.
+        head: how a task's head starts, see `metacontrast.model.head`.
+        head_bias: whether the head has a bias (the released code has, the paper's equations have not).
+        norm: whose statistics normalize the query examples.
+    """
+
+    encoder: nn.Module
+    ways: int
+    feature_size: int = 0
+    head: HeadKind = "learned"
+    head_bias: bool = True
+    norm: Norm = "transductive"
+    _own: "_PerThread" = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        encoder = normalization.use_task_statistics(copy.deepcopy(self.encoder)).eval().requires_grad_(False)
+        size = self.feature_size or getattr(encoder, "feature_size", 0)
+        if not isinstance(size, int) or size < 1:
+            raise InputError("the encoder does not say how long its features are: pass feature_size=...")
+        if self.ways < 2:
+            raise InputError(f"ways={self.ways}, but a task needs at least 2 classes")
+        object.__setattr__(self, "encoder", encoder)
+        object.__setattr__(self, "feature_size", size)
+        object.__setattr__(self, "_own", _PerThread(encoder))
+
+    def init(self, generator: torch.Generator, head_init_scale: float = 1.0) -> Params:
+        """Starting parameters.
+
+        Built-in encoders draw theirs from `generator`; any other module starts from the values that it came with.
+        `head_init_scale` multiplies the head's random start: 1 is the paper's random initialization, 0 its zero
+        initialization. A zeroed head is 0 whatever the scale.
+        """
+        draw = getattr(self.encoder, "draw_parameters", None)
+        if draw is not None:
+            draw(generator)
+        rows = {"shared": 1, "prototype": 0}.get(self.head, self.ways)
+        scale = 0.0 if self.head == "zeroed" else head_init_scale
+        bias = self.head_bias or self.head == "prototype"
+        encoder = {name: tensor.detach().clone() for name, tensor in self.encoder.named_parameters()}
+        return Params(encoder, draw_head(rows, self.feature_size, bias, scale, generator))
+
+    def empty_params(self) -> Params:
+        """Parameters of the right structure and shapes, for a file to be read into."""
+        return self.init(torch.Generator())
+
+    def with_ways(self, ways: int) -> "Model":
+        """The same model for tasks of another number of classes."""
+        return replace(self, ways=ways)
+
+    def with_norm(self, norm: Norm) -> "Model":
+        """The same model under another normalization policy."""
+        return replace(self, norm=norm)
+
+    def to(self, device: torch.device | str) -> "Model":
+        """The same model with the encoder's own buffers on `device`."""
+        return replace(self, encoder=copy.deepcopy(self.encoder).to(device))
+
+    def features(
+        self,
+        encoder: dict[str, Tensor],
+        images: Float[Tensor, "image channel height width"],
+        reference: int = 0,
+    ) -> Float[Tensor, "image feature"]:
+        """φ(x), batch norms taking their statistics from the first `reference` images, or from all if 0."""
+        return functional_call(self._own.encoder, (encoder, self._own.buffers(reference)), (images,))
+
+    def query_features(
+        self,
+        encoder: dict[str, Tensor],
+        support_x: Float[Tensor, "support channel height width"],
+        query_x: Float[Tensor, "query channel height width"],
+    ) -> Float[Tensor, "query feature"]:
+        """φ(q) under the model's normalization policy."""
+        if self.norm == "transductive":
+            return self.features(encoder, query_x)
+        reference = len(support_x)
+        return self.features(encoder, torch.cat([support_x, query_x]), reference)[reference:]
+
+    def logits(self, params: Params, images: Float[Tensor, "image channel height width"]) -> Float[Tensor, "image way"]:
+        """W φ(x) + b for the support images, normalized by one another."""
+        return apply_head(params.head, self.features(params.encoder, images))
+
+    def query_logits(
+        self,
+        params: Params,
+        support_x: Float[Tensor, "support channel height width"],
+        query_x: Float[Tensor, "query channel height width"],
+    ) -> Float[Tensor, "query way"]:
+        """W φ(q) + b for query images under the model's normalization policy."""
+        return apply_head(params.head, self.query_features(params.encoder, support_x, query_x))
+
+    def start(
+        self,
+        params: Params,
+        support_x: Float[Tensor, "support channel height width"],
+        support_y: Int[Tensor, " support"],
+    ) -> Params:
+        """The parameters from which a task's inner loop starts: the head is repeated or built from the support set."""
+        encoder, head = params
+        if self.head == "shared" and len(head.weight) == 1:
+            return Params(encoder, repeat_head(head, self.ways))
+        if self.head == "prototype" and len(head.weight) == 0:
+            return Params(encoder, prototype_head(self.features(encoder, support_x), support_y, self.ways))
+        check_ways(self.head, len(head.weight), self.ways)
+        return params
+
+
+class _PerThread(threading.local):
+    """An encoder for every thread: `functional_call` swaps tensors in and out of the module that it calls."""
+
+    def __init__(self, encoder: nn.Module):
+        self.encoder = copy.deepcopy(encoder)
+        self.buffers = functools.cache(functools.partial(normalization.reference_buffers, self.encoder))
+
+
+def apply_head(head: Head, features: Float[Tensor, "image feature"]) -> Float[Tensor, "image way"]:
+    """W φ + b."""
+    return torch.nn.functional.linear(features, head.weight, head.bias)

@@ -1,0 +1,99 @@
+"""How alike the features of each pair of classes are.
+
+    heatmap[a, b] = mean over x of class a, x' of class b of  cos(φ(x), φ(x')) = φ(x)ᵀφ(x') / |φ(x)||φ(x')|
+    contrast      = mean of the diagonal - mean of the rest
+
+A contrastive learner raises the contrast. The paper draws the map for query against support features and
+for query features among themselves (Fig. 2). Among themselves, the pair of a sample with itself says
+nothing and is left out here; the paper's map counts it, which lifts the diagonal.
+
+Reference: Kao, Chiu and Chen, ICLR 2022, Section 3.2.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize, one_hot
+
+from metacontrast.errors import InputError
+from metacontrast.theory.task import check_samples
+
+
+def similarity_heatmap(
+    features: Float[Tensor, "image feature"],
+    y: Int[Tensor, " image"],
+    other_features: Float[Tensor, "other feature"] | None = None,
+    other_y: Int[Tensor, " other"] | None = None,
+    *,
+    include_self_pairs: bool = False,
+) -> Float[Tensor, "way way"]:
+    """Mean cosine similarity of every class of `features` with every class of `other_features`.
+
+    Without `other_features` the map is of the features among themselves, each sample paired with all but
+    itself unless `include_self_pairs`. Labels must be 0 … ways - 1, all of them present.
+
+    >>> x = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 3.0]])
+    >>> similarity_heatmap(x, torch.tensor([0, 0, 1, 1]))
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
+    ways = int(y.max()) + 1 if y.numel() else 0
+    check_all_classes("features", features, y, ways)
+    if other_features is not None and other_y is not None:
+        check_all_classes("other features", other_features, other_y, ways)
+        values = cosine(features, other_features)
+        return class_means(values, torch.ones_like(values), y, other_y, ways)
+    if (other_features, other_y) != (None, None):
+        raise InputError("similarity_heatmap needs other_features and other_y together, or neither")
+    values = cosine(features, features)
+    if include_self_pairs:
+        return class_means(values, torch.ones_like(values), y, y, ways)
+    check_pairs(y)
+    return class_means(values, 1 - torch.eye(len(y), dtype=values.dtype, device=values.device), y, y, ways)
+
+
+def contrast(heatmap: Float[Tensor, "way way"]) -> Float[Tensor, ""]:
+    """Mean of the diagonal minus mean of the rest.
+
+    >>> contrast(torch.tensor([[0.9, 0.3], [0.1, 0.7]]))
+    tensor(0.6000)
+    """
+    ways = len(heatmap)
+    if heatmap.shape != (ways, ways) or ways < 2:
+        raise InputError(f"heatmap {tuple(heatmap.shape)}: a contrast needs a square map of two classes or more")
+    diagonal = heatmap.diagonal()
+    return diagonal.mean() - (heatmap.sum() - diagonal.sum()) / (ways * (ways - 1))
+
+
+def cosine(a: Float[Tensor, "image feature"], b: Float[Tensor, "other feature"]) -> Float[Tensor, "image other"]:
+    """cos(φ(x), φ(x')) of every pair; 0 where a feature vector is zero."""
+    return normalize(a, dim=1) @ normalize(b, dim=1).T
+
+
+def class_means(
+    values: Float[Tensor, "image other"],
+    counted: Float[Tensor, "image other"],
+    y: Int[Tensor, " image"],
+    other_y: Int[Tensor, " other"],
+    ways: int,
+) -> Float[Tensor, "way way"]:
+    """Mean over every pair of classes of the values that count (1) and not of those that do not (0)."""
+    rows, columns = (one_hot(labels.long(), ways).to(values.dtype) for labels in (y, other_y))
+    return (rows.T @ (values * counted) @ columns) / (rows.T @ counted @ columns)
+
+
+def check_all_classes(name: str, features: Tensor, y: Tensor, ways: int) -> None:
+    """Every class has a sample."""
+    check_samples(name, features, y, ways)
+    missing = sorted(set(range(ways)) - set(y.tolist()))
+    if missing or ways < 2:
+        raise InputError(
+            f"{name}: labels must be 0 to {max(ways, 2) - 1}, each at least once; missing {missing or [1]}"
+        )
+
+
+def check_pairs(y: Int[Tensor, " image"]) -> None:
+    """Without self pairs a class needs two samples."""
+    lonely = (torch.bincount(y) == 1).nonzero().flatten().tolist()
+    if lonely:
+        raise InputError(f"class {lonely[0]} has one sample, whose only pair is itself: pass include_self_pairs=True")

@@ -1,0 +1,80 @@
+"""Parameters and training state on disk: safetensors files that carry their own digest and appear whole or not at all.
+
+`model.safetensors` is for use: the parameters, with the configuration and data facts beside them.
+`state.safetensors` is for resuming: parameters, the optimizer's tensors and the number of updates done.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from metacontrast.errors import InputError
+from metacontrast.files import atomic_path
+from metacontrast.types import Head, Params
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Named tensors with JSON-able facts beside them."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+def save(path: Path, stored: Stored) -> None:
+    """Write atomically, with a digest over facts, names, shapes and bytes."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in stored.tensors.items()}
+    facts = json.dumps(stored.facts, sort_keys=True)
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"facts": facts, "digest": _digest(tensors, facts)})
+
+
+def load(path: Path) -> Stored:
+    """What `save` wrote; `InputError` when the file is missing, damaged or something else."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: check the folder's name")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        facts = metadata["facts"]
+        if _digest(tensors, facts) != metadata["digest"]:
+            raise InputError(f"{path} is damaged: its content does not match its digest; restore it or train again")
+        return Stored(tensors, json.loads(facts))
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} cannot be read ({error}): it is damaged or not from here") from error
+
+
+def params_to_tensors(params: Params) -> dict[str, Tensor]:
+    """Parameters under the names `encoder.*`, `head.weight` and `head.bias`."""
+    head = {"head.weight": params.head.weight, "head.bias": params.head.bias}
+    return {f"encoder.{name}": t for name, t in params.encoder.items()} | {
+        name: t for name, t in head.items() if t is not None
+    }
+
+
+def params_from_tensors(like: Params, tensors: dict[str, Tensor], where: str) -> Params:
+    """The inverse; `like` says which tensors of which shapes there must be, in which order."""
+    expected = params_to_tensors(like)
+    wrong = [n for n in expected if n not in tensors or tensors[n].shape != expected[n].shape]
+    if wrong:
+        raise InputError(f"{where} does not fit its configuration: {wrong[0]} is missing or has another shape")
+    encoder = {name: tensors[f"encoder.{name}"] for name in like.encoder}
+    return Params(encoder, Head(tensors["head.weight"], tensors.get("head.bias")))
+
+
+def _digest(tensors: dict[str, Tensor], facts: str) -> str:
+    digest = hashlib.sha256(facts.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,159 @@
+"""One typed record of everything that decides a training run; what a run directory keeps as `config.json`."""
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from metacontrast.data.episodes import EpisodeSampler, Labels
+from metacontrast.data.images import ClassImages
+from metacontrast.data.options import ReadOptions, Resample, SplitScheme
+from metacontrast.errors import InputError
+from metacontrast.maml.inner import Inner, Loss, Order, Scope
+from metacontrast.model.encoders import EncoderName, build_encoder
+from metacontrast.model.head import HeadKind
+from metacontrast.model.model import Model
+from metacontrast.model.normalization import Norm
+
+OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop"]
+
+
+def _option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run. The command line has one flag for every field; `recipes` has named configurations."""
+
+    dataset: str = _option("glyphs", "glyphs, omniglot, mini-imagenet, cifar-fs, or folder:PATH")
+    split_scheme: SplitScheme = _option("default", "default: the literature's split; released: the released code's")
+    image_size: int | None = _option(None, "side of the images in pixels; none: the data set's own")
+    resample: Resample | None = _option(None, "filter for resizing; none: the data set's own")
+    invert: bool = _option(False, "swap black and white")
+    rotations: bool = _option(False, "add every class turned by 90, 180 and 270 degrees as new classes")
+    skip_unreadable: bool = _option(False, "leave out image files that cannot be read")
+
+    ways: int = _option(5, "classes per task")
+    shots: int = _option(1, "support images per class")
+    queries: int = _option(15, "query images per class")
+    labels: Labels = _option("fresh", "fresh: any class any label; bound...: a class always gets the same label")
+    pool_size: int | None = _option(None, "reuse a fixed pool of so many tasks; 1: one fixed task; none: fresh tasks")
+    relabel: bool = _option(False, "permute a task's labels anew each time that it is used")
+
+    encoder: EncoderName = _option("conv4-released", "conv4 (the paper's text), conv4-released, resnet12 or mlp")
+    filters: int | None = _option(None, "width of the encoder; none: the preset's own")
+    head: HeadKind = _option("zeroed", "learned; zeroed after every update; one shared row; built from prototypes")
+    head_bias: bool = _option(True, "whether the head has a bias")
+    head_init_scale: float = _option(1.0, "factor on the random start of the head; 0 is zero initialization")
+    norm: Norm = _option("transductive", "query images normalized by their own batch, or by the support set")
+
+    order: Order = _option("first", "first: FOMAML; second: through the inner steps (SOMAML)")
+    inner_steps: int = _option(1, "gradient steps on the support set")
+    inner_lr: float = _option(0.4, "step size of the inner loop")
+    inner_scope: Scope = _option("all", "what the inner loop moves")
+    inner_loss: Loss = _option("cross_entropy", "loss of both loops")
+
+    optimizer: OptimizerName = _option("adam", "optimizer of the outer loop, with PyTorch's defaults")
+    outer_lr: float = _option(1e-3, "learning rate of the outer loop")
+    meta_batch: int = _option(32, "tasks per update")
+    updates: int = _option(300, "number of outer updates")
+
+    eval_every: int = _option(50, "updates between evaluations; 0: only after the last")
+    eval_episodes: int = _option(100, "test tasks per evaluation during training, the same ones each time")
+    eval_steps: tuple[int, ...] = _option((1,), "inner steps at evaluation, comma-separated")
+    eval_split: str = _option("test", "split that is evaluated on during training")
+    checkpoint_every: int = _option(50, "updates between checkpoints")
+    seed: int = _option(0, "seed of starting values and tasks")
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            if (value := getattr(self, name)) is not None and value < least:
+                raise InputError(f"{name}={value}, but it must be {least} or more")
+        for name in ("inner_lr", "outer_lr"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise InputError(f"{name}={getattr(self, name)}, but it must be above 0 and finite")
+        if not 0 <= self.head_init_scale < float("inf"):
+            raise InputError(f"head_init_scale={self.head_init_scale}, but it must be 0 or more and finite")
+        if not self.eval_steps or min(self.eval_steps) < 0:
+            raise InputError(f"eval_steps={self.eval_steps}, but it needs at least one number, each 0 or more")
+        if self.head == "prototype" and not self.head_bias:
+            raise InputError("head=prototype is built with a bias: leave out --no-head-bias")
+
+    def inner(self) -> Inner:
+        """How training adapts to a task."""
+        return Inner(self.inner_steps, self.inner_lr, self.inner_scope, self.order, self.inner_loss)
+
+    def read_options(self) -> ReadOptions:
+        """How images are read."""
+        names = (f.name for f in dataclasses.fields(ReadOptions))
+        return ReadOptions(**{name: getattr(self, name) for name in names})
+
+    def model(self, image_shape: tuple[int, int, int]) -> Model:
+        """The model for images of that shape."""
+        encoder = build_encoder(self.encoder, image_shape, self.filters)
+        return Model(encoder, self.ways, head=self.head, head_bias=self.head_bias, norm=self.norm)
+
+    def training_tasks(self, images: ClassImages) -> EpisodeSampler:
+        """The tasks that are trained on: update u uses the tasks u·meta_batch and following."""
+        return replace(self.test_tasks(images), labels=self.labels, pool_size=self.pool_size, relabel=self.relabel)
+
+    def test_tasks(self, images: ClassImages) -> EpisodeSampler:
+        """Ordinary tasks of the same size and seed, whatever the training tasks are."""
+        return EpisodeSampler(images, self.ways, self.shots, self.queries, seed=self.seed)
+
+
+_LEAST = {
+    "ways": 2,
+    "shots": 1,
+    "queries": 1,
+    "pool_size": 1,
+    "image_size": 4,
+    "filters": 1,
+    "inner_steps": 0,
+    "meta_batch": 1,
+    "updates": 1,
+    "eval_every": 0,
+    "eval_episodes": 2,
+    "checkpoint_every": 1,
+    "seed": 0,
+}
+
+
+def config_from_values(values: Any, where: str) -> TrainConfig:
+    """The configuration that `where` holds; unknown or ill-typed fields are named in an `InputError`."""
+    hints = typing.get_type_hints(TrainConfig)
+    if not isinstance(values, dict):
+        raise InputError(f"{where} holds no configuration: it is damaged or not from here")
+    if unknown := sorted(set(values) - set(hints)):
+        raise InputError(f"{where} has unknown fields {', '.join(unknown)}: it was written by another version")
+    return TrainConfig(**{name: _checked(name, value, hints[name], where) for name, value in values.items()})
+
+
+def _checked(name: str, value: Any, hint: Any, where: str) -> Any:
+    if typing.get_origin(hint) is tuple and isinstance(value, list):
+        value = tuple(value)
+    if not _fits(value, hint):
+        raise InputError(f"{where}: {name}={value!r} is not one of {describe_type(hint)}: mend or remove the file")
+    return value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return value in args
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in args)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(part, args[0]) for part in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is hint
+
+
+def describe_type(hint: Any) -> str:
+    """A type in a user's words: the choices of a literal, else its name."""
+    if typing.get_origin(hint) is Literal:
+        return ", ".join(map(str, typing.get_args(hint)))
+    return getattr(hint, "__name__", str(hint))

@@ -1,0 +1,156 @@
+"""Accuracy on fixed test tasks, with its 95 % interval, beside the baseline that needs no adaptation.
+
+    accuracy = mean over tasks of the share of query images that are right,    ± 1.96 · s / sqrt(tasks)
+
+The interval covers the choice of test tasks, not that of the training seed. Runs evaluated with the same seed, ways,
+shots and queries see the same tasks, so that their differences can be paired.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from metacontrast.data.episodes import EpisodeSampler
+from metacontrast.maml.inner import Inner, trajectory
+from metacontrast.model.head import class_means, zero_head
+from metacontrast.model.model import Model
+from metacontrast.types import Episode, Params
+
+TestHead = Literal["kept", "zeroed"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a result: how it was adapted, and how well that did.
+
+    Args:
+        method: `maml`, or `nearest-mean` for the nearest class mean on the un-adapted features.
+        steps: inner steps at test.
+        head: what the inner loop started from, `kept` or `zeroed`; `none` for the nearest mean.
+        norm: normalization policy of the query images.
+        accuracy, ci95: mean over the episodes and half its 95 % interval, on the scale 0 to 1.
+        episodes: how many test tasks.
+    """
+
+    method: str
+    steps: int
+    head: str
+    norm: str
+    accuracy: float
+    ci95: float
+    episodes: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured.
+
+    Args:
+        steps: numbers of inner steps at test, each 0 or more.
+        heads: which starts of the head.
+        episodes: number of test tasks, the first so many of the sampler.
+    """
+
+    steps: tuple[int, ...] = (1,)
+    heads: tuple[TestHead, ...] = ("kept", "zeroed")
+    episodes: int = 600
+
+
+def evaluate(
+    model: Model,
+    params: Params,
+    tasks: EpisodeSampler,
+    inner: Inner,
+    evaluation: Evaluation,
+    executor: Executor | None = None,
+    on_episode: Callable[[], object] = lambda: None,
+) -> list[Row]:
+    """Adapt to each test task and score its query images; one row per head and number of steps, then the baseline.
+
+    Args:
+        inner: step size, scope and loss of the adaptation; its number of steps is replaced by `evaluation.steps`.
+        executor: a thread pool to spread the tasks over.
+        on_episode: called after every task, for a progress bar.
+    """
+    model = model.with_ways(tasks.ways)
+    inner = replace(inner, steps=max(evaluation.steps), order="first")
+
+    heads = _distinct_heads(params, evaluation.heads)
+
+    def score(index: int) -> list[float]:
+        return list(_score(model, params, tasks[index], inner, replace(evaluation, heads=heads)))
+
+    run = map if executor is None else executor.map
+    scores = []
+    for episode_scores in run(score, range(evaluation.episodes)):
+        scores.append(episode_scores)
+        on_episode()
+    *adapted, baseline = _rows(model, replace(evaluation, heads=heads), torch.tensor(scores, dtype=torch.float64))
+    if heads != evaluation.heads:
+        adapted = [replace(row, head=head) for head in evaluation.heads for row in adapted]
+    return [*adapted, baseline]
+
+
+def _score(model: Model, params: Params, episode: Episode, inner: Inner, evaluation: Evaluation) -> Iterator[float]:
+    """Accuracies of one task in the order of `_rows`."""
+    support_x, support_y, query_x, query_y = episode
+    for head in evaluation.heads:
+        start = params if head == "kept" else zero_head(params, model.ways)
+        for step, adapted in enumerate(trajectory(model, start, support_x, support_y, inner)):
+            if step in evaluation.steps:
+                with torch.no_grad():
+                    logits = model.query_logits(adapted, support_x, query_x)
+                yield _accuracy(logits, query_y)
+    yield _accuracy(nearest_mean_scores(model, params, episode), query_y)
+
+
+def _distinct_heads(params: Params, heads: tuple[TestHead, ...]) -> tuple[TestHead, ...]:
+    """Without the work done twice: a head that is zero anyway is the same kept and zeroed."""
+    is_zeroed = params.head.weight.numel() > 0 and not any(t.any() for t in params.head if t is not None)
+    return heads[:1] if is_zeroed else heads
+
+
+def nearest_mean_scores(model: Model, params: Params, episode: Episode) -> Float[Tensor, "query way"]:
+    """Minus the Euclidean distance of every query feature to every mean support feature, without adaptation."""
+    with torch.no_grad():
+        support = model.features(params.encoder, episode.support_x)
+        query = model.query_features(params.encoder, episode.support_x, episode.query_x)
+    return -torch.cdist(query, class_means(support, episode.support_y, model.ways))
+
+
+def _accuracy(scores: Float[Tensor, "query way"], labels: Tensor) -> float:
+    return (scores.argmax(1) == labels).double().mean().item()
+
+
+def _rows(model: Model, evaluation: Evaluation, scores: Float[Tensor, "episode row"]) -> list[Row]:
+    steps = sorted(set(evaluation.steps))
+    labels = [("maml", step, head) for head in evaluation.heads for step in steps] + [("nearest-mean", 0, "none")]
+    means, intervals = scores.mean(0).tolist(), confidence_interval(scores)
+    return [
+        Row(*label, model.norm, mean, interval, len(scores))
+        for label, mean, interval in zip(labels, means, intervals, strict=True)
+    ]
+
+
+def confidence_interval(scores: Float[Tensor, "episode row"]) -> list[float]:
+    """Half the width of the 95 % interval of each column's mean, normal approximation.
+
+    >>> confidence_interval(torch.tensor([[0.0], [1.0]], dtype=torch.float64))
+    [0.9799999999999999]
+    """
+    return (1.96 * scores.std(0) / math.sqrt(len(scores))).tolist()
+
+
+def as_table(rows: Sequence[Row]) -> str:
+    """The rows as aligned plain text."""
+    lines = [f"{'method':<14}{'head':<8}{'steps':>5}  {'accuracy':<16}{'norm':<14}episodes"]
+    for row in rows:
+        accuracy = f"{100 * row.accuracy:.2f} ± {100 * row.ci95:.2f} %"
+        lines.append(f"{row.method:<14}{row.head:<8}{row.steps:>5}  {accuracy:<16}{row.norm:<14}{row.episodes}")
+    return "\n".join(lines)

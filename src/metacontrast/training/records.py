@@ -1,0 +1,87 @@
+"""Measurements as JSON lines: a header that says how they were made, then one line each."""
+
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from metacontrast.errors import InputError
+from metacontrast.files import write_text
+from metacontrast.version import __version__
+
+Record = dict[str, Any]
+
+
+def provenance(device: str) -> Record:
+    """Versions, hardware and, in a checkout, the git revision of the code."""
+    return {
+        "versions": {
+            "metacontrast": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "device": device_name(device),
+        "revision": _git_revision(),
+    }
+
+
+def device_name(device: str) -> str:
+    """What computes: the GPU's name, or the processor's kind and the threads in use."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} operator thread(s)"
+
+
+def append_records(path: Path, records: list[Record]) -> None:
+    """Add lines at the end of the file."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(record) + "\n" for record in records)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; free some space or choose another --out") from error
+
+
+def read_records(path: Path) -> list[Record]:
+    """All complete lines; a last line that was cut off while being written is left out."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise InputError(f"{path}, line {number} is not JSON: the file is damaged") from error
+    return records
+
+
+def forget_after(path: Path, update: int) -> None:
+    """Drop the records of later updates: a resumed run makes them again."""
+    kept = [record for record in read_records(path) if record.get("update", 0) <= update]
+    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def _git_revision() -> str | None:
+    """The commit that this package's own source is at, with a + when files differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        tracked = _git(here, "ls-files", "--error-unmatch", Path(__file__).name)
+        return (
+            _git(here, "rev-parse", "--short=12", "HEAD") + ("+" if _git(here, "status", "-s", ".") else "")
+            if tracked
+            else None
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True, timeout=5)
+    return done.stdout.strip()

@@ -1,0 +1,166 @@
+"""A run directory: `config.json`, `records.jsonl`, `model.safetensors`, and `state.safetensors` for resuming."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metacontrast.data.images import ClassImages
+from metacontrast.errors import InputError
+from metacontrast.files import exclusive, write_text
+from metacontrast.model.model import Model
+from metacontrast.training import checkpoint, records
+from metacontrast.training.config import TrainConfig, config_from_values
+from metacontrast.training.state import TrainState, restore_state, store_state
+from metacontrast.types import Params, map_params
+
+_CONFIG, _RECORDS, _MODEL, _STATE = "config.json", "records.jsonl", "model.safetensors", "state.safetensors"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A folder that one training writes to.
+
+    Args:
+        path: the folder.
+        facts: what `model.safetensors` says of itself: configuration, data and image normalization.
+    """
+
+    path: Path
+    facts: dict[str, Any]
+
+    def restore(self, state: TrainState) -> TrainState:
+        """`state` as it was at the last checkpoint, or as given when there is none; later records are dropped."""
+        if (self.path / _STATE).exists():
+            state = restore_state(state, checkpoint.load(self.path / _STATE), str(self.path / _STATE))
+        records.forget_after(self.path / _RECORDS, state.updates)
+        return state
+
+    def save(self, state: TrainState) -> None:
+        """Write a checkpoint: the model for use and the state for resuming."""
+        tensors = checkpoint.params_to_tensors(state.params)
+        facts = self.facts | {"updates": state.updates}
+        checkpoint.save(self.path / _MODEL, checkpoint.Stored(tensors, facts))
+        checkpoint.save(self.path / _STATE, store_state(state))
+
+    def record(self, record: records.Record) -> None:
+        """Append one measurement."""
+        records.append_records(self.path / _RECORDS, [record])
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What a run directory holds for use.
+
+    Args:
+        config: how it was trained.
+        model, params: the trained model.
+        updates: outer updates behind it.
+        image_shape: channels, height and width of its images.
+        mean, std: normalization of its images.
+    """
+
+    config: TrainConfig
+    model: Model
+    params: Params
+    updates: int
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def params_on(self, device: str) -> Params:
+        """The parameters on `device`."""
+        return map_params(lambda t: t.to(device), self.params)
+
+
+@contextlib.contextmanager
+def open_run(
+    path: Path, config: TrainConfig, images: tuple[ClassImages, ClassImages], device: str, *, resume: bool
+) -> Iterator[RunDirectory]:
+    """Create the run directory, or with `resume` take it up; nobody else may train in it meanwhile.
+
+    Args:
+        images: what is trained and what is tested on.
+    """
+    data = {each.name: each.digest for each in images}
+    with exclusive(path / ".lock", f"another training is writing to {path}: wait for it or choose another --out"):
+        if (path / _CONFIG).exists():
+            _check_same(path, config, data, resume)
+        else:
+            _check_unused(path)
+        header = {"config": dataclasses.asdict(config), **records.provenance(device), "data": data}
+        write_text(path / _CONFIG, json.dumps(header, indent=1) + "\n")
+        if not (path / _RECORDS).exists():
+            write_text(path / _RECORDS, json.dumps({"kind": "header", **header}) + "\n")
+        train_images = images[0]
+        yield RunDirectory(
+            path,
+            {
+                "config": header["config"],
+                "data": data,
+                "image_shape": train_images.shape,
+                "mean": train_images.mean,
+                "std": train_images.std,
+            },
+        )
+
+
+def load_run(path: Path) -> TrainedRun:
+    """The trained model of a run directory."""
+    if not path.is_dir():
+        raise InputError(f"{path} is not a run directory: give the folder that `metacontrast train --out` wrote")
+    if not (path / _MODEL).exists():
+        raise InputError(f"{path} holds no trained model yet: train at least to the first checkpoint")
+    stored, where = checkpoint.load(path / _MODEL), str(path / _MODEL)
+    facts = stored.facts
+    config = config_from_values(facts.get("config"), where)
+    channels, height, width = facts["image_shape"]
+    model = config.model((channels, height, width))
+    return TrainedRun(
+        config,
+        model,
+        checkpoint.params_from_tensors(model.empty_params(), stored.tensors, where),
+        facts["updates"],
+        (channels, height, width),
+        tuple(facts["mean"]),
+        tuple(facts["std"]),
+    )
+
+
+def _check_same(path: Path, config: TrainConfig, data: dict[str, str], resume: bool) -> None:
+    """Raise when `path` holds a run and it is not this one, or going on was not asked for."""
+    if not resume:
+        raise InputError(f"{path} holds a run already: continue it with --resume or choose another --out")
+    header = _read_header(path / _CONFIG)
+    before = config_from_values(header.get("config"), str(path / _CONFIG))
+    for field in dataclasses.fields(TrainConfig):
+        old, new = getattr(before, field.name), getattr(config, field.name)
+        if old != new and not (field.name == "updates" and new > old):
+            raise InputError(
+                f"{path} holds a run with {field.name}={old}, not {new}: "
+                "resume it with its own configuration or choose another --out"
+            )
+    for name, digest in header.get("data", {}).items():
+        if data.get(name) != digest:
+            raise InputError(
+                f"{path} was trained on other data: the digest of {name} was {digest[:12]}, now it is "
+                f"{data.get(name, 'missing')[:12]}; restore the data or choose another --out"
+            )
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}): restore it or choose another --out") from error
+    if not isinstance(header, dict):
+        raise InputError(f"{path} is not a run's configuration: restore it or choose another --out")
+    return header
+
+
+def _check_unused(path: Path) -> None:
+    if taken := [name for name in (_RECORDS, _MODEL, _STATE) if (path / name).exists()]:
+        raise InputError(f"{path} has a {taken[0]} but no {_CONFIG}: choose another --out")

@@ -1,0 +1,35 @@
+"""TensorBoard events of a run, an optional extra."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from metacontrast.errors import InputError
+from metacontrast.training.records import Record
+
+
+@contextlib.contextmanager
+def tensorboard_writer(folder: Path | None) -> Iterator[Callable[[Record], None]]:
+    """A function that logs records into `folder`/tensorboard; with None it does nothing."""
+    if folder is None:
+        yield lambda record: None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError("--tensorboard needs an extra: pip install 'metacontrast[tensorboard]'") from error
+    with SummaryWriter(folder / "tensorboard") as writer:
+
+        def log(record: Record) -> None:
+            for name, value in _scalars(record).items():
+                writer.add_scalar(name, value, record["update"])
+
+        yield log
+
+
+def _scalars(record: Record) -> dict[str, float]:
+    if record["kind"] == "training":
+        return {"training/loss": record["loss"], "training/accuracy": record["accuracy"]}
+    if record["kind"] == "evaluation":
+        return {f"{record['method']}/{record['head']}/{record['steps']} steps": record["accuracy"]}
+    return {}

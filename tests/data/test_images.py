@@ -1,0 +1,132 @@
+"""Images by class, their digest, and the cache that may never change what is read."""
+
+import numpy as np
+import pytest
+import torch
+
+from metacontrast.data.images import ClassImages, cached, group_by_class
+from metacontrast.errors import InputError
+
+
+def images_of(*counts: int, name: str = "made/train", channels: int = 1) -> ClassImages:
+    """Class k holds `counts[k]` images of 2 × 2 pixels, all of value k."""
+    return group_by_class(
+        name, [(f"class{k}", np.full((n, channels, 2, 2), k, np.uint8)) for k, n in enumerate(counts)]
+    )
+
+
+class Builder:
+    """Counts how often the images had to be built."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> ClassImages:
+        self.calls += 1
+        return images_of(2, 3)
+
+
+def test_every_class_owns_the_rows_between_its_borders():
+    images = images_of(2, 3, 1)
+    assert len(images) == 3
+    assert images.shape == (1, 2, 2)
+    assert images.starts.tolist() == [0, 2, 5, 6]
+    assert images.counts.tolist() == [2, 3, 1]
+
+
+def test_selecting_classes_keeps_their_order_names_and_pixels():
+    chosen = images_of(2, 3, 1).select([2, 0], name="few")
+    assert (chosen.name, chosen.classes) == ("few", ("class2", "class0"))
+    assert chosen.starts.tolist() == [0, 1, 3]
+    assert chosen.images[:, 0, 0, 0].tolist() == [2, 0, 0]
+
+
+def test_pixels_are_shown_as_x_over_255_less_mean_by_std():
+    images = group_by_class("m", [("a", np.full((1, 2, 1, 1), 255, np.uint8))], mean=(0.5, 0.0), std=(0.25, 2.0))
+    assert images.pixels(torch.tensor([0])).flatten().tolist() == [2.0, 0.5]
+
+
+def test_without_mean_and_std_pixels_lie_between_0_and_1():
+    images = group_by_class("m", [("a", np.array([0, 51, 255], np.uint8).reshape(3, 1, 1, 1))])
+    shown = images.normalize(images.images)
+    assert shown.dtype == torch.float32
+    torch.testing.assert_close(shown.flatten(), torch.tensor([0.0, 0.2, 1.0]))
+    assert images.images.flatten().tolist() == [0, 51, 255], "the stored images must not change"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [images_of(3, 2), images_of(2, 3, channels=3), images_of(2, 3).select([1, 0])],
+    ids=["borders", "channels", "order"],
+)
+def test_the_digest_tells_sets_apart(other):
+    assert images_of(2, 3).digest == images_of(2, 3, name="another name").digest
+    assert images_of(2, 3).digest != other.digest
+
+
+def test_class_names_that_look_the_same_are_refused():
+    one = np.zeros((1, 1, 1, 1), np.uint8)
+    with pytest.raises(InputError, match="are the same name; rename one"):
+        group_by_class("m", [("caf\u00e9", one), ("cafe\u0301", one)])
+
+
+def test_no_classes_and_borders_that_do_not_fit_are_refused():
+    with pytest.raises(InputError, match="m has no classes"):
+        group_by_class("m", [])
+    with pytest.raises(InputError, match="1 images, 1 class names and 3 class borders do not fit"):
+        ClassImages("m", torch.zeros(1, 1, 1, 1, dtype=torch.uint8), torch.tensor([0, 1, 1]), ("a",))
+
+
+def test_a_second_reading_comes_from_the_cache(tmp_path):
+    build = Builder()
+    first = cached(tmp_path, "made/train", "v1", build)
+    second = cached(tmp_path, "made/train", "v1", build)
+    assert build.calls == 1
+    assert first.digest == second.digest == images_of(2, 3).digest
+    assert second.classes == ("class0", "class1")
+
+
+def test_changed_sources_are_read_again(tmp_path):
+    build = Builder()
+    cached(tmp_path, "made", "v1", build)
+    cached(tmp_path, "made", "v2", build)
+    cached(tmp_path, "made", "v2", build)
+    assert build.calls == 2
+
+
+@pytest.mark.parametrize("place", [0, 40, -1], ids=["length", "header", "pixel"])
+def test_a_cache_file_with_a_flipped_byte_is_built_again(tmp_path, place):
+    build = Builder()
+    cached(tmp_path, "made", "v1", build)
+    (file,) = tmp_path.iterdir()
+    content = bytearray(file.read_bytes())
+    content[place] ^= 0xFF
+    file.write_bytes(content)
+    assert cached(tmp_path, "made", "v1", build).digest == images_of(2, 3).digest
+    assert build.calls == 2
+    cached(tmp_path, "made", "v1", build)
+    assert build.calls == 2, "the damaged file must have been replaced"
+
+
+def test_a_cut_cache_file_is_built_again(tmp_path):
+    build = Builder()
+    cached(tmp_path, "made", "v1", build)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:-5])
+    cached(tmp_path, "made", "v1", build)
+    assert build.calls == 2
+
+
+def test_a_cache_folder_that_cannot_be_made_costs_only_time(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    build = Builder()
+    for _ in range(2):
+        assert cached(tmp_path / "file" / "cache", "made", "v1", build).digest == images_of(2, 3).digest
+    assert build.calls == 2
+
+
+def test_without_a_cache_folder_images_are_built_every_time():
+    build = Builder()
+    cached(None, "made", "v1", build)
+    cached(None, "made", "v1", build)
+    assert build.calls == 2

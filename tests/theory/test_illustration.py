@@ -1,0 +1,57 @@
+"""The paper's Fig. 1: with squared errors and a zeroed head, MAML compares query features with support
+features."""
+
+import torch
+from feature_tasks import as_params, make_case, relative_error, table
+
+import reference
+from metacontrast.theory import mean_square_error_illustration
+from metacontrast.types import Head
+
+# A handful of float64 products: rounding is 1e-16, 1e-12 leaves room.
+EXACT = 1e-12
+
+
+def one_shot(seed: int = 0):
+    case = make_case(seed, ways=5, scale=0.0)
+    support = case.support[:5]
+    return case._replace(support=support, support_y=torch.tensor([2, 0, 4, 1, 3]))
+
+
+def test_the_adapted_head_is_the_support_features():
+    """Fig. 1, inner loop: row i of w^1 is the support feature of class i (the learning rate left out, η =
+    |S|)."""
+    case = one_shot()
+    fig1 = mean_square_error_illustration(case.support, case.support_y, case.query, case.query_y, ways=5)
+    assert torch.equal(fig1.adapted_head[case.support_y], case.support)
+
+
+def test_the_output_is_the_inner_product_with_every_support_feature():
+    """Fig. 1, outer loop: z_t(q) = φ(q)ᵀφ(s_t); rounding."""
+    case = one_shot()
+    fig1 = mean_square_error_illustration(case.support, case.support_y, case.query, case.query_y, ways=5)
+    for j, t in enumerate(case.support_y):
+        assert relative_error([fig1.outputs[:, t]], [case.query @ case.support[j]]) < EXACT
+
+
+def test_products_are_pulled_to_one_within_a_class_and_to_zero_between_classes():
+    """Fig. 1's two boxes: on orthonormal support features a step of size 1 against the signal lands there;
+    exact."""
+    support, y = torch.eye(3, dtype=torch.float64), torch.arange(3)
+    query = torch.tensor([[0.2, -0.4, 3.0]], dtype=torch.float64)
+    fig1 = mean_square_error_illustration(support, y, query, torch.tensor([1]), ways=3)
+    torch.testing.assert_close((query - fig1.query_signal) @ support.T, torch.tensor([[0.0, 1.0, 0.0]]).double())
+    assert float(fig1.loss[0]) == 0.5 * (0.2**2 + 1.4**2 + 3.0**2)
+
+
+def test_it_is_maml_with_half_squared_errors():
+    """The arithmetic against automatic differentiation, several shots, any η: adapted head and FOMAML's
+    signal."""
+    case = make_case(4, scale=0.0)
+    params, episode = as_params(case)
+    fig1 = mean_square_error_illustration(case.support, case.support_y, case.query, case.query_y, ways=5, inner_lr=0.3)
+    loss = "mean_square_error"
+    adapted = reference.adapt(table, params, episode.support_x, case.support_y, 1, 0.3, "head", loss=loss)
+    assert relative_error(Head(fig1.adapted_head, None), adapted.head) < EXACT
+    expected = reference.task_meta_gradient(table, params, episode, 1, 0.3, "head", "first", loss).encoder
+    assert relative_error([fig1.query_signal / len(case.query)], [expected["query"]]) < EXACT

@@ -1,0 +1,89 @@
+"""Bad input to the theory: one line that says what is wrong, with the numbers, and what to do."""
+
+import jaxtyping
+import pytest
+import torch
+from feature_tasks import make_case
+
+from metacontrast import theory
+from metacontrast.errors import InputError
+from metacontrast.types import Head
+
+case = make_case(0, bias=True)
+support, t, query, u, head = case.task
+nan = support.clone()
+nan[1, 2] = float("nan")
+
+bad_tasks = {
+    "1 of 10 rows are not finite": (nan, t, query, u, head),
+    "a contrast needs two classes": (support, torch.zeros_like(t), query, u, head),
+    "labels run from 1 to 9, but 5 classes have labels 0 to 4": (
+        support,
+        t,
+        query,
+        torch.cat([u[1:], t[:1] + 9]),
+        head,
+    ),
+    "labels run from -1": (support, t - 1, query, u, head),
+    r"values \(10, 7\) and labels \(9,\)": (support, t[1:], query, u, head),
+    "take both from the same encoder": (support, t, query[:, 1:], u, head),
+    r"head weight \(5, 6\) does not fit 7 features": (
+        support,
+        t,
+        query,
+        u,
+        Head(head.weight[:, 1:], head.bias),
+    ),
+    r"head bias \(4,\) does not fit 5 classes": (support, t, query, u, Head(head.weight, head.bias[1:])),
+    r"values \(10, 7, 1\)": (support[..., None], t, query, u, head),
+    r"values \(0, 7\)": (support, t, query[:0], u[:0], head),
+}
+
+
+@pytest.fixture
+def untyped():
+    """Shape types are checked under test only; a user meets the library without them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize("function", ["split_feature_gradient", "contrastive_loss", "head_gradient"])
+@pytest.mark.parametrize("message", bad_tasks)
+def test_a_task_that_is_none_is_told_in_one_line(function, message):
+    with pytest.raises(InputError, match=message) as error:
+        getattr(theory, function)(*bad_tasks[message], inner_lr=0.1)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"inner_lr": float("nan")}, "inner_lr=nan"),
+        ({"inner_lr": 0.1, "inner_steps": 0}, "inner_steps=0"),
+        ({"inner_lr": 0.1, "order": "third"}, "order='third': choose 'first' or 'second'"),
+        ({"inner_lr": 0.1, "order": "second", "inner_steps": 2}, "split_encoder_gradient"),
+    ],
+)
+def test_an_inner_loop_that_is_none_is_told_in_one_line(options, message):
+    with pytest.raises(InputError, match=message) as error:
+        theory.contrastive_loss(*case.task, **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("untyped")
+def test_coefficients_check_their_probabilities_and_labels():
+    q, s = torch.full((2, 3), 1 / 3), torch.full((4, 3), 1 / 3)
+    y = torch.tensor([0, 1, 2, 0])
+    with pytest.raises(InputError, match=r"query: values \(2, 3\) and labels \(4,\)"):
+        theory.contrastive_coefficients(q, y, s, y)
+    with pytest.raises(InputError, match="support: labels run from 0 to 3"):
+        theory.contrastive_coefficients(q, y[:2], s, torch.tensor([0, 1, 3, 0]))
+    with pytest.raises(InputError, match="do not fit 2 query"):
+        theory.wrong_sign_share(torch.ones(2, 3), y[:2], y)
+
+
+def test_no_tasks_have_no_mean():
+    with pytest.raises(InputError, match="no tasks"):
+        theory.mean_over_tasks([])

@@ -1,0 +1,72 @@
+"""Checkpoints: whole or not there, and never loaded when damaged."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from metacontrast.errors import InputError
+from metacontrast.training.checkpoint import Stored, load, params_from_tensors, params_to_tensors, save
+from metacontrast.types import Head, Params
+
+STORED = Stored({"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3)}, {"updates": 7})
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    save(tmp_path / "x.safetensors", STORED)
+    loaded = load(tmp_path / "x.safetensors")
+    assert loaded.facts == {"updates": 7}
+    assert all(torch.equal(loaded.tensors[n], t) for n, t in STORED.tensors.items())
+    assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_every_flipped_byte_and_every_truncation_is_noticed(tmp_path):
+    """All positions of a small file: none loads in silence with other content."""
+    path = tmp_path / "x.safetensors"
+    save(path, STORED)
+    whole = path.read_bytes()
+    for position in range(len(whole)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x5A]) + whole[position + 1 :])
+        with pytest.raises(InputError, match=r"x\.safetensors (is damaged|cannot be read)"):
+            load(path)
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError):
+            load(path)
+
+
+def test_a_foreign_safetensors_file_is_refused(tmp_path):
+    save_file(STORED.tensors, tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match="damaged or not from here"):
+        load(tmp_path / "x.safetensors")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"nothing\.safetensors does not exist"):
+        load(tmp_path / "nothing.safetensors")
+
+
+def test_a_failing_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    """The write goes to a file beside and only a complete one is renamed."""
+    from metacontrast.training import checkpoint
+
+    path = tmp_path / "x.safetensors"
+    save(path, STORED)
+
+    def full(tensors, place, metadata):
+        place.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(InputError, match=r"cannot write .*: No space left on device; free some space"):
+        save(path, Stored({"a": torch.zeros(1)}, {}))
+    assert load(path).facts == {"updates": 7}
+    assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_parameters_of_another_shape_are_refused_by_name():
+    params = Params({"w": torch.zeros(2, 2)}, Head(torch.zeros(3, 4), torch.zeros(3)))
+    tensors = params_to_tensors(params)
+    assert set(tensors) == {"encoder.w", "head.weight", "head.bias"}
+    tensors["encoder.w"] = torch.zeros(5)
+    with pytest.raises(InputError, match=r"here does not fit its configuration: encoder\.w"):
+        params_from_tensors(params, tensors, "here")

@@ -1,0 +1,99 @@
+"""Evaluation: fixed tasks, honest intervals, a baseline beside."""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+import torch
+
+from metacontrast.data.episodes import EpisodeSampler
+from metacontrast.errors import InputError
+from metacontrast.maml.inner import Inner, adapt
+from metacontrast.model.encoders import build_encoder
+from metacontrast.model.head import zero_head
+from metacontrast.model.model import Model
+from metacontrast.training.evaluate import Evaluation, confidence_interval, evaluate
+from toy_images import noisy_images
+
+IMAGES = noisy_images(seed=2)
+TASKS = EpisodeSampler(IMAGES, 3, 1, 4)
+MODEL = Model(build_encoder("conv4-released", IMAGES.shape, 8), ways=3)
+PARAMS = MODEL.init(torch.Generator().manual_seed(0))
+INNER = Inner(1, 0.4)
+
+
+def test_rows_are_the_accuracies_computed_one_by_one():
+    """Every head and number of steps against a direct computation with `adapt`."""
+    rows = evaluate(MODEL, PARAMS, TASKS, INNER, Evaluation((1, 3), episodes=5))
+    assert [(r.method, r.head, r.steps) for r in rows] == [
+        ("maml", "kept", 1),
+        ("maml", "kept", 3),
+        ("maml", "zeroed", 1),
+        ("maml", "zeroed", 3),
+        ("nearest-mean", "none", 0),
+    ]
+    for row in rows[:-1]:
+        start = PARAMS if row.head == "kept" else zero_head(PARAMS)
+        shares = []
+        for index in range(5):
+            episode = TASKS[index]
+            adapted = adapt(MODEL, start, episode.support_x, episode.support_y, replace(INNER, steps=row.steps))
+            logits = MODEL.query_logits(adapted, episode.support_x, episode.query_x)
+            shares.append((logits.argmax(1) == episode.query_y).double().mean())
+        shares = torch.stack(shares)
+        assert row.accuracy == pytest.approx(shares.mean().item(), abs=1e-12)
+        assert row.ci95 == pytest.approx(1.96 * shares.std().item() / math.sqrt(5), abs=1e-12)
+
+
+def test_a_zero_head_is_the_same_kept_and_zeroed():
+    both = evaluate(MODEL, zero_head(PARAMS), TASKS, INNER, Evaluation((1, 2), episodes=4))
+    kept, zeroed = ([replace(r, head="") for r in both if r.head == h] for h in ("kept", "zeroed"))
+    assert kept == zeroed
+    assert len(kept) == 2
+
+
+def test_zero_steps_from_a_zero_head_answer_class_zero():
+    """All logits are equal, the first class wins: exactly chance."""
+    row = evaluate(MODEL, zero_head(PARAMS), TASKS, INNER, Evaluation((0,), ("zeroed",), 3))[0]
+    assert row.accuracy == pytest.approx(1 / 3)
+
+
+def test_a_zeroed_head_is_evaluated_at_any_number_of_ways_and_a_kept_one_is_not():
+    wider = EpisodeSampler(IMAGES, 7, 1, 4)
+    row = evaluate(MODEL, PARAMS, wider, INNER, Evaluation((1,), ("zeroed",), 4))[0]
+    assert row.accuracy > 1 / 7
+    with pytest.raises(InputError, match="trained for 3 classes and cannot be kept for 7"):
+        evaluate(MODEL, PARAMS, wider, INNER, Evaluation((1,), ("kept",), 4))
+
+
+def test_threads_do_not_change_the_result():
+    one = evaluate(MODEL, PARAMS, TASKS, INNER, Evaluation(episodes=6))
+    with ThreadPoolExecutor(3, initializer=lambda: torch.set_num_threads(1)) as executor:
+        three = evaluate(MODEL, PARAMS, TASKS, INNER, Evaluation(episodes=6), executor)
+    assert one == three
+
+
+def test_the_baseline_is_the_nearest_class_mean_of_unadapted_features():
+    row = evaluate(MODEL, PARAMS, TASKS, INNER, Evaluation(episodes=3))[-1]
+    right = []
+    for index in range(3):
+        episode = TASKS[index]
+        support = MODEL.features(PARAMS.encoder, episode.support_x)
+        query = MODEL.features(PARAMS.encoder, episode.query_x)
+        nearest = [min(range(3), key=lambda k, q=q: (q - support[k]).norm()) for q in query]
+        right.append((torch.tensor(nearest) == episode.query_y).double().mean().item())
+    assert row.accuracy == pytest.approx(sum(right) / 3)
+
+
+@pytest.mark.parametrize("head", ["shared", "prototype"])
+def test_heads_that_know_no_number_of_ways_are_kept_at_any(head):
+    model = replace(MODEL, head=head)
+    params = model.init(torch.Generator().manual_seed(0))
+    rows = evaluate(model, params, EpisodeSampler(IMAGES, 7, 1, 4), INNER, Evaluation(episodes=3))
+    assert all(row.accuracy > 1 / 7 for row in rows)
+
+
+def test_the_interval_shrinks_with_the_root_of_the_number_of_tasks():
+    scores = torch.tensor([[0.0], [1.0]] * 50, dtype=torch.float64)
+    assert confidence_interval(scores)[0] == pytest.approx(1.96 * scores.std().item() / 10)
