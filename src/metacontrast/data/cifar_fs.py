@@ -14,11 +14,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from metacontrast.data import cifar_archive
-from metacontrast.data.decoding import ClassArrays, decode, pixels
 from metacontrast.data.images import ClassImages, group_by_class
 from metacontrast.data.options import ReadOptions
+from metacontrast.data.published import decode, pixels
 from metacontrast.data.split_lists import split_list
 from metacontrast.data.tree import FileTree, find_source, open_tree
+from metacontrast.data.variants import ClassArrays
 from metacontrast.errors import InputError
 
 READER_VERSION = 1

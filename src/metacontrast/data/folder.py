@@ -20,10 +20,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from metacontrast.data.decode import UnreadableImage, is_grey, suffixes
-from metacontrast.data.decoding import with_variants
 from metacontrast.data.gather import Item, enumerate_some, gather
 from metacontrast.data.images import ClassImages, group_by_class
 from metacontrast.data.options import ReadOptions
+from metacontrast.data.variants import with_variants
 from metacontrast.errors import InputError
 
 READER_VERSION = 1

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metacontrast.data.decoding import ClassArrays, with_variants
 from metacontrast.data.glyph_distortion import Hand, distort, draw_hands
 from metacontrast.data.glyph_fonts import (
     ASCII_FONTS,
@@ -30,6 +29,7 @@ from metacontrast.data.glyph_fonts import (
 )
 from metacontrast.data.images import ClassImages, group_by_class
 from metacontrast.data.options import ReadOptions
+from metacontrast.data.variants import ClassArrays, with_variants
 from metacontrast.errors import InputError
 
 READER_VERSION = 1

@@ -10,13 +10,13 @@ keeping their aspect, and shown with ImageNet's mean and standard deviation.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from metacontrast.data.decoding import with_variants
 from metacontrast.data.folder import IMAGENET_MEAN, IMAGENET_STD
 from metacontrast.data.gather import enumerate_some, gather
 from metacontrast.data.images import ClassImages, group_by_class
 from metacontrast.data.mini_imagenet_layouts import LAYOUTS, Layout
 from metacontrast.data.options import ReadOptions
 from metacontrast.data.split_lists import split_list
+from metacontrast.data.variants import with_variants
 from metacontrast.errors import InputError
 
 READER_VERSION = 1

@@ -20,12 +20,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from metacontrast.data.decoding import ClassArrays, decode, pixels, with_variants
 from metacontrast.data.download import fetch
 from metacontrast.data.images import ClassImages, group_by_class
 from metacontrast.data.options import ReadOptions
+from metacontrast.data.published import decode, pixels
 from metacontrast.data.split_lists import split_list
 from metacontrast.data.tree import FileTree, find_source, open_tree
+from metacontrast.data.variants import ClassArrays, with_variants
 from metacontrast.errors import InputError
 
 READER_VERSION = 1

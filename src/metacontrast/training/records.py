@@ -69,15 +69,12 @@ def forget_after(path: Path, update: int) -> None:
 
 
 def _git_revision() -> str | None:
-    """The commit that this package's own source is at, with a + when files differ from it; None outside a checkout."""
-    here = Path(__file__).parent
+    """The commit of this package's own source, with a + when files differ from it; None outside a checkout."""
+    package = Path(__file__).parents[1]
     try:
-        tracked = _git(here, "ls-files", "--error-unmatch", Path(__file__).name)
-        return (
-            _git(here, "rev-parse", "--short=12", "HEAD") + ("+" if _git(here, "status", "-s", ".") else "")
-            if tracked
-            else None
-        )
+        _git(package, "ls-files", "--error-unmatch", "version.py")
+        changed = _git(package, "status", "--short", ".")
+        return _git(package, "rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -1,21 +1,16 @@
-"""The images of published sets: of a known size, decoded strictly, resized, inverted and turned.
-
-For images of any other kind see `decode.py`.
-"""
+"""The images of published sets: of a known size, decoded strictly, resized. For any other image see `decode`."""
 
 import io
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from metacontrast.data.options import ReadOptions, Resample
+from metacontrast.data.options import Resample
 from metacontrast.errors import InputError
 
 Mode = Literal["L", "RGB"]
-ClassArrays = list[tuple[str, NDArray[np.uint8]]]
 
 
 def decode(data: bytes, mode: Mode, side: int, where: str) -> Image.Image:
@@ -46,19 +41,3 @@ def pixels(image: Image.Image, size: int | None = None, resample: Resample | Non
         image = image.resize((size, size), Image.Resampling[(resample or "bicubic").upper()])
     array = np.asarray(image)
     return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
-
-
-def with_variants(by_class: Sequence[tuple[str, NDArray[np.uint8]]], options: ReadOptions) -> ClassArrays:
-    """The classes, inverted if asked, followed if asked by their copies turned counterclockwise.
-
-    A turned class is a class of its own, named with its angle: `Futurama/character07/rot090`.
-    """
-    upright = [(name, 255 - images if options.invert else images) for name, images in by_class]
-    if not options.rotations:
-        return upright
-    turned = [
-        (f"{name}/rot{90 * quarter:03d}", np.rot90(images, quarter, axes=(2, 3)).copy())
-        for quarter in (1, 2, 3)
-        for name, images in upright
-    ]
-    return upright + turned
