@@ -128,8 +128,8 @@ def _page(results: Sequence[DemoResult], pictures: Sequence[Path], images: Class
         title=f"MAML with and without the zeroing trick: {html.escape(config.dataset)}",
         setting=html.escape(
             f"{config.ways}-way {config.shots}-shot, {config.order}-order MAML, {config.updates} updates of "
-            f"{config.meta_batch} tasks, {config.inner_steps} inner steps of size {config.inner_lr}, seed {config.seed}; "
-            f"tested on {results[0].rows[0].episodes} tasks of {images.name} ({len(images)} classes never trained on)"
+            f"{config.meta_batch} tasks, {config.inner_steps} inner steps of size {config.inner_lr}, "
+            f"seed {config.seed}; tested on {results[0].rows[0].episodes} tasks of {images.name} ({len(images)} classes never trained on)"
         ),
         figures=figures,
         tables=tables,
@@ -169,8 +169,8 @@ code {{ overflow-wrap: anywhere }}
 {figures}
 <h2>Accuracy at the end</h2>
 {tables}
-<p>Intervals are 95 % over test tasks; they do not cover the choice of the training seed. <em>nearest-mean</em> classifies
-by the nearest class mean on the same features, without adaptation. <em>transductive</em>: the query images of a task
-normalize one another.</p>
+<p>Intervals are 95 % over test tasks; they do not cover the choice of the training seed. <em>nearest-mean</em>
+classifies by the nearest class mean on the same features, without adaptation. <em>transductive</em>: the query images
+of a task normalize one another.</p>
 <footer>Made by <code>{command}</code>. Test data digest <code>{data}</code>.</footer>
 """

@@ -64,10 +64,10 @@ def resources(args: argparse.Namespace, tasks_at_once: int) -> Iterator[Resource
     if args.workers < 1:
         raise InputError(f"--workers {args.workers}, but it must be 1 or more")
     workers = min(args.workers, tasks_at_once)
+    torch.set_num_threads(max(1, args.workers // workers))
     if device == "cuda" or workers == 1:
         yield Resources(device)
         return
-    torch.set_num_threads(max(1, args.workers // workers))
     with ThreadPoolExecutor(workers) as executor:
         yield Resources(device, executor)
 
