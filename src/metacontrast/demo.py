@@ -129,7 +129,8 @@ def _page(results: Sequence[DemoResult], pictures: Sequence[Path], images: Class
         setting=html.escape(
             f"{config.ways}-way {config.shots}-shot, {config.order}-order MAML, {config.updates} updates of "
             f"{config.meta_batch} tasks, {config.inner_steps} inner steps of size {config.inner_lr}, "
-            f"seed {config.seed}; tested on {results[0].rows[0].episodes} tasks of {images.name} ({len(images)} classes never trained on)"
+            f"seed {config.seed}; tested on {results[0].rows[0].episodes} tasks of {images.name} "
+            f"({len(images)} classes never trained on)"
         ),
         figures=figures,
         tables=tables,
