@@ -24,8 +24,8 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(flag, default=argparse.SUPPRESS, help=help_text, **_parsing(hints[field.name]))
 
 
-def config_from_flags(args: argparse.Namespace) -> TrainConfig:
-    """The recipe's configuration with the given flags put over it.
+def config_from_flags(args: argparse.Namespace, **defaults: Any) -> TrainConfig:
+    """The recipe's configuration, `defaults` put over it, the given flags put over both.
 
     Without `--recipe` it is the released protocol of the data set for the nearest published number of shots.
     """
@@ -34,7 +34,7 @@ def config_from_flags(args: argparse.Namespace) -> TrainConfig:
     base = recipe(args.recipe or _default_recipe(given.get("dataset", "glyphs"), given.get("shots", 1)))
     if args.recipe and given.get("dataset", base.dataset) != base.dataset:
         raise InputError(f"--recipe {args.recipe} is for {base.dataset}, not {given['dataset']}: leave one out")
-    return dataclasses.replace(base, **given)
+    return dataclasses.replace(base, **(defaults | given))
 
 
 def _default_recipe(dataset: str, shots: int) -> str:

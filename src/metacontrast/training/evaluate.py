@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from metacontrast.data.episodes import EpisodeSampler
+from metacontrast.errors import InputError
 from metacontrast.maml.inner import Inner, trajectory
 from metacontrast.model.head import class_means, zero_head
 from metacontrast.model.model import Model
@@ -60,6 +61,12 @@ class Evaluation:
     steps: tuple[int, ...] = (1,)
     heads: tuple[TestHead, ...] = ("kept", "zeroed")
     episodes: int = 600
+
+    def __post_init__(self) -> None:
+        if not self.steps or min(self.steps) < 0:
+            raise InputError(f"steps={self.steps}, but it needs at least one number, each 0 or more")
+        if self.episodes < 2:
+            raise InputError(f"episodes={self.episodes}, but an interval needs 2 or more")
 
 
 def evaluate(

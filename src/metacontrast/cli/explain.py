@@ -1,0 +1,64 @@
+"""`metacontrast explain`: what the outer gradient of a trained run is made of."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from metacontrast.cli import shared
+from metacontrast.cli.evaluate import _test_images as load_test_images
+from metacontrast.errors import InputError
+from metacontrast.explain.findings import explain_run
+from metacontrast.explain.report import write_report
+from metacontrast.explain.text import as_text, setting
+from metacontrast.training.run import load_kept, load_run
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command and its flags."""
+    parser = commands.add_parser(
+        "explain",
+        help="what a trained run's outer gradient is made of",
+        description="Split the outer gradient into interference and contrast, measure how far the theory is from it, "
+        "and write pictures (PNG, PDF), explain.json and a page, explain.html, that says what each number means.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument("--dataset", metavar="NAME", help="data set of the tasks (default: the run's own)")
+    parser.add_argument("--split", default="test", help="split of the tasks (default: %(default)s)")
+    parser.add_argument("--episodes", type=int, default=32, metavar="N", help="tasks (default: %(default)s)")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of the tasks (default: the run's own)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="report folder (default: RUN/explain)")
+    shared.add_data_root_flag(parser)
+    shared.add_compute_flags(parser)
+    shared.add_json_flag(parser)
+    parser.set_defaults(execute=execute)
+
+
+def execute(args: argparse.Namespace) -> None:
+    """Explain, write the report, print the summary."""
+    if args.episodes < 1:
+        raise InputError(f"--episodes {args.episodes}, but it must be 1 or more")
+    run, kept = load_run(args.run), load_kept(args.run)
+    config = run.config if args.seed is None else replace(run.config, seed=args.seed)
+    images = load_test_images(args, run)
+    with (
+        shared.resources(args, args.episodes) as resources,
+        tqdm(total=len(kept) + 1, desc="explaining", unit="model", disable=None, leave=False) as bar,
+    ):
+        tasks = config.test_tasks(images.to(resources.device))
+        found = explain_run(run, kept, tasks, args.episodes, resources, bar.update)
+    report = write_report(args.out or args.run / "explain", found, _command(args))
+    shared.say(f"{args.run}: {setting(found)}")
+    print(as_text(found))
+    print(f"\nreport: {report}")
+    if args.json:
+        shared.print_json({"run": str(args.run), "report": str(report), "scalars": found.explanation.scalars()})
+
+
+def _command(args: argparse.Namespace) -> str:
+    """What to type to get the same report."""
+    words = ["metacontrast explain", str(args.run), f"--episodes {args.episodes}"]
+    given = {"dataset": args.dataset, "split": args.split, "seed": args.seed}
+    return " ".join(words + [f"--{name} {value}" for name, value in given.items() if value is not None])

@@ -1,0 +1,294 @@
+"""The command line end to end, on a folder of images that the tests write."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from metacontrast.cli.main import run
+from metacontrast.training import checkpoint
+from metacontrast.training.records import read_records
+
+TINY = [
+    *("--image-size", "28", "--filters", "4", "--ways", "3", "--shots", "1", "--queries", "3", "--meta-batch", "2"),
+    *("--eval-every", "0", "--eval-episodes", "4", "--inner-steps", "1", "--checkpoint-every", "2", "--workers", "2"),
+]
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    """Six grey classes of eight images in train and in test."""
+    root = tmp_path_factory.mktemp("my images")
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for c in range(6):
+            place = root / split / f"{split} class {c}"
+            place.mkdir(parents=True)
+            mean = rng.uniform(0, 255, (28, 28))
+            for i in range(8):
+                pixels = np.clip(mean + rng.normal(0, 40, (28, 28)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(place / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def trained(folder, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "zeroed"
+    assert run(train_words(folder, out)) == 0
+    return out
+
+
+def train_words(folder: Path, out: Path, *more: str) -> list[str]:
+    return ["train", "--dataset", f"folder:{folder}", *TINY, "--updates", "4", "--out", str(out), *more]
+
+
+def last_json(text: str) -> dict:
+    return json.loads(text.strip().splitlines()[-1])
+
+
+def fails_with(capsys, words: list[str], *parts: str) -> None:
+    """Exit 2, one line on standard error with all parts, nothing on standard output."""
+    try:
+        status = run(words)
+    except SystemExit as stop:
+        status = stop.code
+    out, err = capsys.readouterr()
+    assert (status, out) == (2, "")
+    assert len(err.strip().splitlines()) == 1, err
+    for part in parts:
+        assert part in err
+
+
+def test_train_writes_a_run_directory_and_prints_its_result(folder, tmp_path, capsys):
+    assert run(train_words(folder, tmp_path / "run", "--json")) == 0
+    out, _ = capsys.readouterr()
+    result = last_json(out)
+    assert result["status"] == "finished"
+    assert {row["method"] for row in result["results"]} == {"maml", "nearest-mean"}
+    names = {file.name for file in (tmp_path / "run").iterdir()}
+    assert {"config.json", "records.jsonl", "model.safetensors", "state.safetensors"} <= names
+
+
+def test_evaluate_prints_the_documented_json(trained, capsys):
+    assert run(["evaluate", str(trained), "--steps", "1,3", "--episodes", "5", "--json"]) == 0
+    result = last_json(capsys.readouterr().out)
+    row = result["results"][0]
+    assert set(row) == {"method", "steps", "head", "norm", "accuracy", "ci95", "episodes"}
+    assert (row["steps"], row["norm"], row["episodes"]) == (1, "transductive", 5)
+    assert [(r["head"], r["steps"]) for r in result["results"]] == [
+        ("kept", 1),
+        ("kept", 3),
+        ("zeroed", 1),
+        ("zeroed", 3),
+        ("none", 0),
+    ]
+
+
+def test_evaluate_prints_a_table_with_the_policy_and_the_interval(trained, capsys):
+    assert run(["evaluate", str(trained), "--episodes", "5", "--norm", "inductive", "--head", "zeroed"]) == 0
+    out = capsys.readouterr().out
+    assert "inductive" in out
+    assert "±" in out
+    assert "nearest-mean" in out
+    assert "kept" not in out
+
+
+def test_evaluate_at_other_ways_uses_the_zeroed_head(trained, capsys):
+    assert run(["evaluate", str(trained), "--episodes", "3", "--ways", "5", "--json"]) == 0
+    result = last_json(capsys.readouterr().out)
+    assert {r["head"] for r in result["results"]} == {"zeroed", "none"}
+    assert result["ways"] == 5
+
+
+def test_the_same_seed_gives_the_same_result(trained, capsys):
+    results = []
+    for workers in ("1", "2"):
+        run(["evaluate", str(trained), "--episodes", "4", "--workers", workers, "--json"])
+        results.append(last_json(capsys.readouterr().out))
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("head", ["learned", "shared", "prototype"])
+def test_other_heads_train_and_evaluate(head, folder, tmp_path, capsys):
+    assert run(train_words(folder, tmp_path / "run", "--head", head, "--order", "second", "--norm", "inductive")) == 0
+    assert run(["evaluate", str(tmp_path / "run"), "--episodes", "3", "--json"]) == 0
+    assert last_json(capsys.readouterr().out)["results"][0]["norm"] == "inductive"
+
+
+def test_demo_writes_a_report_and_does_nothing_twice(folder, tmp_path, capsys):
+    words = ["demo", "--dataset", f"folder:{folder}", "--updates", "2", "--episodes", "3", "--queries", "4"]
+    words = [*words, "--image-size", "28", "--out", str(tmp_path / "report"), "--json"]
+    assert run(words) == 0
+    first = last_json(capsys.readouterr().out)
+    assert set(first["results"]) == {"learned head", "zeroing trick"}
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "http" not in page
+    trained = {f: f.stat().st_mtime_ns for f in (tmp_path / "report").rglob("state.safetensors")}
+    assert run(words) == 0
+    assert last_json(capsys.readouterr().out) == first
+    assert {f: f.stat().st_mtime_ns for f in trained} == trained
+
+
+def test_data_commands_know_the_embedded_set(capsys):
+    assert run(["data", "list"]) == 0
+    assert "glyphs" in capsys.readouterr().out
+    assert run(["data", "check", "glyphs", "--json"]) == 0
+    report = last_json(capsys.readouterr().out)
+    assert report["verified"]
+    assert report["splits"]["train"]["classes"] + report["splits"]["test"]["classes"] >= 1000
+
+
+def process(words: list[str]) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "metacontrast", *words],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_updates(out: Path, updates: int, running: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and running.poll() is None:
+        records = out / "records.jsonl"
+        if records.exists() and records.read_text().count('"kind": "training"') >= updates:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no {updates} updates in a minute: {running.communicate()}")
+
+
+def long_run(folder: Path, out: Path) -> list[str]:
+    return [*train_words(folder, out), "--updates", "60", "--checkpoint-every", "7", "--head", "learned"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(folder, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert run(long_run(folder, out)) == 0
+    return out
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    a, b = (checkpoint.load(path / "state.safetensors").tensors for path in (one, two))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert read_records(one / "records.jsonl")[1:] == read_records(two / "records.jsonl")[1:]
+
+
+def test_kill_minus_nine_and_resume_is_the_uninterrupted_run_bit_for_bit(folder, uninterrupted, tmp_path):
+    """Killed twice, resumed twice: parameters, optimizer state and records are the same to the last bit."""
+    out = tmp_path / "run"
+    for updates in (10, 25):
+        with process([*long_run(folder, out), "--resume"]) as running:
+            wait_for_updates(out, updates, running)
+            running.kill()
+        assert running.returncode == -signal.SIGKILL
+    assert run([*long_run(folder, out), "--resume"]) == 0
+    assert_same_run(out, uninterrupted)
+
+
+def test_ctrl_c_saves_and_exits_with_130(folder, uninterrupted, tmp_path):
+    out = tmp_path / "run"
+    with process(long_run(folder, out)) as running:
+        wait_for_updates(out, 10, running)
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=60)
+    assert running.returncode == 130, err
+    assert "stopped and saved; continue with --resume" in err
+    assert "Traceback" not in err
+    saved = checkpoint.load(out / "state.safetensors").facts["updates"]
+    assert saved == sum(r["kind"] == "training" for r in read_records(out / "records.jsonl"))
+    assert run([*long_run(folder, out), "--resume"]) == 0
+    assert_same_run(out, uninterrupted)
+
+
+def test_tensorboard_events_are_written_on_request(folder, tmp_path):
+    pytest.importorskip("tensorboard")
+    assert run(train_words(folder, tmp_path / "run", "--tensorboard")) == 0
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_bad_input_is_one_line_and_exit_2(folder, trained, tmp_path, capsys):
+    out = tmp_path / "run"
+    words = train_words(folder, out)
+    cases = [
+        ([*words, "--ways", "7"], "has 6 classes, but ways=7"),
+        ([*words, "--queries", "9"], "has 8 images", "shots=1 and queries=9 need 10"),
+        ([*words, "--ways", "0"], "ways=0, but it must be 2 or more"),
+        ([*words, "--updates", "-5"], "updates=-5"),
+        ([*words, "--inner-lr", "nan"], "inner_lr=nan"),
+        ([*words, "--shots", "two"], "--shots", "'two'"),
+        ([*words, "--head", "cleared"], "--head", "'cleared'"),
+        ([*words, "--no-such-flag"], "--no-such-flag"),
+        ([*words, "--recipe", "omniglot-5w1s"], "unknown recipe 'omniglot-5w1s'", "omniglot-5w1s-released"),
+        ([*words, "--recipe", "glyphs"], "--recipe glyphs is for glyphs"),
+        ([*words, "--device", "cuda"], "--device cuda"),
+        ([*words, "--workers", "0"], "--workers 0"),
+        ([*words, "--head", "prototype", "--no-head-bias"], "head=prototype"),
+        (["train", "--dataset", "omniglotto", "--out", str(out)], "no data set 'omniglotto'", "'omniglot'"),
+        (["train", "--dataset", "omniglot", "--data-root", str(tmp_path), "--out", str(out)], "data get omniglot"),
+        (["train", "--dataset", f"folder:{tmp_path}/none", "--out", str(out)], "none"),
+        (["evaluate", str(tmp_path)], "holds no trained model"),
+        (["evaluate", str(tmp_path / "nowhere")], "is not a run directory"),
+        (["evaluate", str(trained), "--ways", "5", "--head", "kept"], "trained for 3", "--head zeroed"),
+        (["evaluate", str(trained), "--episodes", "1"], "episodes=1"),
+        (["evaluate", str(trained), "--steps", "1,x"], "--steps"),
+        (["evaluate", str(trained), "--steps=-1"], "steps"),
+        (["evaluate", str(trained), "--dataset", "cifar-fs", "--data-root", str(tmp_path)], "cifar-fs"),
+        (["data", "check", "nothing"], "no data set 'nothing'"),
+        (["data", "get", "mini-imagenet", "--data-root", str(tmp_path)], "mini-imagenet cannot be fetched"),
+        ([], "command"),
+    ]
+    for case, *parts in cases:
+        if "cuda" not in case or not torch.cuda.is_available():
+            fails_with(capsys, case, *parts)
+    assert not out.exists()
+
+
+def test_a_file_in_the_place_of_the_run_directory_is_named(folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    fails_with(capsys, train_words(folder, tmp_path / "file"), "file", "choose another folder")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_damaged_run_directories_are_named_and_left_alone(trained, tmp_path, capsys):
+    broken = tmp_path / "run"
+    broken.mkdir()
+    for name in ("config.json", "records.jsonl", "model.safetensors"):
+        (broken / name).write_bytes((trained / name).read_bytes())
+    model = broken / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:-9])
+    fails_with(capsys, ["evaluate", str(broken)], "model.safetensors", "damaged")
+
+
+def test_resuming_with_other_settings_names_the_field(folder, trained, capsys):
+    before = (trained / "config.json").read_bytes()
+    words = train_words(folder, trained, "--resume", "--inner-lr", "0.1")
+    fails_with(capsys, words, "inner_lr=0.4, not 0.1")
+    fails_with(capsys, train_words(folder, trained), "holds a run already: continue it with --resume")
+    assert (trained / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["demo", "data", "train", "evaluate", "data get"])
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run([*command.split(), "--help"])
+    assert stop.value.code == 0
+    assert "usage: metacontrast" in capsys.readouterr().out
+
+
+def test_python_dash_m_works():
+    with process(["--version"]) as running:
+        out, _ = running.communicate(timeout=60)
+    assert (running.returncode, out.split()[0]) == (0, "metacontrast")

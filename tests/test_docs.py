@@ -1,0 +1,74 @@
+"""Every code block of the README and the docs runs: Python as it stands, commands shrunk to a few updates."""
+
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from metacontrast.cli.main import run
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SHRINK = {
+    "train": ["--updates", "2", "--eval-every", "0", "--eval-episodes", "3", "--meta-batch", "2"],
+    "demo": ["--updates", "2", "--eval-every", "0", "--eval-episodes", "3", "--meta-batch", "2", "--episodes", "3"],
+    "evaluate": ["--episodes", "3"],
+    "explain": ["--episodes", "3"],
+}
+NOT_HERE = ("mini-imagenet", "data get")
+REAL = ("omniglot", "cifar-fs")
+
+
+def blocks(language: str) -> list:
+    found = []
+    for page in PAGES:
+        codes = [code for kind, code in BLOCK.findall(page.read_text(encoding="utf-8")) if kind == language]
+        found += [pytest.param(code, id=f"{page.name}-{i}") for i, code in enumerate(codes)]
+    return found
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_block_runs(code, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "documentation", "exec"), {"__name__": "documentation"})
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_of_a_page_run_in_their_order(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for language, code in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if language == "sh":
+            for line in code.replace("\\\n", " ").splitlines():
+                run_line(line)
+    capsys.readouterr()
+
+
+def run_line(line: str) -> None:
+    words = [w for w in shlex.split(line, comments=True) if not re.match(r"[A-Z_]+=", w)]
+    match words[:1]:
+        case []:
+            return
+        case ["make"]:
+            subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, check=True, capture_output=True)
+        case ["python"]:
+            assert (ROOT / words[1]).is_file(), line
+        case ["metacontrast"]:
+            if any(name in line for name in NOT_HERE):
+                return
+            if any(name in line for name in REAL) and not "METACONTRAST_DATA" in os.environ:
+                return
+            assert run([*words[1:], *SHRINK.get(words[1], [])]) == 0, line
+        case _:
+            assert words[:2] in (["pip", "install"], ["git", "clone"], ["cd", "metacontrast"]), f"not tested: {line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_exist(page):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
