@@ -1,7 +1,5 @@
 """The demonstration: the same training with a learned and a zeroed head, and a report that shows the difference."""
 
-import base64
-import html
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,12 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from metacontrast import page
 from metacontrast.data.images import ClassImages
 from metacontrast.files import write_text
 from metacontrast.maml.inner import adapt
 from metacontrast.plots.curves import learning_curves, select_curve
 from metacontrast.plots.episodes import EpisodePicture, draw_episodes
 from metacontrast.plots.style import save_figure
+from metacontrast.plots.thumbnails import drawable
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Row, as_table
 from metacontrast.training.records import read_records
@@ -60,9 +60,9 @@ def write_report(folder: Path, results: Sequence[DemoResult], images: ClassImage
     ]
     facts = {"command": command, "results": {r.label: [asdict(row) for row in r.rows] for r in results}}
     write_text(folder / "results.json", json.dumps(facts, indent=1) + "\n")
-    page = folder / "report.html"
-    write_text(page, _page(results, pictures, images, command))
-    return page
+    report = folder / "report.html"
+    write_text(report, _page(results, pictures, images, command))
+    return report
 
 
 def results_table(results: Sequence[DemoResult]) -> str:
@@ -106,8 +106,7 @@ def _episode_picture(result: DemoResult, images: ClassImages, index: int) -> Epi
 
 def _by_way(images: ClassImages, rows: np.ndarray, ways: int) -> np.ndarray:
     """Images `(way, image, height, width)`, with a last axis of 3 for colour."""
-    pixels = images.images[torch.from_numpy(rows)].movedim(1, -1).numpy()
-    pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    pixels = drawable(images.images[torch.from_numpy(rows)].numpy())
     return pixels.reshape(ways, -1, *pixels.shape[1:])
 
 
@@ -118,60 +117,31 @@ def _page(results: Sequence[DemoResult], pictures: Sequence[Path], images: Class
         "after every outer update.",
         "Two test tasks. Green frame: right. Red frame: wrong, with the class that was predicted.",
     )
-    figures = "".join(
-        f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{_base64(path)}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-        for path, caption in zip(pictures, captions, strict=True)
+    setting = (
+        f"{config.ways}-way {config.shots}-shot, {config.order}-order MAML, {config.updates} updates of "
+        f"{config.meta_batch} tasks, {config.inner_steps} inner steps of size {config.inner_lr}, "
+        f"seed {config.seed}; tested on {results[0].rows[0].episodes} tasks of {images.name} "
+        f"({len(images)} classes never trained on)."
     )
-    tables = "".join(f"<h3>{html.escape(r.label)}</h3>{_html_table(r.rows)}" for r in results)
-    return _TEMPLATE.format(
-        title=f"MAML with and without the zeroing trick: {html.escape(config.dataset)}",
-        setting=html.escape(
-            f"{config.ways}-way {config.shots}-shot, {config.order}-order MAML, {config.updates} updates of "
-            f"{config.meta_batch} tasks, {config.inner_steps} inner steps of size {config.inner_lr}, "
-            f"seed {config.seed}; tested on {results[0].rows[0].episodes} tasks of {images.name} "
-            f"({len(images)} classes never trained on)"
-        ),
-        figures=figures,
-        tables=tables,
-        command=html.escape(command),
-        data=html.escape(images.digest),
-    )
+    body = [
+        page.paragraph(setting),
+        *map(page.figure, pictures, captions),
+        page.heading("Accuracy at the end"),
+        *(piece for r in results for piece in (page.heading(r.label, 3), _html_table(r.rows))),
+        page.paragraph(_NOTES),
+        page.footer(command, images.digest),
+    ]
+    return page.render_page(f"MAML with and without the zeroing trick: {config.dataset}", body)
 
 
 def _html_table(rows: Sequence[Row]) -> str:
-    head = "<tr><th>method<th>head at test<th>inner steps<th>accuracy<th>statistics</tr>"
-    lines = (
-        f"<tr><td>{r.method}<td>{r.head}<td>{r.steps}<td>{100 * r.accuracy:.2f} ± {100 * r.ci95:.2f} %<td>{r.norm}</tr>"
-        for r in rows
-    )
-    return f"<table>{head}{''.join(lines)}</table>"
+    head = ("method", "head at test", "inner steps", "accuracy", "statistics")
+    lines = ((r.method, r.head, str(r.steps), f"{100 * r.accuracy:.2f} ± {100 * r.ci95:.2f} %", r.norm) for r in rows)
+    return page.table(head, lines)
 
 
-def _base64(path: Path) -> str:
-    return base64.b64encode(path.read_bytes()).decode()
-
-
-_TEMPLATE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-h1 {{ font-size: 1.5rem; line-height: 1.25 }}
-img {{ max-width: 100%; height: auto }}
-figure {{ margin: 1.5rem 0 }}
-figcaption, footer {{ color: #555; font-size: .9rem }}
-table {{ border-collapse: collapse; font-size: .95rem }}
-td, th {{ text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #ddd }}
-code {{ overflow-wrap: anywhere }}
-</style>
-<h1>{title}</h1>
-<p>{setting}.</p>
-{figures}
-<h2>Accuracy at the end</h2>
-{tables}
-<p>Intervals are 95 % over test tasks; they do not cover the choice of the training seed. <em>nearest-mean</em>
-classifies by the nearest class mean on the same features, without adaptation. <em>transductive</em>: the query images
-of a task normalize one another.</p>
-<footer>Made by <code>{command}</code>. Test data digest <code>{data}</code>.</footer>
-"""
+_NOTES = (
+    "Intervals are 95 % over test tasks; they do not cover the choice of the training seed. nearest-mean classifies by "
+    "the nearest class mean on the same features, without adaptation. transductive: the query images of a task "
+    "normalize one another."
+)

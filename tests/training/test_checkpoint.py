@@ -1,5 +1,9 @@
 """Checkpoints: whole or not there, and never loaded when damaged."""
 
+import contextlib
+import resource
+import signal
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -45,20 +49,25 @@ def test_a_missing_file_is_named(tmp_path):
         load(tmp_path / "nothing.safetensors")
 
 
-def test_a_failing_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
-    """The write goes to a file beside and only a complete one is renamed."""
-    from metacontrast.training import checkpoint
+@contextlib.contextmanager
+def no_more_than(size: int):
+    """Let the operating system refuse, in the middle of a write, to make any file longer than this."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
+
+def test_a_failing_disk_leaves_the_old_checkpoint(tmp_path):
+    """The write goes to a file beside and only a complete one is renamed."""
     path = tmp_path / "x.safetensors"
     save(path, STORED)
-
-    def full(tensors, place, metadata):
-        place.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(InputError, match=r"cannot write .*: No space left on device; free some space"):
-        save(path, Stored({"a": torch.zeros(1)}, {}))
+    with no_more_than(5_000), pytest.raises(InputError, match=r"cannot write .*x\.safetensors: .*; free some space"):
+        save(path, Stored({"a": torch.zeros(10_000)}, {}))
     assert load(path).facts == {"updates": 7}
     assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
 

@@ -46,7 +46,7 @@ def execute(args: argparse.Namespace) -> None:
     config = replace(run.config, **{n: v for n in _TASK_FIELDS if (v := getattr(args, n)) is not None})
     heads = _heads(args.head, config.ways, run.config.ways, run.config.head)
     evaluation = Evaluation(args.steps or config.eval_steps, heads, args.episodes)
-    images = _test_images(args, run)
+    images = images_like_the_runs(args, run)
     tasks = config.test_tasks(images)
     with (
         shared.resources(args, args.episodes) as resources,
@@ -79,7 +79,7 @@ def _heads(asked: str | None, ways: int, trained_ways: int, trained_head: str) -
     return ("kept",) if asked == "kept" else ("kept", "zeroed")
 
 
-def _test_images(args: argparse.Namespace, run: TrainedRun) -> ClassImages:
+def images_like_the_runs(args: argparse.Namespace, run: TrainedRun) -> ClassImages:
     """The test images, shaped and normalized as the run's own."""
     dataset = args.dataset or run.config.dataset
     size = run.image_shape[1]

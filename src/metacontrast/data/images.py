@@ -18,11 +18,10 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from metacontrast.errors import InputError
-from metacontrast.files import atomic_path
+from metacontrast.files import write_tensors
 
 
 @dataclass(frozen=True)
@@ -187,9 +186,7 @@ def _write_cache(path: Path, source: str, images: ClassImages) -> None:
         "digest": images.digest,
         "source": source,
     }
-    tensors = {"images": images.images.cpu().contiguous(), "starts": images.starts}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"facts": json.dumps(facts)})
+    write_tensors(path, {"images": images.images, "starts": images.starts}, {"facts": json.dumps(facts)})
 
 
 def _read_cache(path: Path, source: str) -> ClassImages | None:

@@ -3,7 +3,7 @@
 With one operator thread in each worker the result is the same, bit for bit, for any number of workers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from functools import partial
 
@@ -27,15 +27,31 @@ def meta_gradient(
     Returns:
         The gradient in the structure of `params`, and the metrics of every task.
     """
+    return mean_over_tasks(partial(task_gradient, model, params, inner=inner), params, episodes, executor)
+
+
+def mean_over_tasks(
+    gradient_of: Callable[[Episode], tuple[Params, Metrics]],
+    like: Params,
+    episodes: Episode,
+    executor: Executor | None = None,
+) -> tuple[Params, Metrics]:
+    """The mean of any gradient over a batch of tasks, and the metrics of every task.
+
+    Args:
+        gradient_of: gradient and metrics of one task.
+        like: parameters of the gradient's structure.
+        episodes, executor: as for `meta_gradient`.
+    """
     run = map if executor is None else executor.map
-    total = [torch.zeros_like(t) for t in to_tensors(params)]
+    total = [torch.zeros_like(t) for t in to_tensors(like)]
     metrics = []
-    for gradient, task_metrics in run(partial(task_gradient, model, params, inner=inner), unstack(episodes)):
+    for gradient, task_metrics in run(gradient_of, unstack(episodes)):
         for summed, part in zip(total, to_tensors(gradient), strict=True):
             summed.add_(part)
         metrics.append(task_metrics)
     mean = [t / len(metrics) for t in total]
-    return from_tensors(params, mean), Metrics(*map(torch.cat, zip(*metrics, strict=True)))
+    return from_tensors(like, mean), Metrics(*map(torch.cat, zip(*metrics, strict=True)))
 
 
 def unstack(episodes: Episode) -> Iterator[Episode]:

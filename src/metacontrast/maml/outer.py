@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from metacontrast.maml.inner import Inner, adapt, classification_loss
-from metacontrast.model.model import Model
-from metacontrast.types import Episode, Params, from_tensors, to_tensors
+from metacontrast.model.model import Model, apply_head
+from metacontrast.types import Episode, Params, from_tensors, map_params, to_tensors
 
 
 class Metrics(NamedTuple):
@@ -23,13 +23,36 @@ class Metrics(NamedTuple):
     accuracy: Float[Tensor, " task"]
 
 
+class Outcome(NamedTuple):
+    """What one task's outer gradient and adaptation came to, detached.
+
+    Args:
+        gradient, metrics: as `task_gradient` returns them.
+        adapted: the parameters after the inner loop.
+        query: the query features under them.
+    """
+
+    gradient: Params
+    metrics: Metrics
+    adapted: Params
+    query: Float[Tensor, "query feature"]
+
+
 def task_gradient(model: Model, params: Params, episode: Episode, inner: Inner) -> tuple[Params, Metrics]:
     """The outer gradient of one task (no leading task axis) and its metrics, detached."""
+    outcome = task_outcome(model, params, episode, inner)
+    return outcome.gradient, outcome.metrics
+
+
+def task_outcome(model: Model, params: Params, episode: Episode, inner: Inner) -> Outcome:
+    """The same with what the inner loop led to."""
     leaves = [t.detach().requires_grad_() for t in to_tensors(params)]
     with torch.enable_grad():
         adapted = adapt(model, from_tensors(params, leaves), episode.support_x, episode.support_y, inner)
-        logits = model.query_logits(adapted, episode.support_x, episode.query_x)
+        query = model.query_features(adapted.encoder, episode.support_x, episode.query_x)
+        logits = apply_head(adapted.head, query)
         loss = classification_loss(logits, episode.query_y, inner.loss)
         gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)
     accuracy = (logits.argmax(1) == episode.query_y).to(logits.dtype).mean()
-    return from_tensors(params, gradients), Metrics(loss.detach()[None], accuracy[None])
+    metrics = Metrics(loss.detach()[None], accuracy[None])
+    return Outcome(from_tensors(params, gradients), metrics, map_params(Tensor.detach, adapted), query.detach())

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from metacontrast.errors import InputError
-from metacontrast.files import atomic_path
+from metacontrast.files import write_tensors
 from metacontrast.types import Head, Params
 
 
@@ -31,8 +30,7 @@ def save(path: Path, stored: Stored) -> None:
     """Write atomically, with a digest over facts, names, shapes and bytes."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in stored.tensors.items()}
     facts = json.dumps(stored.facts, sort_keys=True)
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"facts": facts, "digest": _digest(tensors, facts)})
+    write_tensors(path, tensors, {"facts": facts, "digest": _digest(tensors, facts)})
 
 
 def load(path: Path) -> Stored:

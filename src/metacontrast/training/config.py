@@ -1,6 +1,8 @@
 """One typed record of everything that decides a training run; what a run directory keeps as `config.json`."""
 
 import dataclasses
+import hashlib
+import json
 import types
 import typing
 from dataclasses import dataclass, field, replace
@@ -17,6 +19,7 @@ from metacontrast.model.model import Model
 from metacontrast.model.normalization import Norm
 
 OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop"]
+Objective = Literal["maml", "contrastive"]
 
 
 def _option(default: Any, help: str) -> Any:
@@ -55,6 +58,10 @@ class TrainConfig:
     inner_scope: Scope = _option("all", "what the inner loop moves")
     inner_loss: Loss = _option("cross_entropy", "loss of both loops")
 
+    objective: Objective = _option("maml", "maml, or the contrastive loss that equals it where only the head adapts")
+    drop_interference: bool = _option(False, "leave the interference term out of the contrastive loss")
+    drop_noise: bool = _option(False, "leave the noise out of the contrastive coefficients")
+
     optimizer: OptimizerName = _option("adam", "optimizer of the outer loop, with PyTorch's defaults")
     outer_lr: float = _option(1e-3, "learning rate of the outer loop")
     meta_batch: int = _option(32, "tasks per update")
@@ -64,7 +71,9 @@ class TrainConfig:
     eval_episodes: int = _option(100, "test tasks per evaluation during training, the same ones each time")
     eval_steps: tuple[int, ...] = _option((1,), "inner steps at evaluation, comma-separated")
     eval_split: str = _option("test", "split that is evaluated on during training")
+    explain_every: int = _option(0, "updates between records of what the gradient is made of; 0: none")
     checkpoint_every: int = _option(50, "updates between checkpoints")
+    keep_every: int = _option(0, "updates between copies of the model that stay, update 0 included; 0: none")
     seed: int = _option(0, "seed of starting values and tasks")
 
     def __post_init__(self) -> None:
@@ -80,10 +89,19 @@ class TrainConfig:
             raise InputError(f"eval_steps={self.eval_steps}, but it needs at least one number, each 0 or more")
         if self.head == "prototype" and not self.head_bias:
             raise InputError("head=prototype is built with a bias: leave out --no-head-bias")
+        _check_objective(self)
+
+    def digest(self) -> str:
+        """SHA-256 over all fields, in hexadecimal: the name of a run among others."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
 
     def inner(self) -> Inner:
         """How training adapts to a task."""
         return Inner(self.inner_steps, self.inner_lr, self.inner_scope, self.order, self.inner_loss)
+
+    def dropped(self) -> dict[str, bool]:
+        """What the contrastive objective leaves out."""
+        return {"drop_interference": self.drop_interference, "drop_noise": self.drop_noise}
 
     def read_options(self) -> ReadOptions:
         """How images are read."""
@@ -116,9 +134,30 @@ _LEAST = {
     "updates": 1,
     "eval_every": 0,
     "eval_episodes": 2,
+    "explain_every": 0,
     "checkpoint_every": 1,
+    "keep_every": 0,
     "seed": 0,
 }
+
+
+def _check_objective(config: TrainConfig) -> None:
+    """Raise when the theory's closed forms are asked for outside their setting."""
+    dropped = [name for name in ("drop_interference", "drop_noise") if getattr(config, name)]
+    if dropped and config.objective == "maml":
+        raise InputError(f"{dropped[0]} is a switch of the contrastive loss: add --objective contrastive")
+    if config.objective == "contrastive":
+        wanted = {"inner_scope": ("head",), "head": ("learned", "zeroed")}
+        for name, allowed in wanted.items():
+            if (value := getattr(config, name)) not in allowed:
+                flag = "--" + name.replace("_", "-")
+                raise InputError(f"objective=contrastive cannot have {name}={value}: add {flag} {' or '.join(allowed)}")
+        if config.order == "second" and config.inner_steps > 1:
+            raise InputError(f"objective=contrastive has no second order for {config.inner_steps} steps: use 1 step")
+    if config.objective == "contrastive" or config.explain_every:
+        name = "objective=contrastive" if config.objective == "contrastive" else f"explain_every={config.explain_every}"
+        if config.inner_loss != "cross_entropy" or config.inner_steps < 1:
+            raise InputError(f"{name} needs --inner-loss cross_entropy and --inner-steps 1 or more")
 
 
 def config_from_values(values: Any, where: str) -> TrainConfig:

@@ -33,9 +33,7 @@ def _omniglot(shots: int) -> dict[str, TrainConfig]:
     base = replace(_OMNIGLOT, shots=shots)
     return {
         "paper": replace(base, encoder="conv4", invert=True, updates=30_000, eval_episodes=500),
-        "released": replace(
-            base, encoder="conv4-released", split_scheme="released", updates=3_000, eval_episodes=992
-        ),
+        "released": replace(base, encoder="conv4-released", split_scheme="released", updates=3_000, eval_episodes=992),
     }
 
 

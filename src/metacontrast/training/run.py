@@ -1,4 +1,7 @@
-"""A run directory: `config.json`, `records.jsonl`, `model.safetensors`, and `state.safetensors` for resuming."""
+"""A run directory: `config.json`, `records.jsonl`, `model.safetensors`, and `state.safetensors` for resuming.
+
+With `keep_every`, also `checkpoints/NNNNNN.safetensors`: the model as it was after so many updates.
+"""
 
 import contextlib
 import dataclasses
@@ -18,6 +21,7 @@ from metacontrast.training.state import TrainState, restore_state, store_state
 from metacontrast.types import Params, map_params
 
 _CONFIG, _RECORDS, _MODEL, _STATE = "config.json", "records.jsonl", "model.safetensors", "state.safetensors"
+_KEPT = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,23 @@ class RunDirectory:
 
     def save(self, state: TrainState) -> None:
         """Write a checkpoint: the model for use and the state for resuming."""
-        tensors = checkpoint.params_to_tensors(state.params)
-        facts = self.facts | {"updates": state.updates}
-        checkpoint.save(self.path / _MODEL, checkpoint.Stored(tensors, facts))
+        self._write_model(self.path / _MODEL, state)
         checkpoint.save(self.path / _STATE, store_state(state))
+
+    def keep(self, state: TrainState) -> None:
+        """Write a copy of the model that later checkpoints leave alone."""
+        self._write_model(self.path / _KEPT / f"{state.updates:06d}.safetensors", state)
+
+    def _write_model(self, file: Path, state: TrainState) -> None:
+        facts = self.facts | {"updates": state.updates}
+        checkpoint.save(file, checkpoint.Stored(checkpoint.params_to_tensors(state.params), facts))
+
+    def last_checkpoint(self) -> str:
+        """Where the last checkpoint is and after how many updates, in words."""
+        if not (self.path / _STATE).exists():
+            return "there is no checkpoint yet"
+        updates = checkpoint.load(self.path / _STATE).facts["updates"]
+        return f"the last good checkpoint, after update {updates}, is in {self.path}"
 
     def record(self, record: records.Record) -> None:
         """Append one measurement."""
@@ -85,6 +102,7 @@ def open_run(
     Args:
         images: what is trained and what is tested on.
     """
+    _check_possible(config, images)
     data = {each.name: each.digest for each in images}
     with exclusive(path / ".lock", f"another training is writing to {path}: wait for it or choose another --out"):
         if (path / _CONFIG).exists():
@@ -114,7 +132,16 @@ def load_run(path: Path) -> TrainedRun:
         raise InputError(f"{path} is not a run directory: give the folder that `metacontrast train --out` wrote")
     if not (path / _MODEL).exists():
         raise InputError(f"{path} holds no trained model yet: train at least to the first checkpoint")
-    stored, where = checkpoint.load(path / _MODEL), str(path / _MODEL)
+    return _load_model(path / _MODEL)
+
+
+def load_kept(path: Path) -> list[TrainedRun]:
+    """The copies of the model that training kept in the run directory `path`, by number of updates."""
+    return [_load_model(file) for file in sorted((path / _KEPT).glob("*.safetensors"))]
+
+
+def _load_model(file: Path) -> TrainedRun:
+    stored, where = checkpoint.load(file), str(file)
     facts = stored.facts
     config = config_from_values(facts.get("config"), where)
     channels, height, width = facts["image_shape"]
@@ -159,6 +186,13 @@ def _read_header(path: Path) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise InputError(f"{path} is not a run's configuration: restore it or choose another --out")
     return header
+
+
+def _check_possible(config: TrainConfig, images: tuple[ClassImages, ClassImages]) -> None:
+    """Raise, before anything is written, when the images cannot make such tasks or the model cannot see them."""
+    config.training_tasks(images[0])
+    config.test_tasks(images[1])
+    config.model(images[0].shape)
 
 
 def _check_unused(path: Path) -> None:

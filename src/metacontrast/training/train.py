@@ -8,11 +8,13 @@ Update u uses the tasks u·B … u·B + B − 1 of the seed's list, so a run tha
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 from typing import Literal
 
 import torch
 
+from metacontrast.analysis.contrastiveness import explain_tasks
+from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import meta_gradient
@@ -21,6 +23,7 @@ from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model
 from metacontrast.training.config import OptimizerName, TrainConfig
 from metacontrast.training.evaluate import Evaluation, evaluate
+from metacontrast.training.objective import contrastive_gradient
 from metacontrast.training.records import Record
 from metacontrast.training.run import RunDirectory
 from metacontrast.training.state import TrainState
@@ -71,7 +74,8 @@ def update(
     state: TrainState, model: Model, episodes: Episode, config: TrainConfig, executor: Executor | None = None
 ) -> Metrics:
     """One outer update on a batch of tasks; a gradient that is not finite leaves the parameters as they were."""
-    gradient, metrics = meta_gradient(model, state.params, episodes, config.inner(), executor)
+    gradient_of = meta_gradient if config.objective == "maml" else partial(contrastive_gradient, **config.dropped())
+    gradient, metrics = gradient_of(model, state.params, episodes, config.inner(), executor)
     if not all(torch.isfinite(t).all() for t in (metrics.loss, *to_tensors(gradient))):
         raise FloatingPointError
     outer_step(state, gradient, zeroed=config.head == "zeroed")
@@ -98,25 +102,33 @@ def train(
     """
     model = config.model(train_images.shape).to(resources.device)
     tasks = config.training_tasks(train_images.to(resources.device))
-    measure = _measurement(config, model, test_images.to(resources.device), resources)
+    test_tasks = config.test_tasks(test_images.to(resources.device))
+    measure = _measurement(config, model, test_tasks, resources)
+    explain = _explanation(config, model, test_tasks, resources)
     state = run.restore(initial_state(config, model, resources.device))
 
     def note(record: Record) -> None:
         run.record(record)
         on_record(record)
 
+    if state.updates == 0 and config.keep_every:
+        run.keep(state)
     while state.updates < config.updates:
         first = state.updates * config.meta_batch
         indices = range(first, first + config.meta_batch)
         try:
             metrics = update(state, model, tasks.batch(indices), config, resources.executor)
         except FloatingPointError as error:
-            raise InputError(_not_finite(state, indices, run.path)) from error
+            raise InputError(_not_finite(state, indices, run)) from error
         note(_training_record(state, metrics))
         done = state.updates == config.updates
-        if done or (config.eval_every and state.updates % config.eval_every == 0):
+        if done or _is_due(config.eval_every, state):
             for record in measure(state):
                 note(record)
+        if _is_due(config.explain_every, state):
+            note(explain(state))
+        if _is_due(config.keep_every, state):
+            run.keep(state)
         stop = should_stop()
         if done or stop or state.updates % config.checkpoint_every == 0:
             run.save(state)
@@ -125,11 +137,14 @@ def train(
     return "finished"
 
 
+def _is_due(every: int, state: TrainState) -> bool:
+    return every > 0 and state.updates % every == 0
+
+
 def _measurement(
-    config: TrainConfig, model: Model, images: ClassImages, resources: Resources
+    config: TrainConfig, model: Model, tasks: EpisodeSampler, resources: Resources
 ) -> Callable[[TrainState], list[Record]]:
     """A function that evaluates a state on fixed tasks, one record per row."""
-    tasks = config.test_tasks(images)
     evaluation = Evaluation(config.eval_steps, episodes=config.eval_episodes)
 
     def measure(state: TrainState) -> list[Record]:
@@ -139,13 +154,26 @@ def _measurement(
     return measure
 
 
+def _explanation(
+    config: TrainConfig, model: Model, tasks: EpisodeSampler, resources: Resources
+) -> Callable[[TrainState], Record]:
+    """A function that explains a state's outer gradient on the first test tasks, as many as an update has."""
+
+    def explain(state: TrainState) -> Record:
+        episodes = tasks.batch(range(config.meta_batch))
+        found = explain_tasks(model, state.params, episodes, config.inner(), resources.executor)
+        return {"kind": "explanation", "update": state.updates, **found.scalars()}
+
+    return explain
+
+
 def _training_record(state: TrainState, metrics: Metrics) -> Record:
     loss, accuracy = metrics.loss.mean().item(), metrics.accuracy.mean().item()
     return {"kind": "training", "update": state.updates, "loss": loss, "accuracy": accuracy}
 
 
-def _not_finite(state: TrainState, indices: range, path: Path) -> str:
+def _not_finite(state: TrainState, indices: range, run: RunDirectory) -> str:
     return (
         f"the loss or its gradient is not finite in update {state.updates + 1}, tasks {indices[0]} to {indices[-1]}: "
-        f"lower --inner-lr or --outer-lr; the last good checkpoint is in {path}"
+        f"lower --inner-lr or --outer-lr; {run.last_checkpoint()}"
     )

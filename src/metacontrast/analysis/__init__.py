@@ -1,0 +1,1 @@
+"""Where the algorithm meets its theory: what the outer gradient of a real model is made of."""

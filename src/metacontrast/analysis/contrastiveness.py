@@ -1,0 +1,162 @@
+"""How contrastive a model's outer gradient is on a batch of tasks, and how near the theory comes to it.
+
+The gradient itself is the algorithm's (`metacontrast.maml`), with whatever the model adapts; its parts are the
+theory's (`metacontrast.theory`), for a head-only inner loop of the same steps. The two meet here.
+"""
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from metacontrast.analysis.gradient_parts import REMAINDER, Part, describe_parts
+from metacontrast.analysis.label_order import Order, cyclic_orders, label_order_accuracy, spread
+from metacontrast.analysis.similarity import contrasts
+from metacontrast.analysis.task_view import TaskView, view_task
+from metacontrast.errors import InputError
+from metacontrast.maml.engine import unstack
+from metacontrast.maml.inner import Inner
+from metacontrast.model.model import Model
+from metacontrast.types import Episode, Params
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What a batch of tasks shows; means are over tasks, tensors on the CPU.
+
+    Args:
+        tasks: how many.
+        loss, accuracy: of the query images after adaptation.
+        gradient_norm: of the encoder's outer gradient.
+        parts: what it is made of, by name; see `gradient_parts`.
+        wrong_sign_share: share of contrastive coefficients that attract between classes.
+        head_norm: norm of the head that starts a task.
+        coefficients: c(q, s) of the first task.
+        query_y, support_y: its labels.
+        eigenvalues: of I − ηH_k for every task and class.
+        condition_number: max|λ| / min|λ| of I − ηH_k, median over tasks and classes.
+        before, after: similarity maps in the order of `similarity.MAPS`, before and after adaptation, mean over tasks.
+        orders: the label orders that were tried.
+        order_accuracy: accuracy under each of them for the first tasks.
+    """
+
+    tasks: int
+    loss: float
+    accuracy: float
+    gradient_norm: float
+    parts: dict[str, Part]
+    wrong_sign_share: float
+    head_norm: float
+    coefficients: Float[Tensor, "query support"]
+    query_y: Int[Tensor, " query"]
+    support_y: Int[Tensor, " support"]
+    eigenvalues: Float[Tensor, "task way extended"]
+    condition_number: float
+    before: Float[Tensor, "map way way"]
+    after: Float[Tensor, "map way way"]
+    orders: Sequence[Order]
+    order_accuracy: Float[Tensor, "order ordered"]
+
+    @property
+    def distance(self) -> float:
+        """|g − theory| / |g|: how far the frozen-encoder theory is from the real gradient."""
+        return self.parts[REMAINDER].norm / self.gradient_norm if self.gradient_norm else 0.0
+
+    @property
+    def order_spread(self) -> float:
+        """Best minus worst accuracy over label orders, mean over tasks."""
+        return spread(self.order_accuracy)
+
+    def scalars(self) -> dict[str, float | int | None]:
+        """Everything that is one number, under flat names; None where it is not defined."""
+        names = ("tasks", "loss", "accuracy", "gradient_norm", "distance", "wrong_sign_share", "head_norm")
+        found: dict[str, float | int | None] = {name: getattr(self, name) for name in names}
+        for name, part in self.parts.items():
+            found |= {f"{name}_{key}": value for key, value in part._asdict().items()}
+        for when, maps in (("before", self.before), ("after", self.after)):
+            found |= {f"contrast_{name}_{when}".replace("-", "_"): c for name, c in contrasts(maps).items()}
+        found["smallest_eigenvalue"] = self.eigenvalues.min().item()
+        found["condition_number"] = self.condition_number if math.isfinite(self.condition_number) else None
+        found["label_order_spread"] = self.order_spread
+        return found
+
+
+def explain_tasks(
+    model: Model,
+    params: Params,
+    episodes: Episode,
+    inner: Inner,
+    executor: Executor | None = None,
+    *,
+    label_orders: int = 3,
+    ordered_tasks: int = 4,
+) -> Explanation:
+    """Take the outer gradient of a batch of tasks apart and measure what surrounds it.
+
+    Args:
+        episodes: tasks of one shape, stacked; two classes or more, all in support and query set.
+        inner: how the model adapts; the theory takes its steps, step size and order, and moves the head alone.
+        executor: a thread pool to spread the tasks over.
+        label_orders: how many orders of the labels to try: as they are, shifted by 1, by 2, …
+        ordered_tasks: on how many of the tasks.
+    """
+    _check(params, model, inner)
+    (gradient, *parts), views = _view_tasks(model, params, episodes, inner, executor)
+    if not torch.isfinite(gradient).all():
+        raise InputError("the outer gradient is not finite: lower the inner learning rate (--inner-lr at training)")
+    orders = cyclic_orders(model.ways, label_orders)
+    few = Episode(*(part[:ordered_tasks] for part in episodes))
+    reordered = label_order_accuracy(model, params, few, inner, orders[1:], executor)
+    return Explanation(
+        gradient_norm=gradient.double().norm().item(),
+        parts=describe_parts(gradient, torch.stack(parts)),
+        **_summary(views),
+        query_y=episodes.query_y[0].cpu(),
+        support_y=episodes.support_y[0].cpu(),
+        orders=orders,
+        order_accuracy=torch.cat([views.accuracy[None, :ordered_tasks], reordered]).cpu(),
+    )
+
+
+def _view_tasks(
+    model: Model, params: Params, episodes: Episode, inner: Inner, executor: Executor | None
+) -> tuple[Float[Tensor, "gradient parameter"], TaskView]:
+    """The gradients, mean over tasks and summed in their order, and all else stacked over tasks."""
+    run = map if executor is None else executor.map
+    total, views = torch.zeros(()), []
+    for view in run(partial(view_task, model, params, inner), unstack(episodes)):
+        if not views:
+            total = view.gradients[0].new_zeros(len(view.gradients), len(view.gradients[0]))
+        for summed, gradient in zip(total, view.gradients, strict=True):
+            summed += gradient
+        views.append(view._replace(gradients=[]))
+    _, *others = zip(*views, strict=True)
+    return total / len(views), TaskView([], *map(torch.stack, others))
+
+
+def _summary(views: TaskView) -> dict[str, Any]:
+    """Means over the stacked views, the spectrum, and the coefficients of the first task."""
+    size = views.eigenvalues.abs()
+    return {
+        "tasks": len(views.loss),
+        **{name: getattr(views, name).mean().item() for name in ("loss", "accuracy", "wrong_sign_share", "head_norm")},
+        "coefficients": views.coefficients[0].cpu(),
+        "eigenvalues": views.eigenvalues.cpu(),
+        "condition_number": (size.amax(-1) / size.amin(-1)).median().item(),
+        "before": views.before.mean(0).cpu(),
+        "after": views.after.mean(0).cpu(),
+    }
+
+
+def _check(params: Params, model: Model, inner: Inner) -> None:
+    """Raise for what the theory has no answer to."""
+    if model.head != "prototype" and not params.head.weight.numel():
+        raise InputError("these parameters have no head, whose interference could be told: give a model with a head")
+    if inner.loss != "cross_entropy":
+        raise InputError(f"the theory is that of cross entropy, but this model adapts by {inner.loss}: train with it")

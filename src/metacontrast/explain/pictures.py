@@ -1,0 +1,113 @@
+"""The pictures of an explained run, each with the caption that a page prints under it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from metacontrast.analysis.similarity import MAPS, contrasts
+from metacontrast.explain.findings import Findings
+from metacontrast.plots.checkpoints import draw_checkpoints
+from metacontrast.plots.coefficients import draw_coefficients
+from metacontrast.plots.gradient_parts import draw_gradient_parts
+from metacontrast.plots.heatmaps import draw_heatmaps
+from metacontrast.plots.spectrum import draw_spectrum
+from metacontrast.plots.style import save_figure
+from metacontrast.plots.thumbnails import drawable
+
+
+class Picture(NamedTuple):
+    """A figure with its file name (without ending) and caption."""
+
+    name: str
+    figure: Figure
+    caption: str
+
+
+def draw_pictures(found: Findings) -> Iterator[Picture]:
+    """Every picture that the findings have something for."""
+    yield Picture("gradient-parts", _parts(found), _PARTS)
+    yield Picture("coefficients", _coefficients(found), _COEFFICIENTS)
+    yield Picture("similarity", _similarity(found), _SIMILARITY)
+    yield Picture("spectrum", draw_spectrum(found.explanation.eigenvalues.numpy(), "Preconditioner"), _SPECTRUM)
+    if len(found.history) > 1:
+        yield Picture("checkpoints", _checkpoints(found), _CHECKPOINTS)
+
+
+def save_picture(picture: Picture, folder: Path) -> Path:
+    """Write the PDF and the PNG, and return the path of the PNG."""
+    save_figure(picture.figure, folder / f"{picture.name}.pdf")
+    return save_figure(picture.figure, folder / f"{picture.name}.png")
+
+
+def _parts(found: Findings) -> Figure:
+    explanation = found.explanation
+    whole = explanation.gradient_norm or 1.0
+    parts = {name: part._asdict() | {"norm_ratio": part.norm / whole} for name, part in explanation.parts.items()}
+    return draw_gradient_parts(parts, f"Outer gradient of the encoder, {explanation.tasks} tasks")
+
+
+def _coefficients(found: Findings) -> Figure:
+    explanation, images = found.explanation, found.tasks.images.images.cpu()
+    query, support = (
+        drawable(images[torch.from_numpy(rows)].numpy()) for rows in (found.first_task.query, found.first_task.support)
+    )
+    matrix, labels = explanation.coefficients.numpy(), (explanation.query_y.numpy(), explanation.support_y.numpy())
+    shown = np.concatenate([np.flatnonzero(labels[0] == way)[:SHOWN_QUERIES] for way in range(found.tasks.ways)])
+    return draw_coefficients(
+        matrix[shown], labels[0][shown], labels[1], query[shown], support, "Coefficients of a task"
+    )
+
+
+SHOWN_QUERIES = 3
+
+
+def _similarity(found: Findings) -> Figure:
+    before, after = found.explanation.before, found.explanation.after
+    values = [list(contrasts(maps).values()) for maps in (before, after)]
+    return draw_heatmaps(before.numpy(), after.numpy(), MAPS, values, "Similarity of features, class by class")
+
+
+def _checkpoints(found: Findings) -> Figure:
+    def curve(name: str) -> list[float | None]:
+        return [scalars[name] for scalars in found.history.values()]
+
+    panels = {
+        "norm of the head": {"": curve("head_norm")},
+        "contrast, query-support": {w: curve(f"contrast_query_support_{w}") for w in ("before", "after")},
+        "wrong-sign share": {"": curve("wrong_sign_share")},
+    }
+    return draw_checkpoints(list(found.history), panels, "Across the copies that training kept")
+
+
+_PARTS = (
+    "What the gradient of the encoder is made of. Left: the length of each part, the whole gradient being 1. Middle: "
+    "how much of the gradient it makes up, measured along it; these numbers sum to 1, and a negative one works against "
+    "the gradient. Right: 1 means that the part points where the gradient points, 0 that it points across. Parts that "
+    "are zero are left out. What is not in the theory comes from the encoder's own movement in the inner loop."
+)
+_COEFFICIENTS = (
+    f"Coefficients of the first task, up to {SHOWN_QUERIES} query images of each class on the left, support images "
+    "above. Blue: the gradient pulls the query's feature towards the support image's. Red: it pushes them apart. "
+    "Frames mark pairs of one class. A contrastive learner is blue inside the frames and red outside; blue outside is "
+    "noise."
+)
+_SIMILARITY = (
+    "Mean cosine similarity of the features of every two classes, before (top) and after (bottom) the model adapts to "
+    "the task, all on one scale. Contrast is the mean of the diagonal minus the mean of the rest: high means that "
+    "images of one class look alike to the encoder and images of different classes do not. An image is not compared "
+    "with itself; a dash marks a class of a single image."
+)
+_SPECTRUM = (
+    "In second order the head's step is multiplied by I − ηH. An eigenvalue of 1 leaves a direction as it is, between "
+    "0 and 1 shortens it, and below 0 turns the step round: the inner learning rate is then too large for that "
+    "direction."
+)
+_CHECKPOINTS = (
+    "The same numbers for the copies of the model that training kept (--keep-every): the norm of the head, whose rows "
+    "are what interferes; the contrast between query and support features before and after adaptation; and the share "
+    "of coefficients with the wrong sign."
+)

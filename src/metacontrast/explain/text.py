@@ -1,0 +1,136 @@
+"""What an explanation says in words: every number with its meaning, for the terminal and for the page."""
+
+from typing import NamedTuple
+
+from metacontrast.explain.findings import Findings
+
+
+class Fact(NamedTuple):
+    """A number with its name and what it means."""
+
+    name: str
+    value: str
+    meaning: str
+
+
+def headline(found: Findings) -> str:
+    """The outcome in one sentence."""
+    share = {name: 100 * part.share for name, part in found.explanation.parts.items()}
+    contrastive = share["contrastive_query"] + share["contrastive_support"]
+    head = share["interference"] + share["head_curvature"]
+    return (
+        f"Measured along the encoder's outer gradient, {contrastive:.0f} % of it is contrastive, {head:.0f} % comes "
+        f"from the head (interference) and {share['remainder']:.0f} % lies outside the theory."
+    )
+
+
+def setting(found: Findings) -> str:
+    """Which model on which tasks."""
+    config, tasks = found.run.config, found.tasks
+    return (
+        f"The model: {config.order}-order MAML after {found.run.updates} updates, head {config.head}"
+        f"{' with bias' if config.head_bias else ' without bias'}, {config.inner_steps} inner steps of size "
+        f"{config.inner_lr:g} that move {_SCOPES[config.inner_scope]}; {found.explanation.tasks} tasks of "
+        f"{tasks.images.name}, {tasks.ways}-way {tasks.shots}-shot, {tasks.queries} queries per class, "
+        f"seed {tasks.seed}."
+    )
+
+
+_SCOPES = {"all": "encoder and head", "head": "the head", "encoder": "the encoder"}
+
+
+def facts(found: Findings) -> list[Fact]:
+    """Every scalar that has a value."""
+    scalars = found.explanation.scalars()
+    return [
+        Fact(name, form.format(value), meaning)
+        for key, (name, form, meaning) in _FACTS.items()
+        if (value := scalars[key]) is not None
+    ]
+
+
+def as_text(found: Findings) -> str:
+    """The summary for a terminal."""
+    lines = (f"{fact.name:<44}{fact.value:>10}" for fact in facts(found))
+    return "\n".join([headline(found), "", *lines])
+
+
+_FACTS = {
+    "accuracy": ("accuracy after adaptation", "{:.1%}", "Share of query images that the adapted model gets right."),
+    "gradient_norm": ("norm of the gradient", "{:.3g}", "Length of the encoder's outer gradient, mean over the tasks."),
+    "interference_share": (
+        "share of interference",
+        "{:.1%}",
+        "Part of the gradient that points along the rows of the head, which hold features of earlier tasks. A zeroed "
+        "head has none.",
+    ),
+    "contrastive_query_share": (
+        "contrastive share, query side",
+        "{:.1%}",
+        "Part that moves query features towards or away from support features of the same task.",
+    ),
+    "contrastive_support_share": (
+        "contrastive share, support side",
+        "{:.1%}",
+        "The same for support features; only second order has it.",
+    ),
+    "head_curvature_share": (
+        "share of the head's curvature",
+        "{:.1%}",
+        "Second-order interference: the support outputs depend on the features through the head.",
+    ),
+    "remainder_share": (
+        "share outside the theory",
+        "{:.1%}",
+        "What the encoder's own movement in the inner loop adds. The shares sum to 100 %.",
+    ),
+    "distance": (
+        "distance of the theory",
+        "{:.1%}",
+        "How far the theory, which lets only the head adapt, is from the real gradient, relative to it. 0 % is exact: "
+        "so it is when only the head adapts, and with a zeroed head and one inner step though the whole network may "
+        "adapt.",
+    ),
+    "wrong_sign_share": (
+        "coefficients with the wrong sign",
+        "{:.1%}",
+        "Share of query-support pairs of different classes that attract each other. From a zeroed head and in one "
+        "inner step there are none.",
+    ),
+    "head_norm": ("norm of the head", "{:.3g}", "Length of the head that a task starts from, bias included."),
+    "contrast_query_support_before": (
+        "contrast query-support, before adaptation",
+        "{:.3f}",
+        "Mean cosine similarity within a class minus that between classes.",
+    ),
+    "contrast_query_support_after": ("contrast query-support, after adaptation", "{:.3f}", "The same after it."),
+    "contrast_query_query_before": (
+        "contrast query-query, before adaptation",
+        "{:.3f}",
+        "The same among query images, without comparing an image to itself.",
+    ),
+    "contrast_query_query_after": ("contrast query-query, after adaptation", "{:.3f}", "The same after it."),
+    "contrast_support_support_before": (
+        "contrast support-support, before adaptation",
+        "{:.3f}",
+        "The same among support images; it needs two of each class.",
+    ),
+    "contrast_support_support_after": ("contrast support-support, after adaptation", "{:.3f}", "The same after it."),
+    "smallest_eigenvalue": (
+        "smallest eigenvalue of I − ηH",
+        "{:.3g}",
+        "Below 0 the inner learning rate overshoots: second order turns the head's step round in that direction.",
+    ),
+    "condition_number": (
+        "condition number of I − ηH",
+        "{:.3g}",
+        "Largest over smallest size of its eigenvalues, median over tasks and classes: how unevenly it treats "
+        "directions.",
+    ),
+    "label_order_spread": (
+        "sensitivity to the order of labels",
+        "{:.1%}",
+        "Best minus worst accuracy on the same task when its classes swap names, mean over tasks. A zeroed head has "
+        "exactly 0: it has no row that a class could prefer.",
+    ),
+}
