@@ -60,7 +60,7 @@ def run_line(line: str) -> None:
         case ["metacontrast"]:
             if any(name in line for name in NOT_HERE):
                 return
-            if any(name in line for name in REAL) and not "METACONTRAST_DATA" in os.environ:
+            if any(name in line for name in REAL) and "METACONTRAST_DATA" not in os.environ:
                 return
             assert run([*words[1:], *SHRINK.get(words[1], [])]) == 0, line
         case _:

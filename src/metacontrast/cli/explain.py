@@ -8,7 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from metacontrast.cli import shared
-from metacontrast.cli.evaluate import _test_images as load_test_images
+from metacontrast.cli.evaluate import images_like_the_runs
 from metacontrast.errors import InputError
 from metacontrast.explain.findings import explain_run
 from metacontrast.explain.report import write_report
@@ -42,7 +42,7 @@ def execute(args: argparse.Namespace) -> None:
         raise InputError(f"--episodes {args.episodes}, but it must be 1 or more")
     run, kept = load_run(args.run), load_kept(args.run)
     config = run.config if args.seed is None else replace(run.config, seed=args.seed)
-    images = load_test_images(args, run)
+    images = images_like_the_runs(args, run)
     with (
         shared.resources(args, args.episodes) as resources,
         tqdm(total=len(kept) + 1, desc="explaining", unit="model", disable=None, leave=False) as bar,
