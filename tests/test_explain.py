@@ -35,7 +35,7 @@ SMALL = TrainConfig(
     explain_every=2,
     checkpoint_every=1,
 )
-NAMES = ("gradient-parts", "coefficients", "similarity", "spectrum", "checkpoints")
+NAMES = ("gradient-parts", "coefficients", "similarity", "spectrum", "checkpoints", "similarity-checkpoints")
 
 
 def train_small(path, config=SMALL, *, resume=False, stop_after=None):
@@ -185,9 +185,16 @@ def test_the_curves_run_over_all_copies(found):
     assert list(head.lines[0].get_ydata()) == [0, 0, 0]
 
 
+def test_the_maps_of_the_copies_share_one_scale_and_end_with_the_model(found):
+    images = [image for axes in figures(found)["similarity-checkpoints"].axes for image in axes.images]
+    assert len(images) == 9
+    assert len({(image.norm.vmin, image.norm.vmax) for image in images}) == 1
+    assert torch.allclose(torch.tensor(images[6].get_array().data), found.explanation.before[0])
+
+
 def test_a_run_that_kept_nothing_has_no_curves(found):
     alone = dataclasses.replace(found, history={4: found.history[4]})
-    assert "checkpoints" not in figures(alone)
+    assert not {"checkpoints", "similarity-checkpoints"} & set(figures(alone))
 
 
 def test_every_number_has_a_meaning_and_the_headline_adds_up(found):

@@ -11,6 +11,9 @@ import torch
 
 from metacontrast import page
 from metacontrast.data.images import ClassImages
+from metacontrast.explain.findings import Findings
+from metacontrast.explain.report import write_report as write_explanation
+from metacontrast.explain.text import headline
 from metacontrast.files import write_text
 from metacontrast.maml.inner import adapt
 from metacontrast.plots.curves import learning_curves, select_curve
@@ -35,6 +38,7 @@ class DemoResult:
         folder: its run directory.
         run: the trained model.
         rows: its evaluation.
+        findings: its gradient, explained.
     """
 
     label: str
@@ -42,6 +46,7 @@ class DemoResult:
     folder: Path
     run: TrainedRun
     rows: Sequence[Row]
+    findings: Findings
 
 
 def demo_configs(base: TrainConfig) -> dict[str, TrainConfig]:
@@ -53,7 +58,9 @@ def demo_configs(base: TrainConfig) -> dict[str, TrainConfig]:
 
 
 def write_report(folder: Path, results: Sequence[DemoResult], images: ClassImages, command: str) -> Path:
-    """Pictures, `results.json` and one self-contained `report.html` in `folder`; returns the page."""
+    """Pictures, `results.json`, an `explain` folder per run and one self-contained page, which is returned."""
+    for result in results:
+        write_explanation(_explain_folder(folder, result), result.findings, command)
     pictures = [
         save_figure(_curves(results), folder / "learning-curves.png"),
         save_figure(_episodes(results, images), folder / "episodes.png"),
@@ -61,13 +68,17 @@ def write_report(folder: Path, results: Sequence[DemoResult], images: ClassImage
     facts = {"command": command, "results": {r.label: [asdict(row) for row in r.rows] for r in results}}
     write_text(folder / "results.json", json.dumps(facts, indent=1) + "\n")
     report = folder / "report.html"
-    write_text(report, _page(results, pictures, images, command))
+    write_text(report, _page(folder, results, pictures, images, command))
     return report
 
 
+def _explain_folder(folder: Path, result: DemoResult) -> Path:
+    return folder / f"explain-{result.run.config.head}"
+
+
 def results_table(results: Sequence[DemoResult]) -> str:
-    """Both evaluations as text."""
-    return "\n\n".join(f"{result.label}\n{as_table(result.rows)}" for result in results)
+    """Both evaluations and explanations as text."""
+    return "\n\n".join(f"{r.label}\n{as_table(r.rows)}\n{headline(r.findings)}" for r in results)
 
 
 def _curves(results: Sequence[DemoResult]) -> Any:
@@ -110,7 +121,9 @@ def _by_way(images: ClassImages, rows: np.ndarray, ways: int) -> np.ndarray:
     return pixels.reshape(ways, -1, *pixels.shape[1:])
 
 
-def _page(results: Sequence[DemoResult], pictures: Sequence[Path], images: ClassImages, command: str) -> str:
+def _page(
+    folder: Path, results: Sequence[DemoResult], pictures: Sequence[Path], images: ClassImages, command: str
+) -> str:
     config = results[0].run.config
     captions = (
         "Test accuracy during training. The two runs differ in one thing: whether the linear head is set to zero "
@@ -129,9 +142,21 @@ def _page(results: Sequence[DemoResult], pictures: Sequence[Path], images: Class
         page.heading("Accuracy at the end"),
         *(piece for r in results for piece in (page.heading(r.label, 3), _html_table(r.rows))),
         page.paragraph(_NOTES),
+        page.heading("Why"),
+        *(piece for r in results for piece in _why(folder, r)),
         page.footer(command, images.digest),
     ]
     return page.render_page(f"MAML with and without the zeroing trick: {config.dataset}", body)
+
+
+def _why(folder: Path, result: DemoResult) -> Sequence[str]:
+    place = _explain_folder(folder, result)
+    caption = f"The parts of the gradient with the {result.label}. More in {place.name}/explain.html beside this page."
+    return (
+        page.heading(result.label, 3),
+        page.paragraph(headline(result.findings)),
+        page.figure(place / "gradient-parts.png", caption),
+    )
 
 
 def _html_table(rows: Sequence[Row]) -> str:

@@ -130,7 +130,8 @@ def test_demo_writes_a_report_and_does_nothing_twice(folder, tmp_path, capsys):
     first = last_json(capsys.readouterr().out)
     assert set(first["results"]) == {"learned head", "zeroing trick"}
     page = (tmp_path / "report" / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/png;base64,") == 4
+    assert (tmp_path / "report" / "explain-zeroed" / "explain.html").exists()
     assert "http" not in page
     trained = {f: f.stat().st_mtime_ns for f in (tmp_path / "report").rglob("state.safetensors")}
     assert run(words) == 0

@@ -161,7 +161,7 @@ def test_divergence_later_on_leaves_the_last_good_checkpoint(tmp_path, monkeypat
 
     monkeypatch.setattr(module, "meta_gradient", poisoned)
     with pytest.raises(
-        InputError, match="not finite in update 4, tasks 6 to 7: .* last good checkpoint, after update 2, is in"
+        InputError, match=r"not finite in update 4, tasks 6 to 7: .* last good checkpoint, after update 2, is in"
     ):
         run_training(tmp_path / "run")
     run = load_run(tmp_path / "run")

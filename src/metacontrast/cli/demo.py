@@ -14,6 +14,7 @@ from metacontrast.cli.train import train_with_progress
 from metacontrast.data import load_dataset
 from metacontrast.data.images import ClassImages
 from metacontrast.demo import DemoResult, demo_configs, results_table, write_report
+from metacontrast.explain.findings import Findings, explain_run
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Evaluation, Row, evaluate
 from metacontrast.training.run import TrainedRun, load_run
@@ -27,7 +28,7 @@ def add_parser(commands: Any) -> None:
         "demo",
         help="the main job in minutes: train with and without the zeroing trick, report",
         description="Meta-train first-order MAML twice with the same seed, with a learned and with a zeroed head, "
-        "evaluate both and write a report folder. A finished part is not done again.",
+        "evaluate and explain both, and write a report folder. A finished part is not done again.",
     )
     parser.add_argument("--episodes", type=int, default=600, metavar="N", help="test tasks (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("demo-report"), metavar="DIR", help="default: %(default)s")
@@ -50,8 +51,8 @@ def execute(args: argparse.Namespace) -> int:
             shared.say("stopped and saved; the same command continues")
             return shared.INTERRUPTED
         run = load_run(place)
-        rows = _evaluate(run, images, args, label)
-        results.append(DemoResult(label, color, place, run, rows))
+        rows, findings = _measure(run, images, args, label)
+        results.append(DemoResult(label, color, place, run, rows, findings))
     page = write_report(args.out, results, images, shlex.join(["metacontrast", *sys.argv[1:]]))
     print(results_table(results))
     print(f"\nreport: {page}")
@@ -66,7 +67,7 @@ def _config(args: argparse.Namespace) -> TrainConfig:
     return config_from_flags(args, updates=updates, eval_every=max(1, updates // 6), eval_steps=(1,), eval_episodes=100)
 
 
-def _evaluate(run: TrainedRun, images: ClassImages, args: argparse.Namespace, label: str) -> list[Row]:
+def _measure(run: TrainedRun, images: ClassImages, args: argparse.Namespace, label: str) -> tuple[list[Row], Findings]:
     evaluation = Evaluation((run.config.eval_steps[0],), episodes=args.episodes)
     with (
         shared.resources(args, args.episodes) as resources,
@@ -74,4 +75,5 @@ def _evaluate(run: TrainedRun, images: ClassImages, args: argparse.Namespace, la
     ):
         tasks = run.config.test_tasks(images.to(resources.device))
         model, params = run.model.to(resources.device), run.params_on(resources.device)
-        return evaluate(model, params, tasks, run.config.inner(), evaluation, resources.executor, bar.update)
+        rows = evaluate(model, params, tasks, run.config.inner(), evaluation, resources.executor, bar.update)
+        return rows, explain_run(run, [], tasks, run.config.meta_batch, resources)

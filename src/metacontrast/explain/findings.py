@@ -14,7 +14,6 @@ from metacontrast.training.train import Resources
 from metacontrast.types import Episode
 
 ONE_CPU = Resources()
-Scalars = dict[str, float | int | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,15 +25,15 @@ class Findings:
         tasks: where the tasks come from.
         first_task: the task whose coefficients are shown.
         explanation: of the model.
-        history: scalars of every kept copy and of the model itself, by number of updates; a single entry when
-            nothing was kept.
+        history: explanations of every kept copy and of the model itself, by number of updates; a single entry
+            when nothing was kept.
     """
 
     run: TrainedRun
     tasks: EpisodeSampler
     first_task: EpisodeRows
     explanation: Explanation
-    history: dict[int, Scalars]
+    history: dict[int, Explanation]
 
 
 def explain_run(
@@ -57,9 +56,9 @@ def explain_run(
         on_model()
         return found
 
-    history = {each.updates: explained(each).scalars() for each in kept if each.updates != run.updates}
+    history = {each.updates: explained(each) for each in kept if each.updates != run.updates}
     explanation = explained(run)
-    history[run.updates] = explanation.scalars()
+    history[run.updates] = explanation
     return Findings(run, tasks, tasks.rows(0), explanation, dict(sorted(history.items())))
 
 
@@ -71,7 +70,6 @@ def _explain(run: TrainedRun, episodes: Episode, resources: Resources) -> Explan
 def as_json(found: Findings) -> dict[str, Any]:
     """All numbers under plain names; null where one is not defined."""
     explanation, tasks = found.explanation, found.tasks
-    maps = {"before": explanation.before, "after": explanation.after}
     return {
         "updates": found.run.updates,
         "data": tasks.images.name,
@@ -84,12 +82,20 @@ def as_json(found: Findings) -> dict[str, Any]:
         "coefficients": _plain(explanation.coefficients),
         "query_y": explanation.query_y.tolist(),
         "support_y": explanation.support_y.tolist(),
-        "similarity": {when: dict(zip(MAPS, _plain(each), strict=True)) for when, each in maps.items()},
+        "similarity": _similarity(explanation),
         "eigenvalues": _plain(explanation.eigenvalues),
         "label_orders": [list(order) for order in explanation.orders],
         "label_order_accuracy": _plain(explanation.order_accuracy),
-        "checkpoints": [{"updates": updates} | scalars for updates, scalars in found.history.items()],
+        "checkpoints": [
+            {"updates": updates, **each.scalars(), "similarity": _similarity(each)}
+            for updates, each in found.history.items()
+        ],
     }
+
+
+def _similarity(explanation: Explanation) -> dict[str, dict[str, list]]:
+    maps = {"before": explanation.before, "after": explanation.after}
+    return {when: dict(zip(MAPS, _plain(each), strict=True)) for when, each in maps.items()}
 
 
 def _plain(values: torch.Tensor) -> list:

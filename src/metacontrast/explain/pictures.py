@@ -13,7 +13,7 @@ from metacontrast.explain.findings import Findings
 from metacontrast.plots.checkpoints import draw_checkpoints
 from metacontrast.plots.coefficients import draw_coefficients
 from metacontrast.plots.gradient_parts import draw_gradient_parts
-from metacontrast.plots.heatmaps import draw_heatmaps
+from metacontrast.plots.heatmaps import Moment, draw_heatmaps
 from metacontrast.plots.spectrum import draw_spectrum
 from metacontrast.plots.style import save_figure
 from metacontrast.plots.thumbnails import drawable
@@ -35,6 +35,7 @@ def draw_pictures(found: Findings) -> Iterator[Picture]:
     yield Picture("spectrum", draw_spectrum(found.explanation.eigenvalues.numpy(), "Preconditioner"), _SPECTRUM)
     if len(found.history) > 1:
         yield Picture("checkpoints", _checkpoints(found), _CHECKPOINTS)
+        yield Picture("similarity-checkpoints", _similarity_history(found), _SIMILARITY_HISTORY)
 
 
 def save_picture(picture: Picture, folder: Path) -> Path:
@@ -63,17 +64,30 @@ def _coefficients(found: Findings) -> Figure:
 
 
 SHOWN_QUERIES = 3
+SHOWN_CHECKPOINTS = 4
 
 
 def _similarity(found: Findings) -> Figure:
-    before, after = found.explanation.before, found.explanation.after
-    values = [list(contrasts(maps).values()) for maps in (before, after)]
-    return draw_heatmaps(before.numpy(), after.numpy(), MAPS, values, "Similarity of features, class by class")
+    moments = (("before adaptation", found.explanation.before), ("after adaptation", found.explanation.after))
+    return draw_heatmaps([_moment(*each) for each in moments], MAPS, "Similarity of features, class by class")
+
+
+def _similarity_history(found: Findings) -> Figure:
+    updates = list(found.history)
+    shown = sorted({updates[i] for i in np.linspace(0, len(updates) - 1, SHOWN_CHECKPOINTS).round().astype(int)})
+    moments = [_moment(f"update {each}", found.history[each].before) for each in shown]
+    return draw_heatmaps(moments, MAPS, "Similarity before adaptation, as training went on")
+
+
+def _moment(label: str, maps: torch.Tensor) -> Moment:
+    return Moment(label, maps.numpy(), list(contrasts(maps).values()))
 
 
 def _checkpoints(found: Findings) -> Figure:
+    history = [each.scalars() for each in found.history.values()]
+
     def curve(name: str) -> list[float | None]:
-        return [scalars[name] for scalars in found.history.values()]
+        return [scalars[name] for scalars in history]
 
     panels = {
         "norm of the head": {"": curve("head_norm")},
@@ -100,6 +114,10 @@ _SIMILARITY = (
     "the task, all on one scale. Contrast is the mean of the diagonal minus the mean of the rest: high means that "
     "images of one class look alike to the encoder and images of different classes do not. An image is not compared "
     "with itself; a dash marks a class of a single image."
+)
+_SIMILARITY_HISTORY = (
+    f"The same maps before adaptation for up to {SHOWN_CHECKPOINTS} of the copies of the model that training kept "
+    "(--keep-every)."
 )
 _SPECTRUM = (
     "In second order the head's step is multiplied by I − ηH. An eigenvalue of 1 leaves a direction as it is, between "

@@ -1,6 +1,7 @@
-"""Class-by-class similarity of features, before and after adaptation (paper, Fig. 2)."""
+"""Class-by-class similarity of features at several moments (paper, Fig. 2)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib import colormaps
@@ -10,29 +11,38 @@ from numpy.typing import NDArray
 
 from metacontrast.plots.style import new_figure
 
-ROWS = ("before adaptation", "after adaptation")
 
-
-def draw_heatmaps(
-    before: NDArray, after: NDArray, names: Sequence[str], contrasts: Sequence[Sequence[float | None]], title: str
-) -> Figure:
-    """Three maps before adaptation over the same three after it, all on one scale; a dash where there is no value.
+@dataclass(frozen=True)
+class Moment:
+    """A row of maps.
 
     Args:
-        before, after: `(map, way, way)`, mean cosine similarity.
-        names: of the maps, first what stands along the rows.
-        contrasts: of the maps before and after; None where a map has no diagonal.
+        label: what stands beside it.
+        maps: `(map, way, way)`, mean cosine similarity.
+        contrasts: of the maps; None where a map has no diagonal.
     """
-    scale = float(np.nanmax(np.abs([before, after])))
-    figure = new_figure(5.6, 4.1)
-    panels = figure.subplots(2, len(names), squeeze=False)
+
+    label: str
+    maps: NDArray
+    contrasts: Sequence[float | None]
+
+
+def draw_heatmaps(moments: Sequence[Moment], names: Sequence[str], title: str) -> Figure:
+    """One row of maps per moment, all on one scale; a dash where there is no value.
+
+    Args:
+        names: of the maps, first what stands along the rows.
+    """
+    scale = float(np.nanmax(np.abs([moment.maps for moment in moments])))
+    figure = new_figure(5.6, 0.7 + 1.7 * len(moments))
+    panels = figure.subplots(len(moments), len(names), squeeze=False)
     drawn = None
-    for row, maps in enumerate((before, after)):
-        for axes, matrix, name, contrast in zip(panels[row], maps, names, contrasts[row], strict=True):
+    for row, moment in enumerate(moments):
+        for axes, matrix, name, contrast in zip(panels[row], moment.maps, names, moment.contrasts, strict=True):
             drawn = _draw_map(axes, matrix, scale)
             value = "no pairs within a class" if contrast is None else f"contrast {contrast:.3f}"
             axes.set_title(f"{name}\n{value}" if row == 0 else value, fontsize=9)
-        panels[row, 0].set_ylabel(ROWS[row])
+        panels[row, 0].set_ylabel(moment.label)
     if drawn is not None:
         figure.colorbar(drawn, ax=panels, label="mean cosine similarity", shrink=0.8, aspect=28)
     figure.suptitle(title, fontsize=10)

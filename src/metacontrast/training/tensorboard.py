@@ -32,4 +32,6 @@ def _scalars(record: Record) -> dict[str, float]:
         return {"training/loss": record["loss"], "training/accuracy": record["accuracy"]}
     if record["kind"] == "evaluation":
         return {f"{record['method']}/{record['head']}/{record['steps']} steps": record["accuracy"]}
+    if record["kind"] == "explanation":
+        return {f"explanation/{n}": v for n, v in record.items() if isinstance(v, int | float) and n != "update"}
     return {}
