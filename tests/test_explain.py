@@ -8,8 +8,9 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
+from metacontrast.analysis.gradient_parts import Part
 from metacontrast.cli.main import run as metacontrast
-from metacontrast.explain.findings import explain_run
+from metacontrast.explain.findings import as_json, explain_run
 from metacontrast.explain.pictures import draw_pictures
 from metacontrast.explain.text import facts, headline
 from metacontrast.training import checkpoint
@@ -200,8 +201,30 @@ def test_a_run_that_kept_nothing_has_no_curves(found):
 def test_every_number_has_a_meaning_and_the_headline_adds_up(found):
     listed = facts(found)
     assert all(fact.name and fact.value and fact.meaning.endswith(".") for fact in listed)
-    assert len(listed) == 19
+    assert len(listed) == 20
     assert sum(map(int, re.findall(r"(-?\d+) %", headline(found)))) == pytest.approx(100, abs=2)
+
+
+def test_a_gradient_of_zero_is_said_in_words(run_path):
+    """BOIL under a zeroed head: no number that would stand for a distance, no bars, null in JSON."""
+    run = load_run(run_path)
+    boil = dataclasses.replace(run, config=dataclasses.replace(run.config, head="learned", inner_scope="encoder"))
+    found = explain_run(boil, [], run.config.test_tasks(TEST), 2)
+    assert "gradient is zero, but the theory's is not" in headline(found)
+    assert "distance of the theory" not in {fact.name for fact in facts(found)}
+    assert "gradient-parts" not in figures(found)
+    assert as_json(found)["scalars"]["distance"] is None
+    nothing = {name: Part(0.0, 0.0, 0.0) for name in found.explanation.parts}
+    both = dataclasses.replace(found, explanation=dataclasses.replace(found.explanation, parts=nothing))
+    assert headline(both) == "The encoder's outer gradient is zero, and so is the theory's."
+
+
+@pytest.mark.parametrize(
+    ("head", "words"), [("learned", "(interference)"), ("prototype", "(this task's own class means)")]
+)
+def test_the_headline_says_whose_rows_interfere(found, head, words):
+    run = dataclasses.replace(found.run, config=dataclasses.replace(found.run.config, head=head))
+    assert words in headline(dataclasses.replace(found, run=run))
 
 
 def test_training_records_explanations_and_they_are_those_of_the_command(run_path, found):

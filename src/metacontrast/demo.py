@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from metacontrast import page
 from metacontrast.data.images import ClassImages
@@ -81,17 +81,27 @@ def results_table(results: Sequence[DemoResult]) -> str:
     return "\n\n".join(f"{r.label}\n{as_table(r.rows)}\n{headline(r.findings)}" for r in results)
 
 
-def _curves(results: Sequence[DemoResult]) -> Any:
+def _curves(results: Sequence[DemoResult]) -> Figure:
     config = results[0].run.config
-    wanted = {"method": "maml", "head": "zeroed", "steps": config.eval_steps[0]}
-    curves = [select_curve(read_records(r.folder / "records.jsonl"), wanted, r.label, r.color) for r in results]
-    title = (
-        f"{config.dataset}, {config.ways}-way {config.shots}-shot, head zeroed at test, {wanted['steps']} inner step"
-    )
+    steps = config.eval_steps[0]
+    curves = []
+    for result in results:
+        records = read_records(result.folder / "records.jsonl")
+        zeroed = {"method": "maml", "head": "zeroed", "steps": steps}
+        curves.append(select_curve(records, zeroed, result.label, result.color))
+        if result.run.config.head == "learned":
+            kept = zeroed | {"head": "kept"}
+            curves.append(select_curve(records, kept, f"{result.label}, kept at test", result.color, dashed=True))
+    title = f"{short_name(config.dataset)}, {config.ways}-way {config.shots}-shot, inner steps: {steps}"
     return learning_curves(curves, title, chance=1 / config.ways)
 
 
-def _episodes(results: Sequence[DemoResult], images: ClassImages) -> Any:
+def short_name(dataset: str) -> str:
+    """A data set's name for a title: of a folder only its own name."""
+    return Path(dataset.removeprefix("folder:")).name if dataset.startswith("folder:") else dataset
+
+
+def _episodes(results: Sequence[DemoResult], images: ClassImages) -> Figure:
     """The first two test tasks, predicted by the model of the last result."""
     return draw_episodes([_episode_picture(results[-1], images, index) for index in (0, 1)])
 
@@ -107,7 +117,7 @@ def _episode_picture(result: DemoResult, images: ClassImages, index: int) -> Epi
     right = 100 * (predicted == rows.query_y).mean()
     shown = slice(0, SHOWN_QUERIES)
     return EpisodePicture(
-        f"test task {index}: {right:.0f} % right of {len(predicted)} queries, {result.label}",
+        f"test task {index}: {right:.0f} % of {len(predicted)} right",
         _by_way(images, rows.support, config.ways),
         _by_way(images, rows.query, config.ways)[:, shown],
         predicted.reshape(config.ways, -1)[:, shown],
@@ -126,15 +136,16 @@ def _page(
 ) -> str:
     config = results[0].run.config
     captions = (
-        "Test accuracy during training. The two runs differ in one thing: whether the linear head is set to zero "
-        "after every outer update.",
-        "Two test tasks. Green frame: right. Red frame: wrong, with the class that was predicted.",
+        "Test accuracy during training, the head zeroed at test (dashed: kept as trained). The two runs differ in one "
+        "thing: whether the linear head is set to zero after every outer update.",
+        "Two test tasks, predicted with the zeroing trick. Green frame: right. Orange frame: wrong, with the "
+        "class that was predicted.",
     )
     setting = (
         f"{config.ways}-way {config.shots}-shot, {config.order}-order MAML, {config.updates} updates of "
         f"{config.meta_batch} tasks, {config.inner_steps} inner steps of size {config.inner_lr}, "
         f"seed {config.seed}; tested on {results[0].rows[0].episodes} tasks of {images.name} "
-        f"({len(images)} classes never trained on)."
+        f"({len(images)} classes)."
     )
     body = [
         page.paragraph(setting),
@@ -146,7 +157,7 @@ def _page(
         *(piece for r in results for piece in _why(folder, r)),
         page.footer(command, images.digest),
     ]
-    return page.render_page(f"MAML with and without the zeroing trick: {config.dataset}", body)
+    return page.render_page(f"MAML with and without the zeroing trick: {short_name(config.dataset)}", body)
 
 
 def _why(folder: Path, result: DemoResult) -> Sequence[str]:

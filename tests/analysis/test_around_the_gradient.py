@@ -1,6 +1,7 @@
 """Spectrum, similarity maps and label orders, each against a second computation."""
 
 from itertools import permutations
+from statistics import median
 
 import pytest
 import torch
@@ -25,6 +26,14 @@ def test_the_spectrum_is_that_of_the_whole_matrix(features, bias):
     head = Head(torch.randn(4, features, generator=g).double(), torch.randn(4, generator=g).double() if bias else None)
     expected = theory.head_preconditioner(phi, y, head, inner_lr=0.7).eigenvalues
     assert torch.allclose(preconditioner_spectrum(phi, head, 0.7), expected, rtol=0, atol=1e-12)
+
+
+def test_the_condition_number_is_the_median_of_an_even_count_too():
+    """Two tasks of three classes; between the two in the middle."""
+    model, params = small_model()
+    found = explain_tasks(model, params, tasks(2), Inner(steps=1, lr=0.1))
+    size = found.eigenvalues.abs()
+    assert found.condition_number == pytest.approx(median((size.amax(-1) / size.amin(-1)).flatten().tolist()))
 
 
 def test_maps_are_the_theorys_before_and_after_adaptation():

@@ -48,14 +48,15 @@ def test_parts_are_the_split_of_every_task_and_the_remainder_closes_the_sum(head
 
 @pytest.mark.parametrize("order", ["first", "second"])
 @pytest.mark.parametrize(
-    ("head", "scope", "steps"), [("learned", "head", 2), ("zeroed", "head", 2), ("zeroed", "all", 1)]
+    ("head", "scope", "steps"),
+    [("learned", "head", 2), ("zeroed", "head", 2), ("zeroed", "all", 1), ("shared", "all", 1)],
 )
 def test_the_theory_is_exact_where_it_claims_to_be(head, scope, steps, order):
-    """A head-only inner loop, and one step from a zeroed head though the whole network may adapt."""
+    """A head-only inner loop, and one step from equal rows though the whole network may adapt."""
     assert explain(head, scope=scope, steps=steps, order=order).distance < EXACT
 
 
-@pytest.mark.parametrize(("head", "steps"), [("learned", 1), ("zeroed", 2)])
+@pytest.mark.parametrize(("head", "steps"), [("learned", 1), ("zeroed", 2), ("shared", 2)])
 def test_the_theory_misses_where_the_encoder_adapts(head, steps):
     """The control: otherwise the distance could not tell the two apart."""
     assert explain(head, scope="all", steps=steps).distance > MISS
@@ -66,13 +67,23 @@ def test_a_zeroed_head_leaves_contrast_alone():
     found = explain("zeroed", order="second")
     assert found.parts["interference"] == found.parts["head_curvature"] == (0, 0, 0)
     assert sum(found.parts[name].share for name in CONTRASTIVE) == pytest.approx(1, abs=EXACT)
-    assert (found.wrong_sign_share, found.head_norm) == (0, 0)
+    assert (found.wrong_sign_share, found.head_norm, found.head_spread) == (0, 0, 0)
 
 
 def test_a_learned_head_interferes():
     found = explain("learned", order="second")
     assert min(found.parts[name].norm for name in ("interference", "head_curvature")) > 0
-    assert found.head_norm > 0
+    assert 0 < found.head_spread < found.head_norm
+
+
+def test_only_what_differs_between_rows_spreads():
+    """A shared head has a norm and no spread; a learned one the spread of its rows about their mean."""
+    shared = explain("shared")
+    assert shared.head_norm > 0
+    assert shared.head_spread == 0
+    weight, bias = small_model()[1].head
+    rows = torch.cat([weight, bias[:, None]], 1)
+    assert explain().head_spread == pytest.approx((rows - rows.mean(0)).norm().item(), rel=EXACT)
 
 
 def test_first_order_has_no_part_at_the_support_features():
@@ -85,6 +96,50 @@ def test_a_gradient_of_zero_has_parts_of_zero():
     parts = describe_parts(torch.zeros(2), torch.zeros(4, 2))
     assert set(parts.values()) == {(0, 0, 0)}
     assert list(parts)[-1] == REMAINDER
+
+
+@pytest.mark.parametrize("head", ["zeroed", "shared"])
+@pytest.mark.parametrize("order", ["first", "second"])
+def test_where_the_gradient_is_zero_and_the_theorys_is_not_there_is_no_distance(head, order):
+    """Rows that stay equal let nothing but rounding through to the encoder; the theory's head would have adapted."""
+    found = explain(head, scope="encoder", order=order)
+    assert found.gradient_norm == 0 < found.parts[REMAINDER].norm
+    assert found.distance is found.scalars()["distance"] is None
+    assert sum(part.share for part in found.parts.values()) == 0
+    nothing = dataclasses.replace(found, parts=describe_parts(torch.zeros(2), torch.zeros(4, 2)))
+    assert nothing.distance == 0
+
+
+def gradients(heads, order="first", steps=1, loss="cross_entropy", scope="all", norm="transductive"):
+    """Outer gradients under one encoder and several kinds of heads; the shared row has a weight and a bias."""
+    inner = Inner(steps=steps, lr=0.1, order=order, loss=loss, scope=scope)
+    for head in heads:
+        model, params = small_model(head, norm=norm)
+        params = params._replace(head=params.head._replace(bias=params.head.bias + (head == "shared")))
+        encoder = small_model()[1].encoder
+        yield meta_gradient(model, params._replace(encoder=encoder), tasks(), inner)[0]
+
+
+@pytest.mark.parametrize("norm", ["transductive", "inductive"])
+@pytest.mark.parametrize("scope", ["all", "head"])
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("order", ["first", "second"])
+def test_equal_rows_are_a_zeroed_head_in_disguise(order, steps, scope, norm):
+    """A vector and a bias added to every row change no softmax: same encoder gradient, and none for the row."""
+    settings = {"order": order, "steps": steps, "scope": scope, "norm": norm}
+    shared, zeroed = gradients(("shared", "zeroed"), **settings)
+    one, two = flatten(shared.encoder), flatten(zeroed.encoder)
+    assert (one - two).norm() < 1e-12 * two.norm()
+    assert max(t.abs().max() for t in shared.head) < 1e-12
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+def test_with_square_errors_equal_rows_are_not_a_zeroed_head(order):
+    """They see the outputs, and not only how these differ; the row's gradient is far above rounding."""
+    shared, zeroed = gradients(("shared", "zeroed"), order, loss="mean_square_error")
+    one, two = flatten(shared.encoder), flatten(zeroed.encoder)
+    assert (one - two).norm() > MISS * two.norm()
+    assert min(t.abs().max() for t in shared.head) > 1e-6
 
 
 def test_threads_do_not_change_the_explanation():

@@ -1,5 +1,6 @@
 """The command line end to end, on a folder of images that the tests write."""
 
+import argparse
 import json
 import os
 import signal
@@ -13,9 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
+from metacontrast.cli import evaluate
 from metacontrast.cli.main import run
 from metacontrast.training import checkpoint
 from metacontrast.training.records import read_records
+from metacontrast.training.run import load_run
 
 TINY = [
     *("--image-size", "28", "--filters", "4", "--ways", "3", "--shots", "1", "--queries", "3", "--meta-batch", "2"),
@@ -206,7 +209,7 @@ def test_ctrl_c_saves_and_exits_with_130(folder, uninterrupted, tmp_path):
         running.send_signal(signal.SIGINT)
         _, err = running.communicate(timeout=60)
     assert running.returncode == 130, err
-    assert "stopped and saved; continue with --resume" in err
+    assert "stopped and saved; continue with: metacontrast train --resume --out" in err
     assert "Traceback" not in err
     saved = checkpoint.load(out / "state.safetensors").facts["updates"]
     assert saved == sum(r["kind"] == "training" for r in read_records(out / "records.jsonl"))
@@ -233,7 +236,13 @@ def test_bad_input_is_one_line_and_exit_2(folder, trained, tmp_path, capsys):
         ([*words, "--head", "cleared"], "--head", "'cleared'"),
         ([*words, "--no-such-flag"], "--no-such-flag"),
         ([*words, "--recipe", "omniglot-5w1s"], "unknown recipe 'omniglot-5w1s'", "omniglot-5w1s-released"),
-        ([*words, "--recipe", "glyphs"], "--recipe glyphs is for glyphs"),
+        ([*words, "--inner-scope", "encoder"], "head=zeroed with inner_scope=encoder", "learns nothing"),
+        ([*words, "--inner-steps", "0"], "head=zeroed with", "inner_steps=0"),
+        ([*words, "--filters", "100000000"], "filters=100000000"),
+        (["train", "--out", ""], "--out", "invalid folder"),
+        (["demo", "--head", "shared"], "leave out --head"),
+        (["demo", "--episodes", "1"], "episodes=1"),
+        (["train", "--dataset", f"folder:{folder / 'train'}", *TINY, "--out", str(out)], "is not divided"),
         ([*words, "--device", "cuda"], "--device cuda"),
         ([*words, "--workers", "0"], "--workers 0"),
         ([*words, "--head", "prototype", "--no-head-bias"], "head=prototype"),
@@ -271,6 +280,46 @@ def test_damaged_run_directories_are_named_and_left_alone(trained, tmp_path, cap
     model = broken / "model.safetensors"
     model.write_bytes(model.read_bytes()[:-9])
     fails_with(capsys, ["evaluate", str(broken)], "model.safetensors", "damaged")
+
+
+def test_a_report_that_cannot_be_written_is_one_line(trained, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert run(["explain", str(trained), "--episodes", "2", "--out", str(tmp_path / "file")]) == 2
+    err = capsys.readouterr().err
+    assert "cannot write" in err
+    assert "Traceback" not in err
+
+
+def test_resuming_needs_no_flags_and_bookkeeping_may_change(folder, tmp_path, capsys):
+    """The run's own configuration is the starting point; what does not touch the result may differ."""
+    out = tmp_path / "run"
+    assert run(train_words(folder, out)) == 0
+    assert run(["train", "--resume", "--out", str(out), "--updates", "6", "--checkpoint-every", "1", "--json"]) == 0
+    assert last_json(capsys.readouterr().out)["status"] == "finished"
+    assert checkpoint.load(out / "state.safetensors").facts["updates"] == 6
+    assert run(["train", "--resume", "--out", str(out), "--json"]) == 0
+    text = capsys.readouterr()
+    assert "has all its 6 updates already" in text.err
+    assert {row["update"] for row in last_json(text.out)["results"]} == {6}
+
+
+def test_a_full_output_is_one_line():
+    words = [sys.executable, "-m", "metacontrast", "data", "list"]
+    with (
+        Path("/dev/full").open("w") as full,
+        subprocess.Popen(words, stdout=full, stderr=subprocess.PIPE, text=True) as running,
+    ):
+        err = running.communicate(timeout=60)[1]
+    assert running.returncode == 2
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_polarity_carries_over_to_another_data_set(folder, tmp_path):
+    """A run on inverted images is tested on inverted images."""
+    assert run(train_words(folder, tmp_path / "run", "--invert")) == 0
+    args = argparse.Namespace(dataset="glyphs", split="test", data_root=None)
+    images = evaluate.images_like_the_runs(args, load_run(tmp_path / "run"))
+    assert images.images.float().mean() < 128
 
 
 def test_resuming_with_other_settings_names_the_field(folder, trained, capsys):

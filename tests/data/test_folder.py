@@ -130,14 +130,13 @@ def test_classes_of_two_splits_are_named_in_a_warning(tmp_path, caplog):
     assert f"{tmp_path}: a in more than one split" in caplog.text
 
 
-@pytest.mark.parametrize("split", ["val", "test"])
-def test_without_split_folders_every_split_is_everything_and_says_so(tmp_path, caplog, split):
+def test_without_split_folders_train_is_everything_and_test_is_refused(tmp_path):
+    """Accuracy on the classes that are trained on would say nothing about new ones."""
     draw(tmp_path, "a/1.png", "b/1.png")
-    for quiet in ("all", "train"):
-        assert read(tmp_path, quiet, SMALL).classes == ("a", "b")
-    assert not caplog.records
-    assert read(tmp_path, split, SMALL).classes == ("a", "b")
-    assert f"{tmp_path} is not divided: '{split}' is all its classes" in caplog.text
+    assert read(tmp_path, "train", ReadOptions()).classes == read(tmp_path, "all", ReadOptions()).classes
+    for split in ("val", "test"):
+        with pytest.raises(InputError, match=f"is not divided, so '{split}' would be the classes"):
+            read(tmp_path, split, ReadOptions())
 
 
 def test_a_class_may_be_called_train(tmp_path):

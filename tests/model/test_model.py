@@ -115,6 +115,25 @@ def test_batch_norms_of_a_foreign_module_lose_their_running_averages():
     assert torch.allclose(model.features(params.encoder, x), own(x), atol=1e-5)
 
 
+def test_frozen_parameters_stay_out_of_what_is_learned():
+    """Also those of a batch norm; the forward pass still uses them."""
+    own = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
+    own[0].weight.requires_grad_(False)
+    own[1].requires_grad_(False)
+    model = Model(own, ways=2, feature_size=4 * 26 * 26)
+    params = model.with_ways(3).init(generator())
+    assert set(params.encoder) == {"0.bias"}
+    x = images(3).float()
+    assert torch.allclose(model.features(params.encoder, x), own.train()(x), atol=1e-5)
+
+
+def test_one_image_has_no_batch_statistics_and_says_what_to_do():
+    model = Model(build_encoder("conv4-released", (1, 28, 28)), 5)
+    params = model.init(generator())
+    with pytest.raises(InputError, match="use norm='inductive'"):
+        model.features(params.encoder, images(1).float())
+
+
 def test_a_module_that_is_itself_a_batch_norm_is_handled():
     model = Model(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16)), ways=2, feature_size=16, norm="inductive")
     params = model.init(generator())

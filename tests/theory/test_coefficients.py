@@ -1,10 +1,11 @@
 """The weights with which support features enter a query's error signal: Eq. 6, 8 and 21, and their signs."""
 
+import pytest
 import torch
-from feature_tasks import make_case, many
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feature_tasks import make_case, many
 from metacontrast.theory import contrastive_coefficients, wrong_sign_share, zeroed_coefficients
 
 # Sums of at most a dozen numbers below 4 in float64: rounding stays near 1e-15.
@@ -62,6 +63,17 @@ def test_uniform_support_outputs_leave_the_zeroed_form(seed, ways):
     q, u, s, t = draw(seed, ways)
     uniform = torch.full_like(s[0], 1 / ways)
     torch.testing.assert_close(contrastive_coefficients(q, u, uniform, t), zeroed_coefficients(q, u, t), **EXACT)
+
+
+@pytest.mark.parametrize("ways", [3, 5, 7])
+def test_in_float32_uniform_support_outputs_leave_exactly_the_zeroed_form(ways):
+    """Extreme query outputs, where N_way · 1/N_way ≠ 1 would turn a q_t of nearly 0 round; equal to the last bit."""
+    g = torch.Generator().manual_seed(ways)
+    q = (8 * torch.randn(200, ways, generator=g)).softmax(-1)
+    u, t = torch.randint(ways, (200,), generator=g), torch.arange(ways)
+    c = contrastive_coefficients(q, u, torch.full((2, ways, ways), 1 / ways), t)
+    assert torch.equal(c, 2 * zeroed_coefficients(q, u, t))
+    assert wrong_sign_share(c, u, t) == 0
 
 
 @many

@@ -3,11 +3,11 @@ parameters."""
 
 import pytest
 import torch
-from feature_tasks import cases, make_case, many, relative_error
 from hypothesis import given
 
 import encoders_plain as encoders
 import reference
+from feature_tasks import cases, make_case, many, relative_error
 from metacontrast.theory import (
     adapted_heads,
     contrastive_loss,

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from feature_tasks import as_params, cases, concatenate, make_case, many, relative_error, table
 from hypothesis import given
 from torch import nn
 
 import encoders_plain as encoders
 import reference
+from feature_tasks import as_params, cases, concatenate, make_case, many, relative_error, table
 from metacontrast.errors import InputError
 from metacontrast.theory import adapted_heads, mean_over_tasks, split_encoder_gradient, split_feature_gradient
 from metacontrast.types import Episode, Head, Params
@@ -125,6 +125,20 @@ def test_from_the_second_step_on_a_zeroed_head_bends():
     parts = split_feature_gradient(*case.task, **case.inner, order="second")
     assert not parts.interference.any()
     assert parts.head_curvature.norm() > 0.01 * parts.support.norm()
+
+
+@with_and_without_bias
+def test_from_equal_rows_curvature_lies_in_the_span_of_the_support_features(bias):
+    """Three steps, 6 support features of 12 dimensions; a head whose rows differ is the control; rounding."""
+    case = make_case(9, size=12, support=4, steps=3, bias=bias)
+    equal = Head(*(None if t is None else t[:1].expand_as(t) for t in case.head))
+    misses = []
+    for head in (equal, case.head):
+        bend = split_feature_gradient(*case.task[:4], head, **case.inner, order="second").head_curvature
+        weights = torch.linalg.lstsq(case.support.T, bend.T).solution
+        misses.append(relative_error([case.support.T @ weights], [bend.T]))
+    assert misses[0] < EXACT
+    assert misses[1] > 0.01
 
 
 def test_first_order_sends_no_signal_to_the_support_features():

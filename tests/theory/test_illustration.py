@@ -2,9 +2,9 @@
 features."""
 
 import torch
-from feature_tasks import as_params, make_case, relative_error, table
 
 import reference
+from feature_tasks import as_params, make_case, relative_error, table
 from metacontrast.theory import mean_square_error_illustration
 from metacontrast.types import Head
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from feature_tasks import many
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feature_tasks import many
 from metacontrast.errors import InputError
 from metacontrast.theory import contrast, similarity_heatmap
 

@@ -3,8 +3,8 @@
 import jaxtyping
 import pytest
 import torch
-from feature_tasks import make_case
 
+from feature_tasks import make_case
 from metacontrast import theory
 from metacontrast.errors import InputError
 from metacontrast.types import Head

@@ -3,17 +3,17 @@ hold."""
 
 import pytest
 import torch
-from feature_tasks import make_case, relative_error
 
 import encoders_plain as encoders
 import reference
+from feature_tasks import make_case, relative_error
 from metacontrast.theory import (
     contrastive_loss,
     head_gradient,
     split_encoder_gradient,
     split_feature_gradient,
 )
-from metacontrast.types import Params
+from metacontrast.types import Head, Params
 
 # The closed forms agree with automatic differentiation to 1e-15 where they hold; a miss below is at least
 # a percent.
@@ -58,6 +58,15 @@ def test_with_a_zeroed_head_and_one_step_it_holds_though_the_encoder_may_adapt(o
     itself and Corollary 1 does not need its assumption (a)."""
     params, episode = released(scale=0.0)
     assert miss(params, episode, "all", order, 1) < EXACT
+
+
+@both_orders
+def test_equal_rows_do_for_one_step_what_a_zeroed_head_does(order):
+    """Σ_j (s_j - 1{j=t}) w_j^0 = 0 for rows that are all one vector; a second step moves the encoder."""
+    params, episode = released(scale=0.177)
+    params = params._replace(head=Head(*(t[:1].expand_as(t) for t in params.head)))
+    assert miss(params, episode, "all", order, 1) < EXACT
+    assert miss(params, episode, "all", order, 2) > MISS
 
 
 def test_that_head_moves_as_in_the_theory_in_first_order_only():

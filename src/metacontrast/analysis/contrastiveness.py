@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from metacontrast.analysis.gradient_parts import REMAINDER, Part, describe_parts
+from metacontrast.analysis.gradient_parts import REMAINDER, Part, describe_parts, drop_rounding
 from metacontrast.analysis.label_order import Order, cyclic_orders, label_order_accuracy, spread
 from metacontrast.analysis.similarity import contrasts
 from metacontrast.analysis.task_view import TaskView, view_task
@@ -24,6 +24,8 @@ from metacontrast.maml.engine import unstack
 from metacontrast.maml.inner import Inner
 from metacontrast.model.model import Model
 from metacontrast.types import Episode, Params
+
+MEANS = ("loss", "accuracy", "wrong_sign_share", "head_norm", "head_spread")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +37,9 @@ class Explanation:
         loss, accuracy: of the query images after adaptation.
         gradient_norm: of the encoder's outer gradient.
         parts: what it is made of, by name; see `gradient_parts`.
-        wrong_sign_share: share of contrastive coefficients that attract between classes.
+        wrong_sign_share: share of all contrastive coefficients that have the wrong sign.
         head_norm: norm of the head that starts a task.
+        head_spread: the same of its rows minus their mean row; only that can interfere.
         coefficients: c(q, s) of the first task.
         query_y, support_y: its labels.
         eigenvalues: of I − ηH_k for every task and class.
@@ -53,6 +56,7 @@ class Explanation:
     parts: dict[str, Part]
     wrong_sign_share: float
     head_norm: float
+    head_spread: float
     coefficients: Float[Tensor, "query support"]
     query_y: Int[Tensor, " query"]
     support_y: Int[Tensor, " support"]
@@ -64,9 +68,15 @@ class Explanation:
     order_accuracy: Float[Tensor, "order ordered"]
 
     @property
-    def distance(self) -> float:
-        """|g − theory| / |g|: how far the frozen-encoder theory is from the real gradient."""
-        return self.parts[REMAINDER].norm / self.gradient_norm if self.gradient_norm else 0.0
+    def distance(self) -> float | None:
+        """|g − theory| / |g|: how far the frozen-encoder theory is from the real gradient.
+
+        None where g is zero and the theory's gradient is not; 0 where both vanish.
+        """
+        miss = self.parts[REMAINDER].norm
+        if self.gradient_norm:
+            return miss / self.gradient_norm
+        return None if miss else 0.0
 
     @property
     def order_spread(self) -> float:
@@ -75,7 +85,7 @@ class Explanation:
 
     def scalars(self) -> dict[str, float | int | None]:
         """Everything that is one number, under flat names; None where it is not defined."""
-        names = ("tasks", "loss", "accuracy", "gradient_norm", "distance", "wrong_sign_share", "head_norm")
+        names = ("tasks", "gradient_norm", "distance", *MEANS)
         found: dict[str, float | int | None] = {name: getattr(self, name) for name in names}
         for name, part in self.parts.items():
             found |= {f"{name}_{key}": value for key, value in part._asdict().items()}
@@ -110,6 +120,7 @@ def explain_tasks(
     (gradient, *parts), views = _view_tasks(model, params, episodes, inner, executor)
     if not torch.isfinite(gradient).all():
         raise InputError("the outer gradient is not finite: lower the inner learning rate (--inner-lr at training)")
+    gradient = drop_rounding(gradient, torch.stack(parts))
     orders = cyclic_orders(model.ways, label_orders)
     few = Episode(*(part[:ordered_tasks] for part in episodes))
     reordered = label_order_accuracy(model, params, few, inner, orders[1:], executor)
@@ -145,10 +156,10 @@ def _summary(views: TaskView) -> dict[str, Any]:
     size = views.eigenvalues.abs()
     return {
         "tasks": len(views.loss),
-        **{name: getattr(views, name).mean().item() for name in ("loss", "accuracy", "wrong_sign_share", "head_norm")},
+        **{name: getattr(views, name).mean().item() for name in MEANS},
         "coefficients": views.coefficients[0].cpu(),
         "eigenvalues": views.eigenvalues.cpu(),
-        "condition_number": (size.amax(-1) / size.amin(-1)).median().item(),
+        "condition_number": (size.amax(-1) / size.amin(-1)).quantile(0.5).item(),
         "before": views.before.mean(0).cpu(),
         "after": views.after.mean(0).cpu(),
     }

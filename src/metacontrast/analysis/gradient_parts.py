@@ -2,9 +2,9 @@
 
     g = interference + contrastive (query side) + contrastive (support side) + head curvature + remainder
 
-    share(part) = ⟨part, g⟩ / |g|²          over all parts they sum to 1; a part that works against g has a negative one
+    share(part) = ⟨part, g⟩ / |g|²          sum to 1 over all parts if g ≠ 0; negative for one that works against g
     cosine(part) = ⟨part, g⟩ / (|part||g|)
-    distance = |remainder| / |g|             0 where the frozen-encoder theory is exact
+    distance = |remainder| / |g|             0 where the frozen-encoder theory is exact; not defined for g = 0 ≠ theory
 
 The first four are `metacontrast.theory.split_encoder_gradient`, which lets the inner loop move the head alone.
 """
@@ -22,7 +22,7 @@ REMAINDER = "remainder"
 
 
 class Part(NamedTuple):
-    """One summand of the gradient g; `share` and `cosine` are 0 for a part that is zero."""
+    """One summand of the gradient g; `share` and `cosine` are 0 for a part that is zero, and all are where g = 0."""
 
     norm: float
     share: float
@@ -48,6 +48,17 @@ def describe_parts(
     cosines = along / (norms * g.norm()).clamp_min(tiny)
     columns = zip(norms.tolist(), shares.tolist(), cosines.tolist(), strict=True)
     return {name: Part(*column) for name, column in zip((*THEORY_PARTS, REMAINDER), columns, strict=True)}
+
+
+def drop_rounding(
+    gradient: Float[Tensor, " parameter"], theory_parts: Float[Tensor, "part parameter"]
+) -> Float[Tensor, " parameter"]:
+    """g, or zero where its length is within rounding of the theory's longest part: |g| ≤ 64 ε max |part|.
+
+    So it is where only the encoder adapts under a shared head, whose gradient is zero but for rounding.
+    """
+    rounding = 64 * torch.finfo(gradient.dtype).eps * theory_parts.norm(dim=1).max()
+    return gradient if gradient.norm() > rounding else torch.zeros_like(gradient)
 
 
 def flatten(tensors: dict[str, Tensor]) -> Float[Tensor, " parameter"]:

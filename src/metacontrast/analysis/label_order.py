@@ -2,7 +2,8 @@
 
 A learned head starts every task from rows of its own, one per label; a permutation of the labels then changes
 the inner loop and the outcome. Rows that are equal, zero in particular, or built from the support images leave nothing
-to prefer: such a head answers the permuted task with the permuted answers.
+to prefer: such a head answers the permuted task with the permuted answers. The accuracy is then the same save for ties
+(of equal logits the first class wins) and, where the rows are not zero, rounding.
 """
 
 from collections.abc import Sequence

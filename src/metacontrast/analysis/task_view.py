@@ -17,7 +17,8 @@ from metacontrast.maml.inner import Inner
 from metacontrast.maml.outer import task_outcome
 from metacontrast.model.model import Model, apply_head
 from metacontrast.theory.encoder_gradient import pull_back
-from metacontrast.types import Episode, Head, Params, to_tensors
+from metacontrast.theory.task import joint
+from metacontrast.types import Episode, Head, Params
 
 
 class TaskView(NamedTuple):
@@ -28,9 +29,10 @@ class TaskView(NamedTuple):
             0 for a part that is zero.
         loss, accuracy: of the query images after adaptation.
         coefficients: contrastive coefficients, Eq. 6 and 21.
-        wrong_sign_share: share of them that attract between classes.
+        wrong_sign_share: share of all of them that have the wrong sign.
         eigenvalues: of I − ηH_k, per class.
         head_norm: norm of the head that starts the task, weight and bias together.
+        head_spread: the same of its rows minus their mean row.
         before, after: similarity maps of the features before and after adaptation.
     """
 
@@ -41,6 +43,7 @@ class TaskView(NamedTuple):
     wrong_sign_share: Float[Tensor, ""]
     eigenvalues: Float[Tensor, "way extended"]
     head_norm: Float[Tensor, ""]
+    head_spread: Float[Tensor, ""]
     before: Float[Tensor, "map way way"]
     after: Float[Tensor, "map way way"]
 
@@ -61,7 +64,8 @@ def view_task(model: Model, params: Params, inner: Inner, episode: Episode) -> T
         coefficients,
         theory.wrong_sign_share(coefficients, episode.query_y, episode.support_y),
         preconditioner_spectrum(support, start.head, inner.lr),
-        torch.cat([t.flatten() for t in to_tensors(Params({}, start.head))]).norm(),
+        joint(start.head).norm(),
+        _spread(start.head),
         similarity_maps(support, episode.support_y, query, episode.query_y),
         similarity_maps(adapted_support, episode.support_y, outcome.query, episode.query_y),
     )
@@ -93,6 +97,13 @@ def _pull_back(features: Tensor, encoder: dict[str, Tensor], signal: Tensor) -> 
     if not signal.any():
         return signal.new_zeros(())
     return flatten(pull_back(features, encoder, signal))
+
+
+def _spread(head: Head) -> Float[Tensor, ""]:
+    """Norm of w̃_k − mean_j w̃_j over all rows k; exactly 0 for equal rows."""
+    rows = joint(head)
+    offsets = rows - rows[:1]
+    return (offsets - offsets.mean(0)).norm()
 
 
 def _coefficients(

@@ -8,33 +8,38 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from metacontrast.cli.shared import step_list
-from metacontrast.errors import InputError
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.recipes import RECIPES, recipe
+from metacontrast.training.run import read_config
 
 
-def add_config_flags(parser: argparse.ArgumentParser) -> None:
-    """`--recipe` and a flag for every field."""
+def add_config_flags(parser: argparse.ArgumentParser, **defaults: Any) -> None:
+    """`--recipe` and a flag for every field; `defaults` are the command's own."""
+    shown = dataclasses.replace(RECIPES["glyphs"], **defaults)
     parser.add_argument("--recipe", metavar="NAME", help=f"named configuration: {', '.join(RECIPES)}")
     hints = typing.get_type_hints(TrainConfig)
     for field in dataclasses.fields(TrainConfig):
         flag = "--" + field.name.replace("_", "-")
-        default = "none" if field.default is None else _as_text(field.default)
-        help_text = f"{field.metadata['help']} (glyphs: {default})".replace("%", "%%")
+        default = _as_text(getattr(shown, field.name)).lower()
+        help_text = f"{field.metadata['help']} (recipe glyphs: {default})".replace("%", "%%")
         parser.add_argument(flag, default=argparse.SUPPRESS, help=help_text, **_parsing(hints[field.name]))
 
 
 def config_from_flags(args: argparse.Namespace, **defaults: Any) -> TrainConfig:
     """The recipe's configuration, `defaults` put over it, the given flags put over both.
 
-    Without `--recipe` it is the released protocol of the data set for the nearest published number of shots.
+    With `--resume` and neither `--recipe` nor a new run, the run's own configuration takes the recipe's place. Without
+    `--recipe` it is the released protocol of the data set for the nearest published number of shots.
     """
     names = {field.name for field in dataclasses.fields(TrainConfig)}
     given = {name: value for name, value in vars(args).items() if name in names}
-    base = recipe(args.recipe or _default_recipe(given.get("dataset", "glyphs"), given.get("shots", 1)))
-    if args.recipe and given.get("dataset", base.dataset) != base.dataset:
-        raise InputError(f"--recipe {args.recipe} is for {base.dataset}, not {given['dataset']}: leave one out")
+    base = _base(args, given)
     return dataclasses.replace(base, **(defaults | given))
+
+
+def _base(args: argparse.Namespace, given: dict[str, Any]) -> TrainConfig:
+    started = read_config(args.out) if args.resume and not args.recipe else None
+    return started or recipe(args.recipe or _default_recipe(given.get("dataset", "glyphs"), given.get("shots", 1)))
 
 
 def _default_recipe(dataset: str, shots: int) -> str:

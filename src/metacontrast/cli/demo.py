@@ -14,12 +14,14 @@ from metacontrast.cli.train import train_with_progress
 from metacontrast.data import load_dataset
 from metacontrast.data.images import ClassImages
 from metacontrast.demo import DemoResult, demo_configs, results_table, write_report
+from metacontrast.errors import InputError
 from metacontrast.explain.findings import Findings, explain_run
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Evaluation, Row, evaluate
 from metacontrast.training.run import TrainedRun, load_run
 
 _COLORS = ("orange", "blue")
+UPDATES = 120
 
 
 def add_parser(commands: Any) -> None:
@@ -31,8 +33,10 @@ def add_parser(commands: Any) -> None:
         "evaluate and explain both, and write a report folder. A finished part is not done again.",
     )
     parser.add_argument("--episodes", type=int, default=600, metavar="N", help="test tasks (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("demo-report"), metavar="DIR", help="default: %(default)s")
-    add_config_flags(parser)
+    parser.add_argument(
+        "--out", type=shared.out_folder, default=Path("demo-report"), metavar="DIR", help="default: %(default)s"
+    )
+    add_config_flags(parser, **_own_defaults(UPDATES))
     shared.add_data_root_flag(parser)
     shared.add_compute_flags(parser)
     shared.add_json_flag(parser)
@@ -41,7 +45,11 @@ def add_parser(commands: Any) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Train both, evaluate both, write the report, print the table."""
+    for flag in ("head", "head_init_scale"):
+        if hasattr(args, flag):
+            raise InputError(f"demo compares a learned and a zeroed head: leave out --{flag.replace('_', '-')}")
     base = _config(args)
+    Evaluation(episodes=args.episodes)
     images = load_dataset(base.dataset, "test", args.data_root, base.read_options())
     results = []
     for (label, config), color in zip(demo_configs(base).items(), _COLORS, strict=True):
@@ -63,8 +71,11 @@ def execute(args: argparse.Namespace) -> int:
 
 def _config(args: argparse.Namespace) -> TrainConfig:
     """A short training with a handful of evaluations, unless flags say otherwise."""
-    updates = getattr(args, "updates", 120)
-    return config_from_flags(args, updates=updates, eval_every=max(1, updates // 6), eval_steps=(1,), eval_episodes=100)
+    return config_from_flags(args, **_own_defaults(getattr(args, "updates", UPDATES)))
+
+
+def _own_defaults(updates: int) -> dict[str, Any]:
+    return {"updates": updates, "eval_every": max(1, updates // 6), "eval_steps": (1,), "eval_episodes": 100}
 
 
 def _measure(run: TrainedRun, images: ClassImages, args: argparse.Namespace, label: str) -> tuple[list[Row], Findings]:

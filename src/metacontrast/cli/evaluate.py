@@ -8,10 +8,12 @@ from typing import Any
 from tqdm import tqdm
 
 from metacontrast.cli import shared
-from metacontrast.data import load_dataset
+from metacontrast.data import ReadOptions, load_dataset
+from metacontrast.data.catalog import find_dataset
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
 from metacontrast.model.normalization import NORMS
+from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Evaluation, TestHead, as_table, evaluate
 from metacontrast.training.run import TrainedRun, load_run
 
@@ -44,7 +46,7 @@ def execute(args: argparse.Namespace) -> None:
     """Evaluate and print the table."""
     run = load_run(args.run)
     config = replace(run.config, **{n: v for n in _TASK_FIELDS if (v := getattr(args, n)) is not None})
-    heads = _heads(args.head, config.ways, run.config.ways, run.config.head)
+    heads = _heads(args.head, config.ways, run.config)
     evaluation = Evaluation(args.steps or config.eval_steps, heads, args.episodes)
     images = images_like_the_runs(args, run)
     tasks = config.test_tasks(images)
@@ -59,7 +61,9 @@ def execute(args: argparse.Namespace) -> None:
     shared.say(f"{args.run}: {run.updates} updates; {config.ways}-way {config.shots}-shot tasks of {images.name}")
     if args.json:
         results = {"results": [asdict(row) for row in rows], "run": str(args.run), "data": images.name}
-        shared.print_json(results | {"ways": config.ways, "shots": config.shots, "seed": config.seed})
+        fields = ("ways", "shots", "queries", "seed", "inner_lr")
+        facts = {"updates": run.updates, "split": args.split, "data_digest": images.digest}
+        shared.print_json(results | facts | {name: getattr(config, name) for name in fields})
     else:
         print(as_table(rows))
 
@@ -67,25 +71,27 @@ def execute(args: argparse.Namespace) -> None:
 _TASK_FIELDS = ("ways", "shots", "queries", "seed", "norm", "inner_lr")
 
 
-def _heads(asked: str | None, ways: int, trained_ways: int, trained_head: str) -> tuple[TestHead, ...]:
-    """Kept and zeroed, unless asked otherwise or the trained head cannot be kept for so many classes."""
-    cannot_keep = ways != trained_ways and trained_head in ("learned", "zeroed")
+def _heads(asked: str | None, ways: int, trained: TrainConfig) -> tuple[TestHead, ...]:
+    """Kept and zeroed, unless asked otherwise, or where one of them cannot work."""
+    cannot_keep = ways != trained.ways and trained.head in ("learned", "zeroed")
+    cannot_zero = trained.inner_scope == "encoder"
     if cannot_keep and asked in ("kept", "both"):
         raise InputError(
-            f"--head {asked} with {ways} ways, but the head was trained for {trained_ways}: use --head zeroed"
+            f"--head {asked} with {ways} ways, but the head was trained for {trained.ways}: use --head zeroed"
         )
+    if cannot_zero and (cannot_keep or asked in ("zeroed", "both")):
+        raise InputError("a zeroed head stays zero, for the run's inner loop moves only the encoder: use --head kept")
     if asked == "zeroed" or cannot_keep:
         return ("zeroed",)
-    return ("kept",) if asked == "kept" else ("kept", "zeroed")
+    return ("kept",) if asked == "kept" or cannot_zero else ("kept", "zeroed")
 
 
 def images_like_the_runs(args: argparse.Namespace, run: TrainedRun) -> ClassImages:
     """The test images, shaped and normalized as the run's own."""
     dataset = args.dataset or run.config.dataset
-    size = run.image_shape[1]
     options = run.config.read_options()
     if dataset != run.config.dataset:
-        options = replace(type(options)(), image_size=size)
+        options = _options_elsewhere(dataset, run, args)
     images = load_dataset(dataset, args.split, args.data_root, options)
     if images.shape != run.image_shape:
         raise InputError(
@@ -93,3 +99,13 @@ def images_like_the_runs(args: argparse.Namespace, run: TrainedRun) -> ClassImag
             f"{run.image_shape}: choose a data set of the same kind"
         )
     return replace(images, mean=run.mean, std=run.std)
+
+
+def _options_elsewhere(dataset: str, run: TrainedRun, args: argparse.Namespace) -> ReadOptions:
+    """How the run's images were read, as far as that applies to another data set; polarity must carry over."""
+    spec, _ = find_dataset(dataset, args.data_root)
+    ours = run.config.read_options()
+    if ours.invert and "invert" not in spec.options:
+        raise InputError(f"the run was trained on inverted images, and {dataset} cannot be inverted: choose another")
+    kept = {name: getattr(ours, name) for name in ("resample", "invert") if name in spec.options}
+    return ReadOptions(image_size=run.image_shape[1], **kept)

@@ -1,6 +1,8 @@
 """`metacontrast explain`: what the outer gradient of a trained run is made of."""
 
 import argparse
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--split", default="test", help="split of the tasks (default: %(default)s)")
     parser.add_argument("--episodes", type=int, default=32, metavar="N", help="tasks (default: %(default)s)")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the tasks (default: the run's own)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="report folder (default: RUN/explain)")
+    parser.add_argument("--out", type=shared.out_folder, metavar="DIR", help="report folder (default: RUN/explain)")
     shared.add_data_root_flag(parser)
     shared.add_compute_flags(parser)
     shared.add_json_flag(parser)
@@ -49,16 +51,9 @@ def execute(args: argparse.Namespace) -> None:
     ):
         tasks = config.test_tasks(images.to(resources.device))
         found = explain_run(run, kept, tasks, args.episodes, resources, bar.update)
-    report = write_report(args.out or args.run / "explain", found, _command(args))
+    report = write_report(args.out or args.run / "explain", found, shlex.join(["metacontrast", *sys.argv[1:]]))
     shared.say(f"{args.run}: {setting(found)}")
     print(as_text(found))
     print(f"\nreport: {report}")
     if args.json:
         shared.print_json({"run": str(args.run), "report": str(report), "scalars": found.explanation.scalars()})
-
-
-def _command(args: argparse.Namespace) -> str:
-    """What to type to get the same report."""
-    words = ["metacontrast explain", str(args.run), f"--episodes {args.episodes}"]
-    given = {"dataset": args.dataset, "split": args.split, "seed": args.seed}
-    return " ".join(words + [f"--{name} {value}" for name, value in given.items() if value is not None])

@@ -1,6 +1,7 @@
 """Dispatch to a command; bad input is one line on standard error and exit 2, Ctrl-C is exit 130."""
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -33,9 +34,10 @@ def build_parser() -> Parser:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
-    args = build_parser().parse_args(arguments)
     try:
-        return args.execute(args) or 0
+        args = build_parser().parse_args(arguments)
+        status = args.execute(args) or 0
+        sys.stdout.flush()
     except InputError as error:
         print(f"metacontrast: error: {error}", file=sys.stderr)
         return 2
@@ -43,5 +45,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
         print("metacontrast: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 1
+    except OSError as error:
+        _drop_output()
+        print(f"metacontrast: error: {error.strerror or error}: free some space or mend the path", file=sys.stderr)
+        return 2
+    return status
+
+
+def _drop_output() -> None:
+    """Let the interpreter flush what is left of standard output without a second complaint."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -53,6 +53,16 @@ def step_list(text: str) -> tuple[int, ...]:
 step_list.__name__ = "comma-separated whole numbers"
 
 
+def out_folder(text: str) -> Path:
+    """A folder to write to; an empty name would silently be the current one."""
+    if not text.strip():
+        raise ValueError
+    return Path(text)
+
+
+out_folder.__name__ = "folder"
+
+
 @contextlib.contextmanager
 def resources(args: argparse.Namespace, tasks_at_once: int) -> Iterator[Resources]:
     """Threads over tasks on a CPU, what is left of the processors inside operators; or one GPU."""

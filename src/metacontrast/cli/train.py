@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -14,9 +15,9 @@ from metacontrast.cli import shared
 from metacontrast.cli.config_flags import add_config_flags, config_from_flags
 from metacontrast.data import load_dataset
 from metacontrast.training.config import TrainConfig
-from metacontrast.training.records import Record
+from metacontrast.training.records import Record, read_records
 from metacontrast.training.run import open_run
-from metacontrast.training.tensorboard import tensorboard_writer
+from metacontrast.training.tensorboard import require_tensorboard, tensorboard_writer
 from metacontrast.training.train import train
 
 
@@ -27,7 +28,7 @@ def add_parser(commands: Any) -> None:
         help="meta-train into a run directory",
         description="Meta-train with MAML. Ctrl-C saves and stops; --resume continues where it stopped.",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run directory to write")
+    parser.add_argument("--out", type=shared.out_folder, required=True, metavar="DIR", help="run directory to write")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out if there is one")
     parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events (an extra)")
     add_config_flags(parser)
@@ -42,7 +43,7 @@ def execute(args: argparse.Namespace) -> int:
     config = config_from_flags(args)
     status, last = train_with_progress(config, args)
     if status == "stopped":
-        shared.say(f"stopped and saved; continue with --resume --out {args.out}")
+        shared.say(f"stopped and saved; continue with: metacontrast train --resume --out {shlex.quote(str(args.out))}")
     if args.json:
         shared.print_json({"run": str(args.out), "status": status, "results": last})
     return shared.INTERRUPTED if status == "stopped" else 0
@@ -55,6 +56,10 @@ def train_with_progress(
     options = config.read_options()
     train_images = load_dataset(config.dataset, "train", args.data_root, options)
     test_images = load_dataset(config.dataset, config.eval_split, args.data_root, options)
+    if both := set(train_images.classes) & set(test_images.classes):
+        shared.say(f"note: {len(both)} classes are trained on and tested on: accuracy says little about new classes")
+    if args.tensorboard:
+        require_tensorboard()
     with (
         shared.resources(args, config.meta_batch) as resources,
         open_run(args.out, config, (train_images, test_images), resources.device, resume=args.resume) as run,
@@ -68,7 +73,9 @@ def train_with_progress(
             progress.show(record)
 
         status = train(config, run, train_images, test_images, resources, on_record=on_record, should_stop=should_stop)
-    return status, progress.last_evaluation
+    if not progress.seen:
+        shared.say(f"{args.out} has all its {config.updates} updates already; more with --updates")
+    return status, progress.last_evaluation or last_evaluation(args.out)
 
 
 class Progress:
@@ -78,6 +85,7 @@ class Progress:
         self._bar = tqdm(total=config.updates, desc=label, unit="update", disable=None, dynamic_ncols=True)
         self._tasks_per_update = config.meta_batch
         self.last_evaluation: list[Record] = []
+        self.seen = False
 
     def __enter__(self) -> "Progress":
         return self
@@ -87,6 +95,7 @@ class Progress:
 
     def show(self, record: Record) -> None:
         """Take note of a record."""
+        self.seen = True
         if record["kind"] == "training":
             self._show_training(record)
         elif record["kind"] == "evaluation":
@@ -106,6 +115,12 @@ class Progress:
         if record["method"] != "maml":
             shown = (f"{_short(each)} {100 * each['accuracy']:.1f} %" for each in self.last_evaluation)
             tqdm.write(f"update {record['update']}: {', '.join(shown)}", file=sys.stderr)
+
+
+def last_evaluation(run: Path) -> list[Record]:
+    """The records of the last evaluation of a run that was trained before."""
+    rows = [record for record in read_records(run / "records.jsonl") if record["kind"] == "evaluation"]
+    return [row for row in rows if row["update"] == rows[-1]["update"]]
 
 
 def _short(record: Record) -> str:

@@ -5,8 +5,8 @@
     root/train/cat/1.jpg              folders named train, val (validation, valid), test may divide them
 
 With such folders a split is what lies in its folder, and `all` is everything, a class of the same name in two
-of them being one class. Without them every split is everything, and asking for `val` or `test` logs a
-warning: accuracy on classes seen in training says nothing about new ones.
+of them being one class. Without them `train` and `all` are everything, and `val` and `test` are refused:
+accuracy on classes seen in training says nothing about new ones.
 
 Images are grey if all files of all splits say that they are (modes 1, L and 16 bits, not palettes), else RGB
 with ImageNet's mean and standard deviation. Files are sorted by name. Hidden files and images outside a class
@@ -91,7 +91,10 @@ def split_classes(root: Path, found: ClassFiles, split: str) -> ClassFiles:
     tops = _split_folders(root, found)
     if not tops:
         if split in ("val", "test"):
-            logger.warning("%s is not divided: %r is all its classes, those of training too", root, split)
+            raise InputError(
+                f"{root} is not divided, so {split!r} would be the classes that are trained on: put class folders into "
+                "train/ and test/, or, where nothing of it was trained on, ask for all (evaluate --split all)"
+            )
         return found
     wanted = {top for top, name in tops.items() if split in ("all", name)}
     if not wanted:

@@ -29,7 +29,8 @@ class Picture(NamedTuple):
 
 def draw_pictures(found: Findings) -> Iterator[Picture]:
     """Every picture that the findings have something for."""
-    yield Picture("gradient-parts", _parts(found), _PARTS)
+    if found.explanation.gradient_norm:
+        yield Picture("gradient-parts", _parts(found), _PARTS)
     yield Picture("coefficients", _coefficients(found), _COEFFICIENTS)
     yield Picture("similarity", _similarity(found), _SIMILARITY)
     yield Picture("spectrum", draw_spectrum(found.explanation.eigenvalues.numpy(), "Preconditioner"), _SPECTRUM)
@@ -46,7 +47,7 @@ def save_picture(picture: Picture, folder: Path) -> Path:
 
 def _parts(found: Findings) -> Figure:
     explanation = found.explanation
-    whole = explanation.gradient_norm or 1.0
+    whole = explanation.gradient_norm
     parts = {name: part._asdict() | {"norm_ratio": part.norm / whole} for name, part in explanation.parts.items()}
     return draw_gradient_parts(parts, f"Outer gradient of the encoder, {explanation.tasks} tasks")
 
@@ -90,7 +91,7 @@ def _checkpoints(found: Findings) -> Figure:
         return [scalars[name] for scalars in history]
 
     panels = {
-        "norm of the head": {"": curve("head_norm")},
+        "spread of the head's rows": {"": curve("head_spread")},
         "contrast, query-support": {w: curve(f"contrast_query_support_{w}") for w in ("before", "after")},
         "wrong-sign share": {"": curve("wrong_sign_share")},
     }
@@ -101,7 +102,8 @@ _PARTS = (
     "What the gradient of the encoder is made of. Left: the length of each part, the whole gradient being 1. Middle: "
     "how much of the gradient it makes up, measured along it; these numbers sum to 1, and a negative one works against "
     "the gradient. Right: 1 means that the part points where the gradient points, 0 that it points across. Parts that "
-    "are zero are left out. What is not in the theory comes from the encoder's own movement in the inner loop."
+    "are zero are left out. Not in the theory are the encoder's own movement in the inner loop, the path through the "
+    "prototypes of a prototype head, and a head that stays where it is."
 )
 _COEFFICIENTS = (
     f"Coefficients of the first task, up to {SHOWN_QUERIES} query images of each class on the left, support images "
@@ -121,11 +123,11 @@ _SIMILARITY_HISTORY = (
 )
 _SPECTRUM = (
     "In second order the head's step is multiplied by I − ηH. An eigenvalue of 1 leaves a direction as it is, between "
-    "0 and 1 shortens it, and below 0 turns the step round: the inner learning rate is then too large for that "
-    "direction."
+    "0 and 1 shortens it, and below 0 turns the step round (below −1 it also grows): the inner learning rate is then "
+    "too large for that direction."
 )
 _CHECKPOINTS = (
-    "The same numbers for the copies of the model that training kept (--keep-every): the norm of the head, whose rows "
-    "are what interferes; the contrast between query and support features before and after adaptation; and the share "
-    "of coefficients with the wrong sign."
+    "The same numbers for the copies of the model that training kept (--keep-every): how far the rows of the head lie "
+    "from their mean, which is what can interfere; the contrast between query and support features before and after "
+    "adaptation; and the share of coefficients with the wrong sign."
 )

@@ -15,20 +15,31 @@ class Fact(NamedTuple):
 
 def headline(found: Findings) -> str:
     """The outcome in one sentence."""
+    if not found.explanation.gradient_norm:
+        return _NO_GRADIENT[found.explanation.distance is None]
     share = {name: 100 * part.share for name, part in found.explanation.parts.items()}
     contrastive = share["contrastive_query"] + share["contrastive_support"]
-    head = share["interference"] + share["head_curvature"]
+    source = "this task's own class means" if found.run.config.head == "prototype" else "interference"
     return (
-        f"Measured along the encoder's outer gradient, {contrastive:.0f} % of it is contrastive, {head:.0f} % comes "
-        f"from the head (interference) and {share['remainder']:.0f} % lies outside the theory."
+        f"Measured along the encoder's outer gradient, {contrastive:.0f} % of it is contrastive, "
+        f"{share['interference']:.0f} % comes from the head ({source}), {share['head_curvature']:.0f} % is curvature "
+        f"of the head and {share['remainder']:.0f} % lies outside the theory."
     )
+
+
+_NO_GRADIENT = {
+    False: "The encoder's outer gradient is zero, and so is the theory's.",
+    True: "The encoder's outer gradient is zero, but the theory's is not: it has no share in it, and its distance from "
+    "it is not defined.",
+}
 
 
 def setting(found: Findings) -> str:
     """Which model on which tasks."""
     config, tasks = found.run.config, found.tasks
+    trained = "MAML" if config.objective == "maml" else "MAML's contrastive loss (its MAML gradient is shown)"
     return (
-        f"The model: {config.order}-order MAML after {found.run.updates} updates, head {config.head}"
+        f"The model: {config.order}-order {trained} after {found.run.updates} updates, head {config.head}"
         f"{' with bias' if config.head_bias else ' without bias'}, {config.inner_steps} inner steps of size "
         f"{config.inner_lr:g} that move {_SCOPES[config.inner_scope]}; {found.explanation.tasks} tasks of "
         f"{tasks.images.name}, {tasks.ways}-way {tasks.shots}-shot, {tasks.queries} queries per class, "
@@ -61,8 +72,9 @@ _FACTS = {
     "interference_share": (
         "share of interference",
         "{:.1%}",
-        "Part of the gradient that points along the rows of the head, which hold features of earlier tasks. A zeroed "
-        "head has none.",
+        "Part of the gradient that points along the rows of the head that starts a task. Those of a learned head hold "
+        "features of earlier tasks, those of a prototype head are this task's own class means. Rows that are equal, as "
+        "in a zeroed or a shared head, have none.",
     ),
     "contrastive_query_share": (
         "contrastive share, query side",
@@ -77,27 +89,38 @@ _FACTS = {
     "head_curvature_share": (
         "share of the head's curvature",
         "{:.1%}",
-        "Second-order interference: the support outputs depend on the features through the head.",
+        "Second order only: the support outputs depend on the features through the head. With one step it points along "
+        "the rows that start a task, like interference, and equal rows have none. Every later step has rows into which "
+        "this task's own support features are written; from equal rows on these are all there is, so that it couples "
+        "support images with one another and holds nothing of earlier tasks.",
     ),
     "remainder_share": (
         "share outside the theory",
         "{:.1%}",
-        "What the encoder's own movement in the inner loop adds. The shares sum to 100 %.",
+        "What the theory leaves out: the encoder's own movement in the inner loop, the path through the prototypes of "
+        "a prototype head, and a head that stays where it is. The shares sum to 100 % unless the gradient is zero.",
     ),
     "distance": (
         "distance of the theory",
         "{:.1%}",
         "How far the theory, which lets only the head adapt, is from the real gradient, relative to it. 0 % is exact: "
-        "so it is when only the head adapts, and with a zeroed head and one inner step though the whole network may "
-        "adapt.",
+        "so it is when only the head adapts, and with equal rows (a zeroed or a shared head) and one inner step though "
+        "the whole network may adapt. With a prototype head it is not, even if only the head adapts: the theory leaves "
+        "out the path through the prototypes.",
     ),
     "wrong_sign_share": (
         "coefficients with the wrong sign",
         "{:.1%}",
-        "Share of query-support pairs of different classes that attract each other. From a zeroed head and in one "
-        "inner step there are none.",
+        "Share of all query-support pairs that are of different classes and yet attract each other. From a zeroed head "
+        "and in one inner step there are none.",
     ),
     "head_norm": ("norm of the head", "{:.3g}", "Length of the head that a task starts from, bias included."),
+    "head_spread": (
+        "spread of the head's rows",
+        "{:.3g}",
+        "The same of its rows minus their mean row: only this can interfere, for what all rows share changes no "
+        "softmax.",
+    ),
     "contrast_query_support_before": (
         "contrast query-support, before adaptation",
         "{:.3f}",
@@ -119,7 +142,8 @@ _FACTS = {
     "smallest_eigenvalue": (
         "smallest eigenvalue of I − ηH",
         "{:.3g}",
-        "Below 0 the inner learning rate overshoots: second order turns the head's step round in that direction.",
+        "Below 0 the inner learning rate overshoots: second order turns the head's step round in that direction, and "
+        "below −1 it also lengthens it.",
     ),
     "condition_number": (
         "condition number of I − ηH",
@@ -130,7 +154,8 @@ _FACTS = {
     "label_order_spread": (
         "sensitivity to the order of labels",
         "{:.1%}",
-        "Best minus worst accuracy on the same task when its classes swap names, mean over tasks. A zeroed head has "
-        "exactly 0: it has no row that a class could prefer.",
+        "Best minus worst accuracy on the same task when its classes swap names, mean over tasks. A zeroed head has 0, "
+        "for it has no row that a class could prefer, save for ties (of equal outputs the first class wins). So have a "
+        "shared and a prototype head, but for rounding.",
     ),
 }

@@ -26,6 +26,9 @@ class Model:
 
     Safe to use from several threads at once.
 
+    Parameters of the encoder that do not require a gradient are frozen: they stay as they are in the copy and are no
+    part of `Params`.
+
     Args:
         encoder: any module from images `(batch, channel, height, width)` to features `(batch, feature)`.
         ways: classes per task.
@@ -42,15 +45,19 @@ class Model:
     head_bias: bool = True
     norm: Norm = "transductive"
     _own: "_PerThread" = field(init=False, repr=False)
+    _trained: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        encoder = normalization.use_task_statistics(copy.deepcopy(self.encoder)).eval().requires_grad_(False)
+        encoder = normalization.use_task_statistics(copy.deepcopy(self.encoder)).eval()
+        trained = self._trained or tuple(name for name, p in encoder.named_parameters() if p.requires_grad)
+        encoder.requires_grad_(False)
         size = self.feature_size or getattr(encoder, "feature_size", 0)
         if not isinstance(size, int) or size < 1:
             raise InputError("the encoder does not say how long its features are: pass feature_size=...")
         if self.ways < 2:
             raise InputError(f"ways={self.ways}, but a task needs at least 2 classes")
         object.__setattr__(self, "encoder", encoder)
+        object.__setattr__(self, "_trained", trained)
         object.__setattr__(self, "feature_size", size)
         object.__setattr__(self, "_own", _PerThread(encoder))
 
@@ -67,7 +74,8 @@ class Model:
         rows = {"shared": 1, "prototype": 0}.get(self.head, self.ways)
         scale = 0.0 if self.head == "zeroed" else head_init_scale
         bias = self.head_bias or self.head == "prototype"
-        encoder = {name: tensor.detach().clone() for name, tensor in self.encoder.named_parameters()}
+        own = dict(self.encoder.named_parameters())
+        encoder = {name: own[name].detach().clone() for name in self._trained}
         return Params(encoder, draw_head(rows, self.feature_size, bias, scale, generator))
 
     def empty_params(self) -> Params:

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from metacontrast.errors import InputError
+
 Norm = Literal["transductive", "inductive"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
 
@@ -43,6 +45,8 @@ class TaskBatchNorm(nn.Module):
         """Normalize every channel."""
         reference = len(self.reference)
         if reference == 0:
+            if x.numel() == x.shape[1]:
+                raise InputError("one image has no batch statistics: give several at once or use norm='inductive'")
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
         axes = [0, *range(2, x.ndim)]
         var, mean = torch.var_mean(x[:reference], axes, correction=0)
@@ -73,4 +77,5 @@ def _converted(norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) -> TaskBa
     if norm.affine:
         converted.weight.data.copy_(norm.weight.data)
         converted.bias.data.copy_(norm.bias.data)
+        converted.requires_grad_(norm.weight.requires_grad)
     return converted.to(norm.weight.dtype if norm.affine else torch.get_default_dtype())

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from metacontrast.plots.style import COLORS, new_figure, tidy
 
@@ -46,6 +47,8 @@ def learning_curves(curves: Sequence[Curve], title: str, chance: float | None = 
         axes.fill_between(curve.updates, low, high, color=color, alpha=0.15, linewidth=0)
     if chance is not None:
         axes.axhline(100 * chance, color=COLORS["grey"], linewidth=0.8, linestyle=":", label="chance")
+    axes.set_ylim(max(0, axes.get_ylim()[0]), min(100, axes.get_ylim()[1]))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="outer updates", ylabel="test accuracy (%), band: 95 % interval", title=title)
     axes.legend(frameon=False, loc="lower right")
     return figure

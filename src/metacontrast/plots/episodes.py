@@ -30,10 +30,10 @@ class EpisodePicture:
 
 
 def draw_episodes(episodes: Sequence[EpisodePicture]) -> Figure:
-    """Side by side, one class a row: support images, then query images framed green if right and red if wrong."""
+    """Side by side, one class a row: support images, then query images framed green if right and orange if wrong."""
     ways = len(episodes[0].names)
     widths = [e.support.shape[1] + e.query.shape[1] for e in episodes]
-    figure = new_figure(0.62 * sum(widths) + 0.8, 0.74 * ways + 0.7)
+    figure = new_figure(max(0.62 * sum(widths) + 0.8, 2.6 * len(episodes)), 0.74 * ways + 0.7)
     panels = figure.subfigures(1, len(episodes), width_ratios=widths, squeeze=False)[0]
     for panel, episode in zip(panels, episodes, strict=True):
         panel.suptitle(episode.title, fontsize=9)

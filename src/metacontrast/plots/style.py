@@ -7,6 +7,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from metacontrast.files import atomic_path
+
 COLORS = {
     "black": "#000000",
     "orange": "#e69f00",
@@ -41,7 +43,6 @@ def tidy(axes: Axes) -> Axes:
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write the figure as its ending says; without timestamps, so that the same figure is the same file."""
     metadata = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(path.suffix, {})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with rc_context(_RC):
-        figure.savefig(path, dpi=160, metadata=metadata)
+    with rc_context(_RC), atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=160, metadata=metadata, format=path.suffix[1:])
     return path

@@ -2,7 +2,8 @@
 
 The setting is softmax cross entropy, a linear head, and an inner loop that moves the head only; in it every formula
 here is exact up to rounding, with or without a bias. When the encoder adapts in the inner loop too, they describe MAML
-only in part, save for one case: a single inner step from a zeroed head leaves the encoder where it is.
+only in part, save for one case: a single inner step from a head whose rows are equal, zero in particular, leaves the
+encoder where it is. Such a head is a zeroed one in disguise: what is added to every row changes no softmax.
 
 Losses are means over samples, batches means over tasks. The letters: (s, t) a support sample and its label,
 (q, u) a query sample and its label, s_k and q_k their softmax outputs, φ the features, w the head, η and ρ

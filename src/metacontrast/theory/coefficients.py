@@ -7,7 +7,8 @@ Eq. 21 for more steps than one)
 
 where (s, t) is a support sample, (q, u) a query sample, s_j^{p-1} the softmax outputs of s before inner
 step p, and q_j those of q after the last one. A negative weight attracts. Each bracket is -⟨q - e_u, s -
-e_t⟩: minus the inner product of the two output errors.
+e_t⟩: minus the inner product of the two output errors. As q sums to 1, s may be shifted by a constant of its own:
+with d = s - s_0 the noise -Σ_j q_j s_j + s_u is d_u - Σ_j q_j d_j, free of rounding where s is uniform.
 
 Reference: Kao, Chiu and Chen, "MAML is a Noisy Contrastive Learner in Classification", ICLR 2022.
 """
@@ -49,9 +50,9 @@ def contrastive_coefficients(
     check_samples("query", query_probs, query_y, ways)
     for step in steps:
         check_samples("support", step, support_y, ways)
-    agreement = torch.einsum("qj,psj->qs", query_probs, steps)
-    support_of_query_class = steps.sum(0)[:, query_y.long()].T
-    return support_of_query_class - agreement + len(steps) * zeroed_coefficients(query_probs, query_y, support_y)
+    d = (steps - steps[..., :1]).sum(0)
+    noise = d[:, query_y.long()].T - query_probs @ d.T
+    return noise + len(steps) * zeroed_coefficients(query_probs, query_y, support_y)
 
 
 def zeroed_coefficients(

@@ -14,7 +14,8 @@ one step, λ^1 = g is the query features' own sum, and the support side reads
     η/(|S||Q|) Σ_q c(q, s) φ(q)        and        δ(s) = -η/|S| Σ_k (g_kᵀφ(s)) s_k (w_k^0 - Σ_j s_j w_j^0)
 
 The paper's second-order loss (Eq. 14) has the former and lacks δ, which enters because the outputs s_k
-depend on φ(s). With w^0 = 0 and one step δ vanishes; with more steps it does not, for w^1 is not zero.
+depend on φ(s). With one step and equal rows w^0, zero in particular, δ vanishes; with more steps it does not, for the
+rows of w^1 differ, but then it lies in the span of this task's own support features and holds nothing of earlier ones.
 
 Reference: Kao, Chiu and Chen, ICLR 2022, Sections 2.3, B.3 - B.5 and C.
 """

@@ -136,7 +136,7 @@ def head_preconditioner(
     step whose rows sum to zero over classes, as every outer step's do, a zeroed head makes the two agree
     (Eq. 11); else the rest is the third term of Eq. 9. With a bias φ(s) carries a final 1. The condition
     number is max|λ| / min|λ|. An eigenvalue below zero means that η overshoots: the step turns round in
-    that direction.
+    that direction, and below -1 it also grows.
 
     >>> zero = Head(torch.zeros(2, 2), None)
     >>> head_preconditioner(2 * torch.eye(2), torch.tensor([0, 1]), zero, inner_lr=0.5).eigenvalues[0]

@@ -87,6 +87,13 @@ class TrainConfig:
             raise InputError(f"head_init_scale={self.head_init_scale}, but it must be 0 or more and finite")
         if not self.eval_steps or min(self.eval_steps) < 0:
             raise InputError(f"eval_steps={self.eval_steps}, but it needs at least one number, each 0 or more")
+        if self.filters is not None and self.filters > LARGEST_WIDTH:
+            raise InputError(f"filters={self.filters}, but it must be {LARGEST_WIDTH} or less")
+        if self.head in ("zeroed", "shared") and (self.inner_scope == "encoder" or self.inner_steps == 0):
+            raise InputError(
+                f"head={self.head} with inner_scope={self.inner_scope} and inner_steps={self.inner_steps} leaves the "
+                "head without an opinion and learns nothing: use --head learned, or let the inner loop move the head"
+            )
         if self.head == "prototype" and not self.head_bias:
             raise InputError("head=prototype is built with a bias: leave out --no-head-bias")
         _check_objective(self)
@@ -121,6 +128,8 @@ class TrainConfig:
         """Ordinary tasks of the same size and seed, whatever the training tasks are."""
         return EpisodeSampler(images, self.ways, self.shots, self.queries, seed=self.seed)
 
+
+LARGEST_WIDTH = 4096
 
 _LEAST = {
     "ways": 2,

@@ -132,6 +132,8 @@ def nearest_mean_scores(model: Model, params: Params, episode: Episode) -> Float
 
 
 def _accuracy(scores: Float[Tensor, "query way"], labels: Tensor) -> float:
+    if not torch.isfinite(scores).all():
+        raise InputError("the model's outputs are not finite: it diverged; lower --inner-lr, or --outer-lr at training")
     return (scores.argmax(1) == labels).double().mean().item()
 
 

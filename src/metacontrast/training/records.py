@@ -55,10 +55,13 @@ def read_records(path: Path) -> list[Record]:
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(lines):
-                raise InputError(f"{path}, line {number} is not JSON: the file is damaged") from error
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            record = None
+        if isinstance(record, dict):
+            records.append(record)
+        elif number < len(lines):
+            raise InputError(f"{path}, line {number} is not a record: the file is damaged; restore it or start anew")
     return records
 
 

@@ -21,6 +21,7 @@ from metacontrast.training.state import TrainState, restore_state, store_state
 from metacontrast.types import Params, map_params
 
 _CONFIG, _RECORDS, _MODEL, _STATE = "config.json", "records.jsonl", "model.safetensors", "state.safetensors"
+_BOOKKEEPING = {"eval_every", "eval_steps", "eval_episodes", "checkpoint_every", "keep_every", "explain_every"}
 _KEPT = "checkpoints"
 
 
@@ -126,6 +127,12 @@ def open_run(
         )
 
 
+def read_config(path: Path) -> TrainConfig | None:
+    """The configuration of the run in `path`; None when there is no run."""
+    file = path / _CONFIG
+    return config_from_values(_read_header(file).get("config"), str(file)) if file.exists() else None
+
+
 def load_run(path: Path) -> TrainedRun:
     """The trained model of a run directory."""
     if not path.is_dir():
@@ -144,6 +151,8 @@ def _load_model(file: Path) -> TrainedRun:
     stored, where = checkpoint.load(file), str(file)
     facts = stored.facts
     config = config_from_values(facts.get("config"), where)
+    if missing := {"image_shape", "updates", "mean", "std"} - set(facts):
+        raise InputError(f"{where} lacks {', '.join(sorted(missing))}: it is damaged or not from here")
     channels, height, width = facts["image_shape"]
     model = config.model((channels, height, width))
     return TrainedRun(
@@ -165,12 +174,13 @@ def _check_same(path: Path, config: TrainConfig, data: dict[str, str], resume: b
     before = config_from_values(header.get("config"), str(path / _CONFIG))
     for field in dataclasses.fields(TrainConfig):
         old, new = getattr(before, field.name), getattr(config, field.name)
-        if old != new and not (field.name == "updates" and new > old):
+        if old != new and field.name not in _BOOKKEEPING and not (field.name == "updates" and new > old):
             raise InputError(
                 f"{path} holds a run with {field.name}={old}, not {new}: "
                 "resume it with its own configuration or choose another --out"
             )
-    for name, digest in header.get("data", {}).items():
+    before_data = header.get("data")
+    for name, digest in (before_data if isinstance(before_data, dict) else {}).items():
         if data.get(name) != digest:
             raise InputError(
                 f"{path} was trained on other data: the digest of {name} was {digest[:12]}, now it is "

@@ -1,6 +1,7 @@
 """TensorBoard events of a run, an optional extra."""
 
 import contextlib
+import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,10 +15,9 @@ def tensorboard_writer(folder: Path | None) -> Iterator[Callable[[Record], None]
     if folder is None:
         yield lambda record: None
         return
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise InputError("--tensorboard needs an extra: pip install 'metacontrast[tensorboard]'") from error
+    require_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
+
     with SummaryWriter(folder / "tensorboard") as writer:
 
         def log(record: Record) -> None:
@@ -25,6 +25,12 @@ def tensorboard_writer(folder: Path | None) -> Iterator[Callable[[Record], None]
                 writer.add_scalar(name, value, record["update"])
 
         yield log
+
+
+def require_tensorboard() -> None:
+    """Raise `InputError` when the extra is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise InputError("--tensorboard needs an extra: pip install 'metacontrast[tensorboard]'")
 
 
 def _scalars(record: Record) -> dict[str, float]:

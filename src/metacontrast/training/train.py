@@ -79,6 +79,8 @@ def update(
     if not all(torch.isfinite(t).all() for t in (metrics.loss, *to_tensors(gradient))):
         raise FloatingPointError
     outer_step(state, gradient, zeroed=config.head == "zeroed")
+    if not all(torch.isfinite(t).all() for t in to_tensors(state.params)):
+        raise FloatingPointError
     return metrics
 
 
