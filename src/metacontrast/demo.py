@@ -88,9 +88,11 @@ def _curves(results: Sequence[DemoResult]) -> Figure:
     for result in results:
         records = read_records(result.folder / "records.jsonl")
         zeroed = {"method": "maml", "head": "zeroed", "steps": steps}
-        curves.append(select_curve(records, zeroed, result.label, result.color))
-        if result.run.config.head == "learned":
+        if result.run.config.head == "zeroed":
+            curves.append(select_curve(records, zeroed, result.label, result.color))
+        else:
             kept = zeroed | {"head": "kept"}
+            curves.append(select_curve(records, zeroed, f"{result.label}, zeroed at test", result.color))
             curves.append(select_curve(records, kept, f"{result.label}, kept at test", result.color, dashed=True))
     title = f"{short_name(config.dataset)}, {config.ways}-way {config.shots}-shot, inner steps: {steps}"
     return learning_curves(curves, title, chance=1 / config.ways)

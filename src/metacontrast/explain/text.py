@@ -20,10 +20,11 @@ def headline(found: Findings) -> str:
     share = {name: 100 * part.share for name, part in found.explanation.parts.items()}
     contrastive = share["contrastive_query"] + share["contrastive_support"]
     source = "this task's own class means" if found.run.config.head == "prototype" else "interference"
+    curvature = f", {share['head_curvature']:.0f} % is curvature of the head" if share["head_curvature"] else ""
     return (
         f"Measured along the encoder's outer gradient, {contrastive:.0f} % of it is contrastive, "
-        f"{share['interference']:.0f} % comes from the head ({source}), {share['head_curvature']:.0f} % is curvature "
-        f"of the head and {share['remainder']:.0f} % lies outside the theory."
+        f"{share['interference']:.0f} % comes from the head ({source}){curvature} and {share['remainder']:.0f} % lies "
+        "outside the theory."
     )
 
 
