@@ -217,6 +217,14 @@ def test_ctrl_c_saves_and_exits_with_130(folder, uninterrupted, tmp_path):
     assert_same_run(out, uninterrupted)
 
 
+def test_the_allocator_does_not_change_the_result(folder, uninterrupted, tmp_path, monkeypatch):
+    """Where freed memory goes is no business of the numbers."""
+    monkeypatch.setenv("METACONTRAST_ALLOCATOR", "system")
+    with process(long_run(folder, tmp_path / "run")) as running:
+        running.communicate(timeout=120)
+    assert_same_run(tmp_path / "run", uninterrupted)
+
+
 def test_tensorboard_events_are_written_on_request(folder, tmp_path):
     pytest.importorskip("tensorboard")
     assert run(train_words(folder, tmp_path / "run", "--tensorboard")) == 0

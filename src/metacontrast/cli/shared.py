@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from metacontrast.cli.allocator import keep_freed_memory
 from metacontrast.errors import InputError
 from metacontrast.training.train import Resources
 
@@ -73,6 +74,7 @@ def resources(args: argparse.Namespace, tasks_at_once: int) -> Iterator[Resource
         raise InputError("--device cuda, but PyTorch sees no CUDA device here: use --device cpu")
     if args.workers < 1:
         raise InputError(f"--workers {args.workers}, but it must be 1 or more")
+    keep_freed_memory()
     workers = min(args.workers, tasks_at_once)
     torch.set_num_threads(max(1, args.workers // workers))
     if device == "cuda" or workers == 1:
