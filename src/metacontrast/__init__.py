@@ -1,17 +1,41 @@
-"""Few-shot meta-learning with MAML, and why it learns."""
+"""Few-shot meta-learning with MAML, and why it learns.
 
-from metacontrast import theory
-from metacontrast.data.catalog import load_dataset
-from metacontrast.data.episodes import EpisodeSampler
-from metacontrast.data.images import ClassImages
-from metacontrast.errors import InputError
-from metacontrast.maml.engine import meta_gradient
-from metacontrast.maml.inner import Inner, adapt
-from metacontrast.model import encoders
-from metacontrast.model.head import zero_head
-from metacontrast.model.model import Model
-from metacontrast.types import Episode, Head, Params, map_params
+Names are imported when they are first asked for, so that the command line is there at once.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from metacontrast.version import __version__
+
+if TYPE_CHECKING:
+    from metacontrast import theory
+    from metacontrast.data.catalog import load_dataset
+    from metacontrast.data.episodes import EpisodeSampler
+    from metacontrast.data.images import ClassImages
+    from metacontrast.errors import InputError
+    from metacontrast.maml.engine import meta_gradient
+    from metacontrast.maml.inner import Inner, adapt
+    from metacontrast.model import encoders
+    from metacontrast.model.head import zero_head
+    from metacontrast.model.model import Model
+    from metacontrast.types import Episode, Head, Params, map_params
+
+_HOMES = {
+    "ClassImages": "data.images",
+    "Episode": "types",
+    "EpisodeSampler": "data.episodes",
+    "Head": "types",
+    "Inner": "maml.inner",
+    "InputError": "errors",
+    "Model": "model.model",
+    "Params": "types",
+    "adapt": "maml.inner",
+    "load_dataset": "data.catalog",
+    "map_params": "types",
+    "meta_gradient": "maml.engine",
+    "zero_head": "model.head",
+}
 
 __all__ = [
     "ClassImages",
@@ -31,3 +55,11 @@ __all__ = [
     "theory",
     "zero_head",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("encoders", "theory"):
+        return importlib.import_module(f"metacontrast.{'model.encoders' if name == 'encoders' else name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'metacontrast' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"metacontrast.{_HOMES[name]}"), name)

@@ -2,6 +2,6 @@
 
 import sys
 
-from metacontrast.cli.main import run
+from metacontrast.entry import run
 
 sys.exit(run())

@@ -225,6 +225,16 @@ def test_the_allocator_does_not_change_the_result(folder, uninterrupted, tmp_pat
     assert_same_run(tmp_path / "run", uninterrupted)
 
 
+def test_ctrl_c_during_the_first_imports_is_no_traceback(folder, tmp_path):
+    """Right after the interpreter has started, before any library is there."""
+    with process(long_run(folder, tmp_path / "run")) as running:
+        time.sleep(0.5)
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=60)
+    assert running.returncode == 130, err
+    assert "Traceback" not in err
+
+
 def test_tensorboard_events_are_written_on_request(folder, tmp_path):
     pytest.importorskip("tensorboard")
     assert run(train_words(folder, tmp_path / "run", "--tensorboard")) == 0

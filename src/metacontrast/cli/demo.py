@@ -19,6 +19,7 @@ from metacontrast.explain.findings import Findings, explain_run
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Evaluation, Row, evaluate
 from metacontrast.training.run import TrainedRun, load_run
+from metacontrast.version import INTERRUPTED
 
 _COLORS = ("orange", "blue")
 UPDATES = 120
@@ -57,7 +58,7 @@ def execute(args: argparse.Namespace) -> int:
         status, _ = train_with_progress(config, argparse.Namespace(**{**vars(args), "out": place}), label)
         if status == "stopped":
             shared.say("stopped and saved; the same command continues")
-            return shared.INTERRUPTED
+            return INTERRUPTED
         run = load_run(place)
         rows, findings = _measure(run, images, args, label)
         results.append(DemoResult(label, color, place, run, rows, findings))

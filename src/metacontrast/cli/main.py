@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from metacontrast.cli.shared import INTERRUPTED
 from metacontrast.errors import InputError
 from metacontrast.version import __version__
 
@@ -41,9 +40,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"metacontrast: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("metacontrast: interrupted", file=sys.stderr)
-        return INTERRUPTED
     except BrokenPipeError:
         _drop_output()
         return 1

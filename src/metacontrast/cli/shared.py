@@ -16,8 +16,6 @@ from metacontrast.cli.allocator import keep_freed_memory
 from metacontrast.errors import InputError
 from metacontrast.training.train import Resources
 
-INTERRUPTED = 130
-
 
 def add_compute_flags(parser: argparse.ArgumentParser) -> None:
     """`--device` and `--workers`: where to compute, with no effect on what."""

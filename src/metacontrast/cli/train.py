@@ -19,6 +19,7 @@ from metacontrast.training.records import Record, read_records
 from metacontrast.training.run import open_run
 from metacontrast.training.tensorboard import require_tensorboard, tensorboard_writer
 from metacontrast.training.train import train
+from metacontrast.version import INTERRUPTED
 
 
 def add_parser(commands: Any) -> None:
@@ -46,7 +47,7 @@ def execute(args: argparse.Namespace) -> int:
         shared.say(f"stopped and saved; continue with: metacontrast train --resume --out {shlex.quote(str(args.out))}")
     if args.json:
         shared.print_json({"run": str(args.out), "status": status, "results": last})
-    return shared.INTERRUPTED if status == "stopped" else 0
+    return INTERRUPTED if status == "stopped" else 0
 
 
 def train_with_progress(
