@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from metacontrast.model.model import Model
     from metacontrast.types import Episode, Head, Params, map_params
 
+_MODULES = {"encoders": "metacontrast.model.encoders", "theory": "metacontrast.theory"}
 _HOMES = {
     "ClassImages": "data.images",
     "Episode": "types",
@@ -58,8 +59,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("encoders", "theory"):
-        return importlib.import_module(f"metacontrast.{'model.encoders' if name == 'encoders' else name}")
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     if name not in _HOMES:
         raise AttributeError(f"module 'metacontrast' has no attribute {name!r}")
     return getattr(importlib.import_module(f"metacontrast.{_HOMES[name]}"), name)

@@ -87,19 +87,18 @@ def evaluate(
     """
     model = model.with_ways(tasks.ways)
     inner = replace(inner, steps=max(evaluation.steps), order="first")
-
-    heads = _distinct_heads(params, evaluation.heads)
+    distinct = replace(evaluation, heads=_distinct_heads(params, evaluation.heads))
 
     def score(index: int) -> list[float]:
-        return list(_score(model, params, tasks[index], inner, replace(evaluation, heads=heads)))
+        return list(_score(model, params, tasks[index], inner, distinct))
 
     run = map if executor is None else executor.map
     scores = []
     for episode_scores in run(score, range(evaluation.episodes)):
         scores.append(episode_scores)
         on_episode()
-    *adapted, baseline = _rows(model, replace(evaluation, heads=heads), torch.tensor(scores, dtype=torch.float64))
-    if heads != evaluation.heads:
+    *adapted, baseline = _rows(model, distinct, torch.tensor(scores, dtype=torch.float64))
+    if distinct.heads != evaluation.heads:
         adapted = [replace(row, head=head) for head in evaluation.heads for row in adapted]
     return [*adapted, baseline]
 
