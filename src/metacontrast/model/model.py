@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from metacontrast.errors import InputError
 from metacontrast.model import normalization
+from metacontrast.model.fusion import fuse, runs_fused
 from metacontrast.model.head import HeadKind, check_ways, draw_head, prototype_head, repeat_head
 from metacontrast.model.normalization import Norm
 from metacontrast.types import Head, Params
@@ -36,6 +37,7 @@ class Model:
         head: how a task's head starts, see `metacontrast.model.head`.
         head_bias: whether the head has a bias (the released code has, the paper's equations have not).
         norm: whose statistics normalize the query examples.
+        fused: whether blocks of layers may run as one on a CPU, see `fusion`; the numbers are the same.
     """
 
     encoder: nn.Module
@@ -44,6 +46,7 @@ class Model:
     head: HeadKind = "learned"
     head_bias: bool = True
     norm: Norm = "transductive"
+    fused: bool = True
     _own: "_PerThread" = field(init=False, repr=False)
     _trained: tuple[str, ...] = ()
 
@@ -59,7 +62,7 @@ class Model:
         object.__setattr__(self, "encoder", encoder)
         object.__setattr__(self, "_trained", trained)
         object.__setattr__(self, "feature_size", size)
-        object.__setattr__(self, "_own", _PerThread(encoder))
+        object.__setattr__(self, "_own", _PerThread(encoder, self.fused))
 
     def init(self, generator: torch.Generator, head_init_scale: float = 1.0) -> Params:
         """Starting parameters.
@@ -99,9 +102,15 @@ class Model:
         encoder: dict[str, Tensor],
         images: Float[Tensor, "image channel height width"],
         reference: int = 0,
+        tasks: int = 1,
     ) -> Float[Tensor, "image feature"]:
-        """φ(x), batch norms taking their statistics from the first `reference` images, or from all if 0."""
-        return functional_call(self._own.encoder, (encoder, self._own.buffers(reference)), (images,))
+        """φ(x) of `tasks` tasks of equal size, one after the other.
+
+        Batch norms take their statistics from the first `reference` images of each task, or from all if 0.
+        """
+        if self.fused and images.ndim == 4 and runs_fused(images):
+            images = channels_last(images)
+        return functional_call(self._own.encoder, (encoder, self._own.buffers(tasks, reference)), (images,))
 
     def query_features(
         self,
@@ -147,9 +156,17 @@ class Model:
 class _PerThread(threading.local):
     """An encoder for every thread: `functional_call` swaps tensors in and out of the module that it calls."""
 
-    def __init__(self, encoder: nn.Module):
-        self.encoder = copy.deepcopy(encoder)
-        self.buffers = functools.cache(functools.partial(normalization.reference_buffers, self.encoder))
+    def __init__(self, encoder: nn.Module, fused: bool):
+        own = copy.deepcopy(encoder)
+        self.encoder = fuse(own) if fused else own
+        self.buffers = functools.cache(functools.partial(normalization.task_buffers, self.encoder))
+
+
+def channels_last(
+    images: Float[Tensor, "image channel height width"],
+) -> Float[Tensor, "image channel height width"]:
+    """The same images in the memory order image, height, width, channel, which a single channel does not hide."""
+    return images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 def apply_head(head: Head, features: Float[Tensor, "image feature"]) -> Float[Tensor, "image way"]:

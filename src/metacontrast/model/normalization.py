@@ -10,6 +10,7 @@ Two policies say which examples mean and var are taken from:
   image can be classified by itself.
 """
 
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -28,31 +29,51 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 class TaskBatchNorm(nn.Module):
     """Batch normalization over a task's own examples, affine, without running averages.
 
-    The buffer `reference` holds no numbers: its length is how many leading examples set the statistics, 0 meaning
-    all. It is a buffer so that `torch.func.functional_call` can carry it into any encoder.
+    The buffer `tasks` holds no numbers: its shape `(groups, reference, 0)` says how many tasks of equal size the batch
+    holds one after the other, and how many leading examples of each set the statistics, 0 meaning all. It is a
+    buffer so that `torch.func.functional_call` can carry it into any encoder.
     """
 
-    reference: Tensor
+    tasks: Tensor
 
     def __init__(self, channels: int, eps: float = 1e-5):
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("reference", torch.empty(0, 0), persistent=False)
+        self.register_buffer("tasks", torch.empty(1, 0, 0), persistent=False)
 
     def forward(self, x: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel *space"]:
         """Normalize every channel."""
-        reference = len(self.reference)
-        if reference == 0:
-            if x.numel() == x.shape[1]:
-                raise InputError("one image has no batch statistics: give several at once or use norm='inductive'")
-            return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
-        axes = [0, *range(2, x.ndim)]
-        var, mean = torch.var_mean(x[:reference], axes, correction=0)
-        scale = self.weight * torch.rsqrt(var + self.eps)
-        column = (-1,) + (1,) * (x.ndim - 2)
-        return x * scale.view(column) + (self.bias - mean * scale).view(column)
+        groups, reference, _ = self.tasks.shape
+        check_examples(x, groups, reference)
+        if groups > 1:
+            one = partial(task_batch_norm, reference=reference, weight=self.weight, bias=self.bias, eps=self.eps)
+            return torch.cat([one(part) for part in x.chunk(groups)])
+        return task_batch_norm(x, reference, self.weight, self.bias, self.eps)
+
+
+def check_examples(x: Float[Tensor, "batch channel *space"], groups: int, reference: int) -> None:
+    """Raise `InputError` where a channel would be normalized by a single number."""
+    if reference == 0 and x.numel() == groups * x.shape[1]:
+        raise InputError("one image has no batch statistics: give several at once or use norm='inductive'")
+
+
+def task_batch_norm(
+    x: Float[Tensor, "batch channel *space"],
+    reference: int,
+    weight: Float[Tensor, " channel"],
+    bias: Float[Tensor, " channel"],
+    eps: float,
+) -> Float[Tensor, "batch channel *space"]:
+    """One task's examples normalized by the first `reference` of them, or by all if 0."""
+    if reference == 0:
+        return F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
+    axes = [0, *range(2, x.ndim)]
+    var, mean = torch.var_mean(x[:reference], axes, correction=0)
+    scale = weight * torch.rsqrt(var + eps)
+    column = (-1,) + (1,) * (x.ndim - 2)
+    return x * scale.view(column) + (bias - mean * scale).view(column)
 
 
 def use_task_statistics(module: nn.Module) -> nn.Module:
@@ -65,11 +86,10 @@ def use_task_statistics(module: nn.Module) -> nn.Module:
     return module
 
 
-def reference_buffers(module: nn.Module, examples: int) -> dict[str, Tensor]:
-    """Buffers that make every `TaskBatchNorm` in `module` use the statistics of the first `examples` examples."""
-    length = torch.empty(examples, 0)
-    norms = (name for name, child in module.named_modules() if isinstance(child, TaskBatchNorm))
-    return {f"{name}.reference".lstrip("."): length for name in norms}
+def task_buffers(module: nn.Module, groups: int, reference: int) -> dict[str, Tensor]:
+    """Buffers that tell every normalization in `module` how the batch is made of tasks, see `TaskBatchNorm`."""
+    shape = torch.empty(groups, reference, 0)
+    return {name: shape for name, _ in module.named_buffers() if name.split(".")[-1] == "tasks"}
 
 
 def _converted(norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) -> TaskBatchNorm:

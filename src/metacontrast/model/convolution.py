@@ -1,0 +1,82 @@
+"""A convolution y = x ⋆ w + b whose gradient's gradient takes the same three fast kernels as its gradient.
+
+    ∂x = ∂y ⋆ᵀ w,    ∂w = x ⋆ ∂y (a correlation),    ∂b = Σ ∂y
+
+Each is linear in both of its factors, so that the gradient at cotangents (u, v, s) of (∂x, ∂w, ∂b) is
+
+    at ∂y:  u ⋆ w + x ⋆ v + s,    at x:  ∂y ⋆ᵀ v,    at w:  u ⋆ ∂y
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class Geometry(NamedTuple):
+    """Of a convolution, as `torch.nn.Conv2d` has it."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """`torch.conv2d`, twice differentiable."""
+    return _Convolution.apply(x, weight, bias, geometry)
+
+
+def gradients(
+    cotangent: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: tuple[bool, bool, bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients at x, weight and bias, those that are wanted."""
+    stride, padding, dilation, groups = geometry
+    return torch.ops.aten.convolution_backward(
+        cotangent, x, weight, [len(weight)], stride, padding, dilation, False, [0, 0], groups, list(wanted)
+    )
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.geometry = geometry
+        return torch.conv2d(x, weight, bias, *geometry)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        wanted = ctx.needs_input_grad[:3]
+        return *Gradient.apply(cotangent, *ctx.saved_tensors, ctx.geometry, wanted), None
+
+
+class Gradient(torch.autograd.Function):
+    """`gradients` as a function that can be differentiated once more."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, cotangent: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: tuple[bool, bool, bool]
+    ) -> tuple[Tensor | None, ...]:
+        ctx.save_for_backward(cotangent, x, weight)
+        ctx.geometry = geometry
+        ctx.set_materialize_grads(False)
+        return gradients(cotangent, x, weight, geometry, wanted)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, u: Tensor | None, v: Tensor | None, s: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        cotangent, x, weight = ctx.saved_tensors
+        needs_cotangent, needs_x, needs_weight = ctx.needs_input_grad[:3]
+        at_cotangent = at_x = at_weight = None
+        if v is not None:
+            at_cotangent = torch.conv2d(x, v, s, *ctx.geometry) if needs_cotangent else None
+            at_x = gradients(cotangent, x, v, ctx.geometry, (True, False, False))[0] if needs_x else None
+        elif s is not None:
+            at_cotangent = s.view(-1, 1, 1).expand_as(cotangent)
+        if u is not None:
+            through_x = torch.conv2d(u, weight, None, *ctx.geometry) if needs_cotangent else None
+            at_cotangent = through_x if at_cotangent is None else at_cotangent + through_x
+            wanted = (False, needs_weight, False)
+            at_weight = gradients(cotangent, u, weight, ctx.geometry, wanted)[1]
+        return at_cotangent, at_x, at_weight, None, None

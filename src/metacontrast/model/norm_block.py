@@ -1,0 +1,275 @@
+"""Normalization with what stands around it, in one pass: bend, batch norm, bend, max-pooling, and both derivatives.
+
+    z = bend(y, a)        μ, var over the reference images of a task        r = 1 / sqrt(var + ε)        x̂ = (z − μ) r
+    v = γ x̂ + β           o = bend(v, b)                                    out = o, or its maximum over 2×2 windows
+
+with bend(y, a) = y above 0 and a y below: ReLU at a = 0, leaky ReLU between, the identity at 1. Because bend and
+v(x̂) are monotone, the maximum is found on y, and neither z, x̂, v nor o is ever written at full size. An ordinary
+block of convolution, ReLU, batch norm and pooling writes each of them, which costs more than its convolution.
+
+First derivative, G = the output's cotangent at the picked places times bend'(v), M = examples per channel:
+
+    ∂y = bend'(y) γ r (G − (A₁ + x̂ A₂) / M),    A₁ = Σ G,   A₂ = Σ G x̂,    ∂γ = A₂,    ∂β = A₁
+
+Second derivative, for cotangents (u, p, q) of (∂y, ∂γ, ∂β), U = u bend'(y), B₁ = Σ U, B₂ = Σ U x̂, C = Σ U G:
+
+    at G:  γ r U + (q − γ r B₁ / M) + (p − γ r B₂ / M) x̂
+    at γ:  r (C − (A₁ B₁ + A₂ B₂) / M)
+    at y:  bend'(y) (k x̂ + s (U − (B₁ + x̂ B₂) / M) + t (G − (A₁ + x̂ A₂) / M)),
+           k = −γ r² (C − (A₁ B₁ + A₂ B₂) / M) / M,   s = −γ r² A₂ / M,   t = r (p − γ r B₂ / M)
+
+Where only the first images of a task set the statistics, the terms with 1 / M and k reach those alone, and s U too.
+"""
+
+import math
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from metacontrast.model import norm_kernels
+from metacontrast.model.convolution import Geometry, Gradient, convolve, gradients
+from metacontrast.model.norm_kernels import Layout, Norm
+
+Gradients = tuple[Tensor, Tensor, Tensor]
+
+
+def norm_block(
+    y: Float[Tensor, "batch channel *space"],
+    gamma: Float[Tensor, " channel"],
+    beta: Float[Tensor, " channel"],
+    layout: Layout,
+    epsilon: float,
+) -> Float[Tensor, "batch channel *smaller"]:
+    """The block's output, on a CPU; twice differentiable in `y`, `gamma` and `beta`."""
+    if y.ndim != 4:
+        flat = norm_block(y.reshape(*y.shape[:2], -1, 1), gamma, beta, layout, epsilon)
+        return flat.reshape(y.shape)
+    return _Block.apply(_channels_last(y), gamma, beta, _typed(layout, gamma), epsilon)
+
+
+def convolution_block(
+    x: Float[Tensor, "batch channel height width"],
+    weight: Float[Tensor, "filter channel kernel_h kernel_w"],
+    bias: Float[Tensor, " filter"] | None,
+    geometry: Geometry,
+    gamma: Float[Tensor, " filter"],
+    beta: Float[Tensor, " filter"],
+    layout: Layout,
+    epsilon: float,
+) -> Float[Tensor, "batch filter smaller_h smaller_w"]:
+    """The output of a convolution followed by the block; twice differentiable in `x` and the four parameters."""
+    if torch.is_autocast_enabled("cpu"):
+        x, weight, bias = (None if t is None else t.to(torch.get_autocast_dtype("cpu")) for t in (x, weight, bias))
+    at_once = _images_at_once(x, weight, geometry)
+    if at_once >= len(x):
+        return norm_block(convolve(x, weight, bias, geometry), gamma, beta, layout, epsilon)
+    rest = _Rest(geometry, at_once, _typed(layout, gamma), epsilon)
+    return _ConvolutionBlock.apply(_channels_last(x), weight, bias, gamma, beta, rest)
+
+
+_CACHE_BYTES = 6 * 2**20
+
+
+def _images_at_once(x: Tensor, weight: Tensor, geometry: Geometry) -> int:
+    """How many images' convolutions stay in a processor's cache."""
+    sizes = zip(x.shape[2:], weight.shape[2:], *geometry[:3], strict=True)
+    places = math.prod(
+        (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for size, kernel, stride, pad, dilation in sizes
+    )
+    return max(1, _CACHE_BYTES // (len(weight) * places * x.element_size()))
+
+
+class _Block(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, gamma: Tensor, beta: Tensor, layout: Layout, epsilon: float) -> Tensor:
+        out, *saved = _forward([y], gamma, beta, layout, epsilon)
+        ctx.save_for_backward(y, gamma, beta, *saved)
+        ctx.layout = layout
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return *_BlockGradient.apply(_channels_last(cotangent), *ctx.saved_tensors, ctx.layout), None, None
+
+
+class _ConvolutionBlock(torch.autograd.Function):
+    """The same after a convolution, a few images at a time, so that what one writes the other finds in the cache."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor, beta: Tensor, rest: "_Rest"
+    ) -> Tensor:
+        ys = [torch.conv2d(part, weight, bias, *rest.geometry) for part in x.split(rest.at_once)]
+        out, *saved = _forward(ys, gamma, beta, rest.layout, rest.epsilon)
+        ctx.save_for_backward(x, weight, bias, gamma, beta, *saved)
+        ctx.ys, ctx.rest = ys, rest
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        cotangent = _channels_last(cotangent)
+        if torch.is_grad_enabled():
+            return *_differentiable_gradient(ctx, cotangent), None
+        x, weight, _, gamma, beta, mean, scale, picked, code = ctx.saved_tensors
+        layout, norm = ctx.rest.layout, _norm(gamma, beta, mean, scale)
+        sums = _picked_sums(cotangent, ctx.ys if layout.window == 1 else [picked], norm, layout)
+        shares = (sums / _count(ctx.ys[0], layout)).numpy()
+        buffer, parts = torch.empty_like(ctx.ys[0]), []
+        for start, y in _numbered(ctx.ys):
+            dy, here = buffer[: len(y)], slice(start, start + len(y))
+            norm_kernels.input_gradient(
+                _array(cotangent[here]), _array(y), _code(code, here), start, layout, norm, shares, _array(dy)
+            )
+            parts.append(gradients(dy, x[here], weight, ctx.rest.geometry, ctx.needs_input_grad[:3]))
+        at_x, at_weight, at_bias = zip(*parts, strict=True)
+        whole_x = torch.cat(at_x) if ctx.needs_input_grad[0] else None
+        whole_bias = sum(at_bias) if ctx.needs_input_grad[2] else None
+        return whole_x, sum(at_weight), whole_bias, sums[1].sum(0), sums[0].sum(0), None
+
+
+class _Rest(NamedTuple):
+    """What `_ConvolutionBlock` needs beside tensors; convolve `at_once` images at once."""
+
+    geometry: Geometry
+    at_once: int
+    layout: Layout
+    epsilon: float
+
+
+def _differentiable_gradient(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradient as a function that can be differentiated once more; y is computed again for that."""
+    x, weight, bias, gamma, beta, *saved = ctx.saved_tensors
+    y = convolve(x, weight, bias, ctx.rest.geometry)
+    dy, at_gamma, at_beta = _BlockGradient.apply(cotangent, y, gamma, beta, *saved, ctx.rest.layout)
+    return *Gradient.apply(dy, x, weight, ctx.rest.geometry, ctx.needs_input_grad[:3]), at_gamma, at_beta
+
+
+class _BlockGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        cotangent: Tensor,
+        y: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        mean: Tensor,
+        scale: Tensor,
+        picked: Tensor,
+        code: Tensor,
+        layout: Layout,
+    ) -> Gradients:
+        norm = _norm(gamma, beta, mean, scale)
+        sums = _picked_sums(cotangent, [y if layout.window == 1 else picked], norm, layout)
+        shares, out = (sums / _count(y, layout)).numpy(), torch.empty_like(y)
+        norm_kernels.input_gradient(_array(cotangent), _array(y), _array(code), 0, layout, norm, shares, _array(out))
+        ctx.save_for_backward(cotangent, y, gamma, beta, mean, scale, code, sums)
+        ctx.layout = layout
+        ctx.set_materialize_grads(False)
+        return out, sums[1].sum(0), sums[0].sum(0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, u: Tensor | None, p: Tensor | None, q: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        cotangent, y, gamma, beta, mean, scale, code, (a1, a2) = ctx.saved_tensors
+        u = torch.zeros_like(y) if u is None else _channels_last(u)
+        p, q = (torch.zeros_like(gamma) if given is None else given for given in (p, q))
+        layout, norm, m = ctx.layout, _norm(gamma, beta, mean, scale), _count(y, ctx.layout)
+        arrays = tuple(map(_array, (u, cotangent, y, code)))
+        sums = gamma.new_zeros(3, *mean.shape)
+        norm_kernels.cotangent_sums(*arrays, 0, layout, norm, sums.numpy())
+        b1, b2, c = sums
+        r, inner = scale, c - (a1 * b1 + a2 * b2) / m
+        k, s, t = -gamma * r**2 * inner / m, -gamma * r**2 * a2 / m, r * (p - gamma * r * b2 / m)
+        at_cotangent = torch.stack([gamma * r, q - gamma * r * b1 / m, p - gamma * r * b2 / m])
+        at_y = torch.stack([s, -(s * b1 + t * a1) / m, k - (s * b2 + t * a2) / m, t])
+        out_cotangent, out = torch.zeros_like(cotangent), torch.empty_like(y)
+        norm_kernels.second_gradients(
+            *arrays, 0, layout, norm, at_cotangent.numpy(), at_y.numpy(), _array(out_cotangent), _array(out)
+        )
+        return out_cotangent, out, (r * inner).sum(0), None, None, None, None, None, None
+
+
+def _forward(
+    ys: list[Tensor], gamma: Tensor, beta: Tensor, layout: Layout, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Output, μ, r, the picked elements (none without pooling) and their places, of images that come in parts."""
+    images, (_, channels, height, width) = sum(map(len, ys)), ys[0].shape
+    small = (images, channels, height // layout.window, width // layout.window)
+    pools = layout.window == 2
+    picked = _empty(ys[0], small if pools else (0, channels, 1, 1))
+    code = torch.empty(small, dtype=torch.uint8, memory_format=torch.channels_last) if pools else _no_code(channels)
+    pivot, sums = gamma.new_empty(images // layout.size, channels), torch.zeros(2, images // layout.size, channels, dtype=torch.float64)
+    for start, y in _numbered(ys):
+        here = slice(start, start + len(y))
+        chosen = _array(picked[here]), _code(code, here)
+        norm_kernels.summarize(_array(y), start, layout, gamma.detach().numpy(), pivot.numpy(), sums.numpy(), *chosen)
+    shift, square = sums / _count(ys[0], layout)
+    mean = (pivot + shift).to(gamma.dtype)
+    scale = (square - shift**2).clamp_min(0).add(epsilon).rsqrt().to(gamma.dtype)
+    out, norm = _empty(ys[0], small), _norm(gamma, beta, mean, scale)
+    for start, y in _numbered([picked] if pools else ys):
+        norm_kernels.normalize(_array(y), start, layout, norm, _array(out[start : start + len(y)]))
+    return out, mean, scale, picked, code
+
+
+def _picked_sums(cotangent: Tensor, picked: list[Tensor], norm: Norm, layout: Layout) -> Tensor:
+    """A₁ and A₂ of every task and channel."""
+    sums = torch.zeros(2, *norm.mean.shape, dtype=torch.float64)
+    for start, part in _numbered(picked):
+        here = _array(cotangent[start : start + len(part)])
+        norm_kernels.picked_sums(here, _array(part), start, layout, norm, sums.numpy())
+    return sums.to(_torch_type(norm))
+
+
+def _numbered(parts: list[Tensor]) -> Iterator[tuple[int, Tensor]]:
+    """Each part with the number of its first image."""
+    return zip(accumulate(map(len, parts), initial=0), parts, strict=False)
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def _typed(layout: Layout, gamma: Tensor) -> Layout:
+    kind = np.float64 if gamma.dtype == torch.float64 else np.float32
+    return layout._replace(before=kind(layout.before), after=kind(layout.after))
+
+
+def _empty(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return torch.empty(shape, dtype=like.dtype, memory_format=torch.channels_last)
+
+
+def _no_code(channels: int) -> Tensor:
+    """Without pooling every output is taken from place 0 of its window of one."""
+    return torch.zeros(1, channels, 1, 1, dtype=torch.uint8)
+
+
+def _code(code: Tensor, here: slice) -> NDArray[Any]:
+    """The places of these images; without pooling all images share one."""
+    return _array(code[here] if len(code) > 1 else code)
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    """The same memory in the order (image, height, width, channel); bfloat16 as its bits."""
+    tensor = tensor.detach().permute(0, 2, 3, 1)
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def _norm(*tensors: Tensor) -> Norm:
+    return Norm(*(tensor.detach().numpy() for tensor in tensors))
+
+
+def _torch_type(norm: Norm) -> torch.dtype:
+    return torch.float64 if norm.mean.dtype == np.float64 else torch.float32
+
+
+def _count(y: Tensor, layout: Layout) -> int:
+    """M: how many elements of a channel set its statistics."""
+    return layout.reference * y.shape[2] * y.shape[3]
