@@ -6,7 +6,7 @@
 differentiable function of θ through the gradients (SOMAML); with `first` the gradients count as constants (FOMAML).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -112,10 +112,13 @@ def inner_step(
             [inputs[i] for i in moving],
             create_graph=second,
         )
-    stepped = list(tensors)
-    for i, gradient in zip(moving, gradients, strict=True):
-        stepped[i] = tensors[i] - inner.lr * gradient
-    return from_tensors(params, stepped)
+    of = dict(zip(moving, gradients, strict=True))
+    return from_tensors(params, descend(tensors, [of.get(i) for i in range(len(tensors))], inner.lr))
+
+
+def descend(tensors: Sequence[Tensor], gradients: Sequence[Tensor | None], lr: float | Tensor) -> list[Tensor]:
+    """θ − η g for every tensor; one without a gradient stays as it is."""
+    return [t if g is None else t - lr * g for t, g in zip(tensors, gradients, strict=True)]
 
 
 def _moving(params: Params, scope: Scope) -> tuple[int, int]:
