@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from metacontrast.errors import InputError
+from metacontrast.maml.checks import check_support
 from metacontrast.model.model import Model
 from metacontrast.types import Params, from_tensors, to_tensors
 
@@ -69,7 +70,11 @@ def adapt(
     """The parameters after `inner.steps` steps on the support set.
 
     Differentiable in `params` where these require a gradient, as `inner.order` says.
+
+    Raises:
+        InputError: labels do not fit the images or the model's ways, or nothing may move.
     """
+    check_support(model, params, support_x, support_y, inner.scope)
     *_, adapted = trajectory(model, params, support_x, support_y, inner)
     return adapted
 
