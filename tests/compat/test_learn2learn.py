@@ -164,18 +164,21 @@ def test_a_learner_leaves_the_original_alone_and_is_a_module_of_the_same_kind():
     assert all(isinstance(p, nn.Parameter) and p.is_leaf for p in maml.parameters())
 
 
-def test_running_averages_move_in_the_clone_alone():
-    """However the clone is used; in evaluation mode it normalizes by the averages that it was given."""
+def test_clones_share_running_averages_with_the_original():
+    """Two batches through two clones, one of them adapted, move them as two batches through a plain network would."""
     maml = wrapped(plain_encoder(), 32)
-    start = {n: b.clone() for n, b in maml.named_buffers()}
-    x = torch.randn(6, 1, 28, 28, generator=generator(), dtype=torch.float64)
-    learner = maml.clone()
-    learner(x)
-    assert all(torch.equal(b, start[n]) for n, b in maml.named_buffers())
-    moved = dict(learner.named_buffers())
-    assert not torch.equal(moved["module.0.1.running_mean"], start["module.0.1.running_mean"])
-    assert moved["module.0.1.num_batches_tracked"] == 1
-    assert torch.allclose(maml.clone().eval()(x)[:1], maml.clone().eval()(x[:1]), atol=1e-12)
+    plain = nn.BatchNorm2d(8).double()
+    for batch in range(2):
+        x = torch.randn(6, 1, 28, 28, generator=generator(batch), dtype=torch.float64)
+        learner = maml.clone()
+        loss = learner(x).square().sum()
+        plain(learner.module[0][0](x))
+        learner.adapt(loss)
+        assert learner.module[0][1].running_mean is maml.module[0][1].running_mean
+    for name, average in plain.named_buffers():
+        assert torch.allclose(dict(maml.module[0][1].named_buffers())[name], average, atol=1e-12)
+    query = maml.clone().eval()
+    assert torch.allclose(query(x)[:1], query(x[:1]), atol=1e-12)
 
 
 def test_a_clone_of_an_adapted_learner_goes_on_from_there():

@@ -15,10 +15,10 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 def clone_module(module: AnyModule) -> AnyModule:
-    """A copy of a module and all modules in it, with differentiable clones in the place of parameters and buffers.
+    """A copy of a module and all modules in it, with differentiable clones in the place of parameters.
 
-    What is shared inside the original, a tensor or a module, is shared inside the copy. Attributes that are neither
-    (numbers, lists, hooks) are those of the original.
+    What is shared inside the original, a tensor or a module, is shared inside the copy. Buffers that need no gradient
+    (running averages) are the original's own, and so are attributes of other kinds (numbers, lists, hooks).
     """
     return _clone(module, {})
 
@@ -32,9 +32,11 @@ def replace_parameters(module: nn.Module, replacements: Mapping[Tensor, Tensor])
 
 
 def _clone(part: Any, clones: dict[int, Any]) -> Any:
-    """The clone of a module, a tensor or None; `clones` has those that were made before, by the original's identity."""
-    if part is None or id(part) in clones:
-        return clones.get(id(part))
+    """The clone of a module or tensor, made once; `clones` has those that were made, by the original's identity."""
+    if id(part) in clones:
+        return clones[id(part)]
+    if part is None or (isinstance(part, Tensor) and not isinstance(part, nn.Parameter) and not part.requires_grad):
+        return part
     clones[id(part)] = clone = part.clone() if isinstance(part, Tensor) else part.__new__(type(part))
     if isinstance(clone, nn.Module):
         clone.__dict__.update(part.__dict__)

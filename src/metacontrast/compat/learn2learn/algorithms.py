@@ -9,9 +9,8 @@ The step is that of `metacontrast.adapt`, θ' = θ − η g, so the gradient tha
 tasks spread over threads, the zeroing trick, any number of classes.
 
 Batch norm is the module's own. In training mode it normalizes by the batch that it sees, support and query images
-apart, and moves the running averages of the *clone*, which go when the clone goes: those of `maml.module` stay as they
-were made, however long one trains. In evaluation mode it normalizes by these untrained averages, so a script that
-evaluates with `maml.eval()` should load averages or have no batch norm.
+apart. Every such pass also moves the running averages, which all clones share with `maml.module`: support and query
+batches of all tasks, before and after adaptation, in the order of the calls. In evaluation mode it normalizes by them.
 """
 
 from collections.abc import Mapping
@@ -81,7 +80,7 @@ class MAML(nn.Module):
     def clone(
         self, first_order: bool | None = None, allow_unused: bool | None = None, allow_nograd: bool | None = None
     ) -> "MAML":
-        """A learner whose parameters are differentiable copies of these; buffers are copied too."""
+        """A learner whose parameters are differentiable copies of these; running averages are shared."""
         return MAML(
             clone_module(self.module),
             self.lr,
