@@ -348,7 +348,7 @@ def test_resuming_with_other_settings_names_the_field(folder, trained, capsys):
     assert (trained / "config.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("command", ["demo", "data", "train", "evaluate", "data get"])
+@pytest.mark.parametrize("command", ["demo", "data", "train", "evaluate", "convert", "data get"])
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as stop:
         run([*command.split(), "--help"])

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Literal
 
 from metacontrast.cli.shared import step_list
@@ -17,12 +17,21 @@ def add_config_flags(parser: argparse.ArgumentParser, **defaults: Any) -> None:
     """`--recipe` and a flag for every field; `defaults` are the command's own."""
     shown = dataclasses.replace(RECIPES["glyphs"], **defaults)
     parser.add_argument("--recipe", metavar="NAME", help=f"named configuration: {', '.join(RECIPES)}")
-    hints = typing.get_type_hints(TrainConfig)
     for field in dataclasses.fields(TrainConfig):
-        flag = "--" + field.name.replace("_", "-")
-        default = _as_text(getattr(shown, field.name)).lower()
-        help_text = f"{field.metadata['help']} (recipe glyphs: {default})".replace("%", "%%")
-        parser.add_argument(flag, default=argparse.SUPPRESS, help=help_text, **_parsing(hints[field.name]))
+        _add_flag(parser, field, f" (recipe glyphs: {_as_text(getattr(shown, field.name)).lower()})")
+
+
+def add_some_config_flags(parser: argparse.ArgumentParser, names: Collection[str]) -> None:
+    """A flag for each of these fields."""
+    for field in dataclasses.fields(TrainConfig):
+        if field.name in names:
+            _add_flag(parser, field)
+
+
+def given_fields(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields that were given as flags."""
+    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    return {name: value for name, value in vars(args).items() if name in names}
 
 
 def config_from_flags(args: argparse.Namespace, **defaults: Any) -> TrainConfig:
@@ -31,10 +40,16 @@ def config_from_flags(args: argparse.Namespace, **defaults: Any) -> TrainConfig:
     With `--resume` and neither `--recipe` nor a new run, the run's own configuration takes the recipe's place. Without
     `--recipe` it is the released protocol of the data set for the nearest published number of shots.
     """
-    names = {field.name for field in dataclasses.fields(TrainConfig)}
-    given = {name: value for name, value in vars(args).items() if name in names}
+    given = given_fields(args)
     base = _base(args, given)
     return dataclasses.replace(base, **(defaults | given))
+
+
+def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], note: str = "") -> None:
+    hint = typing.get_type_hints(TrainConfig)[field.name]
+    help_text = (field.metadata["help"] + note).replace("%", "%%")
+    flag = "--" + field.name.replace("_", "-")
+    parser.add_argument(flag, default=argparse.SUPPRESS, help=help_text, **_parsing(hint))
 
 
 def _base(args: argparse.Namespace, given: dict[str, Any]) -> TrainConfig:

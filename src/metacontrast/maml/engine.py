@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 
+from metacontrast.maml.checks import check_tasks
 from metacontrast.maml.inner import Inner
 from metacontrast.maml.outer import Metrics, task_gradient
 from metacontrast.model.model import Model
@@ -26,7 +27,11 @@ def meta_gradient(
 
     Returns:
         The gradient in the structure of `params`, and the metrics of every task.
+
+    Raises:
+        InputError: labels do not fit the images or the model's ways, or there is nothing to learn.
     """
+    check_tasks(model, params, episodes, inner.scope)
     return mean_over_tasks(partial(task_gradient, model, params, inner=inner), params, episodes, executor)
 
 

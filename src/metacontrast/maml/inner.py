@@ -6,7 +6,7 @@
 differentiable function of θ through the gradients (SOMAML); with `first` the gradients count as constants (FOMAML).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from metacontrast.errors import InputError
+from metacontrast.maml.checks import check_support
 from metacontrast.model.model import Model
 from metacontrast.types import Params, from_tensors, to_tensors
 
@@ -69,7 +70,11 @@ def adapt(
     """The parameters after `inner.steps` steps on the support set.
 
     Differentiable in `params` where these require a gradient, as `inner.order` says.
+
+    Raises:
+        InputError: labels do not fit the images or the model's ways, or nothing may move.
     """
+    check_support(model, params, support_x, support_y, inner.scope)
     *_, adapted = trajectory(model, params, support_x, support_y, inner)
     return adapted
 
@@ -112,10 +117,13 @@ def inner_step(
             [inputs[i] for i in moving],
             create_graph=second,
         )
-    stepped = list(tensors)
-    for i, gradient in zip(moving, gradients, strict=True):
-        stepped[i] = tensors[i] - inner.lr * gradient
-    return from_tensors(params, stepped)
+    of = dict(zip(moving, gradients, strict=True))
+    return from_tensors(params, descend(tensors, [of.get(i) for i in range(len(tensors))], inner.lr))
+
+
+def descend(tensors: Sequence[Tensor], gradients: Sequence[Tensor | None], lr: float | Tensor) -> list[Tensor]:
+    """θ − η g for every tensor; one without a gradient stays as it is."""
+    return [t if g is None else t - lr * g for t, g in zip(tensors, gradients, strict=True)]
 
 
 def _moving(params: Params, scope: Scope) -> tuple[int, int]:

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metacontrast.maml.inner import Inner, adapt, classification_loss
+from metacontrast.errors import InputError
+from metacontrast.maml.inner import Inner, classification_loss, trajectory
 from metacontrast.model.model import Model, apply_head
 from metacontrast.types import Episode, Params, from_tensors, map_params, to_tensors
 
@@ -48,11 +49,23 @@ def task_outcome(model: Model, params: Params, episode: Episode, inner: Inner) -
     """The same with what the inner loop led to."""
     leaves = [t.detach().requires_grad_() for t in to_tensors(params)]
     with torch.enable_grad():
-        adapted = adapt(model, from_tensors(params, leaves), episode.support_x, episode.support_y, inner)
+        *_, adapted = trajectory(model, from_tensors(params, leaves), episode.support_x, episode.support_y, inner)
         query = model.query_features(adapted.encoder, episode.support_x, episode.query_x)
         logits = apply_head(adapted.head, query)
         loss = classification_loss(logits, episode.query_y, inner.loss)
-        gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)
+        gradients = _differentiate(loss, leaves)
     accuracy = (logits.argmax(1) == episode.query_y).to(logits.dtype).mean()
     metrics = Metrics(loss.detach()[None], accuracy[None])
     return Outcome(from_tensors(params, gradients), metrics, map_params(Tensor.detach, adapted), query.detach())
+
+
+def _differentiate(loss: Tensor, leaves: list[Tensor]) -> tuple[Tensor, ...]:
+    try:
+        return torch.autograd.grad(loss, leaves, materialize_grads=True)
+    except RuntimeError as error:
+        if "is not implemented" not in str(error):
+            raise
+        raise InputError(
+            f"order='second' needs a second derivative that PyTorch lacks ({error}): use order='first', or for "
+            "attention torch.nn.attention.sdpa_kernel(SDPBackend.MATH) around the call"
+        ) from error

@@ -14,7 +14,7 @@ from metacontrast.errors import InputError
 from metacontrast.model import normalization
 from metacontrast.model.fusion import fuse, runs_fused
 from metacontrast.model.head import HeadKind, check_ways, draw_head, prototype_head, repeat_head
-from metacontrast.model.normalization import Norm
+from metacontrast.model.normalization import AnyNorm
 from metacontrast.types import Head, Params
 
 
@@ -23,7 +23,7 @@ class Model:
     """f(x) = W φ(x) + b as a pure function of explicit parameters.
 
     The encoder is copied; batch norms inside the copy are replaced by ones that use the task's own statistics (see
-    `normalization`), and it is put in evaluation mode, so that dropout is off.
+    `normalization`; not under the policy `running`), and it is put in evaluation mode, so that dropout is off.
 
     Safe to use from several threads at once.
 
@@ -45,13 +45,13 @@ class Model:
     feature_size: int = 0
     head: HeadKind = "learned"
     head_bias: bool = True
-    norm: Norm = "transductive"
+    norm: AnyNorm = "transductive"
     fused: bool = True
     _own: "_PerThread" = field(init=False, repr=False)
     _trained: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        encoder = normalization.use_task_statistics(copy.deepcopy(self.encoder)).eval()
+        encoder = normalization.prepare(copy.deepcopy(self.encoder), self.norm).eval()
         trained = self._trained or tuple(name for name, p in encoder.named_parameters() if p.requires_grad)
         encoder.requires_grad_(False)
         size = self.feature_size or getattr(encoder, "feature_size", 0)
@@ -79,7 +79,9 @@ class Model:
         bias = self.head_bias or self.head == "prototype"
         own = dict(self.encoder.named_parameters())
         encoder = {name: own[name].detach().clone() for name in self._trained}
-        return Params(encoder, draw_head(rows, self.feature_size, bias, scale, generator))
+        head = draw_head(rows, self.feature_size, bias, scale, generator)
+        like = next((p for p in own.values() if p.is_floating_point()), head.weight)
+        return Params(encoder, Head(head.weight.to(like), None if head.bias is None else head.bias.to(like)))
 
     def empty_params(self) -> Params:
         """Parameters of the right structure and shapes, for a file to be read into."""
@@ -89,7 +91,7 @@ class Model:
         """The same model for tasks of another number of classes."""
         return replace(self, ways=ways)
 
-    def with_norm(self, norm: Norm) -> "Model":
+    def with_norm(self, norm: AnyNorm) -> "Model":
         """The same model under another normalization policy."""
         return replace(self, norm=norm)
 
@@ -110,7 +112,10 @@ class Model:
         """
         if self.fused and images.ndim == 4 and runs_fused(images):
             images = channels_last(images)
-        return functional_call(self._own.encoder, (encoder, self._own.buffers(tasks, reference)), (images,))
+        found = functional_call(self._own.encoder, (encoder, self._own.buffers(tasks, reference)), (images,))
+        if not isinstance(found, Tensor) or found.shape != (len(images), self.feature_size):
+            raise InputError(_not_features(found, len(images), self.feature_size))
+        return found
 
     def query_features(
         self,
@@ -119,7 +124,7 @@ class Model:
         query_x: Float[Tensor, "query channel height width"],
     ) -> Float[Tensor, "query feature"]:
         """φ(q) under the model's normalization policy."""
-        if self.norm == "transductive":
+        if self.norm != "inductive":
             return self.features(encoder, query_x)
         reference = len(support_x)
         return self.features(encoder, torch.cat([support_x, query_x]), reference)[reference:]
@@ -172,3 +177,15 @@ def channels_last(
 def apply_head(head: Head, features: Float[Tensor, "image feature"]) -> Float[Tensor, "image way"]:
     """W φ + b."""
     return torch.nn.functional.linear(features, head.weight, head.bias)
+
+
+def _not_features(found: object, images: int, size: int) -> str:
+    """What an encoder returned in place of features, and what to do about it."""
+    if not isinstance(found, Tensor):
+        return (
+            f"the encoder returns a {type(found).__name__}, not a tensor: wrap it in a module that picks the features"
+        )
+    if found.ndim == 2 and len(found) == images:
+        return f"the encoder's features have length {found.shape[1]}, not feature_size={size}: pass that length"
+    wanted = f"returns {tuple(found.shape)} for {images} images, not ({images}, {size})"
+    return f"the encoder {wanted}: end it in a layer that flattens, such as nn.Flatten()"

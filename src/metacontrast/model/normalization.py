@@ -1,13 +1,15 @@
-"""Batch normalization whose statistics come from the task at hand, never from running averages.
+"""Batch normalization whose statistics come from the task at hand, not from running averages.
 
     y = (x − mean) / sqrt(var + ε) · weight + bias
 
-Two policies say which examples mean and var are taken from:
+Three policies say which examples mean and var are taken from:
 
 - `transductive`: the batch that is being normalized. At test the query examples then see one another: what the
   paper and its released code do (PyTorch's batch norm in training mode).
 - `inductive`: the support examples. A query example's features depend on the support set and on itself alone, so one
   image can be classified by itself.
+- `running`: those that the encoder was trained on elsewhere, by the averages that its own batch norms keep. They stay
+  as they are. Built-in encoders keep none.
 """
 
 from functools import partial
@@ -23,7 +25,9 @@ from metacontrast.errors import InputError
 Norm = Literal["transductive", "inductive"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
 
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+AnyNorm = Literal[Norm, "running"]
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class TaskBatchNorm(nn.Module):
@@ -76,26 +80,49 @@ def task_batch_norm(
     return x * scale.view(column) + (bias - mean * scale).view(column)
 
 
-def use_task_statistics(module: nn.Module) -> nn.Module:
-    """Replace every batch norm inside `module`, in place, by one that keeps no running averages; return it."""
-    for name, child in module.named_children():
-        if isinstance(child, _BATCH_NORMS):
-            setattr(module, name, _converted(child))
-        else:
-            use_task_statistics(child)
+def prepare(module: nn.Module, norm: AnyNorm) -> nn.Module:
+    """Make the batch norms inside `module`, in place, follow the policy; return it."""
+    if norm != "running":
+        return use_task_statistics(module)
+    check_running_averages(module)
     return module
 
 
+def use_task_statistics(module: nn.Module) -> nn.Module:
+    """Replace every batch norm inside `module`, in place, by one that keeps no running averages; return it."""
+    converted: dict[nn.Module, TaskBatchNorm] = {}
+    for parent in list(module.modules()):
+        for name, child in parent._modules.items():
+            if isinstance(child, _BATCH_NORMS):
+                parent._modules[name] = converted.setdefault(child, _converted(child))
+    return module
+
+
+def check_running_averages(module: nn.Module) -> None:
+    """Raise `InputError` when a batch norm in `module` keeps no running averages."""
+    for name, child in module.named_modules():
+        if isinstance(child, TaskBatchNorm) or (isinstance(child, _BATCH_NORMS) and child.running_mean is None):
+            raise InputError(f"norm='running', but {name!r} of the encoder keeps no averages: use norm='inductive'")
+
+
 def task_buffers(module: nn.Module, groups: int, reference: int) -> dict[str, Tensor]:
-    """Buffers that tell every normalization in `module` how the batch is made of tasks, see `TaskBatchNorm`."""
+    """Buffers that tell every `TaskBatchNorm` in `module` how the batch is made of tasks."""
     shape = torch.empty(groups, reference, 0)
-    return {name: shape for name, _ in module.named_buffers() if name.split(".")[-1] == "tasks"}
+    norms = (name for name, child in module.named_modules() if isinstance(child, TaskBatchNorm))
+    return {f"{name}.tasks".lstrip("."): shape for name in norms}
 
 
-def _converted(norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) -> TaskBatchNorm:
+def _converted(norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm) -> TaskBatchNorm:
+    if not any(type(norm).forward is known.forward for known in _BATCH_NORMS):
+        raise InputError(
+            f"the encoder has batch norms of a kind of their own ({type(norm).__name__}), which cannot take a task's "
+            "statistics: use norm='running' to keep their averages"
+        )
     converted = TaskBatchNorm(norm.num_features, norm.eps)
-    if norm.affine:
-        converted.weight.data.copy_(norm.weight.data)
-        converted.bias.data.copy_(norm.bias.data)
-        converted.requires_grad_(norm.weight.requires_grad)
-    return converted.to(norm.weight.dtype if norm.affine else torch.get_default_dtype())
+    if not norm.affine:
+        converted.requires_grad_(False)
+        return converted if norm.running_mean is None else converted.to(norm.running_mean)
+    for ours, own in ((converted.weight, norm.weight), (converted.bias, norm.bias)):
+        ours.data = own.data.clone()
+        ours.requires_grad_(own.requires_grad)
+    return converted

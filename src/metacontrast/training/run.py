@@ -46,16 +46,17 @@ class RunDirectory:
 
     def save(self, state: TrainState) -> None:
         """Write a checkpoint: the model for use and the state for resuming."""
-        self._write_model(self.path / _MODEL, state)
+        self.write_model(self.path / _MODEL, state.params, state.updates)
         checkpoint.save(self.path / _STATE, store_state(state))
 
     def keep(self, state: TrainState) -> None:
         """Write a copy of the model that later checkpoints leave alone."""
-        self._write_model(self.path / _KEPT / f"{state.updates:06d}.safetensors", state)
+        self.write_model(self.path / _KEPT / f"{state.updates:06d}.safetensors", state.params, state.updates)
 
-    def _write_model(self, file: Path, state: TrainState) -> None:
-        facts = self.facts | {"updates": state.updates}
-        checkpoint.save(file, checkpoint.Stored(checkpoint.params_to_tensors(state.params), facts))
+    def write_model(self, file: Path, params: Params, updates: int) -> None:
+        """Write a model for use, with the run's facts beside it."""
+        facts = self.facts | {"updates": updates}
+        checkpoint.save(file, checkpoint.Stored(checkpoint.params_to_tensors(params), facts))
 
     def last_checkpoint(self) -> str:
         """Where the last checkpoint is and after how many updates, in words."""
@@ -115,16 +116,35 @@ def open_run(
         if not (path / _RECORDS).exists():
             write_text(path / _RECORDS, json.dumps({"kind": "header", **header}) + "\n")
         train_images = images[0]
-        yield RunDirectory(
-            path,
-            {
-                "config": header["config"],
-                "data": data,
-                "image_shape": train_images.shape,
-                "mean": train_images.mean,
-                "std": train_images.std,
-            },
-        )
+        yield RunDirectory(path, _facts(config, data, train_images.shape, train_images.mean, train_images.std))
+
+
+def write_run(path: Path, run: TrainedRun, origin: dict[str, str]) -> None:
+    """Create a run directory for a model that was trained elsewhere: it can be used, not resumed.
+
+    Args:
+        origin: where the model comes from, for `config.json`.
+    """
+    with exclusive(path / ".lock", f"another training is writing to {path}: wait for it or choose another --out"):
+        if (path / _CONFIG).exists():
+            raise InputError(f"{path} holds a run already: choose another --out")
+        _check_unused(path)
+        facts = _facts(run.config, {}, run.image_shape, run.mean, run.std)
+        header = {"config": facts["config"], **records.provenance("cpu"), "data": {}, "origin": origin}
+        write_text(path / _CONFIG, json.dumps(header, indent=1) + "\n")
+        RunDirectory(path, facts).write_model(path / _MODEL, run.params, run.updates)
+
+
+def _facts(
+    config: TrainConfig,
+    data: dict[str, str],
+    image_shape: tuple[int, int, int],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> dict[str, Any]:
+    """What a model file says of itself, but for the number of updates."""
+    values = dataclasses.asdict(config)
+    return {"config": values, "data": data, "image_shape": image_shape, "mean": mean, "std": std}
 
 
 def read_config(path: Path) -> TrainConfig | None:
@@ -171,6 +191,8 @@ def _check_same(path: Path, config: TrainConfig, data: dict[str, str], resume: b
     if not resume:
         raise InputError(f"{path} holds a run already: continue it with --resume or choose another --out")
     header = _read_header(path / _CONFIG)
+    if "origin" in header:
+        raise InputError(f"{path} holds a model from elsewhere, which cannot be resumed: choose another --out")
     before = config_from_values(header.get("config"), str(path / _CONFIG))
     for field in dataclasses.fields(TrainConfig):
         old, new = getattr(before, field.name), getattr(config, field.name)

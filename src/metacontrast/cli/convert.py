@@ -1,0 +1,53 @@
+"""`metacontrast convert`: a checkpoint that was released with the paper becomes a run directory."""
+
+import argparse
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from metacontrast.cli import shared
+from metacontrast.cli.config_flags import add_some_config_flags, given_fields
+from metacontrast.training.released import load_released
+from metacontrast.training.run import TrainedRun, write_run
+
+_FLAGS = (
+    *("dataset", "image_size", "shots", "queries", "encoder", "head", "norm"),
+    *("order", "inner_steps", "inner_lr", "inner_scope"),
+)
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command and its flags."""
+    parser = commands.add_parser(
+        "convert",
+        help="a checkpoint released with the paper as a run directory",
+        description="Read a checkpoint (.pt) that was released with the paper, as weights only, and write a run "
+        "directory that evaluate and explain take. Data set and network are read off the shapes, the rest is the data "
+        "set's released recipe; flags override both. The head is kept as it is; --head zeroed, for files trained with "
+        "the zeroing trick, sets it to zero.",
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the file")
+    parser.add_argument("--out", type=shared.out_folder, required=True, metavar="DIR", help="run directory to write")
+    add_some_config_flags(parser, _FLAGS)
+    shared.add_json_flag(parser)
+    parser.set_defaults(execute=execute)
+
+
+def execute(args: argparse.Namespace) -> None:
+    """Convert and say what the checkpoint was taken for."""
+    run = load_released(args.checkpoint, **given_fields(args))
+    digest = hashlib.sha256(args.checkpoint.read_bytes()).hexdigest()
+    write_run(args.out, run, {"file": args.checkpoint.name, "sha256": digest})
+    shared.say(f"{args.out}: {_in_words(run)}")
+    if args.json:
+        shared.print_json({"run": str(args.out), "updates": run.updates, "config": asdict(run.config)})
+
+
+def _in_words(run: TrainedRun) -> str:
+    config, side = run.config, run.image_shape[1]
+    bias = "with a bias" if config.head_bias else "without a bias"
+    return (
+        f"{config.encoder}, {config.filters} filters, {config.ways}-way head {bias}, {config.head}, for {side}×{side} "
+        f"images of {config.dataset}, after {run.updates} updates"
+    )

@@ -1,0 +1,55 @@
+"""What tasks and encoders of one's own can get wrong, said in one line and once a call, not at every inner step.
+
+The values of labels are looked at only where they lie on the CPU: on a GPU that would make the program wait for it.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from metacontrast.errors import InputError
+from metacontrast.model.model import Model
+from metacontrast.types import Episode, Params
+
+
+def check_tasks(model: Model, params: Params, episodes: Episode, scope: str) -> None:
+    """Raise `InputError` for tasks, one or a batch, whose outer gradient cannot be taken."""
+    check_support(model, params, episodes.support_x, episodes.support_y, scope)
+    check_labels("query", episodes.query_x, episodes.query_y, model.ways)
+    if not params.encoder and not params.head.weight.numel():
+        raise InputError("nothing is learned: the encoder is frozen and the head is built from prototypes")
+
+
+def check_support(
+    model: Model,
+    params: Params,
+    support_x: Float[Tensor, "*task support channel height width"],
+    support_y: Tensor,
+    scope: str,
+) -> None:
+    """Raise `InputError` for support sets that cannot be adapted to."""
+    check_labels("support", support_x, support_y, model.ways)
+    if scope == "encoder" and not params.encoder:
+        raise InputError("scope='encoder', but the encoder is frozen: use scope='head'")
+    if model.head == "prototype" and support_y.is_cpu and (F.one_hot(support_y, model.ways).sum(-2) == 0).any():
+        raise InputError(f"a support set lacks some of its {model.ways} classes, but head='prototype' averages each")
+
+
+def check_labels(name: str, images: Tensor, labels: Tensor, ways: int) -> None:
+    """Raise `InputError` unless there is for every image a whole number from 0 to `ways` − 1."""
+    if images.shape[: labels.ndim] != labels.shape:
+        raise InputError(
+            f"{name} images of shape {tuple(images.shape)} have labels of shape {tuple(labels.shape)}: give each one"
+        )
+    if labels.dtype != torch.int64:
+        raise InputError(f"{name} labels are {labels.dtype}, but must be torch.int64: pass labels.long()")
+    if not labels.numel():
+        raise InputError(f"the {name} set is empty: give at least one image")
+    if not labels.is_cpu:
+        return
+    least, most = int(labels.min()), int(labels.max())
+    if least < 0 or most >= ways:
+        raise InputError(
+            f"{name} labels run from {least} to {most}, but ways={ways} needs 0 to {ways - 1}: number the classes anew"
+        )

@@ -1,0 +1,260 @@
+"""Encoders from elsewhere: frozen or adapted, with whatever layers they come with; what is wrong is said in a line."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import reference
+from metacontrast.errors import InputError
+from metacontrast.maml.engine import meta_gradient
+from metacontrast.maml.inner import Inner, adapt
+from metacontrast.model.encoders import build_encoder
+from metacontrast.model.model import Model
+from metacontrast.model.normalization import TaskBatchNorm
+from metacontrast.types import Episode, to_tensors
+
+TOLERANCE = 1e-12
+WAYS = 3
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class Residual(nn.Module):
+    """A small residual net with dropout and batch norms that have seen other data; nothing in it is symmetric."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.block = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Dropout(0.5))
+        self.pool = nn.AdaptiveAvgPool2d(2)
+        for i, tensor in enumerate((*self.parameters(), *self.buffers())):
+            if tensor.is_floating_point():
+                noise = 0.3 * torch.randn(tensor.shape, generator=generator(i))
+                tensor.data = noise if tensor.ndim > 1 else 0.5 + noise.abs()
+
+    def forward(self, x):
+        x = torch.tanh(self.norm(self.stem(x)))
+        return self.pool(x + self.block(x)).flatten(1)
+
+
+class Transformer(nn.Module):
+    """Patches, one layer of attention, the mean over patches; layer norm only."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.1, batch_first=True)
+        self.patches = nn.Conv2d(1, 16, 4, 4)
+        self.layers = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(16)
+
+    def forward(self, x):
+        return self.norm(self.layers(self.patches(x).flatten(2).transpose(1, 2))).mean(1)
+
+
+def tasks(count: int = 2, dtype=torch.float64) -> Episode:
+    """Two shots and two queries of each class, 8×8 pixels."""
+    rng, y = generator(5), torch.arange(WAYS).repeat_interleave(2).expand(count, -1)
+    support, query = (torch.rand(count, 2 * WAYS, 1, 8, 8, generator=rng, dtype=torch.float64) for _ in range(2))
+    return Episode(support.to(dtype), y, query.to(dtype), y)
+
+
+def plain_features(own: nn.Module, names: list[str], mode: bool):
+    """The module itself, in PyTorch's training or evaluation mode, as a function of its learned tensors."""
+    module = copy.deepcopy(own).train(mode)
+    for child in module.modules():
+        if isinstance(child, nn.Dropout):
+            child.eval()
+
+    def features(encoder, x):
+        fresh = {n: b.clone() for n, b in module.named_buffers()}
+        return torch.func.functional_call(module, ({n: encoder[n] for n in names}, fresh), (x,))
+
+    return features
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+@pytest.mark.parametrize(
+    ("build", "size", "frozen", "norm"),
+    [
+        (Residual, 16, "nothing", "transductive"),
+        (Residual, 16, "nothing", "running"),
+        (Residual, 16, "stem", "transductive"),
+        (Residual, 16, "everything", "running"),
+        (Transformer, 16, "nothing", "transductive"),
+        (Transformer, 16, "everything", "transductive"),
+    ],
+)
+def test_the_outer_gradient_of_a_foreign_encoder_is_the_references(build, size, frozen, norm, order):
+    """Its own forward pass, in training mode for batch statistics and in evaluation mode for running averages."""
+    own = build().double()
+    for name, parameter in own.named_parameters():
+        parameter.requires_grad_(frozen == "nothing" or (frozen == "stem" and not name.startswith("stem")))
+    model = Model(own, WAYS, feature_size=size, norm=norm)
+    params = model.init(generator())
+    names = [n for n, p in own.named_parameters() if p.requires_grad]
+    assert list(params.encoder) == names
+    episodes, inner = tasks(), Inner(2, 0.1, order=order)
+    each = [Episode(*parts) for parts in zip(*episodes, strict=True)]
+    features = plain_features(own, names, mode=norm != "running" and build is Residual)
+    with sdpa_kernel(SDPBackend.MATH):
+        found, _ = meta_gradient(model, params, episodes, inner)
+        expected = reference.meta_gradient(features, params, each, 2, 0.1, "all", order)
+    scale = max(t.abs().max() for t in to_tensors(expected))
+    for a, b in zip(to_tensors(found), to_tensors(expected), strict=True):
+        assert (a - b).abs().max() <= TOLERANCE * scale
+    before = build().double().state_dict()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in own.state_dict().items())
+
+
+@pytest.mark.parametrize("build", [Residual, Transformer])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_few_outer_updates_lower_the_query_loss(build, frozen):
+    model = Model(build().requires_grad_(not frozen), WAYS, feature_size=16)
+    params, episodes, losses = model.init(generator()), tasks(dtype=torch.float32), []
+    tensors = [t.requires_grad_() for t in to_tensors(params)]
+    optimizer = torch.optim.Adam(tensors, lr=0.01)
+    for _ in range(6):
+        gradient, metrics = meta_gradient(model, params, episodes, Inner(1, 0.1))
+        losses.append(metrics.loss.mean().item())
+        for tensor, part in zip(tensors, to_tensors(gradient), strict=True):
+            tensor.grad = part
+        optimizer.step()
+    assert losses[-1] < losses[0]
+
+
+def test_running_averages_make_features_independent_of_the_batch():
+    own = Residual().eval()
+    model = Model(own, WAYS, feature_size=16, norm="running")
+    encoder, x = model.init(generator()).encoder, tasks(1, torch.float32).support_x[0]
+    assert torch.allclose(model.features(encoder, x), own(x), atol=1e-6)
+    assert torch.allclose(model.query_features(encoder, x, x[:1]), own(x[:1]), atol=1e-6)
+    inductive = model.with_norm("inductive")
+    assert not torch.allclose(inductive.query_features(encoder, x, x[:1]), own(x[:1]), atol=1e-2)
+
+
+def test_running_averages_that_are_not_there_are_not_promised():
+    for encoder in (build_encoder("conv4", (1, 28, 28)), nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False))):
+        with pytest.raises(InputError, match=r"norm='running', but .* keeps no averages"):
+            Model(encoder, WAYS, feature_size=1, norm="running")
+    converted = Model(Residual(), WAYS, feature_size=16)
+    with pytest.raises(InputError, match="keeps no averages"):
+        converted.with_norm("running")
+
+
+def test_a_batch_norm_that_does_more_is_refused_or_kept():
+    """timm's carry an activation: replacing them would lose it in silence."""
+
+    class NormAndReLU(nn.BatchNorm2d):
+        def forward(self, input):
+            return torch.relu(super().forward(input))
+
+    own = nn.Sequential(nn.Conv2d(1, 2, 3), NormAndReLU(2), nn.Flatten()).eval()
+    with pytest.raises(InputError, match=r"of their own \(NormAndReLU\).*norm='running'"):
+        Model(own, WAYS, feature_size=72)
+    model = Model(own, WAYS, feature_size=72, norm="running")
+    x = tasks(1, torch.float32).support_x[0]
+    assert torch.equal(model.features(model.init(generator()).encoder, x), own(x))
+
+
+def test_a_batch_norm_without_weights_gets_none_to_learn():
+    own = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, affine=False), nn.Flatten()).double()
+    model = Model(own, WAYS, feature_size=72)
+    params = model.init(generator())
+    assert list(params.encoder) == ["0.weight", "0.bias"]
+    x = tasks(1).support_x[0]
+    assert torch.allclose(model.features(params.encoder, x), own.train()(x), atol=1e-12)
+
+
+def test_a_batch_norm_with_two_names_is_replaced_under_both():
+    shared = nn.BatchNorm2d(1)
+    shared.weight.data.fill_(2.0)
+    shared.bias.requires_grad_(False)
+    model = Model(nn.Sequential(shared, nn.Tanh(), shared, nn.Flatten()), WAYS, feature_size=64)
+    assert model.encoder[0] is model.encoder[2]
+    assert isinstance(model.encoder[2], TaskBatchNorm)
+    assert list(model.init(generator()).encoder) == ["0.weight"]
+
+
+def test_synchronized_batch_norm_becomes_that_of_the_task():
+    own = nn.Sequential(nn.SyncBatchNorm(1), nn.Flatten())
+    assert isinstance(Model(own, WAYS, feature_size=64).encoder[0], TaskBatchNorm)
+
+
+def test_the_head_has_the_encoders_dtype():
+    assert Model(Residual().double(), WAYS, feature_size=16).init(generator()).head.weight.dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("encoder", "size", "message"),
+    [
+        (nn.Flatten(), 63, "features have length 64, not feature_size=63"),
+        (nn.Identity(), 64, r"returns \(6, 1, 8, 8\) for 6 images, not \(6, 64\): .*nn\.Flatten"),
+        (nn.Flatten(0), 64, r"returns \(384,\) for 6 images"),
+        (nn.AdaptiveMaxPool2d(1, return_indices=True), 64, "returns a tuple, not a tensor: wrap it"),
+    ],
+)
+def test_an_encoder_that_returns_something_else_is_told_what_to_do(encoder, size, message):
+    model = Model(encoder, WAYS, feature_size=size)
+    with pytest.raises(InputError, match=message):
+        meta_gradient(model, model.init(generator()), tasks(1, torch.float32), Inner())
+
+
+def wrong_labels(change) -> Episode:
+    episodes = tasks(2, torch.float32)
+    return episodes._replace(support_y=change(episodes.support_y))
+
+
+@pytest.mark.parametrize(
+    ("episodes", "message"),
+    [
+        (wrong_labels(lambda y: y + 1), "support labels run from 1 to 3, but ways=3 needs 0 to 2"),
+        (wrong_labels(lambda y: y - 1), "support labels run from -1 to 1"),
+        (tasks()._replace(query_y=tasks().query_y * 5), "query labels run from 0 to 10"),
+        (wrong_labels(lambda y: y[:, :4]), r"images of shape \(2, 6, 1, 8, 8\) have labels of shape \(2, 4\)"),
+        (wrong_labels(lambda y: y.int()), r"support labels are torch\.int32.*labels\.long\(\)"),
+        (Episode(*(part[:, :0] for part in tasks())), "the support set is empty"),
+    ],
+)
+def test_labels_that_do_not_fit_are_one_line(episodes, message):
+    model = Model(nn.Flatten(), WAYS, feature_size=64)
+    params = model.init(generator())
+    with pytest.raises(InputError, match=message):
+        meta_gradient(model, params, episodes, Inner())
+    if message.startswith("support"):
+        with pytest.raises(InputError, match=message):
+            adapt(model, params, episodes.support_x[0], episodes.support_y[0], Inner())
+
+
+def test_prototypes_need_every_class():
+    model = Model(Residual(), WAYS, feature_size=16, head="prototype")
+    with pytest.raises(InputError, match="lacks some of its 3 classes"):
+        meta_gradient(model, model.init(generator()), wrong_labels(lambda y: y.clamp(max=1)), Inner())
+
+
+def test_a_frozen_encoder_that_leaves_nothing_to_do_says_so():
+    frozen = Residual().requires_grad_(False)
+    model = Model(frozen, WAYS, feature_size=16)
+    episodes = tasks(1, torch.float32)
+    with pytest.raises(InputError, match="the encoder is frozen: use scope='head'"):
+        adapt(model, model.init(generator()), episodes.support_x[0], episodes.support_y[0], Inner(scope="encoder"))
+    prototypes = Model(frozen, WAYS, feature_size=16, head="prototype")
+    params = prototypes.init(generator())
+    with pytest.raises(InputError, match="nothing is learned"):
+        meta_gradient(prototypes, params, episodes, Inner())
+    adapted = adapt(prototypes, params, episodes.support_x[0], episodes.support_y[0], Inner(1, 0.1))
+    assert adapted.head.weight.shape == (WAYS, 16)
+
+
+def test_a_second_derivative_that_pytorch_lacks_says_what_to_do():
+    """Fused attention on the CPU; the backend that is named in the message is tested above."""
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        model = Model(Transformer(), WAYS, feature_size=16)
+        with pytest.raises(InputError, match=r"order='second' needs .*sdpa_kernel\(SDPBackend\.MATH\)"):
+            meta_gradient(model, model.init(generator()), tasks(1, torch.float32), Inner(order="second"))
