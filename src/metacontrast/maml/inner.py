@@ -6,7 +6,7 @@
 differentiable function of θ through the gradients (SOMAML); with `first` the gradients count as constants (FOMAML).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from metacontrast.errors import InputError
 from metacontrast.maml.checks import check_support
+from metacontrast.model.head import one_hot
 from metacontrast.model.model import Model
 from metacontrast.types import Params, from_tensors, to_tensors
 
@@ -56,7 +57,7 @@ def classification_loss(
     """Mean over the images of cross entropy, or of ½ |logits − one-hot(label)|²."""
     if loss == "cross_entropy":
         return F.cross_entropy(logits, labels)
-    targets = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+    targets = one_hot(labels, logits.shape[1], logits.dtype)
     return (logits - targets).square().sum(1).mean() / 2
 
 
@@ -85,13 +86,30 @@ def trajectory(
     support_x: Float[Tensor, "support channel height width"],
     support_y: Int[Tensor, " support"],
     inner: Inner,
+    differentiate: "Differentiate | None" = None,
 ) -> Iterator[Params]:
-    """Yield the parameters before the first step and after every step."""
+    """Yield the parameters before the first step and after every step; see `inner_step`."""
     current = model.start(params, support_x, support_y)
     yield current
     for _ in range(inner.steps):
-        current = inner_step(model, current, support_x, support_y, inner)
+        current = inner_step(model, current, support_x, support_y, inner, differentiate or by_autograd)
         yield current
+
+
+Differentiate = Callable[[Callable[[list[Tensor]], Tensor], list[Tensor], bool], Sequence[Tensor]]
+
+
+def by_autograd(loss: Callable[[list[Tensor]], Tensor], at: list[Tensor], second: bool) -> Sequence[Tensor]:
+    """The gradient of `loss` at `at`; `second` says whether it is to be differentiated again."""
+    with torch.enable_grad():
+        aliases = [t.view_as(t) if second and t.requires_grad else t.detach().requires_grad_() for t in at]
+        return torch.autograd.grad(loss(aliases), aliases, create_graph=second)
+
+
+def by_transform(loss: Callable[[list[Tensor]], Tensor], at: list[Tensor], second: bool) -> Sequence[Tensor]:
+    """The same as a `torch.func` transform, which can be mapped over tasks and compiled."""
+    found = torch.func.grad(loss)(at)
+    return found if second else [gradient.detach() for gradient in found]
 
 
 def inner_step(
@@ -100,6 +118,7 @@ def inner_step(
     support_x: Float[Tensor, "support channel height width"],
     support_y: Int[Tensor, " support"],
     inner: Inner,
+    differentiate: Differentiate = by_autograd,
 ) -> Params:
     """One gradient step on the support set (paper Eq. 4 for the head).
 
@@ -107,18 +126,17 @@ def inner_step(
     counts as a parameter of its own here.
     """
     tensors = to_tensors(params)
-    moving = range(*_moving(params, inner.scope))
-    second = inner.order == "second" and any(t.requires_grad for t in tensors)
-    with torch.enable_grad():
-        inputs = [t.view_as(t) if second else t.detach().requires_grad_(i in moving) for i, t in enumerate(tensors)]
-        logits = model.logits(from_tensors(params, inputs), support_x)
-        gradients = torch.autograd.grad(
-            classification_loss(logits, support_y, inner.loss),
-            [inputs[i] for i in moving],
-            create_graph=second,
-        )
-    of = dict(zip(moving, gradients, strict=True))
-    return from_tensors(params, descend(tensors, [of.get(i) for i in range(len(tensors))], inner.lr))
+    moving = slice(*_moving(params, inner.scope))
+    second = inner.order == "second" and (differentiate is by_transform or any(t.requires_grad for t in tensors))
+
+    def loss(moved: list[Tensor]) -> Tensor:
+        inputs = list(tensors) if second else [t.detach() for t in tensors]
+        inputs[moving] = moved
+        return classification_loss(model.logits(from_tensors(params, inputs), support_x), support_y, inner.loss)
+
+    gradients: list[Tensor | None] = [None] * len(tensors)
+    gradients[moving] = differentiate(loss, tensors[moving], second)
+    return from_tensors(params, descend(tensors, gradients, inner.lr))
 
 
 def descend(tensors: Sequence[Tensor], gradients: Sequence[Tensor | None], lr: float | Tensor) -> list[Tensor]:

@@ -12,7 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from metacontrast.errors import InputError
-from metacontrast.maml.inner import Inner, classification_loss, trajectory
+from metacontrast.maml.inner import (
+    Differentiate,
+    Inner,
+    by_autograd,
+    by_transform,
+    classification_loss,
+    trajectory,
+)
 from metacontrast.model.model import Model, apply_head
 from metacontrast.types import Episode, Params, from_tensors, map_params, to_tensors
 
@@ -49,14 +56,43 @@ def task_outcome(model: Model, params: Params, episode: Episode, inner: Inner) -
     """The same with what the inner loop led to."""
     leaves = [t.detach().requires_grad_() for t in to_tensors(params)]
     with torch.enable_grad():
-        *_, adapted = trajectory(model, from_tensors(params, leaves), episode.support_x, episode.support_y, inner)
-        query = model.query_features(adapted.encoder, episode.support_x, episode.query_x)
-        logits = apply_head(adapted.head, query)
-        loss = classification_loss(logits, episode.query_y, inner.loss)
+        loss, seen = _outer_loss(model, from_tensors(params, leaves), episode, inner, by_autograd)
         gradients = _differentiate(loss, leaves)
+    metrics = Metrics(seen.loss.detach()[None], seen.accuracy[None])
+    adapted = map_params(Tensor.detach, seen.adapted)
+    return Outcome(from_tensors(params, gradients), metrics, adapted, seen.query.detach())
+
+
+def task_gradient_by_transform(
+    model: Model, params: Params, episode: Episode, inner: Inner
+) -> tuple[list[Tensor], Metrics]:
+    """`task_gradient` as a `torch.func` transform: the gradient's tensors in order, and metrics without an axis."""
+
+    def loss(tensors: list[Tensor]) -> tuple[Tensor, Metrics]:
+        loss, seen = _outer_loss(model, from_tensors(params, tensors), episode, inner, by_transform)
+        return loss, Metrics(seen.loss, seen.accuracy)
+
+    return torch.func.grad(loss, has_aux=True)([t.detach() for t in to_tensors(params)])
+
+
+class _Seen(NamedTuple):
+    """What the outer loss passes on its way."""
+
+    adapted: Params
+    query: Tensor
+    loss: Tensor
+    accuracy: Tensor
+
+
+def _outer_loss(
+    model: Model, params: Params, episode: Episode, inner: Inner, differentiate: Differentiate
+) -> tuple[Tensor, _Seen]:
+    *_, adapted = trajectory(model, params, episode.support_x, episode.support_y, inner, differentiate)
+    query = model.query_features(adapted.encoder, episode.support_x, episode.query_x)
+    logits = apply_head(adapted.head, query)
+    loss = classification_loss(logits, episode.query_y, inner.loss)
     accuracy = (logits.argmax(1) == episode.query_y).to(logits.dtype).mean()
-    metrics = Metrics(loss.detach()[None], accuracy[None])
-    return Outcome(from_tensors(params, gradients), metrics, map_params(Tensor.detach, adapted), query.detach())
+    return loss, _Seen(adapted, query, loss, accuracy)
 
 
 def _differentiate(loss: Tensor, leaves: list[Tensor]) -> tuple[Tensor, ...]:

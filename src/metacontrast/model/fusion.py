@@ -4,6 +4,7 @@
 encoder profits. Layers keep their names and parameters. The arithmetic is in `norm_block`.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from metacontrast.model.convolution import Geometry
 from metacontrast.model.norm_block import convolution_block, norm_block
 from metacontrast.model.norm_kernels import Layout
-from metacontrast.model.normalization import TaskBatchNorm, check_examples
+from metacontrast.model.normalization import TaskBatchNorm
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
@@ -23,9 +24,14 @@ Block = Callable[[Tensor], Tensor]
 
 def fuse(module: nn.Module) -> nn.Module:
     """Replace every `nn.Sequential` in `module`, itself included, by one that runs its blocks as one; return it."""
-    for name, child in module.named_children():
-        setattr(module, name, fuse(child))
-    return FusedSequential(module) if type(module) is nn.Sequential else module
+    for name, child in module._modules.items():
+        module._modules[name] = None if child is None else fuse(child)
+    return FusedSequential(module) if type(module) is nn.Sequential and not _is_watched(module) else module
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether hooks want to see what goes in or out of a layer, which a block would hide from them."""
+    return any(each._forward_hooks or each._forward_pre_hooks or each._backward_hooks for each in module.modules())
 
 
 def runs_fused(x: Tensor) -> bool:
@@ -38,7 +44,7 @@ class FusedSequential(nn.Sequential):
     """The layers of `layers` under the same names, run block by block where `runs_fused` says so."""
 
     def __init__(self, layers: nn.Sequential):
-        super().__init__(*layers)
+        super().__init__(OrderedDict(layers._modules))
         self._blocks = tuple(_blocks(list(layers)))
 
     def forward(self, input: Tensor) -> Tensor:
@@ -79,7 +85,6 @@ def _run(
     groups, reference, _ = norm.tasks.shape
     layout = Layout(len(x) // groups, reference or len(x) // groups, before, after, window)
     if convolution is None:
-        check_examples(x, groups, reference)
         return norm_block(x, norm.weight, norm.bias, layout, norm.eps)
     geometry = Geometry(convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
     return convolution_block(

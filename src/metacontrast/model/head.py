@@ -60,8 +60,13 @@ def class_means(
     features: Float[Tensor, "support feature"], labels: Int[Tensor, " support"], ways: int
 ) -> Float[Tensor, "way feature"]:
     """The mean feature of every class; each class needs at least one example."""
-    members = torch.nn.functional.one_hot(labels, ways).to(features.dtype)
+    members = one_hot(labels, ways, features.dtype)
     return members.T @ features / members.sum(0)[:, None]
+
+
+def one_hot(labels: Int[Tensor, "*image"], ways: int, dtype: torch.dtype) -> Float[Tensor, "*image way"]:
+    """1 at the label's place, else 0; without a look at the values, so that transforms can map it over tasks."""
+    return (labels[..., None] == torch.arange(ways, device=labels.device)).to(dtype)
 
 
 def check_ways(kind: HeadKind, rows: int, ways: int) -> None:

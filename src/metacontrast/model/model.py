@@ -1,7 +1,6 @@
 """A model is an encoder and a rule for its head; the numbers live outside it, in `Params`."""
 
 import copy
-import functools
 import threading
 from dataclasses import dataclass, field, replace
 
@@ -112,7 +111,9 @@ class Model:
         """
         if self.fused and images.ndim == 4 and runs_fused(images):
             images = channels_last(images)
-        found = functional_call(self._own.encoder, (encoder, self._own.buffers(tasks, reference)), (images,))
+        own = self._own
+        buffers = dict.fromkeys(own.task_buffers, torch.empty(tasks, reference, 0))
+        found = functional_call(own.encoder, (encoder, buffers), (images,))
         if not isinstance(found, Tensor) or found.shape != (len(images), self.feature_size):
             raise InputError(_not_features(found, len(images), self.feature_size))
         return found
@@ -164,7 +165,7 @@ class _PerThread(threading.local):
     def __init__(self, encoder: nn.Module, fused: bool):
         own = copy.deepcopy(encoder)
         self.encoder = fuse(own) if fused else own
-        self.buffers = functools.cache(functools.partial(normalization.task_buffers, self.encoder))
+        self.task_buffers = normalization.task_buffer_names(self.encoder)
 
 
 def channels_last(

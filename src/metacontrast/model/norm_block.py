@@ -36,6 +36,7 @@ from torch.autograd.function import once_differentiable
 from metacontrast.model import norm_kernels
 from metacontrast.model.convolution import Geometry, Gradient, convolve, gradients
 from metacontrast.model.norm_kernels import Layout, Norm
+from metacontrast.model.normalization import check_examples
 
 Gradients = tuple[Tensor, Tensor, Tensor]
 
@@ -202,6 +203,8 @@ def _forward(
     """Output, μ, r, the picked elements (none without pooling) and their places, of images that come in parts."""
     images, (_, channels, height, width) = sum(map(len, ys)), ys[0].shape
     small = (images, channels, height // layout.window, width // layout.window)
+    if layout.reference == layout.size:
+        check_examples(_count(ys[0], layout))
     pools = layout.window == 2
     picked = _empty(ys[0], small if pools else (0, channels, 1, 1))
     code = torch.empty(small, dtype=torch.uint8, memory_format=torch.channels_last) if pools else _no_code(channels)

@@ -50,16 +50,17 @@ class TaskBatchNorm(nn.Module):
     def forward(self, x: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel *space"]:
         """Normalize every channel."""
         groups, reference, _ = self.tasks.shape
-        check_examples(x, groups, reference)
+        if reference == 0:
+            check_examples(x.numel() // (groups * x.shape[1]))
         if groups > 1:
             one = partial(task_batch_norm, reference=reference, weight=self.weight, bias=self.bias, eps=self.eps)
             return torch.cat([one(part) for part in x.chunk(groups)])
         return task_batch_norm(x, reference, self.weight, self.bias, self.eps)
 
 
-def check_examples(x: Float[Tensor, "batch channel *space"], groups: int, reference: int) -> None:
-    """Raise `InputError` where a channel would be normalized by a single number."""
-    if reference == 0 and x.numel() == groups * x.shape[1]:
+def check_examples(count: int) -> None:
+    """Raise `InputError` where a channel would be normalized by the one number that it has."""
+    if count == 1:
         raise InputError("one image has no batch statistics: give several at once or use norm='inductive'")
 
 
@@ -105,11 +106,10 @@ def check_running_averages(module: nn.Module) -> None:
             raise InputError(f"norm='running', but {name!r} of the encoder keeps no averages: use norm='inductive'")
 
 
-def task_buffers(module: nn.Module, groups: int, reference: int) -> dict[str, Tensor]:
-    """Buffers that tell every `TaskBatchNorm` in `module` how the batch is made of tasks."""
-    shape = torch.empty(groups, reference, 0)
+def task_buffer_names(module: nn.Module) -> tuple[str, ...]:
+    """Names of the buffers that tell every `TaskBatchNorm` in `module` how the batch is made of tasks."""
     norms = (name for name, child in module.named_modules() if isinstance(child, TaskBatchNorm))
-    return {f"{name}.tasks".lstrip("."): shape for name in norms}
+    return tuple(f"{name}.tasks".lstrip(".") for name in norms)
 
 
 def _converted(norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm) -> TaskBatchNorm:
