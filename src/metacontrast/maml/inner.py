@@ -50,13 +50,23 @@ class Inner:
 
 
 def classification_loss(
-    logits: Float[Tensor, "image way"], labels: Int[Tensor, " image"], loss: Loss
+    logits: Float[Tensor, "image way"],
+    labels: Int[Tensor, " image"],
+    loss: Loss,
+    weights: Float[Tensor, " image"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean over the images of cross entropy, or of ½ |logits − one-hot(label)|²."""
-    if loss == "cross_entropy":
+    """Mean over the images of cross entropy, or of ½ |logits − one-hot(label)|².
+
+    Args:
+        weights: of the images in the mean, with sum 1; None weighs them alike.
+    """
+    if weights is None and loss == "cross_entropy":
         return F.cross_entropy(logits, labels)
-    targets = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
-    return (logits - targets).square().sum(1).mean() / 2
+    if loss == "cross_entropy":
+        each = F.cross_entropy(logits, labels, reduction="none")
+    else:
+        each = (logits - F.one_hot(labels, logits.shape[1]).to(logits.dtype)).square().sum(1) / 2
+    return each.mean() if weights is None else weights @ each
 
 
 def adapt(
@@ -65,12 +75,16 @@ def adapt(
     support_x: Float[Tensor, "support channel height width"],
     support_y: Int[Tensor, " support"],
     inner: Inner,
+    weights: Float[Tensor, " support"] | None = None,
 ) -> Params:
     """The parameters after `inner.steps` steps on the support set.
 
     Differentiable in `params` where these require a gradient, as `inner.order` says.
+
+    Args:
+        weights: of the support images in the loss, with sum 1; None weighs them alike.
     """
-    *_, adapted = trajectory(model, params, support_x, support_y, inner)
+    *_, adapted = trajectory(model, params, support_x, support_y, inner, weights)
     return adapted
 
 
@@ -80,12 +94,13 @@ def trajectory(
     support_x: Float[Tensor, "support channel height width"],
     support_y: Int[Tensor, " support"],
     inner: Inner,
+    weights: Float[Tensor, " support"] | None = None,
 ) -> Iterator[Params]:
     """Yield the parameters before the first step and after every step."""
     current = model.start(params, support_x, support_y)
     yield current
     for _ in range(inner.steps):
-        current = inner_step(model, current, support_x, support_y, inner)
+        current = inner_step(model, current, support_x, support_y, inner, weights)
         yield current
 
 
@@ -95,6 +110,7 @@ def inner_step(
     support_x: Float[Tensor, "support channel height width"],
     support_y: Int[Tensor, " support"],
     inner: Inner,
+    weights: Float[Tensor, " support"] | None = None,
 ) -> Params:
     """One gradient step on the support set (paper Eq. 4 for the head).
 
@@ -108,7 +124,7 @@ def inner_step(
         inputs = [t.view_as(t) if second else t.detach().requires_grad_(i in moving) for i, t in enumerate(tensors)]
         logits = model.logits(from_tensors(params, inputs), support_x)
         gradients = torch.autograd.grad(
-            classification_loss(logits, support_y, inner.loss),
+            classification_loss(logits, support_y, inner.loss, weights),
             [inputs[i] for i in moving],
             create_graph=second,
         )
