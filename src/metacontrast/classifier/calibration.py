@@ -1,6 +1,6 @@
 """Probabilities and refusals, set on images that were held out of the support set.
 
-    p = softmax(z / T),    T minimizes the cross entropy of the held-out images
+p = softmax(z / T),    T minimizes the cross entropy of the held-out images
 """
 
 import math
@@ -30,11 +30,11 @@ def fit_temperature(logits: Float[Tensor, "image way"], y: Int[Tensor, " image"]
         return 1.0
     targets = _soft_targets(y, z.shape[1])
     low, high = 1 / (spread * WIDEST), WIDEST / spread
-    for _ in range(60):
+    while high / low > 1 + 1e-12:
         middle = math.sqrt(low * high)
         slope = (((middle * z).softmax(1) - targets) * z).sum()
         low, high = (middle, high) if slope < 0 else (low, middle)
-    return 1 / middle
+    return 1 / low
 
 
 def cross_entropy(logits: Float[Tensor, "image way"], y: Int[Tensor, " image"], temperature: float) -> float:
@@ -50,12 +50,14 @@ def rejection_threshold(scores: Float[Tensor, " image"], rate: float) -> float:
     the next one below it with probability j / (n + 1); j is the greatest with j / (n + 1) ≤ rate.
     """
     if not 0 < rate < 1:
-        raise InputError(f"reject={rate}, but it must lie between 0 and 1: the share of known images that may be refused")
+        raise InputError(
+            f"reject={rate}, but it must lie between 0 and 1: the share of known images that may be refused"
+        )
     j = math.floor(rate * (len(scores) + 1) + 1e-9)
     if j < 1:
         raise InputError(
-            f"reject={rate} needs {math.ceil(1 / rate - 1e-9) - 1} held-out images (those of classes with 2 or more), "
-            f"and there are {len(scores)}: raise it{f' to {1 / (len(scores) + 1):.3f}' if len(scores) else ''} or add images"
+            f"reject={rate} needs {math.ceil(1 / rate - 1e-9) - 1} images to hold out, of classes with 2 or more, and "
+            f"there are {len(scores)}: add images, or raise it above {1 / (len(scores) + 1):.3f}"
         )
     return scores.sort().values[j - 1].item()
 

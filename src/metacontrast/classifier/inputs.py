@@ -32,9 +32,9 @@ def folder_of(images: Any) -> Path | None:
     return Path(images).expanduser() if is_folder else None
 
 
-def labelled_items(folder: Path) -> list[Item]:
-    """The images of a folder of class folders; where it is divided into train, val and test, those of train."""
-    classes = split_classes(folder, class_files(folder), "train")
+def labelled_items(folder: Path, split: str = "train") -> list[Item]:
+    """The images of a folder of class folders; where it is divided into train, val and test, those of `split`."""
+    classes = split_classes(folder, class_files(folder), split)
     return [
         Item(label, file.relative_to(folder).as_posix(), file) for label, files in classes.items() for file in files
     ]

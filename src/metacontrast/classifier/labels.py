@@ -20,7 +20,8 @@ def as_labels(labels: Any, images: int) -> list[Hashable]:
     shape = getattr(labels, "shape", None)
     if shape is not None and len(shape) != 1:
         raise InputError(f"labels have shape {tuple(shape)}, but there must be one label for each image")
-    plain = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    to_list = getattr(labels, "tolist", None)
+    plain = list(labels) if to_list is None else to_list()
     if len(plain) != images:
         raise InputError(f"{images} images and {len(plain)} labels: there must be one label for each image")
     for label in plain:
@@ -59,6 +60,6 @@ def nfc(label: str) -> str:
 
 def _check_label(label: object) -> None:
     if not isinstance(label, Hashable):
-        raise InputError(f"label {label!r} is a {type(label).__name__}, which cannot be hashed: use text, numbers, tuples")
+        raise InputError(f"label {label!r} is a {type(label).__name__}, not hashable: use text or numbers")
     if label is None or label != label:
         raise InputError(f"a label is {label!r}: give every image a label, or leave the image out")

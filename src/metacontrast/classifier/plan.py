@@ -49,11 +49,11 @@ def make_plan(inner: Inner, *, steps: Any, lr: Any, scope: Any, baseline: Any, f
     _check_choice("baseline", baseline, BASELINES)
     if not (steps is None or steps == "auto" or _is_whole(steps, 1)):
         raise InputError(f"steps={steps!r}, but it must be 'auto', 1 or more, or None for the model's own")
-    if not (lr is None or (isinstance(lr, Real) and 0 < lr < float("inf"))):
+    if not (lr is None or (isinstance(lr, Real) and 0 < float(lr) < float("inf"))):
         raise InputError(f"lr={lr!r}, but it must be above 0 and finite, or None for the model's own")
     if not (_is_whole(folds, 0) and folds != 1):
         raise InputError(f"folds={folds!r}, but it must be 2 or more, or 0 for no cross-validation")
-    if not (reject is None or (isinstance(reject, Real) and 0 < reject < 1)):
+    if not (reject is None or (isinstance(reject, Real) and 0 < float(reject) < 1)):
         raise InputError(f"reject={reject!r}, but it must lie between 0 and 1, or be None to refuse nothing")
     own = max(inner.steps, 1) if steps in (None, "auto") else int(steps)
     wanted = replace(inner, steps=own, lr=float(lr or inner.lr), scope=scope or inner.scope)
@@ -61,7 +61,7 @@ def make_plan(inner: Inner, *, steps: Any, lr: Any, scope: Any, baseline: Any, f
 
 
 def _is_whole(value: Any, least: int) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str | None, ...]) -> None:

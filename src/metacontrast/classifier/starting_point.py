@@ -88,7 +88,9 @@ def load_model(model: str | Path) -> TrainedRun:
 def save_starting_point(start: StartingPoint, folder: Path) -> None:
     """Write `config.json` and `model.safetensors`."""
     if start.run is None:
-        raise InputError(f"{start.name} is not a model of this library and cannot be saved: keep it where it comes from")
+        raise InputError(
+            f"{start.name} is not a model of this library and cannot be saved: keep it where it comes from"
+        )
     save_model(folder, start.run)
     facts = {"format": FORMAT, "format_version": VERSION, "images": dataclasses.asdict(start.images)}
     facts |= {"updates": start.run.updates, "config": dataclasses.asdict(start.run.config)}
@@ -126,7 +128,9 @@ def read_facts(file: Path, known: str, version: int) -> dict[str, Any]:
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read ({error}): the folder is incomplete or damaged, copy it anew") from error
+        raise InputError(
+            f"{file} cannot be read ({error}): the folder is incomplete or damaged, copy it anew"
+        ) from error
     if not isinstance(facts, dict) or facts.get("format") != known:
         raise InputError(f"{file} is not that of a {known}: check the folder's name")
     if facts.get("format_version") != version:

@@ -22,7 +22,7 @@ def add_parser(commands: Any) -> None:
         "`metacontrast predict`. Any number of classes, and of images of each.",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a folder of images for each class in it")
-    parser.add_argument("--model", required=True, metavar="M", help="model that comes with the package, or a run directory")
+    parser.add_argument("--model", required=True, metavar="M", help="a model that comes along, or a run directory")
     parser.add_argument("--out", type=shared.out_folder, required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--steps", type=_steps, metavar="N", help="inner steps, or auto (default: the model's own)")
     parser.add_argument("--lr", type=float, metavar="X", help="inner step size (default: the model's own)")
@@ -34,7 +34,7 @@ def add_parser(commands: Any) -> None:
         help="predict with the nearest class mean, or with whichever does better (default: %(default)s)",
     )
     parser.add_argument("--reject", type=float, metavar="RATE", help="share of known images that may be refused")
-    parser.add_argument("--folds", type=int, default=5, metavar="N", help="of the cross-validation (default: %(default)s)")
+    parser.add_argument("--folds", type=int, default=5, metavar="N", help="of cross-validation (default: %(default)s)")
     parser.add_argument("--skip-unreadable", action="store_true", help="leave out image files that cannot be read")
     add_max_pixels_flag(parser)
     shared.add_json_flag(parser)

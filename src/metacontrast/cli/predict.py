@@ -97,8 +97,8 @@ def _as_text(prediction: "Prediction") -> str:
 def _explained(found: "Explanation") -> str:
     lines = [f"  rather than {found.against}: logit difference {found.difference:+.4g}"]
     lines += [
-        f"  {'pulled' if found.contributions[row] > 0 else 'pushed'} {found.contributions[row]:+.4g}  {found.names[row]}"
-        for row in found.strongest(SHOWN)
+        f"  {'pulled' if value > 0 else 'pushed'} {value:+.4g}  {found.names[row]}"
+        for row, value in ((row, found.contributions[row]) for row in found.strongest(SHOWN))
     ]
     if not found.is_exact:
         lines.append(f"  of the difference {found.through_encoder:+.4g} came through the encoder, which moved too")
