@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Iterator
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     """A classifier of one's own images from a few examples of each class; any number of classes.
 
     Images are a folder, or a list or stack of paths, PIL images, arrays or tensors, see `classifier.inputs`. Labels
-    are anything hashable. Every class has the same share in the adaptation, however many examples it has.
+    are anything hashable. As scikit-learn has it, parameters are checked by `fit`. Every class has the same share in the adaptation, however many examples it has.
 
     Args:
         model: a model that comes with the package, a folder that `metacontrast train` or `save_pretrained` wrote, or a
@@ -56,16 +56,16 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        model: str | Path | StartingPoint = "omniglot-conv4",
+        model: Any = "omniglot-conv4",
         *,
-        steps: int | Literal["auto"] | None = None,
-        lr: float | None = None,
-        scope: Literal["head", "all"] | None = None,
-        baseline: Literal["none", "prototype", "auto"] | None = None,
-        folds: int = 5,
-        reject: float | None = None,
-        max_pixels: int = MAX_PIXELS,
-        skip_unreadable: bool = False,
+        steps: Any = None,
+        lr: Any = None,
+        scope: Any = None,
+        baseline: Any = None,
+        folds: Any = 5,
+        reject: Any = None,
+        max_pixels: Any = MAX_PIXELS,
+        skip_unreadable: Any = False,
     ):
         self.model = model
         self.steps = steps
@@ -78,7 +78,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.skip_unreadable = skip_unreadable
 
     @classmethod
-    def from_pretrained(cls, model: str | Path, **parameters: Any) -> Self:
+    def from_pretrained(cls, model: str | Path, **parameters: Any) -> "FewShotClassifier":
         """A classifier that will start from a model that comes with the package, or from one in a folder."""
         load_starting_point(model)
         return cls(model, **parameters)
@@ -93,18 +93,18 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         storage.save(Path(folder), self._fitted_state(), parameters)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls, folder: str | Path) -> "FewShotClassifier":
         """The fitted classifier that `save` or `metacontrast fit` wrote."""
         state, parameters = storage.load(Path(folder))
         return cls(state.start, **parameters)._remember(state)
 
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None) -> "FewShotClassifier":
         """Learn the classes of labelled images, or with `y` left out of a folder that has a folder for each class."""
         start, plan = self._start_and_plan()
         items, labels, images = self._read_labelled(start, X, y)
         return self._learn(start, plan, make_support(images, labels, [item.name for item in items]))
 
-    def partial_fit(self, X: Any, y: Any = None) -> Self:
+    def partial_fit(self, X: Any, y: Any = None) -> "FewShotClassifier":
         """Add examples and classes: the same as `fit` on the union of all that was given so far."""
         if not hasattr(self, "state_"):
             return self.fit(X, y)
@@ -183,10 +183,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         labels[answers.rejected.numpy()] = None
         return labels
 
-    def _learn(self, start: StartingPoint, plan: Plan, support: Support) -> Self:
+    def _learn(self, start: StartingPoint, plan: Plan, support: Support) -> "FewShotClassifier":
         return self._remember(State(start, support, plan, fit_support(start, support, plan)))
 
-    def _remember(self, state: State) -> Self:
+    def _remember(self, state: State) -> "FewShotClassifier":
         self.state_ = state
         self.support_ = state.support
         self.classes_ = as_array(state.support.classes)

@@ -151,6 +151,9 @@ class _PerThread(threading.local):
         self.encoder = copy.deepcopy(encoder)
         self.buffers = functools.cache(functools.partial(normalization.reference_buffers, self.encoder))
 
+    def __reduce__(self) -> tuple[type["_PerThread"], tuple[nn.Module]]:
+        return _PerThread, (self.encoder,)
+
 
 def apply_head(head: Head, features: Float[Tensor, "image feature"]) -> Float[Tensor, "image way"]:
     """W φ + b."""
