@@ -89,7 +89,9 @@ def test_unequal_classes_have_equal_shares():
     images, labels = grey_images(per_class=2)
     more = [*range(6), *[0, 1] * 4]
     one = FewShotClassifier(tiny_start(), folds=0).fit(images, labels)
-    network = FewShotClassifier(tiny_start(), folds=0).fit(images[more], [labels[i] for i in more]).state_.fitted.network
+    network = (
+        FewShotClassifier(tiny_start(), folds=0).fit(images[more], [labels[i] for i in more]).state_.fitted.network
+    )
     bias = network.bias - network.bias.mean()
     torch.testing.assert_close(bias, torch.zeros(3), atol=1e-6, rtol=0)
     assert one.state_.fitted.network.bias.abs().max() < 1e-6
@@ -97,7 +99,14 @@ def test_unequal_classes_have_equal_shares():
 
 @pytest.mark.parametrize(
     "labels",
-    [[3, 1, 2], [True, False, True], [1.5, 0.5, 2.5], [(1, "a"), (0, "b"), (2, "c")], [1, "one", (1,)], ["é", "日本", "a b"]],
+    [
+        [3, 1, 2],
+        [True, False, True],
+        [1.5, 0.5, 2.5],
+        [(1, "a"), (0, "b"), (2, "c")],
+        [1, "one", (1,)],
+        ["é", "日本", "a b"],
+    ],
 )
 def test_labels_of_any_hashable_kind(labels):
     images, _ = grey_images(per_class=1)

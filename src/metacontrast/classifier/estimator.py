@@ -15,7 +15,7 @@ from metacontrast.classifier import storage
 from metacontrast.classifier.explanation import Explanation, explainer
 from metacontrast.classifier.fitted import Answers, fit_support
 from metacontrast.classifier.inputs import as_items, folder_of, labelled_items
-from metacontrast.classifier.labels import as_array, as_labels, nfc
+from metacontrast.classifier.labels import as_array, as_labels, composed
 from metacontrast.classifier.plan import Plan, make_plan
 from metacontrast.classifier.starting_point import StartingPoint, load_starting_point, save_starting_point
 from metacontrast.classifier.storage import State
@@ -205,9 +205,11 @@ def _labelled(X: Any, y: Any) -> tuple[list[Item], list[Hashable]]:
     """Items and their labels: those given, or those that a folder's folders are."""
     folder = folder_of(X)
     if y is None:
+        if folder is None and isinstance(X, str | Path):
+            raise InputError(f"{X} is not a folder: give one that holds a folder of images for each class")
         if folder is None:
             raise InputError("labels are missing: give one for each image, or a folder with a folder for each class")
         items = labelled_items(folder)
-        return items, [nfc(item.label) for item in items]
+        return items, composed([item.label for item in items])
     items = as_items(X)
     return items, as_labels(y, len(items))

@@ -50,8 +50,6 @@ class Exported(nn.Module):
 
 def export(state: State, path: Path, form: Format) -> Path:
     """Write the file, whole or not at all."""
-    if form not in SUFFIXES:
-        raise InputError(f"format={form!r} is not one of {', '.join(SUFFIXES)}: choose one of them")
     facts = json.dumps(_facts(state), ensure_ascii=False)
     program = _program(state)
     with atomic_path(path) as temporary, _quiet():

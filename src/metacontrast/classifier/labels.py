@@ -32,8 +32,7 @@ def as_labels(labels: Any, images: int) -> list[Hashable]:
 def distinct(labels: Sequence[Hashable]) -> list[Hashable]:
     """Each label once, sorted where that is possible, else in order of first appearance."""
     found = list(dict.fromkeys(labels))
-    if clash := first_clash([label for label in found if isinstance(label, str)]):
-        raise InputError(f"labels {clash[0]!r} and {clash[1]!r} are the same text to a reader: rename one of them")
+    _check_clashes([label for label in found if isinstance(label, str)])
     if len(found) < 2:
         only = ", ".join(map(repr, found)) or "none"
         raise InputError(f"the images have {len(found)} classes ({only}), but a classifier needs at least 2: add one")
@@ -53,9 +52,15 @@ def as_array(classes: Sequence[Any]) -> NDArray[Any]:
     return array
 
 
-def nfc(label: str) -> str:
-    """The composed form of a text, the same for what looks the same."""
-    return unicodedata.normalize("NFC", label)
+def composed(names: Sequence[str]) -> list[Hashable]:
+    """Folder names in Unicode's composed form; two that become one are an `InputError`."""
+    _check_clashes(list(dict.fromkeys(names)))
+    return [unicodedata.normalize("NFC", name) for name in names]
+
+
+def _check_clashes(names: Sequence[str]) -> None:
+    if clash := first_clash(names):
+        raise InputError(f"labels {clash[0]!r} and {clash[1]!r} are the same text to a reader: rename one of them")
 
 
 def _check_label(label: object) -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from metacontrast.cli import shared
 from metacontrast.data.decode import MAX_PIXELS
-from metacontrast.errors import InputError
 
 if TYPE_CHECKING:
     from metacontrast.classifier.estimator import FewShotClassifier
@@ -52,8 +51,6 @@ def execute(args: argparse.Namespace) -> None:
     """Fit, save, say how well each way does."""
     from metacontrast.classifier.estimator import FewShotClassifier
 
-    if not args.folder.is_dir():
-        raise InputError(f"{args.folder} is not a folder: give one that holds a folder of images for each class")
     names = ("steps", "lr", "scope", "baseline", "reject", "folds", "skip_unreadable", "max_pixels")
     classifier = FewShotClassifier(args.model, **{name: getattr(args, name) for name in names})
     classifier.fit(args.folder)

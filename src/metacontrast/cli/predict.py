@@ -47,6 +47,8 @@ def execute(args: argparse.Namespace) -> int:
 
     if args.pictures and not args.explain:
         raise InputError("--pictures draws explanations: add --explain")
+    if args.csv and args.explain:
+        raise InputError("--csv has no columns for explanations: use --json with --explain")
     classifier = FewShotClassifier.load(args.classifier).set_params(max_pixels=args.max_pixels)
     files = _files(args.images)
     found = classifier.predict_each(files, explain=args.explain)
