@@ -85,7 +85,7 @@ def test_the_baseline_is_the_nearest_class_mean():
 
 
 def test_unequal_classes_have_equal_shares():
-    """Every image of one class five times over, and nothing changes: the share of a class is not its size."""
+    """After one step the bias is η (share of the class − 1/K): 0, whether or not one class has more images."""
     images, labels = grey_images(per_class=2)
     more = [*range(6), *[0, 1] * 4]
     one = FewShotClassifier(tiny_start(), folds=0).fit(images, labels)
@@ -259,7 +259,6 @@ def test_what_is_refused_has_no_label():
 
 
 def test_a_bigger_rate_refuses_more():
-    images, _ = grey_images(seed=9)
     some, more = (fitted(reject=rate).threshold_ for rate in (0.1, 0.5))
     assert some < more
 
@@ -274,4 +273,4 @@ def test_predicting_one_by_one_names_what_is_broken(tmp_path):
     assert found[0].label == fitted().predict([images[0]])[0]
     assert "bad.png is not an image" in found[1].problem
     assert "missing.png" in found[2].problem
-    assert SIZE == found[0].pixels.shape[1]
+    assert found[0].pixels.shape[1] == SIZE

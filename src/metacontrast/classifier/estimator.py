@@ -30,7 +30,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     """A classifier of one's own images from a few examples of each class; any number of classes.
 
     Images are a folder, or a list or stack of paths, PIL images, arrays or tensors, see `classifier.inputs`. Labels
-    are anything hashable. As scikit-learn has it, parameters are checked by `fit`. Every class has the same share in the adaptation, however many examples it has.
+    are anything hashable. Every class has the same share in the adaptation, however many examples it has. As
+    scikit-learn has it, `fit` checks the parameters.
 
     Args:
         model: a model that comes with the package, a folder that `metacontrast train` or `save_pretrained` wrote, or a
