@@ -54,7 +54,7 @@ def test_known_images_are_refused_at_most_at_the_rate(rate, count):
 
 
 def test_a_rate_finer_than_the_images_is_refused_with_their_number():
-    with pytest.raises(InputError, match="needs 99 images.*there are 10.*above 0.091"):
+    with pytest.raises(InputError, match=r"needs 99 images.*there are 10.*above 0.091"):
         rejection_threshold(torch.arange(10.0), 0.01)
     assert rejection_threshold(torch.arange(99.0), 0.01) == 0
 

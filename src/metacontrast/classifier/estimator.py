@@ -1,6 +1,7 @@
 """`FewShotClassifier`: scikit-learn's conventions around a meta-trained model."""
 
 from collections.abc import Hashable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return cls(model, **parameters)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the meta-trained starting point, without what was fitted: `config.json` and `model.safetensors`."""
-        save_starting_point(load_starting_point(self.model), Path(folder))
+        """Write the meta-trained starting point, without what was fitted: `config.json` and `model.safetensors`.
+
+        Where `steps`, `lr` or `scope` are given they become what the saved model adapts with by default.
+        """
+        start, plan = self._start_and_plan()
+        save_starting_point(replace(start, inner=plan.inner), Path(folder))
 
     def save(self, folder: str | Path) -> None:
         """Write the fitted classifier, support images included: `config.json` and `model.safetensors`."""

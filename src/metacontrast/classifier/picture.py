@@ -1,5 +1,6 @@
 """An explanation as a picture."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,10 @@ def draw_explanation(state: State, found: Explanation, pixels: Tensor, count: in
 
 
 def save_explanation(state: State, found: Explanation, pixels: Tensor, path: Path) -> Path:
-    """Write the picture."""
-    return save_figure(draw_explanation(state, found, pixels), path)
+    """Write the picture; letters that matplotlib's font has not are drawn as boxes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        return save_figure(draw_explanation(state, found, pixels), path)
 
 
 def _as_seen(state: State, pixels: Tensor) -> NDArray[np.uint8]:

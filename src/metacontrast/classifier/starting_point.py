@@ -75,24 +75,29 @@ def load_starting_point(model: str | Path | StartingPoint) -> StartingPoint:
     """The starting point of that name or in that folder."""
     if isinstance(model, StartingPoint):
         return model
-    return from_run(str(model), load_model(model))
+    folder = find_model(model)
+    facts = _read_format(folder / CONFIG)
+    start = from_run(str(model), load_run(folder))
+    chosen = facts.get("adaptation")
+    return start if chosen is None else dataclasses.replace(start, inner=_inner(chosen, folder / CONFIG))
 
 
 def load_model(model: str | Path) -> TrainedRun:
     """The trained model of that name or in that folder."""
     folder = find_model(model)
-    _check_format(folder / CONFIG)
+    _read_format(folder / CONFIG)
     return load_run(folder)
 
 
 def save_starting_point(start: StartingPoint, folder: Path) -> None:
-    """Write `config.json` and `model.safetensors`."""
+    """Write `config.json` and `model.safetensors`; `start.inner` becomes how the model adapts unless told otherwise."""
     if start.run is None:
         raise InputError(
             f"{start.name} is not a model of this library and cannot be saved: keep it where it comes from"
         )
     save_model(folder, start.run)
     facts = {"format": FORMAT, "format_version": VERSION, "images": dataclasses.asdict(start.images)}
+    facts |= {"adaptation": dataclasses.asdict(start.inner)}
     facts |= {"updates": start.run.updates, "config": dataclasses.asdict(start.run.config)}
     write_text(folder / CONFIG, json.dumps(facts, indent=1) + "\n")
 
@@ -141,7 +146,14 @@ def read_facts(file: Path, known: str, version: int) -> dict[str, Any]:
     return facts
 
 
-def _check_format(file: Path) -> None:
+def _inner(values: Any, file: Path) -> Inner:
+    try:
+        return Inner(**values)
+    except TypeError as error:
+        raise InputError(f"{file} does not say how to adapt ({error}): it is damaged or not from here") from error
+
+
+def _read_format(file: Path) -> dict[str, Any]:
     """A run directory's configuration names no format; a saved model's must be one that is known here."""
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
@@ -149,8 +161,7 @@ def _check_format(file: Path) -> None:
         raise InputError(f"{file} cannot be read ({error}): the folder holds no model or is incomplete") from error
     if isinstance(facts, dict) and facts.get("format") == "metacontrast-classifier":
         raise InputError(f"{file.parent} holds a fitted classifier: load it with FewShotClassifier.load")
-    if not isinstance(facts, dict) or "format" in facts:
-        read_facts(file, FORMAT, VERSION)
+    return read_facts(file, FORMAT, VERSION) if not isinstance(facts, dict) or "format" in facts else facts
 
 
 def _resample(config: TrainConfig) -> Any:

@@ -93,7 +93,12 @@ def _facts(state: State, run: TrainedRun, parameters: dict[str, Any]) -> dict[st
         "held_out": fitted.held_out,
         "compare": [dataclasses.asdict(score) for score in fitted.scores],
         "plan": dataclasses.asdict(state.plan),
-        "model": {"name": state.start.name, "updates": run.updates, "config": dataclasses.asdict(run.config)},
+        "model": {
+            "name": state.start.name,
+            "updates": run.updates,
+            "config": dataclasses.asdict(run.config),
+            "adaptation": dataclasses.asdict(state.start.inner),
+        },
         "support": state.support.names,
     }
 
@@ -126,7 +131,8 @@ def _start(facts: dict[str, Any], tensors: dict[str, Tensor], folder: Path) -> S
     form = ImageFormat(**images | {"mean": tuple(images["mean"]), "std": tuple(images["std"])})
     model = config.model(form.shape)
     params = checkpoint.params_from_tensors(model.empty_params(), tensors, str(folder / TENSORS))
-    return from_run(about["name"], TrainedRun(config, model, params, about["updates"], form.shape, form.mean, form.std))
+    run = TrainedRun(config, model, params, about["updates"], form.shape, form.mean, form.std)
+    return dataclasses.replace(from_run(about["name"], run), inner=Inner(**about["adaptation"]))
 
 
 def _network(start: StartingPoint, ways: int, tensors: dict[str, Tensor]) -> Network:
