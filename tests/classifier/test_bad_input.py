@@ -240,6 +240,14 @@ def test_a_classifier_where_a_model_is_wanted_and_the_reverse(tmp_path, fitted):
     refused(lambda: FewShotClassifier.load(tmp_path / "model"), "metacontrast-classifier")
 
 
+@pytest.mark.parametrize("what", ["start", "classifier"])
+def test_a_folder_that_holds_something_else_is_not_written_to(what, tmp_path, fitted):
+    (tmp_path / "config.json").write_text('{"config": {}}')
+    (tmp_path / "model.safetensors").write_bytes(b"a training")
+    refused(lambda: save(what, tmp_path, fitted), "choose another folder")
+    assert (tmp_path / "model.safetensors").read_bytes() == b"a training"
+
+
 def test_labels_that_no_file_can_hold(tmp_path):
     classifier = fit(y=[(label, 1) for label in LABELS])
     refused(lambda: classifier.save(tmp_path), "cannot be written")

@@ -160,7 +160,7 @@ def test_the_first_frame_of_an_animation_counts(tmp_path):
 
 
 def test_saved_and_loaded_it_answers_the_same(tmp_path):
-    classifier = fitted(steps=2, scope="all", reject=0.2, baseline="auto")
+    classifier = fitted(steps=np.int64(2), scope="all", reject=np.float64(0.2), baseline="auto")
     classifier.save(tmp_path / "mine")
     again = FewShotClassifier.load(tmp_path / "mine")
     images, labels = grey_images(seed=5)

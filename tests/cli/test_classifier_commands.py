@@ -61,6 +61,34 @@ def test_fit_prints_json(place, tmp_path, capsys):
     assert {row["method"] for row in result["compare"]} == {"adapted", "prototype"}
 
 
+def test_a_run_directory_is_a_model_and_is_never_overwritten(place, tmp_path, capsys):
+    words = ["train", "--dataset", f"folder:{place / 'my images'}", "--eval-split", "all", "--image-size", "16"]
+    words += [
+        "--encoder",
+        "conv4",
+        "--filters",
+        "4",
+        "--ways",
+        "2",
+        "--queries",
+        "2",
+        "--updates",
+        "1",
+        "--meta-batch",
+        "1",
+    ]
+    words += ["--eval-every", "0", "--eval-episodes", "2", "--workers", "1", "--out", str(tmp_path / "run")]
+    assert run(words) == 0
+    capsys.readouterr()
+    fit = ["fit", str(place / "my images"), "--model", str(tmp_path / "run"), "--out"]
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    assert run([*fit, str(tmp_path / "c"), "--lr", "0.1"]) == 0
+    assert "trained with --norm transductive" in capsys.readouterr().err
+    fails(capsys, [*fit, str(tmp_path / "run")], "choose another folder")
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+    assert run(["predict", str(tmp_path / "c"), str(place / "my images")]) == 0
+
+
 def test_predict_prints_the_documented_json(place, capsys):
     folder = place / "my images"
     assert run(["predict", str(place / "classifier"), str(folder), "--json"]) == 0

@@ -47,7 +47,8 @@ def make_plan(inner: Inner, *, steps: Any, lr: Any, scope: Any, baseline: Any, f
     """The plan that the classifier's parameters ask for; None stands for what the model was trained with."""
     _check_choice("scope", scope, SCOPES)
     _check_choice("baseline", baseline, BASELINES)
-    if not (steps is None or steps == "auto" or _is_whole(steps, 1)):
+    automatic = isinstance(steps, str) and steps == "auto"
+    if not (steps is None or automatic or _is_whole(steps, 1)):
         raise InputError(f"steps={steps!r}, but it must be 'auto', 1 or more, or None for the model's own")
     if not (lr is None or (isinstance(lr, Real) and 0 < float(lr) < float("inf"))):
         raise InputError(f"lr={lr!r}, but it must be above 0 and finite, or None for the model's own")
@@ -55,9 +56,9 @@ def make_plan(inner: Inner, *, steps: Any, lr: Any, scope: Any, baseline: Any, f
         raise InputError(f"folds={folds!r}, but it must be 2 or more, or 0 for no cross-validation")
     if not (reject is None or (isinstance(reject, Real) and 0 < float(reject) < 1)):
         raise InputError(f"reject={reject!r}, but it must lie between 0 and 1, or be None to refuse nothing")
-    own = max(inner.steps, 1) if steps in (None, "auto") else int(steps)
+    own = max(inner.steps, 1) if steps is None or automatic else int(steps)
     wanted = replace(inner, steps=own, lr=float(lr or inner.lr), scope=scope or inner.scope)
-    return Plan(wanted, steps == "auto", baseline or "none", int(folds), None if reject is None else float(reject))
+    return Plan(wanted, automatic, baseline or "none", int(folds), None if reject is None else float(reject))
 
 
 def _is_whole(value: Any, least: int) -> bool:

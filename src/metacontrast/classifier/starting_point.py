@@ -95,6 +95,7 @@ def save_starting_point(start: StartingPoint, folder: Path) -> None:
         raise InputError(
             f"{start.name} is not a model of this library and cannot be saved: keep it where it comes from"
         )
+    check_replaceable(folder, FORMAT)
     save_model(folder, start.run)
     facts = {"format": FORMAT, "format_version": VERSION, "images": dataclasses.asdict(start.images)}
     facts |= {"adaptation": dataclasses.asdict(start.inner)}
@@ -144,6 +145,19 @@ def read_facts(file: Path, known: str, version: int) -> dict[str, Any]:
             "use the version of metacontrast that wrote it, or a newer one"
         )
     return facts
+
+
+def check_replaceable(folder: Path, known: str) -> None:
+    """Raise when `folder` holds a model of another kind, such as a training run, that would be overwritten."""
+    if any((folder / name).exists() for name in (CONFIG, TENSORS)) and _format_of(folder / CONFIG) != known:
+        raise InputError(f"{folder} holds files that are not those of a {known}: choose another folder to write to")
+
+
+def _format_of(file: Path) -> str | None:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))["format"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _inner(values: Any, file: Path) -> Inner:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,14 @@ from metacontrast.classifier.fitted import Fitted, Network
 from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.classifier.labels import SCALARS
 from metacontrast.classifier.plan import Plan
-from metacontrast.classifier.starting_point import CONFIG, TENSORS, StartingPoint, from_run, read_facts
+from metacontrast.classifier.starting_point import (
+    CONFIG,
+    TENSORS,
+    StartingPoint,
+    check_replaceable,
+    from_run,
+    read_facts,
+)
 from metacontrast.classifier.support import Support
 from metacontrast.errors import InputError
 from metacontrast.files import write_text
@@ -55,7 +63,9 @@ def save(folder: Path, state: State, parameters: dict[str, Any]) -> None:
     """Write the two files; `parameters` are those of the classifier but its model."""
     if state.start.run is None:
         raise InputError(f"{state.start.name} is not a model of this library: a classifier on it cannot be saved")
-    text = json.dumps(_facts(state, state.start.run, parameters), indent=1, ensure_ascii=False) + "\n"
+    check_replaceable(folder, FORMAT)
+    facts = _facts(state, state.start.run, parameters)
+    text = json.dumps(facts, indent=1, ensure_ascii=False, default=_plain) + "\n"
     stored = checkpoint.Stored(_tensors(state), {"config": _digest(text)})
     checkpoint.save(folder / TENSORS, stored)
     write_text(folder / CONFIG, text)
@@ -141,6 +151,13 @@ def _network(start: StartingPoint, ways: int, tensors: dict[str, Tensor]) -> Net
     network = Network(frozen_like(start.model), head, torch.zeros(ways, size), start.images)
     network.load_state_dict(tensors)
     return network.eval()
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy number as Python's own."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} cannot be written to {CONFIG}")
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -50,12 +50,18 @@ def add_max_pixels_flag(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> None:
     """Fit, save, say how well each way does."""
     from metacontrast.classifier.estimator import FewShotClassifier
+    from metacontrast.classifier.starting_point import check_replaceable
+    from metacontrast.classifier.storage import FORMAT
 
     names = ("steps", "lr", "scope", "baseline", "reject", "folds", "skip_unreadable", "max_pixels")
     classifier = FewShotClassifier(args.model, **{name: getattr(args, name) for name in names})
+    check_replaceable(args.out, FORMAT)
     classifier.fit(args.folder)
     classifier.save(args.out)
     print(_summary(classifier))
+    run = classifier.state_.start.run
+    if run is not None and run.config.norm == "transductive":
+        shared.say("note: the model was trained with --norm transductive; single images get inductive statistics")
     shared.say(f"classifier: {args.out}")
     if args.json:
         shared.print_json(
