@@ -188,9 +188,9 @@ def test_an_image_of_too_many_pixels(fitted):
 
 
 def test_a_model_that_is_not_there(tmp_path):
-    refused(lambda: FewShotClassifier.from_pretrained("no-such-model"), "no model 'no-such-model'")
+    refused(lambda: FewShotClassifier.from_pretrained("no-such-model"), "no-such-model is not a run directory")
     refused(lambda: FewShotClassifier.load(tmp_path / "missing"), "is not a folder")
-    refused(lambda: FewShotClassifier.from_pretrained(tmp_path), "holds no model")
+    refused(lambda: FewShotClassifier.from_pretrained(tmp_path), "holds no trained model")
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])

@@ -180,7 +180,7 @@ def test_evaluate_takes_a_folder_that_nothing_was_trained_on(place, capsys):
     ("words", "part"),
     [
         (["fit", "{}/missing", "--model", "{}/model", "--out", "{}/x"], "is not a folder"),
-        (["fit", "{}/my images", "--model", "nothing", "--out", "{}/x"], "no model 'nothing'"),
+        (["fit", "{}/my images", "--model", "nothing", "--out", "{}/x"], "nothing is not a run directory"),
         (["fit", "{}/my images", "--model", "{}/model", "--out", "{}/x", "--steps", "many"], "whole number or auto"),
         (["fit", "{}/my images", "--model", "{}/model", "--out", "{}/x", "--reject", "0.001"], "needs 999 images"),
         (["predict", "{}/missing", "{}/my images"], "is not a folder"),

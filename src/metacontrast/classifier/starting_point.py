@@ -117,7 +117,10 @@ def find_model(model: str | Path) -> Path:
     if not folder.is_dir():
         close = difflib.get_close_matches(str(model), names, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise InputError(f"no model {str(model)!r}: {hint}name a folder or one of {', '.join(names) or '(none here)'}")
+        known = ", ".join(names) or "none is installed"
+        raise InputError(
+            f"{model} is not a run directory, nor a model that comes along ({known}): {hint}check the name"
+        )
     return folder
 
 
@@ -169,6 +172,8 @@ def _inner(values: Any, file: Path) -> Inner:
 
 def _read_format(file: Path) -> dict[str, Any]:
     """A run directory's configuration names no format; a saved model's must be one that is known here."""
+    if not file.exists() and not file.with_name(TENSORS).exists():
+        raise InputError(f"{file.parent} holds no trained model yet: train at least to the first checkpoint")
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
