@@ -10,6 +10,7 @@ from metacontrast.version import __version__
 
 if TYPE_CHECKING:
     from metacontrast import theory
+    from metacontrast.classifier.estimator import FewShotClassifier
     from metacontrast.data.catalog import load_dataset
     from metacontrast.data.episodes import EpisodeSampler
     from metacontrast.data.images import ClassImages
@@ -26,6 +27,7 @@ _HOMES = {
     "ClassImages": "data.images",
     "Episode": "types",
     "EpisodeSampler": "data.episodes",
+    "FewShotClassifier": "classifier.estimator",
     "Head": "types",
     "Inner": "maml.inner",
     "InputError": "errors",
@@ -42,6 +44,7 @@ __all__ = [
     "ClassImages",
     "Episode",
     "EpisodeSampler",
+    "FewShotClassifier",
     "Head",
     "Inner",
     "InputError",

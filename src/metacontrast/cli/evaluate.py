@@ -11,11 +11,12 @@ from metacontrast.cli import shared
 from metacontrast.data import ReadOptions, load_dataset
 from metacontrast.data.catalog import find_dataset
 from metacontrast.data.images import ClassImages
+from metacontrast.data.specs import FOLDER
 from metacontrast.errors import InputError
 from metacontrast.model.normalization import NORMS
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Evaluation, TestHead, as_table, evaluate
-from metacontrast.training.run import TrainedRun, load_run
+from metacontrast.training.run import TrainedRun
 
 
 def add_parser(commands: Any) -> None:
@@ -26,12 +27,14 @@ def add_parser(commands: Any) -> None:
         description="Accuracy over fixed test tasks, per number of inner steps, head kept and zeroed, "
         "beside the nearest class mean on the same features. Equal seeds give equal tasks.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run directory, or a model that comes with the package")
     parser.add_argument("--steps", type=shared.step_list, metavar="N,N", help="inner steps (default: the run's own)")
     parser.add_argument("--head", choices=("kept", "zeroed", "both"), help="start of the head (default: both)")
     parser.add_argument("--episodes", type=int, default=600, metavar="N", help="test tasks (default: %(default)s)")
     parser.add_argument("--dataset", metavar="NAME", help="another data set to test on (default: the run's own)")
-    parser.add_argument("--split", default="test", help="split to test on (default: %(default)s)")
+    parser.add_argument(
+        "--split", help="split to test on (default: test; of another folder that is not divided, everything)"
+    )
     for name in ("ways", "shots", "queries", "seed"):
         parser.add_argument(f"--{name}", type=int, metavar="N", help=f"{name} of the tasks (default: the run's own)")
     parser.add_argument("--inner-lr", type=float, metavar="X", help="inner step size (default: the run's own)")
@@ -44,7 +47,9 @@ def add_parser(commands: Any) -> None:
 
 def execute(args: argparse.Namespace) -> None:
     """Evaluate and print the table."""
-    run = load_run(args.run)
+    from metacontrast.classifier.starting_point import load_model
+
+    run = load_model(args.run)
     config = replace(run.config, **{n: v for n in _TASK_FIELDS if (v := getattr(args, n)) is not None})
     heads = _heads(args.head, config.ways, run.config)
     evaluation = Evaluation(args.steps or config.eval_steps, heads, args.episodes)
@@ -91,14 +96,24 @@ def images_like_the_runs(args: argparse.Namespace, run: TrainedRun) -> ClassImag
     dataset = args.dataset or run.config.dataset
     options = run.config.read_options()
     if dataset != run.config.dataset:
+        spec, place = find_dataset(dataset, args.data_root)
+        if spec is FOLDER:
+            return _folder_elsewhere(run, place, args.split)
         options = _options_elsewhere(dataset, run, args)
-    images = load_dataset(dataset, args.split, args.data_root, options)
+    images = load_dataset(dataset, args.split or "test", args.data_root, options)
     if images.shape != run.image_shape:
         raise InputError(
             f"{images.name} has images of (channels, height, width) {images.shape}, but the run was trained on "
             f"{run.image_shape}: choose a data set of the same kind"
         )
     return replace(images, mean=run.mean, std=run.std)
+
+
+def _folder_elsewhere(run: TrainedRun, folder: Path, split: str | None) -> ClassImages:
+    from metacontrast.classifier.folder_images import read_folder_like
+    from metacontrast.classifier.starting_point import from_run
+
+    return read_folder_like(from_run(folder.name, run).images, folder, split)
 
 
 def _options_elsewhere(dataset: str, run: TrainedRun, args: argparse.Namespace) -> ReadOptions:

@@ -28,7 +28,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
     parser.add_argument("--dataset", metavar="NAME", help="data set of the tasks (default: the run's own)")
-    parser.add_argument("--split", default="test", help="split of the tasks (default: %(default)s)")
+    parser.add_argument("--split", help="split of the tasks (default: test, or all of another folder)")
     parser.add_argument("--episodes", type=int, default=32, metavar="N", help="tasks (default: %(default)s)")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the tasks (default: the run's own)")
     parser.add_argument("--out", type=shared.out_folder, metavar="DIR", help="report folder (default: RUN/explain)")

@@ -39,7 +39,7 @@ def add_data_root_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_json_flag(parser: argparse.ArgumentParser) -> None:
+def add_json_flag(parser: argparse._ActionsContainer) -> None:
     """`--json`: the result as one JSON object on the last line of standard output."""
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 

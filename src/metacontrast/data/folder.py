@@ -84,6 +84,11 @@ def class_files(root: Path) -> ClassFiles:
     return found
 
 
+def is_divided(root: Path) -> bool:
+    """Whether folders named train, val or test divide the classes."""
+    return bool(_split_folders(root, class_files(root)))
+
+
 def split_classes(root: Path, found: ClassFiles, split: str) -> ClassFiles:
     """The classes of one split, as the module's head says."""
     if split not in SPLITS:

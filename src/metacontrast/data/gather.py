@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from metacontrast.data.decode import Mode, Source, UnreadableImage, decode, quiet
-from metacontrast.data.options import ReadOptions
+from metacontrast.data.decode import MAX_PIXELS, Mode, Source, UnreadableImage, decode, quiet
+from metacontrast.data.options import ReadOptions, Resample
 from metacontrast.errors import InputError
 
 DEFAULT_SIZE = 84
@@ -47,8 +47,9 @@ def gather(where: str, items: Iterable[Item], mode: Mode, options: ReadOptions) 
     """
     by_class: dict[str, list[NDArray[np.uint8]]] = {}
     unreadable: list[str] = []
-    for label, image in _decode_all(items, _decoder(mode, options)):
-        images = by_class.setdefault(label, [])
+    decode_item = decoder(mode, options.image_size or DEFAULT_SIZE, options.resample or "bilinear")
+    for item, image in decode_all(items, decode_item):
+        images = by_class.setdefault(item.label, [])
         if isinstance(image, UnreadableImage):
             unreadable.append(image.finding)
         else:
@@ -70,27 +71,26 @@ def enumerate_some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def _decoder(mode: Mode, options: ReadOptions) -> Callable[[Item], Decoded]:
-    size = options.image_size or DEFAULT_SIZE
-    resample = options.resample or "bilinear"
+def decoder(mode: Mode, size: int, resample: Resample, max_pixels: int = MAX_PIXELS) -> Callable[[Item], Decoded]:
+    """A function that decodes an item to images of that kind, or returns why it cannot."""
 
     def decode_item(item: Item) -> Decoded:
         try:
-            return decode(item.source, size, mode, resample, name=item.name)
+            return decode(item.source, size, mode, resample, name=item.name, max_pixels=max_pixels)
         except UnreadableImage as error:
             return error
 
     return decode_item
 
 
-def _decode_all(items: Iterable[Item], decode_item: Callable[[Item], Decoded]) -> list[tuple[str, Decoded]]:
-    """The class and the pixels of every item, in order; sources are let go batch by batch."""
+def decode_all(items: Iterable[Item], decode_item: Callable[[Item], Decoded]) -> Iterator[tuple[Item, Decoded]]:
+    """Every item with its pixels, in order; sources are read, and let go, batch by batch."""
     pending = iter(items)
-    found: list[tuple[str, Decoded]] = []
-    with quiet(), ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool:
         while batch := list(islice(pending, BATCH)):
-            found += zip([item.label for item in batch], pool.map(decode_item, batch), strict=True)
-    return found
+            with quiet():
+                found = list(pool.map(decode_item, batch))
+            yield from zip(batch, found, strict=True)
 
 
 def _summary(where: str, unreadable: Sequence[str], emptied: Sequence[str], total: int) -> str:

@@ -82,12 +82,7 @@ class ClassImages:
         self, images: UInt8[Tensor, "*rows channel height width"]
     ) -> Float[Tensor, "*rows channel height width"]:
         """Uint8 images as the model sees them: `(x / 255 - mean) / std`."""
-        scaled = images.to(torch.float32).div_(255)
-        if self.mean == (0.0,) and self.std == (1.0,):
-            return scaled
-        mean = torch.tensor(self.mean, device=images.device)[:, None, None]
-        std = torch.tensor(self.std, device=images.device)[:, None, None]
-        return scaled.sub_(mean).div_(std)
+        return normalize(images, self.mean, self.std)
 
     def select(self, chosen: Sequence[int], name: str | None = None) -> "ClassImages":
         """Only these classes, in this order."""
@@ -105,6 +100,17 @@ class ClassImages:
     def to(self, device: torch.device | str) -> "ClassImages":
         """The same images resident on `device`."""
         return replace(self, images=self.images.to(device))
+
+
+def normalize(
+    images: UInt8[Tensor, "*rows channel height width"], mean: Sequence[float], std: Sequence[float]
+) -> Float[Tensor, "*rows channel height width"]:
+    """`(x / 255 - mean) / std` as float32; `mean` and `std` have one number for all channels or one for each."""
+    scaled = images.to(torch.float32).div_(255)
+    if tuple(mean) == (0.0,) and tuple(std) == (1.0,):
+        return scaled
+    column_mean, column_std = (torch.tensor(v, device=images.device)[:, None, None] for v in (mean, std))
+    return scaled.sub_(column_mean).div_(column_std)
 
 
 def group_by_class(

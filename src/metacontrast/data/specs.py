@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 from metacontrast.data.images import ClassImages
-from metacontrast.data.options import ReadOptions
+from metacontrast.data.options import ReadOptions, Resample
 
 SPLITS = ("train", "val", "test")
 
@@ -40,6 +40,7 @@ class DatasetSpec:
         licence: under which terms.
         shape: channels, height and width of its images by default; None where the files decide.
         options: the fields of `ReadOptions` that apply.
+        resample: the filter for resizing, by default.
         counts: classes and images of every split, where these are published.
     """
 
@@ -50,6 +51,7 @@ class DatasetSpec:
     licence: str
     shape: tuple[int, int, int] | None
     options: tuple[str, ...]
+    resample: Resample = "bilinear"
     counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
@@ -88,6 +90,7 @@ DATASETS: Mapping[str, DatasetSpec] = {
             licence="MIT",
             shape=(1, 28, 28),
             options=("image_size", "resample", "invert", "rotations", "split_scheme"),
+            resample="bicubic",
             counts={"train": (1028, 20560), "val": (172, 3440), "test": (423, 8460)},
         ),
         DatasetSpec(
@@ -98,6 +101,7 @@ DATASETS: Mapping[str, DatasetSpec] = {
             licence="none stated; made for research",
             shape=(3, 32, 32),
             options=("image_size", "resample", "rotations"),
+            resample="bicubic",
             counts={"train": (64, 38400), "val": (16, 9600), "test": (20, 12000)},
         ),
         DatasetSpec(

@@ -52,13 +52,23 @@ class Inner:
 
 
 def classification_loss(
-    logits: Float[Tensor, "image way"], labels: Int[Tensor, " image"], loss: Loss
+    logits: Float[Tensor, "image way"],
+    labels: Int[Tensor, " image"],
+    loss: Loss,
+    weights: Float[Tensor, " image"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean over the images of cross entropy, or of ½ |logits − one-hot(label)|²."""
-    if loss == "cross_entropy":
+    """Mean over the images of cross entropy, or of ½ |logits − one-hot(label)|².
+
+    Args:
+        weights: of the images in the mean, with sum 1; None weighs them alike.
+    """
+    if weights is None and loss == "cross_entropy":
         return F.cross_entropy(logits, labels)
-    targets = one_hot(labels, logits.shape[1], logits.dtype)
-    return (logits - targets).square().sum(1).mean() / 2
+    if loss == "cross_entropy":
+        each = F.cross_entropy(logits, labels, reduction="none")
+    else:
+        each = (logits - one_hot(labels, logits.shape[1], logits.dtype)).square().sum(1) / 2
+    return each.mean() if weights is None else weights @ each
 
 
 def adapt(
@@ -67,16 +77,20 @@ def adapt(
     support_x: Float[Tensor, "support channel height width"],
     support_y: Int[Tensor, " support"],
     inner: Inner,
+    weights: Float[Tensor, " support"] | None = None,
 ) -> Params:
     """The parameters after `inner.steps` steps on the support set.
 
     Differentiable in `params` where these require a gradient, as `inner.order` says.
 
+    Args:
+        weights: of the support images in the loss, with sum 1; None weighs them alike.
+
     Raises:
         InputError: labels do not fit the images or the model's ways, or nothing may move.
     """
     check_support(model, params, support_x, support_y, inner.scope)
-    *_, adapted = trajectory(model, params, support_x, support_y, inner)
+    *_, adapted = trajectory(model, params, support_x, support_y, inner, weights)
     return adapted
 
 
@@ -86,13 +100,14 @@ def trajectory(
     support_x: Float[Tensor, "support channel height width"],
     support_y: Int[Tensor, " support"],
     inner: Inner,
+    weights: Float[Tensor, " support"] | None = None,
     differentiate: "Differentiate | None" = None,
 ) -> Iterator[Params]:
     """Yield the parameters before the first step and after every step; see `inner_step`."""
     current = model.start(params, support_x, support_y)
     yield current
     for _ in range(inner.steps):
-        current = inner_step(model, current, support_x, support_y, inner, differentiate or by_autograd)
+        current = inner_step(model, current, support_x, support_y, inner, weights, differentiate or by_autograd)
         yield current
 
 
@@ -118,6 +133,7 @@ def inner_step(
     support_x: Float[Tensor, "support channel height width"],
     support_y: Int[Tensor, " support"],
     inner: Inner,
+    weights: Float[Tensor, " support"] | None = None,
     differentiate: Differentiate = by_autograd,
 ) -> Params:
     """One gradient step on the support set (paper Eq. 4 for the head).
@@ -132,7 +148,8 @@ def inner_step(
     def loss(moved: list[Tensor]) -> Tensor:
         inputs = list(tensors) if second else [t.detach() for t in tensors]
         inputs[moving] = moved
-        return classification_loss(model.logits(from_tensors(params, inputs), support_x), support_y, inner.loss)
+        logits = model.logits(from_tensors(params, inputs), support_x)
+        return classification_loss(logits, support_y, inner.loss, weights)
 
     gradients: list[Tensor | None] = [None] * len(tensors)
     gradients[moving] = differentiate(loss, tensors[moving], second)

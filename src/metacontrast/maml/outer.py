@@ -87,7 +87,7 @@ class _Seen(NamedTuple):
 def _outer_loss(
     model: Model, params: Params, episode: Episode, inner: Inner, differentiate: Differentiate
 ) -> tuple[Tensor, _Seen]:
-    *_, adapted = trajectory(model, params, episode.support_x, episode.support_y, inner, differentiate)
+    *_, adapted = trajectory(model, params, episode.support_x, episode.support_y, inner, differentiate=differentiate)
     query = model.query_features(adapted.encoder, episode.support_x, episode.query_x)
     logits = apply_head(adapted.head, query)
     loss = classification_loss(logits, episode.query_y, inner.loss)

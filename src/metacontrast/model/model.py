@@ -163,6 +163,7 @@ class _PerThread(threading.local):
     """An encoder for every thread: `functional_call` swaps tensors in and out of the module that it calls."""
 
     def __init__(self, encoder: nn.Module, fused: bool):
+        self.fused = fused
         own = copy.deepcopy(encoder)
         self.encoder = fuse(own) if fused else own
         self.task_buffers = normalization.task_buffer_names(self.encoder)
@@ -173,6 +174,9 @@ def channels_last(
 ) -> Float[Tensor, "image channel height width"]:
     """The same images in the memory order image, height, width, channel, which a single channel does not hide."""
     return images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+    def __reduce__(self) -> tuple[type["_PerThread"], tuple[nn.Module, bool]]:
+        return _PerThread, (self.encoder, self.fused)
 
 
 def apply_head(head: Head, features: Float[Tensor, "image feature"]) -> Float[Tensor, "image way"]:

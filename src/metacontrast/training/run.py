@@ -162,6 +162,13 @@ def load_run(path: Path) -> TrainedRun:
     return _load_model(path / _MODEL)
 
 
+def save_model(path: Path, run: TrainedRun) -> None:
+    """Write a trained model so that `load_run` reads it from the folder `path`; nothing to resume from."""
+    facts = {"config": dataclasses.asdict(run.config), "updates": run.updates}
+    facts |= {"image_shape": run.image_shape, "mean": run.mean, "std": run.std}
+    checkpoint.save(path / _MODEL, checkpoint.Stored(checkpoint.params_to_tensors(run.params), facts))
+
+
 def load_kept(path: Path) -> list[TrainedRun]:
     """The copies of the model that training kept in the run directory `path`, by number of updates."""
     return [_load_model(file) for file in sorted((path / _KEPT).glob("*.safetensors"))]

@@ -1,0 +1,104 @@
+"""What every support image adds to a logit.
+
+Gradient descent makes the head a sum over the support images s and the steps t:
+
+    w_k = w⁰_k + η Σ_t Σ_s e_t[s, k] φ_t(s),    b_k = b⁰_k + η Σ_t Σ_s e_t[s, k],    e_t = −∂L/∂z at step t
+
+so that a logit of the query q is a sum over support images of η Σ_t e_t[s, k] (φ_t(s)ᵀφ_N(q) + 1), from a head of zeros
+and nothing else. For cross entropy e_t[s, k] = (1[y_s = k] − p_t(k | s)) · weight of s; after one step from a head of
+zeros that is η/|S| (1[y_s = k] − 1/K) φ(s)ᵀφ(q) where all classes have as many images. The nearest class mean is a
+sum over support images too: 1[y_s = k] (2 φ(s)ᵀφ(q) − φ(s)ᵀc_k) / n_k.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from metacontrast.classifier.candidates import Candidate
+from metacontrast.classifier.support import balanced_weights
+from metacontrast.maml.inner import Inner, classification_loss, inner_step
+from metacontrast.model.head import class_means
+from metacontrast.model.model import Model, apply_head
+from metacontrast.types import Head, Params, to_tensors
+
+
+class Trace(NamedTuple):
+    """A head taken apart.
+
+    Args:
+        parts: for every step, the coefficient of each support image for each class, and the images' features then.
+        offset: what each image adds to each logit whatever the query.
+        start: the head before the first step.
+        moved: whether the encoder moved: what it changed in the logits is then no image's alone.
+    """
+
+    parts: list[tuple[Float[Tensor, "support way"], Float[Tensor, "support feature"]]]
+    offset: Float[Tensor, "support way"]
+    start: Head
+    moved: bool
+
+
+def trace(
+    model: Model,
+    params: Params,
+    x: Float[Tensor, "support channel height width"],
+    y: Int[Tensor, " support"],
+    inner: Inner,
+    candidate: Candidate,
+) -> Trace:
+    """The trace of a candidate's head; the arguments are those of `candidates.solve`."""
+    if not candidate.steps:
+        with torch.no_grad():
+            return _trace_means(model.features(params.encoder, x), y, model.ways)
+    weights = balanced_weights(y, x.dtype)
+    step = Inner(1, candidate.lr, inner.scope, "first", inner.loss)
+    first = current = model.start(params, x, y)
+    parts = []
+    for _ in range(candidate.steps):
+        with torch.no_grad():
+            features = model.features(current.encoder, x)
+        errors = _errors(apply_head(current.head, features), y, step, weights)
+        parts.append((candidate.lr * errors, features))
+        current = inner_step(model, current, x, y, step, weights)
+    offset = torch.stack([coefficients for coefficients, _ in parts]).sum(0)
+    moved = any(not torch.equal(a, b) for a, b in zip(_encoder(first), _encoder(current), strict=True))
+    return Trace(parts, offset if first.head.bias is not None else torch.zeros_like(offset), first.head, moved)
+
+
+def contributions(
+    found: Trace, query: Float[Tensor, " feature"], one: int, other: int
+) -> tuple[Float[Tensor, " support"], Float[Tensor, ""]]:
+    """What every support image, and the head's start, adds to the logit of class `one` less that of class `other`.
+
+    Args:
+        query: features of the query image under the adapted encoder.
+    """
+    total = found.offset[:, one] - found.offset[:, other]
+    for coefficients, features in found.parts:
+        total = total + (coefficients[:, one] - coefficients[:, other]) * (features @ query)
+    before = apply_head(found.start, query[None])[0]
+    return total, before[one] - before[other]
+
+
+def _trace_means(features: Float[Tensor, "support feature"], y: Int[Tensor, " support"], ways: int) -> Trace:
+    members = torch.nn.functional.one_hot(y, ways).to(features.dtype)
+    share = members / members.sum(0)
+    means = class_means(features, y, ways)
+    nothing = Head(features.new_zeros(ways, features.shape[1]), None)
+    return Trace([(2 * share, features)], -share * (features @ means.T), nothing, False)
+
+
+def _errors(
+    logits: Float[Tensor, "support way"], y: Int[Tensor, " support"], inner: Inner, weights: Float[Tensor, " support"]
+) -> Float[Tensor, "support way"]:
+    """−∂L/∂z."""
+    with torch.enable_grad():
+        leaf = logits.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(classification_loss(leaf, y, inner.loss, weights), leaf)
+    return -gradient
+
+
+def _encoder(params: Params) -> list[Tensor]:
+    return to_tensors(params)[: len(params.encoder)]

@@ -1,0 +1,145 @@
+"""How well each way of adapting does on support images that it was not shown.
+
+The folds leave out one image of every class at a time where there are few, a share of each class where there are
+many (see `support.held_out_folds`). The rest is adapted to as the whole support set will be.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from metacontrast.classifier.calibration import cross_entropy, fit_temperature
+from metacontrast.classifier.candidates import Candidate, Method, solve
+from metacontrast.classifier.support import held_out_folds
+from metacontrast.maml.inner import Inner
+from metacontrast.model.head import class_means
+from metacontrast.model.model import Model, apply_head
+from metacontrast.types import Params
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Answers of one candidate for the images that were held out."""
+
+    logits: Float[Tensor, "image way"]
+    y: Int[Tensor, " image"]
+    similarity: Float[Tensor, " image"]
+
+    @property
+    def right(self) -> Float[Tensor, " image"]:
+        """1 for every image that was answered rightly, else 0."""
+        return (self.logits.argmax(1) == self.y).double()
+
+    @property
+    def temperature(self) -> float:
+        """The one that fits these answers."""
+        return fit_temperature(self.logits, self.y)
+
+    @property
+    def cross_entropy(self) -> float:
+        """In nats, calibrated on the same images."""
+        return cross_entropy(self.logits, self.y, self.temperature)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A row of the report: how one way did in cross-validation.
+
+    Args:
+        method, steps, lr: the way.
+        accuracy: share of the held-out images that were right.
+        difference, ci95: to the nearest class mean, paired by image, and half its 95 % interval.
+        cross_entropy: in nats, after the temperature was fitted to the same images.
+        images: how many were held out.
+        chosen: whether the classifier uses it.
+    """
+
+    method: Method
+    steps: int
+    lr: float
+    accuracy: float
+    difference: float
+    ci95: float
+    cross_entropy: float
+    images: int
+    chosen: bool = False
+
+
+def cross_validate(
+    model: Model,
+    params: Params,
+    x: Float[Tensor, "support channel height width"],
+    y: Int[Tensor, " support"],
+    inner: Inner,
+    candidates: Sequence[Candidate],
+    folds: int,
+) -> dict[Candidate, HeldOut]:
+    """The candidates' answers; empty where no class has a second image or `folds` is below 2.
+
+    Args:
+        model, params: from `candidates.task_start`.
+        folds: the most parts that the support set is divided into.
+    """
+    parts: dict[Candidate, list[HeldOut]] = {}
+    for rows in held_out_folds(y, folds):
+        held = torch.zeros(len(y), dtype=torch.bool)
+        held[torch.from_numpy(rows)] = True
+        for candidate, adapted in solve(model, params, x[~held], y[~held], inner, candidates):
+            parts.setdefault(candidate, []).append(_answer(model, adapted, x[~held], y[~held], x[held], y[held]))
+    return {candidate: _joined(found) for candidate, found in parts.items()}
+
+
+def similarity(
+    features: Float[Tensor, "image feature"], means: Float[Tensor, "way feature"]
+) -> Float[Tensor, " image"]:
+    """The largest cosine between a feature vector and a class mean: how much an image is like any class at all."""
+    directions = (torch.nn.functional.normalize(t, dim=1) for t in (features, means))
+    return torch.matmul(next(directions), next(directions).T).amax(1)
+
+
+def report(held_out: dict[Candidate, HeldOut], baseline: Candidate, chosen: Candidate) -> tuple[Score, ...]:
+    """Every candidate beside the baseline, most accurate first."""
+    if not held_out:
+        return ()
+    base = held_out[baseline].right
+    rows = []
+    for candidate, found in held_out.items():
+        gain = found.right - base
+        rows.append(
+            Score(
+                candidate.method,
+                candidate.steps,
+                candidate.lr,
+                found.right.mean().item(),
+                gain.mean().item(),
+                1.96 * gain.std(correction=0).item() / len(gain) ** 0.5,
+                found.cross_entropy,
+                len(gain),
+                candidate == chosen,
+            )
+        )
+    return tuple(sorted(rows, key=lambda row: (-row.accuracy, row.cross_entropy, row.steps)))
+
+
+def best(held_out: dict[Candidate, HeldOut], among: Sequence[Candidate]) -> Candidate:
+    """The least cross entropy of calibrated answers, then the fewest steps.
+
+    Cross entropy, for it counts by how much an answer is right: of few images that distinguishes better than accuracy.
+    """
+    return min(among, key=lambda candidate: (held_out[candidate].cross_entropy, candidate.steps, candidate.lr))
+
+
+def _answer(model: Model, adapted: Params, x: Tensor, y: Tensor, query: Tensor, query_y: Tensor) -> HeldOut:
+    with torch.no_grad():
+        features = model.features(adapted.encoder, torch.cat([x, query]), len(x))
+        support, held = features[: len(x)], features[len(x) :]
+        means = class_means(support, y, model.ways)
+        return HeldOut(apply_head(adapted.head, held), query_y, similarity(held, means))
+
+
+def _joined(parts: Sequence[HeldOut]) -> HeldOut:
+    logits, y, similarities = ([getattr(part, name) for part in parts] for name in ("logits", "y", "similarity"))
+    return HeldOut(torch.cat(logits), torch.cat(y), torch.cat(similarities))

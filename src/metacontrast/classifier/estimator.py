@@ -1,0 +1,221 @@
+"""`FewShotClassifier`: scikit-learn's conventions around a meta-trained model."""
+
+from collections.abc import Hashable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import Tags
+
+from metacontrast.classifier import storage
+from metacontrast.classifier.explanation import Explanation, explainer
+from metacontrast.classifier.fitted import Answers, fit_support
+from metacontrast.classifier.inputs import as_items, folder_of, labelled_items
+from metacontrast.classifier.labels import as_array, as_labels, composed
+from metacontrast.classifier.plan import Plan, make_plan
+from metacontrast.classifier.starting_point import StartingPoint, load_starting_point, save_starting_point
+from metacontrast.classifier.storage import State
+from metacontrast.classifier.stream import Prediction, predict_each
+from metacontrast.classifier.support import Support, join, make_support
+from metacontrast.data.decode import MAX_PIXELS
+from metacontrast.data.gather import Item
+from metacontrast.errors import InputError
+
+
+class FewShotClassifier(ClassifierMixin, BaseEstimator):
+    """A classifier of one's own images from a few examples of each class; any number of classes.
+
+    Images are a folder, or a list or stack of paths, PIL images, arrays or tensors, see `classifier.inputs`. Labels
+    are anything hashable. Every class has the same share in the adaptation, however many examples it has. As
+    scikit-learn has it, `fit` checks the parameters.
+
+    Args:
+        model: a model that comes with the package, a folder that `metacontrast train` or `save_pretrained` wrote, or a
+            `StartingPoint`.
+        steps: inner steps; None is what the model was trained with, `auto` chooses steps and step size by
+            cross-validation on the support images.
+        lr: inner step size; None is what the model was trained with.
+        scope: `head` adapts the head alone, `all` the whole net; None is what the model was trained with.
+        baseline: `prototype` predicts with the nearest class mean on the un-adapted features, `auto` with whichever
+            cross-validation prefers, None with the adapted model.
+        folds: the most parts of the cross-validation that sets temperature, rejection and `compare_`; 0 leaves it out.
+        reject: the share of images of known classes that may be refused so that unknown ones are; None refuses nothing.
+        max_pixels: larger images are refused before they are unpacked.
+        skip_unreadable: leave out images of the support set that cannot be read.
+
+    Attributes:
+        classes_: the labels, sorted where they can be.
+        temperature_: of the probabilities; 1 where no class has a second image.
+        threshold_: the similarity below which an image is refused, or None.
+        compare_: how each way of adapting did in cross-validation, most accurate first.
+        support_: the images learned from.
+    """
+
+    def __init__(
+        self,
+        model: Any = "omniglot-conv4",
+        *,
+        steps: Any = None,
+        lr: Any = None,
+        scope: Any = None,
+        baseline: Any = None,
+        folds: Any = 5,
+        reject: Any = None,
+        max_pixels: Any = MAX_PIXELS,
+        skip_unreadable: Any = False,
+    ):
+        self.model = model
+        self.steps = steps
+        self.lr = lr
+        self.scope = scope
+        self.baseline = baseline
+        self.folds = folds
+        self.reject = reject
+        self.max_pixels = max_pixels
+        self.skip_unreadable = skip_unreadable
+
+    @classmethod
+    def from_pretrained(cls, model: str | Path, **parameters: Any) -> "FewShotClassifier":
+        """A classifier that will start from a model that comes with the package, or from one in a folder."""
+        load_starting_point(model)
+        return cls(model, **parameters)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the meta-trained starting point, without what was fitted: `config.json` and `model.safetensors`.
+
+        Where `steps`, `lr` or `scope` are given they become what the saved model adapts with by default.
+        """
+        start, plan = self._start_and_plan()
+        save_starting_point(replace(start, inner=plan.inner), Path(folder))
+
+    def save(self, folder: str | Path) -> None:
+        """Write the fitted classifier, support images included: `config.json` and `model.safetensors`."""
+        parameters = {name: value for name, value in self.get_params().items() if name != "model"}
+        storage.save(Path(folder), self._fitted_state(), parameters)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "FewShotClassifier":
+        """The fitted classifier that `save` or `metacontrast fit` wrote."""
+        state, parameters = storage.load(Path(folder))
+        return cls(state.start, **parameters)._remember(state)
+
+    def fit(self, X: Any, y: Any = None) -> "FewShotClassifier":
+        """Learn the classes of labelled images, or with `y` left out of a folder that has a folder for each class."""
+        start, plan = self._start_and_plan()
+        items, labels, images = self._read_labelled(start, X, y)
+        return self._learn(start, plan, make_support(images, labels, [item.name for item in items]))
+
+    def partial_fit(self, X: Any, y: Any = None) -> "FewShotClassifier":
+        """Add examples and classes: the same as `fit` on the union of all that was given so far."""
+        if not hasattr(self, "state_"):
+            return self.fit(X, y)
+        start, plan = self.state_.start, self._start_and_plan()[1]
+        items, labels, images = self._read_labelled(start, X, y)
+        return self._learn(start, plan, join(self.support_, images, labels, [item.name for item in items]))
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """The label of every image; with `reject` set, None for an image that is refused."""
+        return self._labels(self.answer(X))
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Calibrated probabilities `(image, class)` in the order of `classes_`."""
+        return self.answer(X).probabilities.numpy()
+
+    def is_rejected(self, X: Any) -> NDArray[np.bool_]:
+        """Which images are refused as unlike every class; none unless `reject` is set."""
+        return self.answer(X).rejected.numpy()
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """The share of images that are answered rightly; a refusal counts as wrong."""
+        self._fitted_state()
+        items, labels = _labelled(X, y)
+        guesses = self._labels(self._answer(items)).tolist()
+        right = [guess == label for guess, label in zip(guesses, labels, strict=True)]
+        return float(np.average(right, weights=sample_weight))
+
+    def explain(self, image: Any) -> Explanation:
+        """What each support image did for and against the answer to one image."""
+        state = self._fitted_state()
+        _, pixels = state.start.images.read(as_items([image]), self.max_pixels)
+        return explainer(state.start, state.support, state.fitted, state.plan.inner)(pixels[0])
+
+    def answer(self, X: Any) -> Answers:
+        """Probabilities, similarity and refusals of images, all of which must be readable."""
+        self._fitted_state()
+        return self._answer(as_items(X))
+
+    def predict_each(self, X: Any, *, explain: bool = False) -> Iterator[Prediction]:
+        """One prediction after the other for any number of images; what cannot be read is named and the rest answered.
+
+        Args:
+            explain: give every prediction its explanation.
+        """
+        return predict_each(self._fitted_state(), as_items(X), self.max_pixels, explain=explain)
+
+    def __sklearn_tags__(self) -> Tags:
+        """What scikit-learn may expect: images, not a table of numbers."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        tags.no_validation = True
+        return tags
+
+    def _start_and_plan(self) -> tuple[StartingPoint, Plan]:
+        start = load_starting_point(self.model)
+        names = ("steps", "lr", "scope", "baseline", "folds", "reject")
+        return start, make_plan(start.inner, **{name: getattr(self, name) for name in names})
+
+    def _read_labelled(self, start: StartingPoint, X: Any, y: Any) -> tuple[list[Item], list[Hashable], torch.Tensor]:
+        items, labels = _labelled(X, y)
+        numbered = [item._replace(label=str(i)) for i, item in enumerate(items)]
+        kept, images = start.images.read(numbered, self.max_pixels, skip_unreadable=self.skip_unreadable)
+        return kept, [labels[int(item.label)] for item in kept], images
+
+    def _answer(self, items: list[Item]) -> Answers:
+        state = self._fitted_state()
+        _, pixels = state.start.images.read(items, self.max_pixels)
+        return state.fitted.answer(pixels)
+
+    def _labels(self, answers: Answers) -> NDArray[Any]:
+        labels = self.classes_[answers.probabilities.argmax(1).numpy()]
+        if self.threshold_ is None:
+            return labels
+        labels = labels.astype(object)
+        labels[answers.rejected.numpy()] = None
+        return labels
+
+    def _learn(self, start: StartingPoint, plan: Plan, support: Support) -> "FewShotClassifier":
+        return self._remember(State(start, support, plan, fit_support(start, support, plan)))
+
+    def _remember(self, state: State) -> "FewShotClassifier":
+        self.state_ = state
+        self.support_ = state.support
+        self.classes_ = as_array(state.support.classes)
+        self.temperature_ = state.fitted.temperature
+        self.threshold_ = state.fitted.threshold
+        self.compare_ = state.fitted.scores
+        return self
+
+    def _fitted_state(self) -> State:
+        if not hasattr(self, "state_"):
+            raise NotFittedError("this FewShotClassifier has learned no classes yet: call fit first")
+        return self.state_
+
+
+def _labelled(X: Any, y: Any) -> tuple[list[Item], list[Hashable]]:
+    """Items and their labels: those given, or those that a folder's folders are."""
+    folder = folder_of(X)
+    if y is None:
+        if folder is None and isinstance(X, str | Path):
+            raise InputError(f"{X} is not a folder: give one that holds a folder of images for each class")
+        if folder is None:
+            raise InputError("labels are missing: give one for each image, or a folder with a folder for each class")
+        items = labelled_items(folder)
+        return items, composed([item.label for item in items])
+    items = as_items(X)
+    return items, as_labels(y, len(items))

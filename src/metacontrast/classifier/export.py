@@ -1,0 +1,105 @@
+"""A fitted classifier as one file that runs without this library: ONNX, or a program of `torch.export`.
+
+It takes `images`, uint8 `(batch, channel, height, width)` of any batch size, in the model's own size and channels,
+black and white as in the person's own files, and gives `probabilities`, float32 `(batch, class)`, and `similarity`,
+float32 `(batch)`: the largest cosine to a class mean, an image being refused where it is below the threshold.
+
+Resizing is left to the caller: Pillow's filter of the name `resample`. Classes, threshold, size and filter are in the
+file's metadata: of an ONNX model the property `metacontrast`, of a torch program the extra file `metacontrast.json`.
+"""
+
+import contextlib
+import importlib.util
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from metacontrast.classifier.fitted import Fitted, Network
+from metacontrast.classifier.labels import SCALARS
+from metacontrast.classifier.storage import State
+from metacontrast.errors import InputError
+from metacontrast.files import atomic_path
+
+Format = Literal["onnx", "torch"]
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
+METADATA = "metacontrast"
+
+
+class Exported(nn.Module):
+    """The fitted classifier with inversion, normalization and temperature inside."""
+
+    def __init__(self, fitted: Fitted):
+        super().__init__()
+        self.network: Network = fitted.network
+        self.temperature = fitted.temperature
+
+    def forward(
+        self, images: UInt8[Tensor, "image channel height width"]
+    ) -> tuple[Float[Tensor, "image way"], Float[Tensor, " image"]]:
+        """Probabilities and similarity."""
+        logits, similarity = self.network(255 - images if self.network.images.invert else images)
+        return (logits / self.temperature).softmax(1), similarity
+
+
+def export(state: State, path: Path, form: Format) -> Path:
+    """Write the file, whole or not at all."""
+    facts = json.dumps(_facts(state), ensure_ascii=False)
+    program = _program(state)
+    with atomic_path(path) as temporary, _quiet():
+        if form == "torch":
+            torch.export.save(program, temporary, extra_files={f"{METADATA}.json": facts})
+        else:
+            _save_onnx(program, temporary, facts)
+    return path
+
+
+def _program(state: State) -> torch.export.ExportedProgram:
+    """The classifier as a graph, for any batch size."""
+    example = torch.zeros(2, *state.start.images.shape, dtype=torch.uint8)
+    batch = {"images": {0: torch.export.Dim("batch", min=1)}}
+    with _quiet():
+        return torch.export.export(Exported(state.fitted).eval(), (example,), dynamic_shapes=batch)
+
+
+def _save_onnx(program: torch.export.ExportedProgram, path: Path, facts: str) -> None:
+    for package in ("onnx", "onnxscript"):
+        if importlib.util.find_spec(package) is None:
+            raise InputError("--format onnx needs an extra: pip install 'metacontrast[onnx]'")
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["probabilities", "similarity"]}
+    onnx = torch.onnx.export(program, dynamo=True, verbose=False, **names)
+    assert onnx is not None
+    onnx.model.metadata_props[METADATA] = facts
+    onnx.save(path, external_data=False)
+
+
+def _facts(state: State) -> dict[str, Any]:
+    images = state.start.images
+    return {
+        "classes": [label if type(label) in SCALARS else repr(label) for label in state.support.classes],
+        "threshold": state.fitted.threshold,
+        "channels": images.channels,
+        "size": images.size,
+        "resample": images.resample,
+    }
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' remarks about themselves."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

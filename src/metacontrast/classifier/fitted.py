@@ -1,0 +1,132 @@
+"""A support set learned: what answers for an image by itself."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor, nn
+
+from metacontrast.classifier import calibration
+from metacontrast.classifier.candidates import PROTOTYPE, Candidate, solve, task_start
+from metacontrast.classifier.cross_validation import HeldOut, Score, best, cross_validate, report, similarity
+from metacontrast.classifier.image_format import ImageFormat
+from metacontrast.classifier.plan import Plan
+from metacontrast.classifier.starting_point import StartingPoint
+from metacontrast.classifier.support import Support
+from metacontrast.errors import InputError
+from metacontrast.model.frozen import freeze
+from metacontrast.model.head import class_means
+from metacontrast.model.model import apply_head
+from metacontrast.types import Head
+
+BATCH = 256
+
+
+class Network(nn.Module):
+    """Pixels in, logits and similarity out; one image's answer depends on that image alone.
+
+    Args:
+        encoder: with the support set's statistics in it.
+        weight, bias: the head.
+        means: the class means of the support features.
+        images: how pixels are normalized.
+    """
+
+    def __init__(self, encoder: nn.Module, head: Head, means: Float[Tensor, "way feature"], images: ImageFormat):
+        super().__init__()
+        self.encoder = encoder
+        self.images = images
+        self.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+        bias = torch.zeros_like(head.weight[:, 0]) if head.bias is None else head.bias
+        self.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+        self.means = nn.Parameter(means, requires_grad=False)
+
+    def forward(
+        self, pixels: UInt8[Tensor, "image channel height width"]
+    ) -> tuple[Float[Tensor, "image way"], Float[Tensor, " image"]]:
+        """Uncalibrated logits, and the largest cosine to a class mean."""
+        features = self.encoder(self.images.to_input(pixels))
+        return apply_head(Head(self.weight, self.bias), features), similarity(features, self.means)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What is said of images.
+
+    Args:
+        probabilities: calibrated, of every class.
+        similarity: the largest cosine to a class mean.
+        rejected: which images are refused as unlike every class.
+    """
+
+    probabilities: Float[Tensor, "image way"]
+    similarity: Float[Tensor, " image"]
+    rejected: Bool[Tensor, " image"]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A classifier of the support set's classes.
+
+    Args:
+        network: with everything that was learned.
+        candidate: the way it was learned.
+        temperature: of the probabilities; 1 where nothing could be held out.
+        threshold: similarity below which an image is refused; None refuses nothing.
+        held_out: how many support images temperature and threshold were set on.
+        scores: the cross-validation report, empty where nothing could be held out.
+    """
+
+    network: Network
+    candidate: Candidate
+    temperature: float
+    threshold: float | None
+    held_out: int
+    scores: tuple[Score, ...]
+
+    def answer(self, pixels: UInt8[Tensor, "image channel height width"]) -> Answers:
+        """Answers for images in the model's format, a batch at a time."""
+        with torch.no_grad():
+            parts = [self.network(batch) for batch in pixels.split(BATCH)]
+        logits, found = (torch.cat(part) for part in zip(*parts, strict=True))
+        probabilities = (logits.double() / self.temperature).softmax(1)
+        return Answers(probabilities, found, calibration.is_rejected(found, self.threshold))
+
+
+def fit_support(start: StartingPoint, support: Support, plan: Plan) -> Fitted:
+    """Choose the way, calibrate, then learn from the whole support set."""
+    model, params = task_start(start.model, start.params, len(support.classes))
+    x = start.images.to_input(support.images)
+    held_out = cross_validate(model, params, x, support.y, plan.inner, (PROTOTYPE, *plan.stepping), plan.folds)
+    chosen = _choose(plan, held_out)
+    ((_, adapted),) = solve(model, params, x, support.y, plan.inner, [chosen])
+    with torch.no_grad():
+        means = class_means(model.features(adapted.encoder, x), support.y, model.ways)
+    if not all(t.isfinite().all() for t in (means, adapted.head.weight)):
+        raise InputError(f"adapting with lr={chosen.lr:g} and {chosen.steps} steps diverged: lower lr or steps")
+    found = held_out.get(chosen)
+    return Fitted(
+        Network(freeze(model, adapted.encoder, x), adapted.head, means, start.images).eval(),
+        chosen,
+        found.temperature if found else 1.0,
+        _threshold(plan.reject, found),
+        len(found.y) if found else 0,
+        report(held_out, PROTOTYPE, chosen),
+    )
+
+
+def _choose(plan: Plan, held_out: dict[Candidate, HeldOut]) -> Candidate:
+    if plan.baseline == "prototype":
+        return PROTOTYPE
+    among = (*plan.stepping, PROTOTYPE) if plan.baseline == "auto" else plan.stepping
+    if len(among) == 1:
+        return among[0]
+    if not held_out:
+        return plan.default
+    return best(held_out, among)
+
+
+def _threshold(rate: float | None, found: HeldOut | None) -> float | None:
+    if rate is None:
+        return None
+    return calibration.rejection_threshold(found.similarity if found else torch.empty(0), rate)

@@ -1,0 +1,135 @@
+"""Anything that people call an image, as the 8-bit pixels that `decode` takes.
+
+- a path, the bytes of a file, or a PIL image: any size and mode;
+- a NumPy array `(height, width)` or `(height, width, channel)`, or a tensor `(channel, height, width)`;
+- several: a list that may mix all of these, an array `(image, height, width[, channel])`, a tensor with a leading axis;
+- a folder: the images in it and below it.
+
+Whole numbers lie between 0 and 255 (65535 in arrays of 16 bits), floats between 0 and 1; each image is judged by
+itself, so that it is read alike in any company.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from metacontrast.data.decode import Source
+from metacontrast.data.folder import class_files, image_folders, split_classes
+from metacontrast.data.gather import Item
+from metacontrast.errors import InputError
+
+CHANNELS = (1, 3, 4)
+
+
+def folder_of(images: Any) -> Path | None:
+    """The folder that `images` names, if it names one."""
+    is_folder = isinstance(images, str | Path) and Path(images).expanduser().is_dir()
+    return Path(images).expanduser() if is_folder else None
+
+
+def labelled_items(folder: Path, split: str = "train") -> list[Item]:
+    """The images of a folder of class folders; where it is divided into train, val and test, those of `split`."""
+    classes = split_classes(folder, class_files(folder), split)
+    return [
+        Item(label, file.relative_to(folder).as_posix(), file) for label, files in classes.items() for file in files
+    ]
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All image files in a folder and below it, in order of their paths."""
+    found = [file for files in image_folders(folder).values() for file in files]
+    if not found:
+        raise InputError(f"{folder} holds no images (.jpg, .png, ...), nor does a folder below it: check its name")
+    return found
+
+
+def as_items(images: Any) -> list[Item]:
+    """One or several images as items without a label."""
+    if (folder := folder_of(images)) is not None:
+        images = files_below(folder)
+    elif isinstance(images, str | Path | bytes | Image.Image):
+        images = [images]
+    return [Item("", *named) for named in _named(images)]
+
+
+def _named(images: Any) -> Iterator[tuple[str, Source]]:
+    for index, image in enumerate(_stack(images)):
+        if isinstance(image, str | Path):
+            yield str(image), Path(image).expanduser()
+        elif isinstance(image, bytes | Image.Image):
+            yield f"image {index}", image
+        else:
+            yield f"image {index}", _pixels(image, f"image {index}")
+
+
+def _stack(images: Any) -> Iterable[Any]:
+    """The images of a stack one by one, after a check that it is a stack."""
+    if isinstance(images, np.ndarray) and images.dtype != object:
+        _check_stack(tuple(images.shape), (3, 4), is_one=images.ndim == 3 and images.shape[-1] in (3, 4))
+    elif isinstance(images, torch.Tensor):
+        _check_stack(tuple(images.shape), (4,), is_one=images.ndim in (2, 3))
+    elif isinstance(images, np.ndarray):
+        _check_stack(tuple(images.shape), (1,), is_one=False)
+    elif not isinstance(images, Iterable) or isinstance(images, dict):
+        raise InputError(f"images must be a folder or a list of images, not {type(images).__name__}: put it in a list")
+    return images
+
+
+def _check_stack(shape: tuple[int, ...], axes: tuple[int, ...], *, is_one: bool) -> None:
+    if is_one:
+        raise InputError(f"shape {shape} looks like one image: put it in a list, predict([image])")
+    if len(shape) not in axes:
+        raise InputError(
+            f"shape {shape} is no stack of images: give a NumPy array (image, height, width[, channel]), a tensor "
+            "(image, channel, height, width) or a list"
+        )
+
+
+def _pixels(image: Any, name: str) -> NDArray[np.uint8]:
+    """An array or tensor as uint8 `(height, width)` or `(height, width, channel)`."""
+    if isinstance(image, torch.Tensor):
+        array, is_tensor = image.detach().cpu().to(_plain_type(image)).numpy(), True
+    elif isinstance(image, np.ndarray):
+        array, is_tensor = image, False
+    else:
+        raise InputError(f"{name} is a {type(image).__name__}: give a path, bytes, a PIL image, an array or a tensor")
+    return _to_8_bits(_channels_last(array, name, is_tensor), name)
+
+
+def _plain_type(image: torch.Tensor) -> torch.dtype:
+    """NumPy has no bfloat16."""
+    return torch.float32 if image.dtype == torch.bfloat16 else image.dtype
+
+
+def _channels_last(array: np.ndarray, name: str, is_tensor: bool) -> np.ndarray:
+    if array.ndim == 2 and array.size:
+        return array
+    if array.ndim == 3 and array.size:
+        for axis in (0, 2) if is_tensor else (2, 0):
+            if array.shape[axis] in CHANNELS:
+                last = np.moveaxis(array, axis, 2)
+                return last[..., 0] if last.shape[2] == 1 else last
+    raise InputError(
+        f"{name} has shape {array.shape}, but an image is (height, width), (height, width, channel) or, as a tensor, "
+        "(channel, height, width) with 1, 3 or 4 channels"
+    )
+
+
+def _to_8_bits(array: np.ndarray, name: str) -> NDArray[np.uint8]:
+    kind = array.dtype.kind
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if kind not in "buif":
+        raise InputError(f"{name} holds {array.dtype}, not numbers: give uint8, or floats between 0 and 1")
+    if kind == "f" and not np.isfinite(array).all():
+        raise InputError(f"{name} holds NaN or infinity: mend or leave out the image")
+    low, high = array.min(), array.max()
+    top = 1 if kind in "bf" else 65535 if array.dtype == np.uint16 else 255
+    if low < 0 or high > top:
+        raise InputError(f"{name} reaches from {low} to {high}, but {array.dtype} images lie between 0 and {top}")
+    return np.rint(array.astype(np.float64) * (255 / top)).astype(np.uint8)

@@ -1,0 +1,70 @@
+"""Labels of any hashable kind: the distinct ones in order, and each as a number."""
+
+import unicodedata
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metacontrast.data.images import first_clash
+from metacontrast.errors import InputError
+
+SCALARS = (str, bool, int, float)
+
+
+def as_labels(labels: Any, images: int) -> list[Hashable]:
+    """The labels as plain Python values, checked: as many as there are images, hashable, none of them NaN."""
+    if isinstance(labels, str | bytes) or not isinstance(labels, Iterable):
+        raise InputError(f"labels must be a list with a label for each image, not {type(labels).__name__}")
+    shape = getattr(labels, "shape", None)
+    if shape is not None and len(shape) != 1:
+        raise InputError(f"labels have shape {tuple(shape)}, but there must be one label for each image")
+    to_list = getattr(labels, "tolist", None)
+    plain = list(labels) if to_list is None else to_list()
+    if len(plain) != images:
+        raise InputError(f"{images} images and {len(plain)} labels: there must be one label for each image")
+    for label in plain:
+        _check_label(label)
+    return plain
+
+
+def distinct(labels: Sequence[Hashable]) -> list[Hashable]:
+    """Each label once, sorted where that is possible, else in order of first appearance."""
+    found = list(dict.fromkeys(labels))
+    _check_clashes([label for label in found if isinstance(label, str)])
+    if len(found) < 2:
+        only = ", ".join(map(repr, found)) or "none"
+        raise InputError(f"the images have {len(found)} classes ({only}), but a classifier needs at least 2: add one")
+    try:
+        return sorted(found)  # type: ignore[type-var]
+    except TypeError:
+        return found
+
+
+def as_array(classes: Sequence[Any]) -> NDArray[Any]:
+    """The labels as a one-dimensional array: of numbers or text where all are of one such kind, else of objects."""
+    kinds = {type(label) for label in classes}
+    if len(kinds) == 1 and kinds <= set(SCALARS):
+        return np.array(classes)
+    array = np.empty(len(classes), dtype=object)
+    array[:] = classes
+    return array
+
+
+def composed(names: Sequence[str]) -> list[Hashable]:
+    """Folder names in Unicode's composed form; two that become one are an `InputError`."""
+    _check_clashes(list(dict.fromkeys(names)))
+    return [unicodedata.normalize("NFC", name) for name in names]
+
+
+def _check_clashes(names: Sequence[str]) -> None:
+    if clash := first_clash(names):
+        raise InputError(f"labels {clash[0]!r} and {clash[1]!r} are the same text to a reader: rename one of them")
+
+
+def _check_label(label: object) -> None:
+    if not isinstance(label, Hashable):
+        raise InputError(f"label {label!r} is a {type(label).__name__}, not hashable: use text or numbers")
+    if label is None or label != label:
+        raise InputError(f"a label is {label!r}: give every image a label, or leave the image out")

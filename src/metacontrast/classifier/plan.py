@@ -1,0 +1,70 @@
+"""How a classifier is to be fitted, checked before anything is computed."""
+
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from typing import Any, Literal
+
+from metacontrast.classifier.candidates import Candidate, grid
+from metacontrast.errors import InputError
+from metacontrast.maml.inner import Inner
+
+Baseline = Literal["none", "prototype", "auto"]
+BASELINES = (None, "none", "prototype", "auto")
+SCOPES = (None, "head", "all")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `fit` does.
+
+    Args:
+        inner: steps, step size, scope and loss.
+        automatic: choose steps and step size by cross-validation, where images can be held out.
+        baseline: `none` predicts with the adapted model, `prototype` with the nearest class mean, `auto` with whichever
+            cross-validation prefers.
+        folds: the most parts of the cross-validation; 0 leaves it out.
+        reject: the share of images of known classes that may be refused; None refuses nothing.
+    """
+
+    inner: Inner
+    automatic: bool = False
+    baseline: Baseline = "none"
+    folds: int = 5
+    reject: float | None = None
+
+    @property
+    def default(self) -> Candidate:
+        """The way to adapt where nothing can be chosen."""
+        return Candidate(self.inner.lr, self.inner.steps)
+
+    @property
+    def stepping(self) -> tuple[Candidate, ...]:
+        """The adapted ways that are tried."""
+        return grid(self.inner) if self.automatic else (self.default,)
+
+
+def make_plan(inner: Inner, *, steps: Any, lr: Any, scope: Any, baseline: Any, folds: Any, reject: Any) -> Plan:
+    """The plan that the classifier's parameters ask for; None stands for what the model was trained with."""
+    _check_choice("scope", scope, SCOPES)
+    _check_choice("baseline", baseline, BASELINES)
+    automatic = isinstance(steps, str) and steps == "auto"
+    if not (steps is None or automatic or _is_whole(steps, 1)):
+        raise InputError(f"steps={steps!r}, but it must be 'auto', 1 or more, or None for the model's own")
+    if not (lr is None or (isinstance(lr, Real) and 0 < float(lr) < float("inf"))):
+        raise InputError(f"lr={lr!r}, but it must be above 0 and finite, or None for the model's own")
+    if not (_is_whole(folds, 0) and folds != 1):
+        raise InputError(f"folds={folds!r}, but it must be 2 or more, or 0 for no cross-validation")
+    if not (reject is None or (isinstance(reject, Real) and 0 < float(reject) < 1)):
+        raise InputError(f"reject={reject!r}, but it must lie between 0 and 1, or be None to refuse nothing")
+    own = max(inner.steps, 1) if steps is None or automatic else int(steps)
+    wanted = replace(inner, steps=own, lr=float(lr or inner.lr), scope=scope or inner.scope)
+    return Plan(wanted, automatic, baseline or "none", int(folds), None if reject is None else float(reject))
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str | None, ...]) -> None:
+    if not (value is None or isinstance(value, str)) or value not in choices:
+        raise InputError(f"{name}={value!r}, but it must be one of {', '.join(map(repr, choices))}")

@@ -1,0 +1,81 @@
+"""The images that a classifier learns from, in an order that does not depend on how they were given."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from metacontrast.classifier.labels import distinct
+
+
+@dataclass(frozen=True)
+class Support:
+    """Labelled images, sorted by class and then by content, so that shuffling them changes no bit of the result.
+
+    Args:
+        images: pixels in the model's format.
+        y: class of every image, as a number.
+        names: what messages and pictures call the images.
+        classes: the label of every class.
+    """
+
+    images: UInt8[Tensor, "image channel height width"]
+    y: Int[Tensor, " image"]
+    names: tuple[str, ...]
+    classes: tuple[Hashable, ...]
+
+    @property
+    def counts(self) -> Int[Tensor, " way"]:
+        """How many images each class has."""
+        return torch.bincount(self.y, minlength=len(self.classes))
+
+    @property
+    def labels(self) -> list[Hashable]:
+        """The label of every image."""
+        return [self.classes[k] for k in self.y.tolist()]
+
+
+def make_support(
+    images: UInt8[Tensor, "image channel height width"], labels: Sequence[Hashable], names: Sequence[str]
+) -> Support:
+    """Sorted as `Support` says; `InputError` when there are fewer than two classes."""
+    classes = distinct(labels)
+    number = {label: k for k, label in enumerate(classes)}
+    content = [image.tobytes() for image in images.numpy()]
+    order = sorted(range(len(labels)), key=lambda i: (number[labels[i]], content[i], names[i]))
+    y = torch.tensor([number[labels[i]] for i in order])
+    return Support(images[order], y, tuple(names[i] for i in order), tuple(classes))
+
+
+def join(one: Support, other_images: Tensor, labels: Sequence[Hashable], names: Sequence[str]) -> Support:
+    """The union of a support set and further images."""
+    return make_support(torch.cat([one.images, other_images]), [*one.labels, *labels], [*one.names, *names])
+
+
+def balanced_weights(y: Int[Tensor, " image"], dtype: torch.dtype = torch.float32) -> Float[Tensor, " image"]:
+    """Weights with sum 1 that give every class the same share, however many images it has.
+
+    How many examples of a class were collected says nothing about how often it will be asked for.
+
+    >>> balanced_weights(torch.tensor([0, 0, 1]))
+    tensor([0.2500, 0.2500, 0.5000])
+    """
+    _, inverse, counts = torch.unique(y, return_inverse=True, return_counts=True)
+    return 1 / (len(counts) * counts[inverse].to(dtype))
+
+
+def held_out_folds(y: Int[Tensor, " image"], folds: int) -> list[np.ndarray]:
+    """Row numbers that are left out together, each image of a class with at least two once, some always staying.
+
+    Fold f holds out the images f, f + k, … of every class, k the number of folds: with k images per class that is one
+    of each. A class with one image is never held out; it stays as a class to be confused with.
+    """
+    labels = y.numpy()
+    counts = np.bincount(labels)
+    rank = np.concatenate([np.arange(count) for count in counts])[np.argsort(np.argsort(labels, kind="stable"))]
+    k = min(folds, int(counts.max()))
+    held = [np.flatnonzero((rank % k == f) & (counts[labels] > 1)) for f in range(k)] if k > 1 else []
+    return [rows for rows in held if len(rows)]

@@ -1,0 +1,33 @@
+"""`metacontrast export`: a fitted classifier as one file that runs without this library."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from metacontrast.cli import shared
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command and its flags."""
+    parser = commands.add_parser(
+        "export",
+        help="write a fitted classifier as one ONNX or torch.export file",
+        description="The classifier with its preprocessing as one file. It takes uint8 images (batch, channel, height, "
+        "width) of the model's size and gives probabilities and similarity; class names are in its metadata.",
+    )
+    parser.add_argument("classifier", type=Path, metavar="DIR", help="what `metacontrast fit --out` wrote")
+    parser.add_argument("--format", choices=("onnx", "torch"), default="onnx", help="default: %(default)s")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: DIR/classifier.onnx or DIR/classifier.pt2")
+    shared.add_json_flag(parser)
+    parser.set_defaults(execute=execute)
+
+
+def execute(args: argparse.Namespace) -> None:
+    """Write the file and say where."""
+    from metacontrast.classifier.export import SUFFIXES, export
+    from metacontrast.classifier.storage import load
+
+    state, _ = load(args.classifier)
+    path = args.out or args.classifier / f"classifier{SUFFIXES[args.format]}"
+    export(state, path, args.format)
+    shared.print_json({"file": str(path), "format": args.format}) if args.json else print(path)

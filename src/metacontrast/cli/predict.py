@@ -1,0 +1,129 @@
+"""`metacontrast predict`: classify images with what `metacontrast fit` learned."""
+
+import argparse
+import csv
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from metacontrast.cli import shared
+from metacontrast.cli.fit import add_max_pixels_flag
+from metacontrast.errors import InputError
+
+if TYPE_CHECKING:
+    from metacontrast.classifier.explanation import Explanation
+    from metacontrast.classifier.stream import Prediction
+
+SHOWN = 5
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command and its flags."""
+    parser = commands.add_parser(
+        "predict",
+        help="classify images with a fitted classifier",
+        description="One line for each image: file, class, probability, each after a tab. Files that cannot be read "
+        "are named, the rest is answered, and the exit status is 1.",
+    )
+    parser.add_argument("classifier", type=Path, metavar="DIR", help="what `metacontrast fit --out` wrote")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE|FOLDER", help="images, or folders of images")
+    form = parser.add_mutually_exclusive_group()
+    shared.add_json_flag(form)
+    form.add_argument("--csv", action="store_true", help="comma-separated values with a header")
+    parser.add_argument("--explain", action="store_true", help="name the support images that pulled and pushed")
+    parser.add_argument(
+        "--pictures", type=shared.out_folder, metavar="DIR", help="with --explain: a picture of each explanation"
+    )
+    add_max_pixels_flag(parser)
+    parser.set_defaults(execute=execute)
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Answer image by image; 1 when one could not be read."""
+    from metacontrast.classifier.estimator import FewShotClassifier
+
+    if args.pictures and not args.explain:
+        raise InputError("--pictures draws explanations: add --explain")
+    if args.csv and args.explain:
+        raise InputError("--csv has no columns for explanations: use --json with --explain")
+    classifier = FewShotClassifier.load(args.classifier).set_params(max_pixels=args.max_pixels)
+    files = _files(args.images)
+    found = classifier.predict_each(files, explain=args.explain)
+    shown = tqdm(found, total=len(files), desc="predicting", unit="image", disable=None, leave=False)
+    write = _writer(args)
+    broken, answered = [], []
+    for number, prediction in enumerate(shown):
+        if prediction.problem:
+            broken.append(prediction)
+            tqdm.write(f"metacontrast: {prediction.problem}", file=sys.stderr)
+            continue
+        write(prediction)
+        if args.json:
+            answered.append(_as_json(prediction))
+        if args.pictures:
+            _draw(classifier.state_, prediction, args.pictures / f"{number:06d}.png")
+    if args.json:
+        unreadable = [{"image": each.image, "problem": each.problem} for each in broken]
+        shared.print_json({"predictions": answered, "unreadable": unreadable})
+    if broken:
+        shared.say(f"{len(broken)} of {len(files)} images could not be read; the others are answered")
+    return 1 if broken else 0
+
+
+def _files(paths: Iterable[Path]) -> list[Path]:
+    from metacontrast.classifier.inputs import files_below
+
+    return [file for path in paths for file in (files_below(path) if path.is_dir() else [path])]
+
+
+def _writer(args: argparse.Namespace) -> Any:
+    """A function that writes one prediction to standard output, in the form that was asked for."""
+    if args.json:
+        return lambda prediction: None
+    if args.csv:
+        table = csv.writer(sys.stdout, lineterminator="\n")
+        table.writerow(["image", "label", "probability", "rejected"])
+        return lambda p: table.writerow([p.image, p.label, f"{p.probability:.6f}", str(p.rejected).lower()])
+    return lambda p: tqdm.write(_as_text(p), file=sys.stdout)
+
+
+def _as_text(prediction: "Prediction") -> str:
+    label = f"like no class (nearest: {prediction.label})" if prediction.rejected else prediction.label
+    line = f"{prediction.image}\t{label}\t{prediction.probability:.4f}"
+    return line if prediction.explanation is None else f"{line}\n{_explained(prediction.explanation)}"
+
+
+def _explained(found: "Explanation") -> str:
+    lines = [f"  rather than {found.against}: logit difference {found.difference:+.4g}"]
+    lines += [
+        f"  {'pulled' if value > 0 else 'pushed'} {value:+.4g}  {found.names[row]}"
+        for row, value in ((row, found.contributions[row]) for row in found.strongest(SHOWN))
+    ]
+    if not found.is_exact:
+        lines.append(f"  of the difference {found.through_encoder:+.4g} came through the encoder, which moved too")
+    return "\n".join(lines)
+
+
+def _as_json(prediction: "Prediction") -> dict[str, Any]:
+    known = {name: getattr(prediction, name) for name in ("image", "label", "probability", "rejected")}
+    found = prediction.explanation
+    if found is None:
+        return known
+    strongest = [
+        {"image": found.names[row], "label": found.labels[row], "contribution": float(found.contributions[row])}
+        for row in found.strongest(SHOWN)
+    ]
+    names = ("against", "difference", "start", "through_encoder")
+    explanation = {name: getattr(found, name) for name in names} | {"exact": found.is_exact, "strongest": strongest}
+    return known | {"explanation": explanation}
+
+
+def _draw(state: Any, prediction: "Prediction", path: Path) -> None:
+    from metacontrast.classifier.picture import save_explanation
+
+    assert prediction.explanation is not None
+    assert prediction.pixels is not None
+    save_explanation(state, prediction.explanation, prediction.pixels, path)

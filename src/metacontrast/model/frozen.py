@@ -1,0 +1,85 @@
+"""An encoder that carries a support set's statistics, so that one image can be classified by itself.
+
+    y = x · scale + shift,    scale = weight / sqrt(var + ε),    shift = bias − mean · scale
+
+with mean and var of the support images at that layer. What it computes for an image depends on that image alone, and
+equals `Model.query_features` under norm `inductive` without running the support set again. The result is a plain
+module without a task's state, fit for export.
+"""
+
+import copy
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from metacontrast.errors import InputError
+from metacontrast.model.model import Model
+from metacontrast.model.normalization import TaskBatchNorm
+
+
+class FixedNorm(nn.Module):
+    """A batch norm whose statistics and affine part are folded into two numbers a channel."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, scale: Float[Tensor, " channel"], shift: Float[Tensor, " channel"]):
+        super().__init__()
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+
+    def forward(self, x: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel *space"]:
+        """Scale and shift every channel."""
+        column = (-1,) + (1,) * (x.ndim - 2)
+        return x * self.scale.view(column) + self.shift.view(column)
+
+
+def freeze(
+    model: Model, encoder: dict[str, Tensor], support_x: Float[Tensor, "support channel height width"]
+) -> nn.Module:
+    """The model's encoder with these parameters, every batch norm fixed to the statistics of the support images."""
+    module = copy.deepcopy(model.encoder).to(support_x.device, support_x.dtype)
+    module.load_state_dict(encoder, strict=False)
+    return _replace_norms(module, _fixed_norms(module, support_x))
+
+
+def frozen_like(model: Model) -> nn.Module:
+    """A frozen encoder of the same structure, for a state dict to be loaded into."""
+    module = copy.deepcopy(model.encoder)
+    return _replace_norms(module, {n: FixedNorm(n.weight.detach(), n.bias.detach()) for n in _norms(module)})
+
+
+def _norms(module: nn.Module) -> list[TaskBatchNorm]:
+    return [child for child in module.modules() if isinstance(child, TaskBatchNorm)]
+
+
+def _fixed_norms(
+    module: nn.Module, support_x: Float[Tensor, "support channel height width"]
+) -> dict[TaskBatchNorm, FixedNorm]:
+    """What each batch norm becomes, seen while the support images run through."""
+    fixed: dict[TaskBatchNorm, FixedNorm] = {}
+
+    def observe(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        assert isinstance(norm, TaskBatchNorm)
+        if norm in fixed:
+            raise InputError("a batch norm that runs twice in one pass has no statistics of its own: use two of them")
+        var, mean = torch.var_mean(inputs[0], [0, *range(2, inputs[0].ndim)], correction=0)
+        scale = norm.weight * torch.rsqrt(var + norm.eps)
+        fixed[norm] = FixedNorm(scale, norm.bias - mean * scale)
+
+    handles = [norm.register_forward_pre_hook(observe) for norm in _norms(module)]
+    with torch.no_grad():
+        module(support_x)
+    for handle in handles:
+        handle.remove()
+    return fixed
+
+
+def _replace_norms(module: nn.Module, fixed: dict[TaskBatchNorm, FixedNorm]) -> nn.Module:
+    for name, child in module.named_children():
+        if isinstance(child, TaskBatchNorm) and child in fixed:
+            setattr(module, name, fixed[child])
+        else:
+            _replace_norms(child, fixed)
+    return module

@@ -1,0 +1,262 @@
+"""Bad input, one kind after the other: each is an `InputError` of one line that says what is wrong."""
+
+import json
+import unicodedata
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.exceptions import NotFittedError
+
+from classifier_kit import SIZE, grey_images, tiny_model_folder, tiny_start, write_folder
+from metacontrast import FewShotClassifier
+from metacontrast.errors import InputError
+
+IMAGES, LABELS = grey_images(per_class=2)
+
+
+def refused(action, *parts: str) -> None:
+    """One line that holds all parts."""
+    with pytest.raises(InputError) as caught:
+        action()
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message, message
+
+
+def fit(X=IMAGES, y=LABELS, **parameters):
+    return FewShotClassifier(tiny_start(), **parameters).fit(X, y)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> FewShotClassifier:
+    return fit()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path / "images", IMAGES, LABELS)
+
+
+def with_pixel(value: float) -> np.ndarray:
+    images = IMAGES / 255.0
+    images[3, 0, 0] = value
+    return images
+
+
+@pytest.mark.parametrize(
+    ("images", "parts"),
+    [
+        (with_pixel(np.nan), ("image 3", "NaN")),
+        (with_pixel(np.inf), ("image 3", "infinity")),
+        (with_pixel(1.5), ("image 3", "1.5", "between 0 and 1")),
+        (with_pixel(-0.1), ("image 3", "-0.1")),
+        (IMAGES.astype(np.int64) - 300, ("between 0 and 255",)),
+        (IMAGES.astype(np.int32) + 300, ("int32", "between 0 and 255")),
+        (IMAGES.astype(np.complex64), ("complex64",)),
+        (IMAGES.astype(str), ("not numbers",)),
+        (IMAGES[0], ("no stack of images",)),
+        (IMAGES[0, 0], ("no stack of images",)),
+        (np.stack([IMAGES] * 3, 3)[0], ("looks like one image", "predict([image])")),
+        (IMAGES[None, None], ("no stack of images",)),
+        (np.stack([IMAGES] * 2, 3), ("image 0", "1, 3 or 4 channels")),
+        (IMAGES[:, :0], ("image 0", "has shape (0, 16)")),
+        (torch.from_numpy(IMAGES), ("looks like one image",)),
+        (torch.zeros(6, SIZE * SIZE), ("looks like one image",)),
+        (torch.zeros(6, 2, SIZE, SIZE), ("1, 3 or 4 channels",)),
+        ([3, 4, 5, 6, 7, 8], ("image 0 is a int",)),
+        ([None] * 6, ("image 0 is a NoneType",)),
+        (7, ("put it in a list", "int")),
+        ({"a": 1}, ("dict",)),
+        ([], ("no images",)),
+        (["", b"", b"text"], ("3 of 3 images",)),
+    ],
+)
+def test_what_is_no_image(images, parts, fitted):
+    refused(lambda: fitted.predict(images), *parts)
+
+
+def test_labels_and_images_of_different_length():
+    refused(lambda: fit(IMAGES, LABELS[:-1]), "6 images and 5 labels")
+
+
+@pytest.mark.parametrize(
+    ("labels", "parts"),
+    [
+        (None, ("labels are missing",)),
+        ("class", ("a list with a label for each image", "str")),
+        (["a"] * 6, ("1 classes", "'a'", "at least 2")),
+        ([0, 1, 0, 1, 0, float("nan")], ("a label is nan",)),
+        ([0, 1, 0, 1, 0, None], ("a label is None",)),
+        ([[0], [1], [0], [1], [0], [1]], ("not hashable",)),
+        (np.zeros((6, 2)), ("shape (6, 2)",)),
+        (["é", unicodedata.normalize("NFD", "é")] * 3, ("same text",)),
+    ],
+)
+def test_labels_that_cannot_be_learned(labels, parts):
+    refused(lambda: fit(IMAGES, labels), *parts)
+
+
+def test_one_image_is_one_class():
+    refused(lambda: fit(IMAGES[:1], ["a"]), "1 classes")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "part"),
+    [
+        ({"steps": 0}, "steps=0"),
+        ({"steps": "some"}, "steps='some'"),
+        ({"steps": 1.5}, "steps=1.5"),
+        ({"lr": 0}, "lr=0"),
+        ({"lr": float("nan")}, "lr=nan"),
+        ({"scope": "encoder"}, "scope='encoder'"),
+        ({"baseline": "mean"}, "baseline='mean'"),
+        ({"folds": 1}, "folds=1"),
+        ({"reject": 1.0}, "reject=1.0"),
+        ({"reject": 0.01}, "needs 99 images"),
+        ({"reject": 0.2, "folds": 0}, "there are 0"),
+        ({"lr": 3e38, "steps": 9, "scope": "all", "folds": 0}, "diverged"),
+    ],
+)
+def test_parameters_that_make_no_sense(parameters, part):
+    refused(lambda: fit(**parameters), part)
+
+
+def test_nothing_is_answered_before_fit(tmp_path):
+    for ask in ("predict", "predict_proba", "explain", "is_rejected", "save"):
+        with pytest.raises(NotFittedError, match="call fit first"):
+            getattr(FewShotClassifier(tiny_start()), ask)(tmp_path)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    refused(lambda: fit(tmp_path / "missing", None), "is not a folder")
+
+
+def test_an_empty_folder(tmp_path, fitted):
+    refused(lambda: fit(tmp_path, None), "no class folders")
+    refused(lambda: fitted.predict(tmp_path), "holds no images")
+
+
+def test_a_folder_of_images_without_classes(tmp_path):
+    Image.fromarray(IMAGES[0]).save(tmp_path / "a.png")
+    refused(lambda: fit(tmp_path, None), "no class folders", "1 images outside of any")
+
+
+def test_a_folder_of_one_class(tmp_path):
+    refused(lambda: fit(write_folder(tmp_path, IMAGES, ["only"] * 6), None), "1 classes", "'only'")
+
+
+def test_class_folders_equal_after_normalization(tmp_path):
+    for form in ("NFC", "NFD"):
+        write_folder(tmp_path, IMAGES[:2], [unicodedata.normalize(form, "café")] * 2)
+    if len(list(tmp_path.iterdir())) < 2:
+        pytest.skip("this file system normalizes names")
+    classifier = FewShotClassifier(tiny_start())
+    refused(lambda: classifier.fit(tmp_path), "same text")
+
+
+def test_a_link_out_of_the_folder(folder, tmp_path, fitted):
+    Image.fromarray(IMAGES[0]).save(tmp_path / "elsewhere.png")
+    (folder / "class0" / "link.png").symlink_to(tmp_path / "elsewhere.png")
+    refused(lambda: fit(folder, None), "symbolic link", "link.png")
+    refused(lambda: fitted.predict(folder), "symbolic link", "link.png")
+
+
+def broken(kind: str) -> bytes:
+    file = BytesIO()
+    Image.fromarray(IMAGES[0]).save(file, "PNG")
+    whole = file.getvalue()
+    return {"text": b"no image at all", "zero bytes": b"", "truncated": whole[: len(whole) // 2]}[kind]
+
+
+@pytest.mark.parametrize("kind", ["text", "zero bytes", "truncated"])
+def test_a_broken_file_is_named_or_skipped(kind, folder, fitted):
+    (folder / "class1" / "broken one.png").write_bytes(broken(kind))
+    refused(lambda: fit(folder, None), "1 of 7 images", "class1/broken one.png")
+    refused(lambda: fitted.predict(folder), "1 of 7 images", "broken one.png")
+    assert len(fit(folder, None, skip_unreadable=True).support_.y) == 6
+
+
+def test_an_image_of_too_many_pixels(fitted):
+    large = np.zeros((100, 200), np.uint8)
+    limited = FewShotClassifier(tiny_start(), max_pixels=19_999).fit(IMAGES, LABELS)
+    refused(lambda: limited.predict([large]), "20000 pixels", "limit of 19999")
+    assert len(limited.set_params(max_pixels=20_000).predict([large])) == 1
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    refused(lambda: FewShotClassifier.from_pretrained("no-such-model"), "no-such-model is not a run directory")
+    refused(lambda: FewShotClassifier.load(tmp_path / "missing"), "is not a folder")
+    refused(lambda: FewShotClassifier.from_pretrained(tmp_path), "holds no trained model")
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("what", ["start", "classifier"])
+def test_an_incomplete_folder(missing, what, tmp_path, fitted):
+    read = save(what, tmp_path, fitted)
+    (tmp_path / missing).unlink()
+    refused(lambda: read(tmp_path), str(tmp_path))
+
+
+@pytest.mark.parametrize("what", ["start", "classifier"])
+def test_a_folder_of_a_newer_version(what, tmp_path, fitted):
+    read = save(what, tmp_path, fitted)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"format_version": 99}))
+    refused(lambda: read(tmp_path), "format version 99", "reads 1")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": "something else"}'])
+@pytest.mark.parametrize("what", ["start", "classifier"])
+def test_a_folder_with_a_damaged_configuration(what, content, tmp_path, fitted):
+    read = save(what, tmp_path, fitted)
+    (tmp_path / "config.json").write_text(content)
+    refused(lambda: read(tmp_path), "config.json")
+
+
+@pytest.mark.parametrize("what", ["start", "classifier"])
+def test_a_folder_with_damaged_tensors(what, tmp_path, fitted):
+    read = save(what, tmp_path, fitted)
+    data = bytearray((tmp_path / "model.safetensors").read_bytes())
+    data[-5] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(bytes(data))
+    refused(lambda: read(tmp_path), "model.safetensors", "damaged")
+
+
+def test_files_of_two_classifiers(tmp_path, fitted):
+    fitted.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"temperature": 2.0}))
+    refused(lambda: FewShotClassifier.load(tmp_path), "do not belong together")
+
+
+def test_a_classifier_where_a_model_is_wanted_and_the_reverse(tmp_path, fitted):
+    fitted.save(tmp_path / "classifier")
+    tiny_model_folder(tmp_path / "model")
+    refused(lambda: FewShotClassifier.from_pretrained(tmp_path / "classifier"), "FewShotClassifier.load")
+    refused(lambda: FewShotClassifier.load(tmp_path / "model"), "metacontrast-classifier")
+
+
+@pytest.mark.parametrize("what", ["start", "classifier"])
+def test_a_folder_that_holds_something_else_is_not_written_to(what, tmp_path, fitted):
+    (tmp_path / "config.json").write_text('{"config": {}}')
+    (tmp_path / "model.safetensors").write_bytes(b"a training")
+    refused(lambda: save(what, tmp_path, fitted), "choose another folder")
+    assert (tmp_path / "model.safetensors").read_bytes() == b"a training"
+
+
+def test_labels_that_no_file_can_hold(tmp_path):
+    classifier = fit(y=[(label, 1) for label in LABELS])
+    refused(lambda: classifier.save(tmp_path), "cannot be written")
+
+
+def save(what: str, folder, fitted: FewShotClassifier):
+    """Write a starting point or a classifier; the function that reads it."""
+    if what == "start":
+        tiny_model_folder(folder)
+        return FewShotClassifier.from_pretrained
+    fitted.save(folder)
+    return FewShotClassifier.load

@@ -1,0 +1,281 @@
+"""What `FewShotClassifier` promises of its answers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.base import clone
+from sklearn.model_selection import cross_val_score
+from torch import nn
+
+from classifier_kit import SIZE, grey_images, tiny_start, write_folder
+from metacontrast import FewShotClassifier
+from metacontrast.classifier.candidates import PROTOTYPE, task_start
+from metacontrast.classifier.image_format import ImageFormat
+from metacontrast.classifier.starting_point import StartingPoint
+from metacontrast.errors import InputError
+from metacontrast.maml.inner import Inner, adapt
+from metacontrast.model.head import class_means
+
+
+def fitted(seed: int = 0, **parameters) -> FewShotClassifier:
+    return FewShotClassifier(tiny_start(), **parameters).fit(*grey_images(seed=seed))
+
+
+def test_it_learns_images_that_can_be_told_apart():
+    classifier = fitted()
+    assert classifier.score(*grey_images(seed=1)) > 0.8
+    assert classifier.classes_.tolist() == ["class0", "class1", "class2"]
+
+
+@pytest.mark.parametrize("baseline", [None, "prototype"])
+def test_an_answer_does_not_depend_on_what_else_is_asked(baseline):
+    """To 1e-6: one image alone, among others, and beside other images."""
+    classifier = fitted(baseline=baseline)
+    images, _ = grey_images(seed=4)
+    together = classifier.predict_proba(images)
+    alone = np.concatenate([classifier.predict_proba(image[None]) for image in images])
+    np.testing.assert_allclose(alone, together, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(classifier.predict_proba(images[::-1])[::-1], together, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("parameters", [{}, {"steps": 3, "scope": "all"}, {"baseline": "prototype", "reject": 0.2}])
+def test_shuffling_the_support_images_changes_no_bit(parameters):
+    images, labels = grey_images()
+    order = np.random.default_rng(0).permutation(len(labels))
+    one = fitted(**parameters)
+    other = FewShotClassifier(tiny_start(), **parameters).fit(images[order], [labels[i] for i in order])
+    assert (one.temperature_, one.threshold_) == (other.temperature_, other.threshold_)
+    np.testing.assert_array_equal(one.predict_proba(images), other.predict_proba(images))
+
+
+def test_fitting_in_parts_is_fitting_the_union():
+    """New examples, then new classes; the answers are those of one `fit`, bit for bit."""
+    images, labels = grey_images(classes=4)
+    parts = FewShotClassifier(tiny_start())
+    for rows in (range(8), range(8, 10), range(10, 20)):
+        parts.partial_fit(images[rows.start : rows.stop], [labels[row] for row in rows])
+    whole = FewShotClassifier(tiny_start()).fit(images, labels)
+    assert parts.classes_.tolist() == whole.classes_.tolist()
+    np.testing.assert_array_equal(parts.predict_proba(images), whole.predict_proba(images))
+
+
+def test_the_logits_are_those_of_the_core():
+    """Against `adapt` and the inductive policy of `Model`, which run the support set again: equal to 1e-5."""
+    start = tiny_start()
+    classifier = fitted(steps=2, lr=0.1, scope="all")
+    support = classifier.support_
+    model, params = task_start(start.model, start.params, 3)
+    x, query = (start.images.to_input(t) for t in (support.images, torch.from_numpy(grey_images(seed=5)[0][:, None])))
+    adapted = adapt(model, params, x, support.y, Inner(2, 0.1, "all"))
+    expected = model.query_logits(adapted, x, query)
+    logits, _ = classifier.state_.fitted.network(torch.from_numpy(grey_images(seed=5)[0][:, None]))
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_baseline_is_the_nearest_class_mean():
+    start, classifier = tiny_start(), fitted(baseline="prototype")
+    support, pixels = classifier.support_, torch.from_numpy(grey_images(seed=5)[0][:, None])
+    x, query = (start.images.to_input(t) for t in (support.images, pixels))
+    means = class_means(start.model.features(start.params.encoder, x), support.y, 3)
+    nearest = torch.cdist(start.model.query_features(start.params.encoder, x, query), means).argmin(1)
+    assert classifier.predict(pixels).tolist() == classifier.classes_[nearest.numpy()].tolist()
+
+
+def test_unequal_classes_have_equal_shares():
+    """After one step the bias is η (share of the class − 1/K): 0, whether or not one class has more images."""
+    images, labels = grey_images(per_class=2)
+    more = [*range(6), *[0, 1] * 4]
+    for rows in (list(range(6)), more):
+        classifier = FewShotClassifier(tiny_start(), folds=0).fit(images[rows], [labels[i] for i in rows])
+        assert classifier.state_.fitted.network.bias.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [3, 1, 2],
+        [True, False, True],
+        [1.5, 0.5, 2.5],
+        [(1, "a"), (0, "b"), (2, "c")],
+        [1, "one", (1,)],
+        ["é", "日本", "a b"],
+    ],
+)
+def test_labels_of_any_hashable_kind(labels):
+    images, _ = grey_images(per_class=1)
+    classifier = FewShotClassifier(tiny_start()).fit(images, labels)
+    assert classifier.predict(images).tolist() == labels or len(set(labels)) < 3
+    assert set(classifier.classes_.tolist()) == set(labels)
+
+
+def test_images_of_every_kind_are_read_alike(tmp_path):
+    """A path, its text, bytes, PIL, arrays, floats and tensors of one image get one answer, together and alone."""
+    image = grey_images(seed=5)[0][0]
+    path = tmp_path / "an image é.png"
+    Image.fromarray(image).save(path)
+    kinds = [path, str(path), path.read_bytes(), Image.fromarray(image), image, image[..., None], image / 255.0]
+    kinds += [torch.from_numpy(image)[None], torch.from_numpy(image / 255.0).float()[None], image.astype(np.int64)]
+    kinds += [np.stack([image] * 3, 2), Image.fromarray(image).convert("RGBA"), image.astype(np.uint16) * 257]
+    classifier = fitted()
+    together = classifier.predict_proba(kinds)
+    assert (together == together[0]).all()
+    assert all(np.allclose(classifier.predict_proba([kind]), together[:1], atol=1e-6) for kind in kinds)
+
+
+def test_sizes_and_modes_may_be_mixed():
+    images, labels = grey_images(per_class=1)
+    large = [Image.fromarray(images[0]).resize((40, 30)), Image.fromarray(images[1]).convert("RGB"), images[2]]
+    classifier = FewShotClassifier(tiny_start()).fit(large, labels)
+    assert classifier.predict_proba(large).shape == (3, 3)
+    assert FewShotClassifier(tiny_start(channels=3)).fit(large, labels).predict(large).tolist() == labels
+
+
+def test_a_folder_is_its_folders_names(tmp_path):
+    images, labels = grey_images()
+    names = {"class0": "one class", "class1": "ひらがな", "class2": "deep/er"}
+    folder = write_folder(tmp_path / "my images", images, [names[label] for label in labels])
+    classifier = FewShotClassifier(tiny_start()).fit(folder)
+    assert set(classifier.classes_) == set(names.values())
+    assert classifier.score(folder) == classifier.score(images, [names[label] for label in labels])
+    assert len(classifier.predict(folder)) == len(classifier.predict(str(folder))) == 15
+
+
+def test_a_divided_folder_is_fitted_on_its_train_part(tmp_path):
+    images, labels = grey_images()
+    for split in ("train", "test"):
+        write_folder(tmp_path / split, images, labels)
+    classifier = FewShotClassifier(tiny_start()).fit(tmp_path)
+    assert (len(classifier.support_.y), classifier.classes_.tolist()) == (15, ["class0", "class1", "class2"])
+
+
+def test_the_first_frame_of_an_animation_counts(tmp_path):
+    image, other = (Image.fromarray(each) for each in grey_images(seed=5)[0][:2])
+    image.save(tmp_path / "moving.gif", save_all=True, append_images=[other])
+    image.save(tmp_path / "still.gif")
+    found = fitted().predict_proba([tmp_path / "moving.gif", tmp_path / "still.gif"])
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+
+
+def test_saved_and_loaded_it_answers_the_same(tmp_path):
+    classifier = fitted(steps=np.int64(2), scope="all", reject=np.float64(0.2), baseline="auto")
+    classifier.save(tmp_path / "mine")
+    again = FewShotClassifier.load(tmp_path / "mine")
+    images, labels = grey_images(seed=5)
+    np.testing.assert_array_equal(again.predict_proba(images), classifier.predict_proba(images))
+    np.testing.assert_array_equal(again.is_rejected(images), classifier.is_rejected(images))
+    assert again.compare_ == classifier.compare_
+    assert {file.name for file in (tmp_path / "mine").iterdir()} == {"config.json", "model.safetensors"}
+    for each in (again, classifier):
+        each.partial_fit(images, labels)
+    np.testing.assert_array_equal(again.predict_proba(images), classifier.predict_proba(images))
+
+
+def test_the_starting_point_comes_back(tmp_path):
+    classifier = FewShotClassifier(tiny_start())
+    classifier.save_pretrained(tmp_path / "start")
+    again = FewShotClassifier.from_pretrained(tmp_path / "start", steps=2)
+    assert again.steps == 2
+    images, labels = grey_images()
+    np.testing.assert_array_equal(
+        again.fit(images, labels).predict_proba(images),
+        FewShotClassifier(tiny_start(), steps=2).fit(images, labels).predict_proba(images),
+    )
+
+
+def test_a_saved_start_adapts_as_it_was_told_to(tmp_path):
+    FewShotClassifier(tiny_start(), steps=4, lr=0.05, scope="head").save_pretrained(tmp_path / "start")
+    one = FewShotClassifier(tmp_path / "start").fit(*grey_images())
+    inner = one.state_.plan.inner
+    assert (inner.steps, inner.lr, inner.scope) == (4, 0.05, "head")
+    one.save(tmp_path / "fitted")
+    assert FewShotClassifier.load(tmp_path / "fitted").state_.start.inner == inner
+
+
+def test_a_clone_has_the_parameters_and_not_the_fit():
+    classifier = fitted(steps=2)
+    copy = clone(classifier)
+    assert copy.get_params() == classifier.get_params()
+    assert not hasattr(copy, "classes_")
+
+
+def test_scikit_learns_cross_validation_runs():
+    images, labels = grey_images(per_class=6)
+    scores = cross_val_score(FewShotClassifier(tiny_start(), folds=0), list(images), labels, cv=3)
+    assert scores.mean() > 0.8
+
+
+@pytest.mark.parametrize("head", ["learned", "shared", "prototype"])
+def test_models_of_every_head_adapt_to_any_ways(head):
+    images, labels = grey_images(classes=5)
+    classifier = FewShotClassifier(tiny_start(head=head), steps=2, scope="all").fit(images, labels)
+    assert classifier.score(images, labels) > 0.8
+
+
+@pytest.mark.parametrize("scope", ["head", "all"])
+def test_any_module_can_be_the_encoder(scope):
+    """Frozen or adapted; the user's own module is left as it was."""
+    torch.manual_seed(0)
+    own = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
+    before = [t.clone() for t in own.state_dict().values()]
+    form = ImageFormat(3, 16, mean=(0.5,), std=(0.25,))
+    start = StartingPoint.from_encoder(own, form, Inner(3, 0.05, scope), feature_size=8 * 7 * 7)
+    images, labels = grey_images()
+    classifier = FewShotClassifier(start).fit(images, labels)
+    assert classifier.score(images, labels) > 0.9
+    assert all(torch.equal(a, b) for a, b in zip(before, own.state_dict().values(), strict=True))
+    with pytest.raises(InputError, match="cannot be saved"):
+        classifier.save(Path("nowhere"))
+
+
+def test_five_hundred_classes_of_five_images():
+    images, labels = grey_images(classes=500)
+    classifier = FewShotClassifier(tiny_start(), folds=2).fit(images, labels)
+    assert len(classifier.classes_) == 500
+    assert classifier.score(images[::7], labels[::7]) > 0.1
+    assert classifier.predict_proba(images[:2]).shape == (2, 500)
+
+
+def test_the_automatic_choice_is_the_best_of_the_report():
+    classifier = fitted(steps="auto", baseline="auto")
+    used = [row for row in classifier.compare_ if row.chosen]
+    assert len(used) == 1
+    assert used[0].cross_entropy == min(row.cross_entropy for row in classifier.compare_)
+    assert {row.images for row in classifier.compare_} == {15}
+    assert len(classifier.compare_) == 16
+
+
+def test_without_a_second_image_nothing_is_calibrated():
+    images, labels = grey_images(per_class=1)
+    classifier = FewShotClassifier(tiny_start(), steps="auto", baseline="auto").fit(images, labels)
+    assert (classifier.temperature_, classifier.compare_) == (1.0, ())
+    assert classifier.state_.fitted.candidate != PROTOTYPE
+
+
+def test_what_is_refused_has_no_label():
+    classifier = fitted(reject=0.2)
+    images, _ = grey_images(classes=12, seed=9)
+    refused = classifier.is_rejected(images)
+    assert refused.any()
+    assert [label is None for label in classifier.predict(images)] == refused.tolist()
+    assert not fitted().is_rejected(images).any()
+
+
+def test_a_bigger_rate_refuses_more():
+    some, more = (fitted(reject=rate).threshold_ for rate in (0.1, 0.5))
+    assert some < more
+
+
+def test_predicting_one_by_one_names_what_is_broken(tmp_path):
+    images, _ = grey_images(seed=5)
+    Image.fromarray(images[0]).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    files = [tmp_path / "good.png", tmp_path / "bad.png", tmp_path / "missing.png"]
+    found = list(fitted().predict_each(files))
+    assert [each.problem is None for each in found] == [True, False, False]
+    assert found[0].label == fitted().predict([images[0]])[0]
+    assert "bad.png is not an image" in found[1].problem
+    assert "missing.png" in found[2].problem
+    assert found[0].pixels.shape[1] == SIZE

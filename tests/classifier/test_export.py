@@ -1,0 +1,58 @@
+"""An exported file answers as the classifier does, without this library."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from classifier_kit import grey_images, tiny_start
+from metacontrast import FewShotClassifier
+from metacontrast.classifier.export import export
+from metacontrast.errors import InputError
+
+
+@pytest.fixture(scope="module", params=[{}, {"steps": 3, "scope": "all", "reject": 0.2}], ids=["one step", "three"])
+def classifier(request) -> FewShotClassifier:
+    return FewShotClassifier(tiny_start(channels=3), **request.param).fit(*grey_images())
+
+
+def asked() -> np.ndarray:
+    return np.stack([grey_images(seed=5)[0]] * 3, axis=1)
+
+
+def test_a_torch_program_answers_the_same_for_any_batch(classifier, tmp_path):
+    path = export(classifier.state_, tmp_path / "c.pt2", "torch")
+    extra = {"metacontrast.json": ""}
+    program = torch.export.load(path, extra_files=extra).module()
+    for count in (1, 5, 15):
+        images = torch.from_numpy(asked()[:count])
+        probabilities, similarity = program(images)
+        answers = classifier.answer(images)
+        np.testing.assert_allclose(probabilities, answers.probabilities, atol=1e-5)
+        np.testing.assert_allclose(similarity, answers.similarity, atol=1e-5)
+    facts = json.loads(extra["metacontrast.json"])
+    assert facts["classes"] == classifier.classes_.tolist()
+    assert facts["threshold"] == classifier.threshold_
+
+
+def test_onnxruntime_agrees_to_1e_4(classifier, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    path = export(classifier.state_, tmp_path / "c.onnx", "onnx")
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for count in (1, 15):
+        probabilities, similarity = session.run(None, {"images": asked()[:count]})
+        answers = classifier.answer(torch.from_numpy(asked()[:count]))
+        np.testing.assert_allclose(probabilities, answers.probabilities, atol=1e-4)
+        np.testing.assert_allclose(similarity, answers.similarity, atol=1e-4)
+    facts = json.loads(session.get_modelmeta().custom_metadata_map["metacontrast"])
+    assert (facts["classes"], facts["size"], facts["channels"]) == (classifier.classes_.tolist(), 16, 3)
+    assert [file.name for file in tmp_path.iterdir()] == ["c.onnx"]
+
+
+def test_without_the_extra_the_message_names_it(classifier, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(InputError, match=r"metacontrast\[onnx\]"):
+        export(classifier.state_, tmp_path / "c.onnx", "onnx")
+    assert not list(tmp_path.iterdir())
