@@ -7,13 +7,15 @@ import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from metacontrast.cli.allocator import keep_freed_memory
 from metacontrast.errors import InputError
+from metacontrast.maml.engine import EngineName
 from metacontrast.training.train import Resources
 
 
@@ -27,6 +29,14 @@ def add_compute_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads that tasks are spread over on a CPU (default: %(default)s, the number of processors)",
     )
+
+
+def add_engine_flags(parser: argparse.ArgumentParser) -> None:
+    """`--engine` and `--chunk`: how the tasks of an update run."""
+    parser.add_argument(
+        "--engine", choices=get_args(EngineName), default="auto", help="how tasks run; auto picks by device and shape"
+    )
+    parser.add_argument("--chunk", type=int, metavar="N", help="tasks at once under vmap (default: as many as fit)")
 
 
 def add_data_root_flag(parser: argparse.ArgumentParser) -> None:
@@ -74,12 +84,13 @@ def resources(args: argparse.Namespace, tasks_at_once: int) -> Iterator[Resource
         raise InputError(f"--workers {args.workers}, but it must be 1 or more")
     keep_freed_memory()
     workers = min(args.workers, tasks_at_once)
+    found = Resources(device, engine=getattr(args, "engine", "auto"), chunk=getattr(args, "chunk", None))
     torch.set_num_threads(max(1, args.workers // workers))
-    if device == "cuda" or workers == 1:
-        yield Resources(device)
+    if device == "cuda" or workers == 1 or "vmap" in found.engine:
+        yield found
         return
     with ThreadPoolExecutor(workers) as executor:
-        yield Resources(device, executor)
+        yield replace(found, executor=executor)
 
 
 def say(message: str) -> None:

@@ -35,6 +35,7 @@ def add_parser(commands: Any) -> None:
     add_config_flags(parser)
     shared.add_data_root_flag(parser)
     shared.add_compute_flags(parser)
+    shared.add_engine_flags(parser)
     shared.add_json_flag(parser)
     parser.set_defaults(execute=execute)
 

@@ -42,7 +42,7 @@ class Engine:
         name: see the module.
         chunk: tasks at once under `vmap`; None is all of them.
         precision: `float32` leaves the tensors' own precision; `tf32` lets a GPU round the factors of products to 10
-            bits; `bfloat16` stores images and features between layers in 8 bits of precision, sums and parameters in 24.
+            bits; `bfloat16` keeps what flows between layers at 8 bits of precision, sums and parameters at 24.
     """
 
     name: EngineName = "auto"
@@ -83,7 +83,7 @@ def meta_gradient(
     """
     check_tasks(model, params, episodes, inner.scope)
     name = engine.resolved(episodes.query_x.device)
-    if inner.scope == "head" and name == engine.resolved(episodes.query_x.device) and engine.name in ("auto", "loop"):
+    if inner.scope == "head" and engine.name in ("auto", "loop"):
         gradient_of, parts = partial(head_only_gradient, model, params, inner=inner), _chunks(episodes)
     elif name == "loop":
         gradient_of, parts = partial(task_gradient, model, params, inner=inner), unstack(episodes)
@@ -141,10 +141,9 @@ def _transformed(
     model: Model, inner: Inner, name: EngineName, chunk: int | None
 ) -> Callable[[Params, Episode], tuple[Params, Metrics]]:
     """The sum of the tasks' gradients by transforms; kept, because a compiled function is slow to make."""
-    one = partial(task_gradient_by_transform, model, inner=inner)
 
     def of_task(params: Params, episode: Episode) -> tuple[list[Tensor], Metrics]:
-        return one(params, episode)
+        return task_gradient_by_transform(model, params, episode, inner)
 
     of_tasks = of_task if name == "compiled-loop" else torch.func.vmap(of_task, in_dims=(None, 0), chunk_size=chunk)
     run = torch.compile(of_tasks, fullgraph=True, dynamic=False) if name.startswith("compiled") else of_tasks

@@ -38,6 +38,13 @@ def gradients(
     )
 
 
+def differentiable_gradients(
+    cotangent: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: tuple[bool, bool, bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """`gradients` as a function that can be differentiated once more."""
+    return _Gradient.apply(cotangent, x, weight, geometry, wanted)
+
+
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
@@ -48,12 +55,10 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         wanted = ctx.needs_input_grad[:3]
-        return *Gradient.apply(cotangent, *ctx.saved_tensors, ctx.geometry, wanted), None
+        return *differentiable_gradients(cotangent, *ctx.saved_tensors, ctx.geometry, wanted), None
 
 
-class Gradient(torch.autograd.Function):
-    """`gradients` as a function that can be differentiated once more."""
-
+class _Gradient(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, cotangent: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: tuple[bool, bool, bool]

@@ -168,15 +168,15 @@ class _PerThread(threading.local):
         self.encoder = fuse(own) if fused else own
         self.task_buffers = normalization.task_buffer_names(self.encoder)
 
+    def __reduce__(self) -> tuple[type["_PerThread"], tuple[nn.Module, bool]]:
+        return _PerThread, (self.encoder, self.fused)
+
 
 def channels_last(
     images: Float[Tensor, "image channel height width"],
 ) -> Float[Tensor, "image channel height width"]:
     """The same images in the memory order image, height, width, channel, which a single channel does not hide."""
     return images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-
-    def __reduce__(self) -> tuple[type["_PerThread"], tuple[nn.Module, bool]]:
-        return _PerThread, (self.encoder, self.fused)
 
 
 def apply_head(head: Head, features: Float[Tensor, "image feature"]) -> Float[Tensor, "image way"]:

@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from metacontrast.model import norm_kernels
-from metacontrast.model.convolution import Geometry, Gradient, convolve, gradients
+from metacontrast.model.convolution import Geometry, convolve, differentiable_gradients, gradients
 from metacontrast.model.norm_kernels import Layout, Norm
 from metacontrast.model.normalization import check_examples
 
@@ -149,7 +149,7 @@ def _differentiable_gradient(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None
     x, weight, bias, gamma, beta, *saved = ctx.saved_tensors
     y = convolve(x, weight, bias, ctx.rest.geometry)
     dy, at_gamma, at_beta = _BlockGradient.apply(cotangent, y, gamma, beta, *saved, ctx.rest.layout)
-    return *Gradient.apply(dy, x, weight, ctx.rest.geometry, ctx.needs_input_grad[:3]), at_gamma, at_beta
+    return *differentiable_gradients(dy, x, weight, ctx.rest.geometry, ctx.needs_input_grad[:3]), at_gamma, at_beta
 
 
 class _BlockGradient(torch.autograd.Function):
@@ -208,7 +208,10 @@ def _forward(
     pools = layout.window == 2
     picked = _empty(ys[0], small if pools else (0, channels, 1, 1))
     code = torch.empty(small, dtype=torch.uint8, memory_format=torch.channels_last) if pools else _no_code(channels)
-    pivot, sums = gamma.new_empty(images // layout.size, channels), torch.zeros(2, images // layout.size, channels, dtype=torch.float64)
+    pivot, sums = (
+        gamma.new_empty(images // layout.size, channels),
+        torch.zeros(2, images // layout.size, channels, dtype=torch.float64),
+    )
     for start, y in _numbered(ys):
         here = slice(start, start + len(y))
         chosen = _array(picked[here]), _code(code, here)

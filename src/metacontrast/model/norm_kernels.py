@@ -90,7 +90,9 @@ class _Distinct(CompilerBase):
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile at the first call for the types of its arguments; kept on disk, and free of the interpreter's lock."""
-    return njit(pipeline_class=_Distinct, nogil=True, cache=True, fastmath=_FAST, error_model="numpy")(inspect.unwrap(function))
+    return njit(pipeline_class=_Distinct, nogil=True, cache=True, fastmath=_FAST, error_model="numpy")(
+        inspect.unwrap(function)
+    )
 
 
 @_compiled
@@ -129,7 +131,7 @@ def summarize(y, start, layout, gamma, pivot, sums, picked, code):
 
     The pivot is the task's first number: near enough to the mean for the difference of squares to stay exact.
     """
-    images, height, width, channels = y.shape
+    images, height, _, channels = y.shape
     row, square = np.empty(channels, pivot.dtype), np.empty(channels, pivot.dtype)
     for n in range(images):
         g = (start + n) // layout.size
@@ -225,7 +227,11 @@ def input_gradient(cotangent, y, code, start, layout, norm, sums, out):
                     value = _value(y[n, h, w, c])
                     x = (_bent(value, layout.before) - norm.mean[g, c]) * norm.scale[g, c]
                     v = norm.gamma[c] * x + norm.beta[c]
-                    moved = _hit(code[n * pools, i * pools, j * pools, c], place) * _value(cotangent[n, i, j, c]) * _slope(v, layout.after)
+                    moved = (
+                        _hit(code[n * pools, i * pools, j * pools, c], place)
+                        * _value(cotangent[n, i, j, c])
+                        * _slope(v, layout.after)
+                    )
                     moved -= counted * (sums[0, g, c] + x * sums[1, g, c])
                     moved *= norm.gamma[c] * norm.scale[g, c] * _slope(value, layout.before)
                     out[n, h, w, c] = _stored(moved, out[n, h, w, c])
@@ -251,7 +257,11 @@ def cotangent_sums(u, cotangent, y, code, start, layout, norm, sums):
                     row[0, c] += turned * counted
                     row[1, c] += turned * x * counted
                     v = norm.gamma[c] * x + norm.beta[c]
-                    moved = _hit(code[n * pools, i * pools, j * pools, c], place) * _value(cotangent[n, i, j, c]) * _slope(v, layout.after)
+                    moved = (
+                        _hit(code[n * pools, i * pools, j * pools, c], place)
+                        * _value(cotangent[n, i, j, c])
+                        * _slope(v, layout.after)
+                    )
                     row[2, c] += turned * moved
             for k in range(3):
                 for c in range(channels):
@@ -276,7 +286,9 @@ def second_gradients(u, cotangent, y, code, start, layout, norm, at_cotangent, a
                     value = _value(y[n, h, w, c])
                     x = (_bent(value, layout.before) - norm.mean[g, c]) * norm.scale[g, c]
                     turned = _value(u[n, h, w, c]) * _slope(value, layout.before)
-                    bend = _hit(code[n * pools, i * pools, j * pools, c], place) * _slope(norm.gamma[c] * x + norm.beta[c], layout.after)
+                    bend = _hit(code[n * pools, i * pools, j * pools, c], place) * _slope(
+                        norm.gamma[c] * x + norm.beta[c], layout.after
+                    )
                     moved = counted * (at_y[0, g, c] * turned + at_y[1, g, c] + at_y[2, g, c] * x)
                     moved += at_y[3, g, c] * _value(cotangent[n, i, j, c]) * bend
                     seen = at_cotangent[0, g, c] * turned + at_cotangent[1, g, c] + at_cotangent[2, g, c] * x

@@ -12,6 +12,7 @@ from metacontrast.data.episodes import EpisodeSampler, Labels
 from metacontrast.data.images import ClassImages
 from metacontrast.data.options import ReadOptions, Resample, SplitScheme
 from metacontrast.errors import InputError
+from metacontrast.maml.engine import Precision
 from metacontrast.maml.inner import Inner, Loss, Order, Scope
 from metacontrast.model.encoders import EncoderName, build_encoder
 from metacontrast.model.head import HeadKind
@@ -66,6 +67,9 @@ class TrainConfig:
     outer_lr: float = _option(1e-3, "learning rate of the outer loop")
     meta_batch: int = _option(32, "tasks per update")
     updates: int = _option(300, "number of outer updates")
+    precision: Precision = _option(
+        "float32", "arithmetic of an update; tf32 is a GPU's; bfloat16 is faster and coarser"
+    )
 
     eval_every: int = _option(50, "updates between evaluations; 0: only after the last")
     eval_episodes: int = _option(100, "test tasks per evaluation during training, the same ones each time")
@@ -152,6 +156,8 @@ _LEAST = {
 
 def _check_objective(config: TrainConfig) -> None:
     """Raise when the theory's closed forms are asked for outside their setting."""
+    if config.objective == "contrastive" and config.precision != "float32":
+        raise InputError(f"objective=contrastive cannot have precision={config.precision}: use --precision float32")
     dropped = [name for name in ("drop_interference", "drop_noise") if getattr(config, name)]
     if dropped and config.objective == "maml":
         raise InputError(f"{dropped[0]} is a switch of the contrastive loss: add --objective contrastive")

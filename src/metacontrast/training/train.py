@@ -17,7 +17,7 @@ from metacontrast.analysis.contrastiveness import explain_tasks
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
-from metacontrast.maml.engine import meta_gradient
+from metacontrast.maml.engine import Engine, EngineName, meta_gradient
 from metacontrast.maml.outer import Metrics
 from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model
@@ -39,15 +39,19 @@ _OPTIMIZERS: dict[OptimizerName, Callable[..., torch.optim.Optimizer]] = {
 
 @dataclass(frozen=True)
 class Resources:
-    """What a training runs on, none of which changes its result.
+    """What a training runs on, none of which changes the mathematics.
 
     Args:
         device: `cpu` or `cuda`.
         executor: a thread pool to spread tasks over.
+        engine: how the tasks of an update run.
+        chunk: tasks at once where the engine batches them; None is all.
     """
 
     device: str = "cpu"
     executor: Executor | None = None
+    engine: EngineName = "auto"
+    chunk: int | None = None
 
 
 def initial_state(config: TrainConfig, model: Model, device: str) -> TrainState:
@@ -71,11 +75,14 @@ def outer_step(state: TrainState, gradient: Params, zeroed: bool) -> None:
 
 
 def update(
-    state: TrainState, model: Model, episodes: Episode, config: TrainConfig, executor: Executor | None = None
+    state: TrainState, model: Model, episodes: Episode, config: TrainConfig, resources: Resources = Resources()
 ) -> Metrics:
     """One outer update on a batch of tasks; a gradient that is not finite leaves the parameters as they were."""
-    gradient_of = meta_gradient if config.objective == "maml" else partial(contrastive_gradient, **config.dropped())
-    gradient, metrics = gradient_of(model, state.params, episodes, config.inner(), executor)
+    if config.objective == "maml":
+        gradient_of = partial(meta_gradient, engine=Engine(resources.engine, resources.chunk, config.precision))
+    else:
+        gradient_of = partial(contrastive_gradient, **config.dropped())
+    gradient, metrics = gradient_of(model, state.params, episodes, config.inner(), resources.executor)
     if not all(torch.isfinite(t).all() for t in (metrics.loss, *to_tensors(gradient))):
         raise FloatingPointError
     outer_step(state, gradient, zeroed=config.head == "zeroed")
@@ -119,7 +126,7 @@ def train(
         first = state.updates * config.meta_batch
         indices = range(first, first + config.meta_batch)
         try:
-            metrics = update(state, model, tasks.batch(indices), config, resources.executor)
+            metrics = update(state, model, tasks.batch(indices), config, resources)
         except FloatingPointError as error:
             raise InputError(_not_finite(state, indices, run)) from error
         note(_training_record(state, metrics))
