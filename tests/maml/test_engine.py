@@ -1,0 +1,156 @@
+"""Every engine against the slow reference on the real encoders, and what engines may and may not change."""
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+import torch
+
+import encoders_plain
+import reference
+from metacontrast.errors import InputError
+from metacontrast.maml.engine import Engine, meta_gradient
+from metacontrast.maml.inner import Inner
+from metacontrast.model.encoders import build_encoder, conv4
+from metacontrast.model.model import Model
+from metacontrast.types import Episode, Params, map_params, to_tensors
+
+TOLERANCE = 1e-12
+"""As in `test_meta_gradient`: two orders of summation, of which 1e-12 of the largest gradient leaves room."""
+
+ENCODERS = {
+    "conv4": ((3, 20, 20), 6),
+    "conv4-released": ((1, 28, 28), 6),
+    "resnet12": ((1, 16, 16), 2),
+    "mlp": ((1, 6, 6), 8),
+}
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def start(model: Model) -> Params:
+    params = map_params(lambda t: t.double(), model.init(generator()))
+    return map_params(lambda t: t + 0.05 * torch.randn(t.shape, generator=generator(1), dtype=t.dtype), params)
+
+
+def batch(shape: tuple[int, int, int], tasks: int = 3, ways: int = 3) -> list[Episode]:
+    rng = generator(7)
+    return [encoders_plain.random_episode(rng, ways, 2, 4, shape) for _ in range(tasks)]
+
+
+def stack(episodes: list[Episode]) -> Episode:
+    return Episode(*(torch.stack(parts) for parts in zip(*episodes, strict=True)))
+
+
+def distance(found: Params, expected: Params) -> float:
+    """Largest difference in units of the largest number."""
+    pairs = [(a, b) for a, b in zip(to_tensors(found), to_tensors(expected), strict=True) if b.numel()]
+    scale = max(b.abs().max() for _, b in pairs)
+    assert scale > 1e-6, "a gradient that vanishes proves nothing"
+    return max(((a - b).abs().max() / scale).item() for a, b in pairs)
+
+
+@pytest.mark.parametrize("engine", ["loop", "vmap"])
+@pytest.mark.parametrize(
+    ("name", "order", "steps", "scope"),
+    list(itertools.product(ENCODERS, ("first", "second"), (1, 5), ("all", "head", "encoder"))),
+)
+def test_every_engine_gives_the_references_gradient(name, order, steps, scope, engine):
+    """Algorithm 1, on every built-in encoder; the reference differentiates its own loop over plain layers."""
+    shape, filters = ENCODERS[name]
+    model = Model(build_encoder(name, shape, filters), ways=3)
+    plain = replace(model, fused=False)
+    params, episodes = start(model), batch(shape)
+    expected = reference.meta_gradient(plain.features, params, episodes, steps, 0.03, scope, order)
+    chosen = Engine(engine, chunk=2 if engine == "vmap" else None)
+    found, metrics = meta_gradient(model, params, stack(episodes), Inner(steps, 0.03, scope, order), engine=chosen)
+    assert distance(found, expected) <= TOLERANCE
+    assert metrics.loss.shape == metrics.accuracy.shape == (3,)
+
+
+@pytest.mark.parametrize("head", ["learned", "shared", "prototype"])
+@pytest.mark.parametrize("norm", ["transductive", "inductive"])
+@pytest.mark.parametrize("order", ["first", "second"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "mean_square_error"])
+def test_heads_together_are_heads_one_by_one(head, norm, order, loss):
+    """Head-only inner loops in one pass against vmap, which knows nothing of that path, metrics included."""
+    model = Model(build_encoder("conv4-released", (1, 28, 28), 5), ways=3, head=head, norm=norm)
+    params, episodes = start(model), stack(batch((1, 28, 28), tasks=6))
+    inner = Inner(2, 0.1, "head", order, loss)
+    found, expected = (meta_gradient(model, params, episodes, inner, engine=Engine(e)) for e in ("loop", "vmap"))
+    assert distance(found[0], expected[0]) <= TOLERANCE
+    for ours, theirs in zip(found[1], expected[1], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("scope", ["all", "head"])
+def test_threads_do_not_change_a_bit(scope):
+    model = Model(build_encoder("conv4-released", (1, 28, 28), 8), ways=3)
+    params, episodes = model.init(generator()), stack(batch((1, 28, 28), tasks=9))
+    episodes = episodes._replace(support_x=episodes.support_x.float(), query_x=episodes.query_x.float())
+    alone, _ = meta_gradient(model, params, episodes, Inner(1, 0.1, scope))
+    with ThreadPoolExecutor(3) as executor:
+        together, _ = meta_gradient(model, params, episodes, Inner(1, 0.1, scope), executor)
+    assert all(torch.equal(a, b) for a, b in zip(to_tensors(alone), to_tensors(together), strict=True))
+
+
+def float32_task() -> tuple[Model, Params, Episode]:
+    model = Model(build_encoder("conv4-released", (1, 28, 28), 16), ways=3)
+    episodes = stack(batch((1, 28, 28)))
+    return model, model.init(generator()), Episode(*(t.float() if t.is_floating_point() else t for t in episodes))
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+@pytest.mark.parametrize("engine", ["loop", "vmap"])
+def test_single_precision_is_within_a_ten_thousandth(engine, order):
+    """Single precision carries 6e-8; batch norm over few small maps amplifies it by some hundreds."""
+    model, params, episodes = float32_task()
+    found, _ = meta_gradient(model, params, episodes, Inner(2, 0.1, order=order), engine=Engine(engine))
+    exact, _ = meta_gradient(
+        model,
+        map_params(torch.Tensor.double, params),
+        Episode(*(t.double() if t.is_floating_point() else t for t in episodes)),
+        Inner(2, 0.1, order=order),
+    )
+    assert distance(map_params(torch.Tensor.double, found), exact) <= 1e-4
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+@pytest.mark.parametrize("scope", ["all", "head"])
+def test_bfloat16_is_coarser_and_only_by_choice(scope, order):
+    """Eight bits of precision: the gradient's direction stays, its digits do not; parameters stay single."""
+    model, params, episodes = float32_task()
+    inner = Inner(1, 0.1, scope, order)
+    exact, coarse = (
+        torch.cat([t.flatten() for t in to_tensors(meta_gradient(model, params, episodes, inner, engine=e)[0])])
+        for e in (Engine(), Engine(precision="bfloat16"))
+    )
+    assert coarse.dtype == torch.float32
+    assert not torch.allclose(exact, coarse, rtol=1e-4)
+    assert torch.cosine_similarity(exact, coarse, dim=0) > 0.98
+
+
+def test_tf32_is_refused_on_a_cpu():
+    model, params, episodes = float32_task()
+    with pytest.raises(InputError, match="tf32"):
+        meta_gradient(model, params, episodes, Inner(), engine=Engine(precision="tf32"))
+
+
+def test_a_chunk_of_no_tasks_is_refused():
+    with pytest.raises(InputError, match="chunk=0"):
+        Engine(chunk=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["compiled-loop", "compiled-vmap"])
+@pytest.mark.parametrize("order", ["first", "second"])
+def test_compiled_engines_give_the_same_gradient(engine, order):
+    """A compilation takes up to two minutes."""
+    model = Model(conv4(1, 8, filters=4, blocks=2), ways=3)
+    params, episodes = start(model), stack(batch((1, 8, 8)))
+    inner = Inner(1, 0.05, order=order)
+    found, expected = (meta_gradient(model, params, episodes, inner, engine=Engine(e))[0] for e in (engine, "loop"))
+    assert distance(found, expected) <= TOLERANCE
