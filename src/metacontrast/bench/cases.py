@@ -6,7 +6,7 @@ The numbers in the images change nothing about the work, so no data set is neede
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -104,7 +104,8 @@ def write_job(case: Case, order: Order, device: str, folder: Path, seed: int) ->
     params, episodes = draw(case, seed)
     tensors = {f"p{i}": t for i, t in enumerate(to_tensors(params))} | episodes._asdict()
     file = folder / f"{case.name}.npz"
-    np.savez(file, **{name: t.numpy() for name, t in tensors.items()})
+    arrays: dict[str, Any] = {name: t.numpy() for name, t in tensors.items()}
+    np.savez(file, **arrays)
     values = dataclasses.asdict(case)
     shared = {name: values[name] for name in _JOB_FIELDS}
     all_layers = [dataclasses.asdict(layer) for layer in layers(case)]

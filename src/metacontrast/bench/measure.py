@@ -27,7 +27,8 @@ class Row:
         seconds: of one outer gradient, median of the repeats; the floor's is that of its best way.
         ratio_to_best_peer: the fastest right peer's seconds over these: how many times as fast as it.
         ratio_to_floor: these seconds over the floor's.
-        peak_mb: the most memory that the engine's process held, in 10⁶ bytes, libraries and data included.
+        peak_mb: the most memory that the engine's process held, in 10⁶ bytes, libraries and data included; none of the
+            floor's, which keeps the tensors of all its ways.
         note: what to know: why there are no seconds, a wrong gradient, the floor's way.
         min_seconds: the fastest repeat.
         gradient_error: length of the difference to this library's gradient over the length of that.
@@ -98,7 +99,7 @@ def _summary(engine: str, worker: Worker, times: list[Any], reference: np.ndarra
         return _Measured([], None, worker.refused)
     if engine == FLOOR:
         way = min(times[0], key=lambda way: median(each[way] for each in times))
-        return _Measured([each[way] for each in times], peak, way)
+        return _Measured([each[way] for each in times], None, way)
     measured = _Measured(times, peak, "", error)
     return measured if measured.is_right else _Measured(times, peak, f"wrong gradient (off by {error:.1e})", error)
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class Worker:
                 )
             self._ask(json.dumps(asdict(replace(job, gradient=str(self._gradient)))))
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Worker":
         return self
 
     def __exit__(self, *_: object) -> None:

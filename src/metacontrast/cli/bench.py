@@ -71,14 +71,15 @@ def execute(args: argparse.Namespace) -> None:
 
 def chosen_engines(names: tuple[str, ...], environment: Environment) -> list[Engine]:
     """This library's own, the peers of the environment, and the floor; what is missing is said."""
-    engines = [_own(name) if name == OURS else environment.engine(name) for name in names]
+    engines = [own_engine(name) if name == OURS else environment.engine(name) for name in names]
     for engine in engines:
         if engine.missing:
             shared.say(f"{engine.name} ({PEERS[engine.name].package}): {engine.missing} in {environment.python}")
-    return [*engines, _own(FLOOR)]
+    return [*engines, own_engine(FLOOR)]
 
 
-def _own(name: str) -> Engine:
+def own_engine(name: str) -> Engine:
+    """This library (`ours`) or the `floor`, in this interpreter."""
     return Engine(name, (sys.executable, "-m", "metacontrast.cli.bench_process", name))
 
 

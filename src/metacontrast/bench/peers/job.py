@@ -62,4 +62,5 @@ class Job:
 
     def write_gradient(self, gradient: list[Tensor]) -> None:
         """Keep the gradient for the comparison."""
-        np.savez(self.gradient, **{f"g{i}": g.detach().cpu().numpy() for i, g in enumerate(gradient)})
+        arrays: dict[str, Any] = {f"g{i}": g.detach().cpu().numpy() for i, g in enumerate(gradient)}
+        np.savez(self.gradient, **arrays)

@@ -19,7 +19,7 @@ def prepare(job: Job) -> Callable[[], list[Tensor]]:
     def run() -> list[Tensor]:
         network.zero_grad()
         for support_x, support_y, query_x, query_y in episodes:
-            fast = dict(moving.named_parameters())
+            fast: dict[str, Tensor] = dict(moving.named_parameters())
             features = support_features(fixed, support_x, job)
             for _ in range(job.steps):
                 loss = F.cross_entropy(functional_call(moving, fast, (features,)), support_y)
