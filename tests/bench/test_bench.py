@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from metacontrast.bench import engines, ours
 from metacontrast.bench.cases import CASES, Case, layers, write_job
-from metacontrast.bench.engines import Engine, Peer, probe
+from metacontrast.bench.engines import Engine, Environment, Peer
 from metacontrast.bench.floor import floor_clock, passes, ways
 from metacontrast.bench.measure import TOLERANCE, measure
 from metacontrast.bench.peers import plain
@@ -92,7 +92,7 @@ def test_the_plain_loop_and_this_library_compute_the_same(case, order, scope, tm
 @every_order_and_scope
 def test_the_floor_runs_in_every_way(order, scope):
     for way in ways("cpu"):
-        assert floor_clock(replace(COLOUR, scope=scope), order, "cpu", way)() > 0
+        assert floor_clock(replace(COLOUR, scope=scope), order, "cpu", way, threads=2)() > 0
 
 
 def test_a_floor_batch_of_all_tasks_is_only_for_weights_that_all_tasks_share():
@@ -101,6 +101,12 @@ def test_a_floor_batch_of_all_tasks_is_only_for_weights_that_all_tasks_share():
     assert [c.shared for c in first.convolutions] == [True, False, True]
     assert not any(c.shared for step in (second, query) for c in step.convolutions)
     assert all(c.shared for step in passes(replace(GREY, scope="head"), "second") for c in step.convolutions)
+
+
+@pytest.fixture
+def one_thread_each(monkeypatch):
+    """Several threads on a busy machine wait for one another longer than such small cases take."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def script(*lines: str) -> tuple[str, ...]:
@@ -116,10 +122,10 @@ WRONG = script(
 )
 
 
-def test_engines_are_compared_and_the_wrong_the_dead_and_the_missing_are_named():
+def test_engines_are_compared_and_the_wrong_the_dead_and_the_missing_are_named(one_thread_each):
     chosen = [
         own_engine("ours"),
-        probe(sys.executable).engine("plain"),
+        Environment(sys.executable, {}, {}).engine("plain"),
         Engine("wrong", WRONG),
         Engine("dead", script("raise SystemExit('it needs another PyTorch')")),
         Engine("absent", missing="not installed"),
@@ -140,7 +146,7 @@ def test_engines_are_compared_and_the_wrong_the_dead_and_the_missing_are_named()
     assert sum("round" in word for word in said) == 2
 
 
-def test_the_command_prints_rows_says_what_is_missing_and_keeps_records(tmp_path, monkeypatch, capsys):
+def test_the_command_prints_rows_says_what_is_missing_and_keeps_records(one_thread_each, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(CASES, "grey", GREY)
     monkeypatch.setitem(engines.PEERS, "higher", Peer("with_higher", "no_such_module_here", "higher"))
     records = tmp_path / "bench.jsonl"

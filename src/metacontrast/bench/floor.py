@@ -18,7 +18,6 @@ pass as one batch, and weight gradients that only the outer sum needs come from 
 of these ways with channels-last or ordinary memory, and with tasks spread over threads or threads inside operators.
 """
 
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -106,9 +105,9 @@ def ways(device: str) -> list[Way]:
     return [Way(*choice) for choice in product(("channels-last", "ordinary"), threads, batching)]
 
 
-def floor_clock(case: Case, order: Order, device: str, way: Way) -> Callable[[], float]:
+def floor_clock(case: Case, order: Order, device: str, way: Way, threads: int) -> Callable[[], float]:
     """A function that runs all convolutions of the case once and returns the seconds that they took."""
-    workers = min(os.cpu_count() or 1, case.tasks) if way.threads == "over tasks" else 1
+    workers = min(threads, case.tasks) if way.threads == "over tasks" else 1
     blocks = [len(range(i, case.tasks, workers)) for i in range(workers)]
     calls = [[1] * block if way.batching == "task by task" else [block] for block in blocks]
     needed, all_layers = passes(case, order), layers(case)
@@ -120,7 +119,7 @@ def floor_clock(case: Case, order: Order, device: str, way: Way) -> Callable[[],
             for step in needed:
                 _run(step, tasks, len(all_layers), tensors)
 
-    inside = max(1, (os.cpu_count() or 1) // workers)
+    inside = max(1, threads // workers)
     executor = ThreadPoolExecutor(workers, initializer=lambda: torch.set_num_threads(inside))
 
     def clock() -> float:

@@ -34,7 +34,8 @@ def prepare(job: Job) -> Callable[[], list[Tensor]]:
 def start_floor(job: Job) -> Measure:
     """Each measurement times once every way that could be the best one."""
     case, order = case_of(job), cast(Order, job.order)
-    clocks = {str(way): floor_clock(case, order, job.device, way) for way in ways(job.device)}
+    threads = torch.get_num_threads()
+    clocks = {str(way): floor_clock(case, order, job.device, way, threads) for way in ways(job.device)}
     first = {way: min(clock(), clock()) for way, clock in clocks.items()}
     hopeful = {way: clocks[way] for way, seconds in first.items() if seconds < _HOPELESS * min(first.values())}
     return lambda: {"seconds": {way: clock() for way, clock in hopeful.items()}}
