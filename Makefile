@@ -1,8 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+PEERS := .venv-bench/.installed
 
-.PHONY: install demo test test-slow lint types clean
+.PHONY: install demo bench test test-slow lint types clean
 
 install: $(INSTALLED)
 
@@ -16,6 +17,17 @@ $(INSTALLED): pyproject.toml requirements/torch.txt requirements/runtime.txt req
 
 demo: $(INSTALLED)
 	$(BIN)/metacontrast demo
+
+bench: $(INSTALLED) $(PEERS)
+	$(BIN)/metacontrast bench --peers .venv-bench/bin/python
+
+$(PEERS): requirements/torch.txt requirements/bench.txt
+	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet --disable-pip-version-check -r requirements/torch.txt
+	.venv-bench/bin/pip install --quiet --disable-pip-version-check -r requirements/bench.txt
+	.venv-bench/bin/pip install --quiet --disable-pip-version-check -c requirements/torch.txt -c requirements/bench.txt \
+	  learn2learn==0.2.0 || echo "learn2learn does not install with this Python; the table will say so"
+	touch $@
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow"
@@ -32,4 +44,4 @@ types: $(INSTALLED)
 	$(BIN)/basedpyright
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-bench .pytest_cache .ruff_cache .hypothesis .import_linter_cache

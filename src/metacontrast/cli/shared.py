@@ -98,6 +98,6 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def print_json(result: dict[str, Any]) -> None:
+def print_json(result: dict[str, Any] | list[dict[str, Any]]) -> None:
     """The result for a program, one line."""
     print(json.dumps(result, ensure_ascii=False), flush=True)
