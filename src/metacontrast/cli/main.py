@@ -21,12 +21,12 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> Parser:
     """The parser of all commands."""
-    from metacontrast.cli import data, demo, evaluate, explain, train
+    from metacontrast.cli import data, demo, evaluate, explain, figure, train
 
     parser = Parser(prog="metacontrast", description="Few-shot meta-learning with MAML, and why it learns.")
     parser.add_argument("--version", action="version", version=f"metacontrast {__version__}")
     commands = parser.add_subparsers(metavar="command", required=True, parser_class=Parser)
-    for command in (demo, data, train, evaluate, explain):
+    for command in (demo, data, train, evaluate, explain, figure):
         command.add_parser(commands)
     return parser
 
