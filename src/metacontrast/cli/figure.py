@@ -117,10 +117,13 @@ def _train(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Names
     )
     torch.set_num_threads(1)
     with stop_on_interrupt() as should_stop:
-        started, done = time.monotonic(), 0
+        started, done, failed = time.monotonic(), 0, []
         for run, status in make_runs(runs, place, args.jobs, should_stop, keep_freed_memory):
             done += status == "complete"
+            failed += [f"{run.label}: {status}"] if status.startswith("failed") else []
             shared.say(_progress(run, status, place, done, len(missing), time.monotonic() - started))
+        if failed:
+            raise InputError(f"{len(failed)} runs failed, the others are kept; the first is {failed[0]}")
         return not should_stop()
 
 

@@ -63,7 +63,9 @@ def _of_scale(setting: Setting) -> list[str]:
         return ["smoke scale: 2 updates on tiny networks and embedded glyphs, 2 seeds; its verdicts mean nothing"]
     found = []
     if setting.colour != "mini-imagenet":
-        found.append("data: CIFAR-FS, 32 × 32, in place of miniImageNet; accuracies are not comparable with the paper's")
+        found.append(
+            "data: CIFAR-FS, 32 × 32, in place of miniImageNet; accuracies are not comparable with the paper's"
+        )
     if setting.scale == "local":
         found.append("local scale: 100 to 600 updates, 3 seeds, 40 to 400 test tasks")
     return found

@@ -8,9 +8,10 @@ there is not done again. A lock says that a run is being worked on; it falls wit
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, fields, replace
+from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 from metacontrast.data.catalog import load_dataset
 from metacontrast.data.images import ClassImages
@@ -69,11 +70,19 @@ class PlannedRun:
         return read_header(self.folder(root))
 
 
-@lru_cache(maxsize=None)
+_BOOKKEEPING = {f.name for f in fields(TrainConfig) if f.name.startswith("eval_") or f.name.endswith("_every")}
+_BOOKKEEPING |= {"updates"}
+
+
+def not_default(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass that are not at their default: a new field that changes nothing changes no digest."""
+    return {f.name: getattr(value, f.name) for f in fields(value) if getattr(value, f.name) != f.default}
+
+
+@cache
 def _key(config: TrainConfig, train_split: str) -> str:
-    plain = replace(config, updates=1, eval_every=0, eval_steps=(1,), eval_episodes=2, eval_split="test")
-    plain = replace(plain, checkpoint_every=1, keep_every=0, explain_every=0)
-    text = json.dumps(asdict(plain) | {"train_split": train_split}, sort_keys=True)
+    deciding = {name: value for name, value in not_default(config).items() if name not in _BOOKKEEPING}
+    text = json.dumps(deciding | {"train_split": train_split}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 

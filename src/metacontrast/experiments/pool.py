@@ -19,7 +19,7 @@ from metacontrast.experiments.grid import Place, PlannedRun, carry_out
 POLL_SECONDS = 1.0
 RETRY_SECONDS = 10.0
 Outcome = tuple[PlannedRun, str]
-"""A run, and `complete`, `stopped` or `in use`."""
+"""A run, and `complete`, `stopped`, `in use`, or `failed: ` with the reason."""
 
 
 def carry_out_all(
@@ -71,6 +71,8 @@ def _attempt(run: PlannedRun, place: Place, should_stop: Callable[[], bool]) -> 
         return carry_out(run, place, should_stop)
     except InUseError:
         return "in use"
+    except InputError as error:
+        return f"failed: {error}"
 
 
 def _in_processes(

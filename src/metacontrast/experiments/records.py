@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from metacontrast.errors import InputError
-from metacontrast.experiments.grid import PlannedRun, planned_runs
+from metacontrast.experiments.grid import PlannedRun, not_default, planned_runs
 from metacontrast.experiments.setting import Setting
 from metacontrast.experiments.spec import FigureSpec, Line
 from metacontrast.files import write_text
@@ -71,7 +71,7 @@ def load_records(file: Path, spec: FigureSpec, setting: Setting) -> FigureRecord
 def grid_digest(spec: FigureSpec, setting: Setting) -> str:
     """What a figure's runs are and what is measured of them, as a digest."""
     lines = [
-        [line.panel, line.name, line.updates, asdict(line.schedule), [run.key for run in planned_runs([line])]]
+        [line.panel, line.name, line.updates, not_default(line.schedule), [run.key for run in planned_runs([line])]]
         for line in spec.lines(setting)
     ]
     return hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:20]
