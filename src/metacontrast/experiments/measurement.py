@@ -62,5 +62,5 @@ def _similarity(run: TrainedRun, images: ClassImages) -> Record:
         support = run.model.features(run.params.encoder, support_x)
         query = run.model.query_features(run.params.encoder, support_x, query_x)
     maps = similarity_maps(support, support_y, query, query_y)
-    rounded = {name: [[round(value, 4) for value in row] for row in each.tolist()] for name, each in zip(MAPS, maps)}
+    rounded = {name: [[round(value, 4) for value in row] for row in each.tolist()] for name, each in zip(MAPS, maps, strict=True)}
     return {"values": {name: round(value or 0.0, 5) for name, value in contrasts(maps).items()}, "maps": rounded}
