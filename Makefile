@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test test-slow lint types clean
+.PHONY: install demo figures test test-slow lint types clean
 
 install: $(INSTALLED)
 
@@ -16,6 +16,9 @@ $(INSTALLED): pyproject.toml requirements/torch.txt requirements/runtime.txt req
 
 demo: $(INSTALLED)
 	$(BIN)/metacontrast demo
+
+figures: $(INSTALLED)
+	$(BIN)/metacontrast figure all --redraw
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow"

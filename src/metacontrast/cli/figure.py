@@ -145,7 +145,7 @@ def _draw(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namesp
         print(as_text(figure, verdicts))
         shared.say(f"page: {pages / figure.name}.md")
     if args.name == "all":
-        shared.say(f"summary: {write_summary(pages, results, setting)}")
+        shared.say(f"summary: {write_summary(pages, results, figures, setting)}")
     if args.json:
         shared.print_json({"scale": setting.scale, "protocol": setting.protocol, "figures": results})
 

@@ -5,6 +5,8 @@ import difflib
 from metacontrast.errors import InputError
 from metacontrast.experiments.questions import (
     channel_memorization,
+    comparing_features,
+    crowded_directions,
     dropping_terms,
     exact_reformulation,
     feature_similarity,
@@ -28,6 +30,8 @@ _MODULES = (
     channel_memorization,
     second_order_one_shot,
     twenty_five_shots,
+    comparing_features,
+    crowded_directions,
 )
 FIGURES: dict[str, FigureSpec] = {module.SPEC.name: module.SPEC for module in _MODULES}
 

@@ -7,6 +7,7 @@ be compared pair by pair. The interval of such a difference covers the training 
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from metacontrast.analysis.similarity import MAPS, contrasts, similarity_maps
 from metacontrast.data.episodes import EpisodeSampler
@@ -62,5 +63,9 @@ def _similarity(run: TrainedRun, images: ClassImages) -> Record:
         support = run.model.features(run.params.encoder, support_x)
         query = run.model.query_features(run.params.encoder, support_x, query_x)
     maps = similarity_maps(support, support_y, query, query_y)
-    rounded = {name: [[round(value, 4) for value in row] for row in each.tolist()] for name, each in zip(MAPS, maps, strict=True)}
+    rounded = {name: _rounded(each) for name, each in zip(MAPS, maps, strict=True)}
     return {"values": {name: round(value or 0.0, 5) for name, value in contrasts(maps).items()}, "maps": rounded}
+
+
+def _rounded(matrix: Tensor) -> list[list[float]]:
+    return [[round(value, 4) for value in row] for row in matrix.tolist()]

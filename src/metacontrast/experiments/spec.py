@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from matplotlib.figure import Figure
+
 from metacontrast.experiments.schedule import Schedule
 from metacontrast.experiments.setting import Setting
 from metacontrast.training.config import TrainConfig
@@ -12,6 +14,15 @@ from metacontrast.training.records import Record
 When = Literal["early", "end"]
 Measure = Literal["higher", "equal", "faster"]
 PlotKind = Literal["curves", "heatmaps", "illustration"]
+
+
+@dataclass(frozen=True)
+class ReleasedCurve:
+    """Where a line's counterpart stands among the released numbers."""
+
+    figure: str
+    curve: str
+    shots: int
 
 
 @dataclass(frozen=True)
@@ -24,7 +35,7 @@ class Line:
         config: the training; its seed is replaced.
         schedule: what is measured.
         seeds: the training seeds.
-        released: figure and curve of the released numbers that belong to it.
+        released: the released numbers that belong to it.
         train_split: split that is trained on.
         until: the last update that the figure looks at, where another figure trains the run for longer.
     """
@@ -34,7 +45,7 @@ class Line:
     config: TrainConfig
     schedule: Schedule
     seeds: Sequence[int]
-    released: tuple[str, str] | None = None
+    released: ReleasedCurve | None = None
     train_split: str = "train"
     until: int | None = None
 
@@ -129,7 +140,8 @@ class FigureSpec:
         papers: the paper's figures.
         lines, views, claims: as functions of the setting.
         plot: how it is drawn.
-        compute: numbers of a figure that trains nothing.
+        compute: the records of an illustration, which trains nothing; one of them holds what is `drawn`.
+        draw: the picture of an illustration.
         faults: what is wrong with the published figure, and how it is done here.
         departures: what differs from the chosen protocol, beyond what holds for all figures.
     """
@@ -143,6 +155,7 @@ class FigureSpec:
     claims: Callable[[Setting], list[Claim]]
     plot: PlotKind = "curves"
     compute: Callable[[], list[Record]] | None = None
+    draw: Callable[[Record], Figure] | None = None
     faults: tuple[str, ...] = ()
     departures: tuple[str, ...] = ()
 

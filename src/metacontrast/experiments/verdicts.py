@@ -114,7 +114,8 @@ class Table:
 
     def curves(self, panel: str, line: str, quantity: str) -> dict[int, dict[int, float]]:
         """By seed, the quantity by update, where it was measured."""
-        name = self.lines[panel, line].named(quantity)
+        known = self.lines.get((panel, line))
+        name = quantity if known is None else known.named(quantity)
         return {
             seed: {update: record["values"][name] for update, record in by_update.items() if name in record["values"]}
             for seed, by_update in self._records[panel, line].items()
@@ -122,14 +123,26 @@ class Table:
 
     def read(self, panel: str, reading: Reading) -> dict[int, float]:
         """One number per seed."""
-        update = self.lines[panel, reading.line].at(reading.when)
+        update = self.update(panel, reading)
         curves = self.curves(panel, reading.line, reading.quantity)
         return {seed: curve[update] for seed, curve in curves.items()}
 
+    def update(self, panel: str, reading: Reading) -> int:
+        """When it is taken; what was computed without training has one moment."""
+        line = self.lines.get((panel, reading.line))
+        return 1 if line is None else line.at(reading.when)
+
     def tasks(self, panel: str, reading: Reading) -> int:
         """The number of test tasks behind it."""
-        update = self.lines[panel, reading.line].at(reading.when)
-        return min(by_update[update]["tasks"] for by_update in self._records[panel, reading.line].values())
+        return self.tasks_at(panel, reading.line, self.update(panel, reading))
+
+    def tasks_at(self, panel: str, line: str, update: int) -> int:
+        """The number of test tasks after so many updates."""
+        return min(by_update[update]["tasks"] for by_update in self._records[panel, line].values())
+
+    def quantities(self, panel: str, line: str, update: int) -> list[str]:
+        """What was measured after so many updates."""
+        return list(next(iter(self._records[panel, line].values()))[update]["values"])
 
 
 def _judge(comparison: Comparison, table: Table) -> Judged:
@@ -140,8 +153,7 @@ def _judge(comparison: Comparison, table: Table) -> Judged:
     else:
         values = _differences(comparison, table)
     interval = student_interval(values)
-    updates = table.lines[comparison.panel, first.line].at(first.when)
-    tasks = table.tasks(comparison.panel, first)
+    updates, tasks = table.update(comparison.panel, first), table.tasks(comparison.panel, first)
     return Judged(comparison, interval, outcome_of(interval, comparison), updates, tasks, level)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from metacontrast.experiments.schedule import Schedule
 from metacontrast.experiments.setting import Family, Setting, base_config
-from metacontrast.experiments.spec import Line, View
+from metacontrast.experiments.spec import Line, ReleasedCurve, View
 
 HEADS: dict[str, dict[str, Any]] = {
     "random": {"head": "learned", "head_init_scale": 1.0},
@@ -58,7 +58,7 @@ def head_lines(
             base_config(setting, family, shots, **HEADS[head], **changes),
             schedule,
             setting.seeds(),
-            None if released is None else (released[0], f"{released[1]} {RELEASED_HEADS[head]}"),
+            None if released is None else ReleasedCurve(released[0], f"{released[1]} {RELEASED_HEADS[head]}", shots),
         )
         for head in heads
     ]

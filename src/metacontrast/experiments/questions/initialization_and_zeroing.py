@@ -64,7 +64,7 @@ def _claims(setting: Setting) -> list[Claim]:
         Claim(
             "A head scaled by 0.5 behaves like one at zero on Omniglot (Fig. 12); alike is taken as one point.",
             tuple(
-                same(omniglot[shots], "random × 0.5", "zero init", _QUANTITY, 0.01, released)
+                same(omniglot[shots], "random × 0.5", "zero init", _QUANTITY, 0.01, released=released)
                 for shots, released in ((1, "−0.13 at the end"), (5, "−1.28 at the end"))
             ),
             "1-shot yes (.9412, .9425); 5-shot no (.9522, .9650)",

@@ -31,7 +31,7 @@ def _lines(setting: Setting) -> list[Line]:
 def _renamed(line: Line, steps: int, setting: Setting) -> Line:
     """The published runs have 17,500 updates; the stages of the shared runs are 15,000 and 20,000."""
     end = {"smoke": 2, "local": 300, "full": 20_000}[setting.scale]
-    released = line.released and (line.released[0], f"{line.released[1]}, {steps} inner steps")
+    released = line.released and replace(line.released, curve=f"{line.released.curve}, {steps} inner steps")
     return replace(line, name=name_of(line.name, steps), released=released, until=end)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from metacontrast.experiments.questions.common import HEADS, panel_name
 from metacontrast.experiments.schedule import Schedule
 from metacontrast.experiments.setting import Setting, base_config, schedule
-from metacontrast.experiments.spec import Line
+from metacontrast.experiments.spec import Line, ReleasedCurve
 
 _CONTRASTIVE = {"objective": "contrastive"}
 VARIANTS: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -38,7 +38,7 @@ def reformulation_line(setting: Setting, name: str, figure: str) -> Line:
     lr = {"inner_lr": 0.1 if is_released else 0.01}
     config = base_config(setting, "colour", 1, **inner, **lr, **HEADS[head], **changes)
     panel = f"{panel_name(setting, 'colour', 1)}, one step of the head"
-    return Line(panel, name, config, _schedule(setting), setting.seeds(), (figure, curve))
+    return Line(panel, name, config, _schedule(setting), setting.seeds(), ReleasedCurve(figure, curve, 1))
 
 
 def _schedule(setting: Setting) -> Schedule:
