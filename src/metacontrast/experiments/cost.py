@@ -53,7 +53,7 @@ def _training_passes(config: TrainConfig) -> float:
     return _BACKWARD * images * (_SECOND_ORDER if config.order == "second" else 1.0)
 
 
-def _test_passes(config: TrainConfig, schedule: Schedule, update: int) -> float:
+def _test_passes(config: TrainConfig, schedule: Schedule, update: int) -> int:
     if schedule.what == "similarity":
         return config.ways * (config.shots + config.queries)
     steps = schedule.steps_at(update)

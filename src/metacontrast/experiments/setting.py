@@ -105,15 +105,18 @@ def schedule(
     The stages of a smaller scale are among those of a larger one, which therefore continues its runs.
     """
     if setting.scale == "smoke":
-        return Schedule((1, 2), **options | {"tasks": 2, "last_tasks": 2})
+        return Schedule((1, 2), **{**options, "tasks": 2, "last_tasks": 2})
     if setting.scale == "local":
-        return Schedule(_stages(family, local), **_LOCAL_TASKS[family] | options | at_local)
+        return Schedule(_stages(family, local), **{**_LOCAL_TASKS[family], **options, **at_local})
     many = _FULL_TASKS.get((family, setting.protocol), 400)
-    return Schedule(_stages(family, full), **{"tasks": many, "last_tasks": many} | options)
+    return Schedule(_stages(family, full), **{"tasks": many, "last_tasks": many, **options})
 
 
 def _stages(family: Family, end: int) -> tuple[int, ...]:
     return (*(stage for stage in _STAGES[family] if stage < end), end)
 
 
-_LOCAL_TASKS = {"omniglot": {"tasks": 150, "last_tasks": 400}, "colour": {"tasks": 60, "last_tasks": 120}}
+_LOCAL_TASKS: dict[Family, dict[str, Any]] = {
+    "omniglot": {"tasks": 150, "last_tasks": 400},
+    "colour": {"tasks": 60, "last_tasks": 120},
+}

@@ -77,4 +77,5 @@ def describe_quantity(quantity: str) -> str:
     'head zeroed at test, step 1'
     """
     head, _, steps = quantity.partition("/")
-    return f"head {head} at test, step {steps}" if steps else quantity
+    after = "steps as in training" if steps == "own" else f"step {steps}"
+    return f"head {head} at test, {after}" if steps else quantity

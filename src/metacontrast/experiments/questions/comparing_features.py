@@ -14,7 +14,7 @@ from metacontrast.training.records import Record
 _PANEL = "random features, 5-way 2-shot"
 _PRODUCTS, _LOOP = "inner products of features", "inner loop by differentiation"
 _SEEDS, _WAYS, _SIZE = 10, 5, 16
-_SUPPORT = torch.tensor([[1.0, 0.1], [-0.5, 0.9], [-0.3, -0.8]])
+_SUPPORT = torch.tensor([[1.0, 0.1], [0.3, 0.9], [-0.7, 0.5]])
 _QUERY = torch.tensor([[0.55, 0.6]])
 
 

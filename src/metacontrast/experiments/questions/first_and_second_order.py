@@ -31,7 +31,8 @@ def _views(setting: Setting) -> list[View]:
 
 
 def _claims(setting: Setting) -> list[Claim]:
-    omniglot, one, five = (panel_name(setting, f, k) for f, k in (("omniglot", 5), ("colour", 1), ("colour", 5)))
+    omniglot = panel_name(setting, "omniglot", 5)
+    one, five = (panel_name(setting, "colour", shots) for shots in (1, 5))
     return [
         Claim(
             "SOMAML benefits from the zeroing trick as FOMAML does (Fig. 6).",
