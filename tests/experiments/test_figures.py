@@ -7,6 +7,7 @@ import pytest
 
 from metacontrast.cli.main import run
 from metacontrast.experiments.catalog import FIGURES
+from metacontrast.experiments.setting import Setting
 from metacontrast.training.records import read_records
 
 
@@ -16,9 +17,9 @@ def figure(*words: str) -> int:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """All figures at smoke scale: records, pages, pictures."""
+    """All figures at smoke scale: records, pages, pictures. The runs go to the session's cache, for other tests."""
     root = tmp_path_factory.mktemp("figures")
-    places = ("--out", str(root / "runs"), "--records", str(root / "records"), "--pages", str(root / "pages"))
+    places = ("--records", str(root / "records"), "--pages", str(root / "pages"))
     assert figure("all", "--scale", "smoke", "--jobs", "1", *places) == 0
     return root
 
@@ -38,14 +39,8 @@ def test_every_figure_has_records_a_page_and_pictures(made):
         pictures = list((made / "pages").glob(f"{name}*.png"))
         assert pictures
         assert all(f"]({path.name})" in page for path in pictures)
-        for claim in spec.claims(setting_of(header)):
+        for claim in spec.claims(Setting(**header["setting"])):
             assert claim.text in page
-
-
-def setting_of(header: dict):
-    from metacontrast.experiments.setting import Setting
-
-    return Setting(**header["setting"])
 
 
 def test_the_summary_links_every_claim(made):

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import platformdirs
 import torch
 
 from metacontrast.cli import shared
 from metacontrast.cli.allocator import keep_freed_memory
 from metacontrast.cli.train import stop_on_interrupt
-from metacontrast.data.catalog import cache_folder
 from metacontrast.errors import InputError
 from metacontrast.experiments import cost
 from metacontrast.experiments.catalog import FIGURES, find_figures
@@ -90,7 +90,13 @@ def _place(args: argparse.Namespace) -> Place:
     device = "cuda" if args.device == "auto" and torch.cuda.is_available() else args.device.replace("auto", "cpu")
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda, but PyTorch sees no CUDA device here: use --device cpu")
-    return Place(args.out or cache_folder().parent / "figures", args.data_root, device)
+    return Place(args.out or _default_runs(), args.data_root, device)
+
+
+def _default_runs() -> Path:
+    """In the folder that holds caches, which the variable METACONTRAST_CACHE names."""
+    named = os.environ.get("METACONTRAST_CACHE")
+    return (Path(named).expanduser() if named else platformdirs.user_cache_path("metacontrast")) / "figure-runs"
 
 
 def _print_plan(figures: Sequence[FigureSpec], setting: Setting, place: Place) -> None:

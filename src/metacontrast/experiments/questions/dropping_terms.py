@@ -9,8 +9,8 @@ _RELEASED = {"no interference": "−0.21", "no noise": "−0.75", "neither": "+0
 
 
 def _lines(setting: Setting) -> list[Line]:
-    maml = reformulation_line(setting, "MAML, FO, random", "8")
-    return [maml, *(reformulation_line(setting, name, "9") for name in _NAMES)]
+    maml = reformulation_line(setting, "MAML, FO, random")
+    return [maml, *(reformulation_line(setting, name) for name in _NAMES)]
 
 
 def _views(setting: Setting) -> list[View]:

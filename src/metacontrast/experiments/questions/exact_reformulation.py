@@ -12,7 +12,7 @@ _PAIRS = {
 
 
 def _lines(setting: Setting) -> list[Line]:
-    return [reformulation_line(setting, name, "8") for pair in _PAIRS.items() for name in (pair[1][0], pair[0])]
+    return [reformulation_line(setting, name) for pair in _PAIRS.items() for name in (pair[1][0], pair[0])]
 
 
 def _views(setting: Setting) -> list[View]:
