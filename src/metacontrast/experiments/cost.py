@@ -31,7 +31,7 @@ def seconds(run: PlannedRun) -> float:
 
 def remaining_seconds(runs: Iterable[PlannedRun], root: Path) -> float:
     """Of the runs that are not complete; what is partly done counts in whole."""
-    return sum(seconds(run) for run in runs if not run.is_complete(root))
+    return sum((seconds(run) for run in runs if not run.is_complete(root)), 0.0)
 
 
 def as_time(value: float) -> str:

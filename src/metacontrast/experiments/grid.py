@@ -20,9 +20,9 @@ from metacontrast.errors import InputError
 from metacontrast.experiments.measurement import measure, measured_names
 from metacontrast.experiments.schedule import Schedule
 from metacontrast.experiments.spec import Line
-from metacontrast.files import exclusive
+from metacontrast.files import exclusive, write_text
 from metacontrast.training.config import TrainConfig
-from metacontrast.training.records import Record, append_records, read_records
+from metacontrast.training.records import Record, read_records
 from metacontrast.training.run import load_model_copy, model_copy, open_run, read_header
 from metacontrast.training.train import Resources, train
 
@@ -49,9 +49,10 @@ class PlannedRun:
 
     def is_complete(self, root: Path) -> bool:
         """Whether everything that is wanted of it has been measured."""
-        return not self._missing(root)
+        return not self.missing(root)
 
-    def _missing(self, root: Path) -> list[int]:
+    def missing(self, root: Path) -> list[int]:
+        """The updates after which something is still to be measured."""
         found = self.measured(root)
         return [update for update in self.schedule.updates if not self._suffices(update, found.get(update))]
 
@@ -61,9 +62,14 @@ class PlannedRun:
         return record is not None and wanted <= set(record["values"]) and (is_similarity or record["tasks"] == tasks)
 
     def measured(self, root: Path) -> dict[int, Record]:
-        """What has been measured, by update; the last word counts."""
+        """What has been measured, by update."""
         file = self.folder(root) / MEASURED
         return {record["update"]: record for record in read_records(file)} if file.exists() else {}
+
+    def note(self, root: Path, record: Record) -> None:
+        """Keep a measurement in place of an earlier one of the same update; the file is rewritten whole."""
+        found = self.measured(root) | {record["update"]: record}
+        write_text(self.folder(root) / MEASURED, "".join(json.dumps(each) + "\n" for each in found.values()))
 
     def header(self, root: Path) -> Record:
         """How the run was made."""
@@ -113,13 +119,13 @@ def carry_out(run: PlannedRun, place: Place, should_stop: Callable[[], bool]) ->
     with exclusive(place.runs / f".{folder.name}.lock", f"another process works on {folder}: wait for it"):
         images = _images(run, place.data_root)
         resources = Resources(place.device)
-        for update in run._missing(place.runs):
+        for update in run.missing(place.runs):
             if not _reach(run, update, folder, images, resources, should_stop):
                 return "stopped"
             model = load_model_copy(folder, update)
             test = images[1].to(place.device)
             record = measure(model, run.schedule, images[0].to(place.device), test, resources)
-            append_records(folder / MEASURED, [{"update": update, **record}])
+            run.note(place.runs, {"update": update, **record})
     return "complete"
 
 

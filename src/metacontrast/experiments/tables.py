@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 from metacontrast.experiments.pictures import lines_of
 from metacontrast.experiments.released import Released, released_curve
 from metacontrast.experiments.spec import Line, View
-from metacontrast.experiments.verdicts import Interval, Judged, Table
+from metacontrast.experiments.verdicts import Judged, Table
 
 NUMBERS_HEAD = (
     "",
@@ -107,11 +107,6 @@ def percent(value: float) -> str:
     '83.0'
     """
     return f"{100 * value:.1f}"
-
-
-def brief(interval: Interval) -> str:
-    """An interval in points."""
-    return f"{100 * interval.mean:+.1f} ± {100 * interval.half:.1f}"
 
 
 def _equal(judged: Judged) -> bool:
