@@ -181,7 +181,7 @@ def updates_to_reach(curve: Mapping[int, float], level: float) -> float:
 
     A curve that starts at or above the level counts as reaching it at its first point.
 
-    >>> updates_to_reach({10: 0.2, 20: 0.4}, 0.3)
+    >>> updates_to_reach({10: 0.25, 20: 0.75}, 0.5)
     15.0
     """
     points = sorted(curve.items())
