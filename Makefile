@@ -3,7 +3,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PEERS := .venv-bench/.installed
 
-.PHONY: install demo bench test test-slow lint types clean
+.PHONY: install demo bench figures test test-slow lint types clean
 
 install: $(INSTALLED)
 
@@ -28,6 +28,9 @@ $(PEERS): requirements/torch.txt requirements/bench.txt
 	.venv-bench/bin/pip install --quiet --disable-pip-version-check -c requirements/torch.txt -c requirements/bench.txt \
 	  learn2learn==0.2.0 || echo "learn2learn does not install with this Python; the table will say so"
 	touch $@
+
+figures: $(INSTALLED)
+	$(BIN)/metacontrast figure all --redraw
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow"

@@ -22,6 +22,7 @@ SHRINK = {
     "demo": ["--updates", "2", "--eval-every", "0", "--eval-episodes", "3", "--meta-batch", "2", "--episodes", "3"],
     "evaluate": ["--episodes", "3"],
     "explain": ["--episodes", "3"],
+    "figure": ["--scale", "smoke", "--jobs", "1"],
 }
 NOT_HERE = ("mini-imagenet", "data get")
 REAL = re.compile(r"(omniglot|cifar-fs)(?!-conv4)")

@@ -1,4 +1,4 @@
-"""The one error for what a user can mend."""
+"""The errors for what a user can mend."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints that line and exits with 2; Python callers catch it as a `ValueError`.
     """
+
+
+class InUseError(InputError):
+    """Another process holds what is asked for; it may be free later."""

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, InUseError
 
 
 @contextlib.contextmanager
@@ -66,7 +66,7 @@ def _flush_to_disk(path: Path) -> None:
 
 @contextlib.contextmanager
 def exclusive(path: Path, taken: str) -> Iterator[None]:
-    """Hold the lock file `path` during the block; when another process holds it, `InputError` says `taken`.
+    """Hold the lock file `path` during the block; when another process holds it, `InUseError` says `taken`.
 
     The operating system drops the lock when its holder dies, so a lock file that is left over does no harm.
     """
@@ -79,7 +79,7 @@ def exclusive(path: Path, taken: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(taken) from error
+            raise InUseError(taken) from error
         yield
     finally:
         os.close(handle)

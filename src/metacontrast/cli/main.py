@@ -21,12 +21,24 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> Parser:
     """The parser of all commands."""
-    from metacontrast.cli import bench, convert, data, demo, evaluate, explain, export, fit, predict, train
+    from metacontrast.cli import (
+        bench,
+        convert,
+        data,
+        demo,
+        evaluate,
+        explain,
+        export,
+        figure,
+        fit,
+        predict,
+        train,
+    )
 
     parser = Parser(prog="metacontrast", description="Few-shot meta-learning with MAML, and why it learns.")
     parser.add_argument("--version", action="version", version=f"metacontrast {__version__}")
     commands = parser.add_subparsers(metavar="command", required=True, parser_class=Parser)
-    for command in (demo, data, train, evaluate, explain, fit, predict, export, convert, bench):
+    for command in (demo, data, train, evaluate, explain, figure, fit, predict, export, convert, bench):
         command.add_parser(commands)
     return parser
 

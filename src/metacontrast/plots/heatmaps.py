@@ -27,14 +27,15 @@ class Moment:
     contrasts: Sequence[float | None]
 
 
-def draw_heatmaps(moments: Sequence[Moment], names: Sequence[str], title: str) -> Figure:
+def draw_heatmaps(moments: Sequence[Moment], names: Sequence[str], title: str, width: float = 5.6) -> Figure:
     """One row of maps per moment, all on one scale; a dash where there is no value.
 
     Args:
         names: of the maps, first what stands along the rows.
+        width: of the picture in inches.
     """
     scale = float(np.nanmax(np.abs([moment.maps for moment in moments])))
-    figure = new_figure(5.6, 0.7 + 1.7 * len(moments))
+    figure = new_figure(width, 0.7 + 1.7 * len(moments) * min(1.0, 3 * width / (5.6 * len(names))))
     panels = figure.subplots(len(moments), len(names), squeeze=False)
     drawn = None
     for row, moment in enumerate(moments):

@@ -51,7 +51,7 @@ class RunDirectory:
 
     def keep(self, state: TrainState) -> None:
         """Write a copy of the model that later checkpoints leave alone."""
-        self.write_model(self.path / _KEPT / f"{state.updates:06d}.safetensors", state.params, state.updates)
+        self.write_model(model_copy(self.path, state.updates), state.params, state.updates)
 
     def write_model(self, file: Path, params: Params, updates: int) -> None:
         """Write a model for use, with the run's facts beside it."""
@@ -150,7 +150,12 @@ def _facts(
 def read_config(path: Path) -> TrainConfig | None:
     """The configuration of the run in `path`; None when there is no run."""
     file = path / _CONFIG
-    return config_from_values(_read_header(file).get("config"), str(file)) if file.exists() else None
+    return config_from_values(_header(file).get("config"), str(file)) if file.exists() else None
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """How the run in `path` is made: configuration, versions, device, revision and digests of the data."""
+    return _header(path / _CONFIG)
 
 
 def load_run(path: Path) -> TrainedRun:
@@ -172,6 +177,16 @@ def save_model(path: Path, run: TrainedRun) -> None:
 def load_kept(path: Path) -> list[TrainedRun]:
     """The copies of the model that training kept in the run directory `path`, by number of updates."""
     return [_load_model(file) for file in sorted((path / _KEPT).glob("*.safetensors"))]
+
+
+def model_copy(path: Path, updates: int) -> Path:
+    """Where the run directory `path` keeps the copy of its model after so many updates, if it does."""
+    return path / _KEPT / f"{updates:06d}.safetensors"
+
+
+def load_model_copy(path: Path, updates: int) -> TrainedRun:
+    """That copy."""
+    return _load_model(model_copy(path, updates))
 
 
 def _load_model(file: Path) -> TrainedRun:
@@ -197,7 +212,7 @@ def _check_same(path: Path, config: TrainConfig, data: dict[str, str], resume: b
     """Raise when `path` holds a run and it is not this one, or going on was not asked for."""
     if not resume:
         raise InputError(f"{path} holds a run already: continue it with --resume or choose another --out")
-    header = _read_header(path / _CONFIG)
+    header = _header(path / _CONFIG)
     if "origin" in header:
         raise InputError(f"{path} holds a model from elsewhere, which cannot be resumed: choose another --out")
     before = config_from_values(header.get("config"), str(path / _CONFIG))
@@ -217,7 +232,7 @@ def _check_same(path: Path, config: TrainConfig, data: dict[str, str], resume: b
             )
 
 
-def _read_header(path: Path) -> dict[str, Any]:
+def _header(path: Path) -> dict[str, Any]:
     try:
         header = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

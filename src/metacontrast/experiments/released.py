@@ -1,0 +1,79 @@
+"""The released numbers of the paper's code, packaged: curves, final accuracies and similarity maps."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from metacontrast.experiments.spec import Line
+
+
+@dataclass(frozen=True)
+class Released:
+    """A released curve.
+
+    Args:
+        seeds: how many it averages.
+        updates, mean, std: accuracy and its standard deviation over seeds; empty where only the end is known.
+        end: the last update.
+        final: mean of the last five evaluations, and its standard deviation over seeds.
+        as_plotted: where the published curve ends, if that is something else.
+    """
+
+    seeds: int
+    updates: Sequence[int]
+    mean: Sequence[float]
+    std: Sequence[float]
+    end: int
+    final: tuple[float, float] | None
+    as_plotted: float | None
+
+    def near(self, update: int) -> tuple[int, float, float] | None:
+        """Update, mean and deviation of the evaluation nearest to `update`; None where the curve is unknown."""
+        if not self.updates:
+            return None
+        i = min(range(len(self.updates)), key=lambda i: abs(self.updates[i] - update))
+        return self.updates[i], self.mean[i], self.std[i]
+
+
+def released_curve(line: Line, quantity: str) -> Released | None:
+    """What was released of a line's quantity."""
+    head, _, steps = line.named(quantity).partition("/")
+    if line.released is None or not steps:
+        return None
+    wanted = {"shots": line.released.shots, "curve": line.released.curve, "zeroed": int(head == "zeroed")}
+    for row in _rows():
+        if line.released.figure in row["figures"] and all(row[name] == value for name, value in wanted.items()):
+            return _as_released(row, steps)
+    return None
+
+
+def released_similarities() -> Mapping[str, Mapping[str, Any]]:
+    """By variant and update: maps and contrasts."""
+    return json.loads(_read("released-similarities.json"))["variants"]
+
+
+def source() -> str:
+    """Where the numbers come from."""
+    return json.loads(_read("released-accuracies.jsonl").splitlines()[0])["source"]
+
+
+def _as_released(row: Mapping[str, Any], steps: str) -> Released | None:
+    final = row["final"].get(steps)
+    is_drawn = int(steps) == row["steps"]
+    if final is None and not is_drawn:
+        return None
+    updates, mean, std = (row[name] if is_drawn else () for name in ("updates", "mean", "std"))
+    plotted = row.get("as_plotted") if is_drawn else None
+    return Released(row["seeds"], updates, mean, std, row["updates"][-1], final and tuple(final), plotted)
+
+
+@cache
+def _rows() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in _read("released-accuracies.jsonl").splitlines()[1:]]
+
+
+def _read(name: str) -> str:
+    return (files("metacontrast.experiments") / "data" / name).read_text(encoding="utf-8")

@@ -1,0 +1,199 @@
+"""Verdicts: differences paired by training seed on the same test tasks, with their 95 % interval.
+
+    d_i = Σ plus − Σ minus, one per seed;     d̄ ± t · s / √n,     t = 97.5 % point of Student's t with n − 1 degrees
+
+A claim that d lies above m `holds` when the whole interval does, `does not hold` when the whole interval lies at m or
+below; that d lies within ± m `holds` when the whole interval does, `does not hold` when none of it does. Otherwise, and
+with fewer than three seeds, it is `undecided at this scale`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Literal
+
+from metacontrast.experiments.spec import Claim, Comparison, Line, Reading
+from metacontrast.training.records import Record
+
+Outcome = Literal["holds", "does not hold", "undecided at this scale"]
+FEWEST_SEEDS = 3
+
+_T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+"""97.5 % points of Student's t for 1, 2, … degrees of freedom."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over seeds with its 95 % interval."""
+
+    mean: float
+    half: float
+    seeds: int
+
+    @property
+    def low(self) -> float:
+        """Lower end."""
+        return self.mean - self.half
+
+    @property
+    def high(self) -> float:
+        """Upper end."""
+        return self.mean + self.half
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A comparison with what came out; for `faster` the interval is of the logarithm to base 2 of the ratio."""
+
+    comparison: Comparison
+    interval: Interval
+    outcome: Outcome
+    updates: int
+    tasks: int
+    level: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim, its comparisons, and the verdict that follows from them."""
+
+    claim: Claim
+    judged: Sequence[Judged]
+    outcome: Outcome
+
+
+def student_interval(values: Sequence[float]) -> Interval:
+    """Mean and half the 95 % interval; infinite for a single value.
+
+    >>> round(student_interval([1.0, 2.0, 3.0]).half, 3)  # 4.303 / sqrt(3)
+    2.484
+    """
+    n = len(values)
+    if n < 2:
+        return Interval(fmean(values), math.inf, n)
+    t = _T_975[n - 2] if n - 2 < len(_T_975) else 2.13
+    return Interval(fmean(values), t * stdev(values) / math.sqrt(n), n)
+
+
+def outcome_of(interval: Interval, comparison: Comparison) -> Outcome:
+    """What an interval says of a comparison."""
+    margin = comparison.margin
+    if interval.seeds < FEWEST_SEEDS:
+        return "undecided at this scale"
+    if comparison.measure == "equal":
+        holds, fails = -margin <= interval.low and interval.high <= margin, _apart(interval, margin)
+    else:
+        holds, fails = interval.low > margin, interval.high <= margin
+    return "holds" if holds else "does not hold" if fails else "undecided at this scale"
+
+
+def overall(outcomes: Sequence[Outcome]) -> Outcome:
+    """All must hold; one that does not hold decides."""
+    if "does not hold" in outcomes:
+        return "does not hold"
+    return "holds" if all(outcome == "holds" for outcome in outcomes) else "undecided at this scale"
+
+
+def judge(claim: Claim, lines: Sequence[Line], measurements: Sequence[Record]) -> Verdict:
+    """The verdict on a claim."""
+    table = Table(lines, measurements)
+    judged = [_judge(comparison, table) for comparison in claim.comparisons]
+    return Verdict(claim, judged, overall([each.outcome for each in judged]))
+
+
+class Table:
+    """Measurements by panel, line, seed and update."""
+
+    def __init__(self, lines: Sequence[Line], measurements: Sequence[Record]):
+        self.lines = {(line.panel, line.name): line for line in lines}
+        self._records: dict[tuple[str, str], dict[int, dict[int, Record]]] = {}
+        for record in measurements:
+            place = self._records.setdefault((record["panel"], record["line"]), {})
+            place.setdefault(record["seed"], {})[record["update"]] = record
+
+    def curves(self, panel: str, line: str, quantity: str) -> dict[int, dict[int, float]]:
+        """By seed, the quantity by update, where it was measured."""
+        known = self.lines.get((panel, line))
+        name = quantity if known is None else known.named(quantity)
+        return {
+            seed: {update: record["values"][name] for update, record in by_update.items() if name in record["values"]}
+            for seed, by_update in self._records[panel, line].items()
+        }
+
+    def read(self, panel: str, reading: Reading) -> dict[int, float]:
+        """One number per seed."""
+        update = self.update(panel, reading)
+        curves = self.curves(panel, reading.line, reading.quantity)
+        return {seed: curve[update] for seed, curve in curves.items()}
+
+    def update(self, panel: str, reading: Reading) -> int:
+        """When it is taken; what was computed without training has one moment."""
+        line = self.lines.get((panel, reading.line))
+        return 1 if line is None else line.at(reading.when)
+
+    def tasks(self, panel: str, reading: Reading) -> int:
+        """The number of test tasks behind it."""
+        return self.tasks_at(panel, reading.line, self.update(panel, reading))
+
+    def tasks_at(self, panel: str, line: str, update: int) -> int:
+        """The number of test tasks after so many updates."""
+        return min(by_update[update]["tasks"] for by_update in self._records[panel, line].values())
+
+    def quantities(self, panel: str, line: str, update: int) -> list[str]:
+        """What was measured after so many updates."""
+        return list(next(iter(self._records[panel, line].values()))[update]["values"])
+
+
+def _judge(comparison: Comparison, table: Table) -> Judged:
+    first = comparison.plus[0]
+    level = None
+    if comparison.measure == "faster":
+        values, level = _speed_ups(comparison, table)
+    else:
+        values = _differences(comparison, table)
+    interval = student_interval(values)
+    updates, tasks = table.update(comparison.panel, first), table.tasks(comparison.panel, first)
+    return Judged(comparison, interval, outcome_of(interval, comparison), updates, tasks, level)
+
+
+def _differences(comparison: Comparison, table: Table) -> list[float]:
+    plus = [table.read(comparison.panel, reading) for reading in comparison.plus]
+    minus = [table.read(comparison.panel, reading) for reading in comparison.minus]
+    seeds = sorted(set.intersection(*(set(each) for each in plus + minus)))
+    return [sum(each[seed] for each in plus) - sum(each[seed] for each in minus) for seed in seeds]
+
+
+def _speed_ups(comparison: Comparison, table: Table) -> tuple[list[float], float]:
+    """By seed, log2 of the slow line's updates over the fast one's, to the level that every run reaches."""
+    fast, slow = (
+        table.curves(comparison.panel, reading.line, reading.quantity)
+        for reading in (comparison.plus[0], comparison.minus[0])
+    )
+    level = min(max(curve.values()) for curves in (fast, slow) for curve in curves.values())
+    seeds = sorted(set(fast) & set(slow))
+    ratios = [math.log2(updates_to_reach(slow[s], level) / updates_to_reach(fast[s], level)) for s in seeds]
+    return ratios, level
+
+
+def updates_to_reach(curve: Mapping[int, float], level: float) -> float:
+    """Updates until the curve, straight between its points, first reaches the level; infinite if never.
+
+    A curve that starts at or above the level counts as reaching it at its first point.
+
+    >>> updates_to_reach({10: 0.25, 20: 0.75}, 0.5)
+    15.0
+    """
+    points = sorted(curve.items())
+    before, low = points[0]
+    if low >= level:
+        return float(before)
+    for update, value in points[1:]:
+        if value >= level:
+            return before + (update - before) * (level - low) / (value - low)
+        before, low = update, value
+    return math.inf
+
+
+def _apart(interval: Interval, margin: float) -> bool:
+    return interval.low > margin or interval.high < -margin

@@ -1,0 +1,127 @@
+"""`metacontrast figure` end to end at smoke scale: every figure is run, drawn, judged, and redrawn from its records."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from metacontrast.cli.main import run
+from metacontrast.experiments.catalog import FIGURES
+from metacontrast.experiments.setting import Setting
+from metacontrast.training.records import read_records
+
+
+def figure(*words: str) -> int:
+    return run(["figure", *words])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """All figures at smoke scale: records, pages, pictures. The runs go to the session's cache, for other tests."""
+    root = tmp_path_factory.mktemp("figures")
+    places = ("--records", str(root / "records"), "--pages", str(root / "pages"))
+    assert figure("all", "--scale", "smoke", "--jobs", "1", *places) == 0
+    return root
+
+
+def redraw(root: Path, pages: Path, name: str = "all", *words: str) -> int:
+    return figure(
+        name, "--scale", "smoke", "--redraw", "--records", str(root / "records"), "--pages", str(pages), *words
+    )
+
+
+def test_every_figure_has_records_a_page_and_pictures(made):
+    for name, spec in FIGURES.items():
+        header, *measurements = read_records(made / "records" / "smoke" / f"{name}.jsonl")
+        assert header["figure"] == name
+        assert measurements
+        page = (made / "pages" / f"{name}.md").read_text(encoding="utf-8")
+        pictures = list((made / "pages").glob(f"{name}*.png"))
+        assert pictures
+        assert all(f"]({path.name})" in page for path in pictures)
+        for claim in spec.claims(Setting(**header["setting"])):
+            assert claim.text in page
+
+
+def test_the_summary_links_every_claim(made):
+    text = (made / "pages" / "README.md").read_text(encoding="utf-8")
+    for name in FIGURES:
+        assert f"({name}.md)" in text
+
+
+def test_redrawing_needs_records_only_and_gives_the_same_pages(made, tmp_path, monkeypatch):
+    """No data, no runs: reading images or training would raise."""
+    monkeypatch.setattr("metacontrast.experiments.grid.load_dataset", None)
+    monkeypatch.setattr("metacontrast.experiments.grid.train", None)
+    assert redraw(made, tmp_path / "again") == 0
+    for page in (made / "pages").iterdir():
+        assert (tmp_path / "again" / page.name).read_bytes() == page.read_bytes(), page.name
+
+
+def test_smoke_verdicts_decide_nothing_where_training_is_involved(made, tmp_path, capsys):
+    assert redraw(made, tmp_path, "inner-steps", "--json") == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {each["verdict"] for each in found["figures"]["inner-steps"]} == {"undecided at this scale"}
+
+
+def test_illustrations_hold_by_arithmetic(made, tmp_path, capsys):
+    for name in ("comparing-features", "crowded-directions"):
+        assert redraw(made, tmp_path, name, "--json") == 0
+        found = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert [each["verdict"] for each in found["figures"][name]] == ["holds"]
+
+
+def test_the_papers_protocol_runs_too(tmp_path):
+    places = ("--out", str(tmp_path / "runs"), "--records", str(tmp_path), "--pages", str(tmp_path))
+    words = ("second-order-one-shot", "--scale", "smoke", "--protocol", "paper", "--jobs", "1")
+    assert figure(*words, *places) == 0
+    assert (tmp_path / "smoke-paper" / "second-order-one-shot.jsonl").exists()
+
+
+def refused(capsys, *words: str) -> str:
+    assert figure(*words) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("metacontrast: error")]
+    assert len(error) == 1
+    return error[0]
+
+
+def test_an_unknown_figure_lists_the_names(capsys):
+    message = refused(capsys, "figure-12")
+    assert all(name in message for name in FIGURES)
+
+
+def test_records_of_another_configuration_are_refused(made, tmp_path, capsys):
+    source = made / "records" / "smoke" / "inner-steps.jsonl"
+    lines = source.read_text(encoding="utf-8").splitlines()
+    header = json.loads(lines[0]) | {"grid": "0123"}
+    broken = tmp_path / "smoke" / source.name
+    broken.parent.mkdir()
+    broken.write_text("\n".join([json.dumps(header), *lines[1:]]), encoding="utf-8")
+    words = ("inner-steps", "--scale", "smoke", "--redraw", "--records", str(tmp_path), "--pages", str(tmp_path))
+    assert "another configuration (grid 0123" in refused(capsys, *words)
+
+
+def test_records_of_another_figure_are_refused(made, tmp_path, capsys):
+    place = tmp_path / "smoke" / "inner-steps.jsonl"
+    place.parent.mkdir()
+    place.write_bytes((made / "records" / "smoke" / "exact-reformulation.jsonl").read_bytes())
+    words = ("inner-steps", "--scale", "smoke", "--redraw", "--records", str(tmp_path))
+    assert "no records of the figure inner-steps" in refused(capsys, *words)
+
+
+def test_missing_records_are_named(tmp_path, capsys):
+    assert "nothing to redraw" in refused(capsys, "inner-steps", "--redraw", "--records", str(tmp_path))
+
+
+def test_missing_data_name_the_figures_that_need_none_of_it(tmp_path, capsys):
+    message = refused(capsys, "inner-steps", "--data-root", str(tmp_path), "--out", str(tmp_path / "runs"))
+    assert "second-order-one-shot" in message
+    assert "--scale smoke" in message
+
+
+def test_a_plan_lists_runs_and_departures_without_running(tmp_path, capsys):
+    assert figure("second-order-one-shot", "--plan", "--out", str(tmp_path / "runs")) == 0
+    out, err = capsys.readouterr()
+    assert out.count("150 updates") == 9
+    assert "departure: data: CIFAR-FS" in err
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,147 @@
+"""The runs behind figures: trained once, whoever asks; stopped or killed, they go on."""
+
+from dataclasses import replace
+
+import pytest
+
+from metacontrast.errors import InputError, InUseError
+from metacontrast.experiments.catalog import FIGURES
+from metacontrast.experiments.grid import Place, PlannedRun, carry_out, planned_runs
+from metacontrast.experiments.pool import carry_out_all
+from metacontrast.experiments.records import grid_digest
+from metacontrast.experiments.run_figures import all_runs
+from metacontrast.experiments.schedule import Schedule
+from metacontrast.experiments.setting import Setting
+from metacontrast.files import exclusive
+from metacontrast.training.config import TrainConfig
+from metacontrast.training.records import read_records
+
+CONFIG = TrainConfig(
+    dataset="glyphs", filters=2, queries=2, meta_batch=1, eval_every=0, eval_episodes=2, checkpoint_every=1
+)
+SCHEDULE = Schedule((2, 4), last_steps=(1,), tasks=2, last_tasks=2)
+
+
+def planned(updates: tuple[int, ...] = (2, 4), **changes) -> PlannedRun:
+    config = replace(CONFIG, updates=updates[-1], **changes)
+    return PlannedRun("a run", config, replace(SCHEDULE, updates=updates))
+
+
+def never() -> bool:
+    return False
+
+
+@pytest.mark.parametrize("scale", ["smoke", "local", "full"])
+@pytest.mark.parametrize("protocol", ["released", "paper"])
+def test_figures_share_runs_and_agree_on_what_is_measured(scale, protocol):
+    setting = Setting(scale, protocol)
+    apart = sum(len(all_runs([figure], setting)) for figure in FIGURES.values())
+    together = all_runs(list(FIGURES.values()), setting)
+    assert len(together) < apart
+    assert len({run.key for run in together}) == len(together)
+
+
+def test_every_verdict_at_local_scale_rests_on_three_seeds_or_more():
+    setting = Setting("local")
+    assert all(len(line.seeds) >= 3 for figure in FIGURES.values() for line in figure.lines(setting))
+
+
+def test_the_local_grid_holds_the_released_omniglot_heads_at_300_updates():
+    """The issue's must-hold row: what Fig. 12 is compared at is trained exactly so."""
+    lines = FIGURES["initialization-and-zeroing"].lines(Setting("local"))
+    omniglot = [line for line in lines if line.config.dataset == "omniglot"]
+    assert {(line.name, line.config.shots) for line in omniglot} == {
+        (head, shots) for head in ("random", "random × 0.5", "zero init", "zeroing trick") for shots in (1, 5)
+    }
+    for line in omniglot:
+        config = line.configs()[0]
+        assert (config.updates, config.split_scheme, config.meta_batch, config.inner_steps) == (300, "released", 32, 2)
+        assert line.schedule.steps_at(300)[0] == 1
+        assert "zeroed" in line.schedule.heads
+
+
+def test_two_lines_with_the_same_training_are_one_run():
+    one = FIGURES["initialization-and-zeroing"].lines(Setting("local"))
+    other = FIGURES["zeroing-at-test"].lines(Setting("local"))
+    shared = {run.key for run in planned_runs(one)} & {run.key for run in planned_runs(other)}
+    assert len(shared) == len(planned_runs(other))
+
+
+def test_one_run_with_two_schedules_is_refused():
+    line = FIGURES["second-order-one-shot"].lines(Setting("smoke"))[0]
+    with pytest.raises(InputError, match="one run with two schedules"):
+        planned_runs([line, replace(line, schedule=replace(line.schedule, tasks=7))])
+
+
+def test_the_number_of_updates_and_what_is_measured_do_not_name_a_run():
+    assert planned((2,)).key == planned((2, 4)).key
+    assert planned(checkpoint_every=7).key == planned().key
+    assert planned(seed=1).key != planned().key
+    assert planned(inner_lr=0.3).key != planned().key
+
+
+def test_a_longer_run_continues_a_shorter_one(tmp_path):
+    place = Place(tmp_path)
+    assert carry_out(planned((2,)), place, never) == "complete"
+    first = planned((2,)).measured(tmp_path)
+    longer = planned((2, 4))
+    assert not longer.is_complete(tmp_path)
+    assert carry_out(longer, place, never) == "complete"
+    assert longer.measured(tmp_path)[2]["values"] == first[2]["values"]
+    trained = [r for r in read_records(longer.folder(tmp_path) / "records.jsonl") if r["kind"] == "training"]
+    assert [record["update"] for record in trained] == [1, 2, 3, 4]
+
+
+def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path):
+    """The process dies after update 3 of 4 without a chance to save more than its last checkpoint."""
+    run, asked = planned(), []
+
+    def dies() -> bool:
+        asked.append(True)
+        if len(asked) == 3:
+            raise MemoryError
+        return False
+
+    with pytest.raises(MemoryError):
+        carry_out(run, Place(tmp_path / "killed"), dies)
+    assert not run.is_complete(tmp_path / "killed")
+    for name in ("killed", "whole"):
+        assert carry_out(run, Place(tmp_path / name), never) == "complete"
+    assert run.measured(tmp_path / "killed") == run.measured(tmp_path / "whole")
+
+
+def test_a_complete_run_is_not_touched(tmp_path):
+    carry_out(planned(), Place(tmp_path), never)
+    files = {path: path.stat().st_mtime_ns for path in planned().folder(tmp_path).rglob("*")}
+    assert carry_out(planned(), Place(tmp_path), never) == "complete"
+    assert files == {path: path.stat().st_mtime_ns for path in planned().folder(tmp_path).rglob("*")}
+
+
+def test_a_run_that_another_process_works_on_is_left_alone(tmp_path):
+    run = planned()
+    with exclusive(tmp_path / f".{run.folder(tmp_path).name}.lock", "held"), pytest.raises(InUseError):
+        carry_out(run, Place(tmp_path), never)
+
+
+def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
+    bad = planned(shots=19, queries=15)
+    outcomes = {run.key: status for run, status in carry_out_all([bad, planned()], Place(tmp_path), 1, never)}
+    assert outcomes[planned().key] == "complete"
+    assert outcomes[bad.key].startswith("failed")
+
+
+def test_runs_in_two_processes_give_the_numbers_of_one(tmp_path):
+    runs = [planned(seed=seed) for seed in (0, 1)]
+    for jobs in (1, 2):
+        found = {run.key: status for run, status in carry_out_all(runs, Place(tmp_path / str(jobs)), jobs, never)}
+        assert set(found.values()) == {"complete"}
+    for run in runs:
+        assert run.measured(tmp_path / "1") == run.measured(tmp_path / "2")
+
+
+def test_another_grid_has_another_digest():
+    spec = FIGURES["inner-steps"]
+    digests = {
+        grid_digest(spec, Setting(scale, protocol)) for scale in ("local", "full") for protocol in ("paper", "released")
+    }
+    assert len(digests) == 4
