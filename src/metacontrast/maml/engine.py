@@ -1,12 +1,11 @@
 """How a batch of tasks runs: the one place that decides it, and the algorithm does not know.
 
-- `loop`: one task after the other, or spread over threads. The sum is always taken in task order: with one operator
-  thread in each worker the result is the same, bit for bit, for any number of workers.
+- `loop`: one task after the other, or spread over threads; tasks of small images a few at a time (`abreast`). The sum
+  is always taken in task order: with one operator thread in each worker the result is the same, bit for bit, for any
+  number of workers.
 - `vmap`: many tasks at once, as one batched program (`torch.func.vmap`).
 - `compiled-loop`, `compiled-vmap`: the same through `torch.compile`, whose first call takes a minute or so.
-- `auto`: `loop` on a CPU, `vmap` on a GPU.
-
-Where the inner loop moves the head alone, `loop` and `auto` take the features of several tasks at once (`head_only`).
+- `auto`: `loop` on a CPU, `vmap` on a GPU, but where the inner loop moves the head alone `loop` there too.
 """
 
 import contextlib
@@ -21,8 +20,8 @@ import torch
 from torch import Tensor
 
 from metacontrast.errors import InputError
+from metacontrast.maml.abreast import abreast_gradient
 from metacontrast.maml.checks import check_tasks
-from metacontrast.maml.head_only import head_only_gradient
 from metacontrast.maml.inner import Inner
 from metacontrast.maml.outer import Metrics, task_gradient, task_gradient_by_transform
 from metacontrast.model.model import Model
@@ -31,7 +30,8 @@ from metacontrast.types import Episode, Params, from_tensors, to_tensors
 EngineName = Literal["auto", "loop", "vmap", "compiled-loop", "compiled-vmap"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 
-_TASKS_OF_ONE_ENCODER = 4
+_MOST_ABREAST = 4
+_NUMBERS_ABREAST = 2**20
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Engine:
         if self.chunk is not None and self.chunk < 1:
             raise InputError(f"chunk={self.chunk}, but it must be 1 or more tasks")
 
-    def resolved(self, device: torch.device) -> EngineName:
+    def resolved(self, device: torch.device, inner: Inner) -> EngineName:
         """The engine that `auto` stands for on a device."""
         if self.name != "auto":
             return self.name
-        return "vmap" if device.type == "cuda" else "loop"
+        return "vmap" if device.type == "cuda" and inner.scope != "head" else "loop"
 
 
 def meta_gradient(
@@ -82,13 +82,13 @@ def meta_gradient(
         InputError: labels do not fit the images or the model's ways, or there is nothing to learn.
     """
     check_tasks(model, params, episodes, inner.scope)
-    name = engine.resolved(episodes.query_x.device)
-    if inner.scope == "head" and engine.name in ("auto", "loop"):
-        gradient_of, parts = partial(head_only_gradient, model, params, inner=inner), _chunks(episodes)
-    elif name == "loop":
-        gradient_of, parts = partial(task_gradient, model, params, inner=inner), unstack(episodes)
-    else:
+    name = engine.resolved(episodes.query_x.device, inner)
+    if name != "loop":
         gradient_of, parts = partial(_transformed(model, inner, name, engine.chunk), params), [episodes]
+    elif together := _tasks_abreast(model, episodes, inner):
+        gradient_of, parts = partial(abreast_gradient, model, params, inner=inner), _split(episodes, together)
+    else:
+        gradient_of, parts = partial(task_gradient, model, params, inner=inner), unstack(episodes)
     return _mean(_at(engine.precision, gradient_of), params, parts, executor)
 
 
@@ -131,9 +131,19 @@ def _mean(
     return from_tensors(like, [t / len(together.loss) for t in total]), together
 
 
-def _chunks(episodes: Episode) -> Iterator[Episode]:
-    """A few tasks each, as many whatever the number of workers, so that the result does not depend on it."""
-    return (Episode(*parts) for parts in zip(*(t.split(_TASKS_OF_ONE_ENCODER) for t in episodes), strict=True))
+def _tasks_abreast(model: Model, episodes: Episode, inner: Inner) -> int:
+    """How many tasks step side by side, whatever the number of workers, so that the result does not depend on it.
+
+    0 where they cannot, or where one task's images fill the cache by themselves.
+    """
+    if inner.scope != "head" and not model.runs_abreast(episodes.query_x):
+        return 0
+    return min(_MOST_ABREAST, _NUMBERS_ABREAST // episodes.query_x[0].numel())
+
+
+def _split(episodes: Episode, size: int) -> Iterator[Episode]:
+    """The tasks of a batch, so many at a time."""
+    return (Episode(*parts) for parts in zip(*(t.split(size) for t in episodes), strict=True))
 
 
 @functools.lru_cache(maxsize=16)

@@ -62,13 +62,17 @@ def classification_loss(
     Args:
         weights: of the images in the mean, with sum 1; None weighs them alike.
     """
-    if weights is None and loss == "cross_entropy":
-        return F.cross_entropy(logits, labels)
-    if loss == "cross_entropy":
-        each = F.cross_entropy(logits, labels, reduction="none")
-    else:
-        each = (logits - one_hot(labels, logits.shape[1], logits.dtype)).square().sum(1) / 2
+    each = image_losses(logits, labels, loss)
     return each.mean() if weights is None else weights @ each
+
+
+def image_losses(
+    logits: Float[Tensor, "*task image way"], labels: Int[Tensor, "*task image"], loss: Loss
+) -> Float[Tensor, "*task image"]:
+    """Cross entropy, or ½ |logits − one-hot(label)|², of every image."""
+    if loss == "cross_entropy":
+        return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view(labels.shape)
+    return (logits - one_hot(labels, logits.shape[-1], logits.dtype)).square().sum(-1) / 2
 
 
 def adapt(
@@ -142,7 +146,7 @@ def inner_step(
     counts as a parameter of its own here.
     """
     tensors = to_tensors(params)
-    moving = slice(*_moving(params, inner.scope))
+    moving = slice(*moving_part(params, inner.scope))
     second = inner.order == "second" and (differentiate is by_transform or any(t.requires_grad for t in tensors))
 
     def loss(moved: list[Tensor]) -> Tensor:
@@ -161,7 +165,7 @@ def descend(tensors: Sequence[Tensor], gradients: Sequence[Tensor | None], lr: f
     return [t if g is None else t - lr * g for t, g in zip(tensors, gradients, strict=True)]
 
 
-def _moving(params: Params, scope: Scope) -> tuple[int, int]:
+def moving_part(params: Params, scope: Scope) -> tuple[int, int]:
     """First and one past the last place, in the order of `to_tensors`, of the tensors that the inner loop moves."""
     encoder_end, end = len(params.encoder), len(to_tensors(params))
     return {"all": (0, end), "head": (encoder_end, end), "encoder": (0, encoder_end)}[scope]

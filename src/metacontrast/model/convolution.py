@@ -5,8 +5,11 @@
 Each is linear in both of its factors, so that the gradient at cotangents (u, v, s) of (∂x, ∂w, ∂b) is
 
     at ∂y:  u ⋆ w + x ⋆ v + s,    at x:  ∂y ⋆ᵀ v,    at w:  u ⋆ ∂y
+
+Weight and bias may have a leading axis for tasks, whose images then stand one after the other in x, as many of each.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +27,7 @@ class Geometry(NamedTuple):
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    """`torch.conv2d`, twice differentiable."""
+    """The convolution, twice differentiable."""
     return _Convolution.apply(x, weight, bias, geometry)
 
 
@@ -32,10 +35,28 @@ def gradients(
     cotangent: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: tuple[bool, bool, bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The gradients at x, weight and bias, those that are wanted."""
+    if weight.ndim == 5:
+        tasks = zip(cotangent.chunk(len(weight)), x.chunk(len(weight)), weight, strict=True)
+        at_x, at_weight, at_bias = zip(*(gradients(*task, geometry, wanted) for task in tasks), strict=True)
+        return _joined(at_x, torch.cat), _joined(at_weight, torch.stack), _joined(at_bias, torch.stack)
     stride, padding, dilation, groups = geometry
     return torch.ops.aten.convolution_backward(
         cotangent, x, weight, [len(weight)], stride, padding, dilation, False, [0, 0], groups, list(wanted)
     )
+
+
+def plain_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """`torch.conv2d`, with a weight for each task if there is a leading axis."""
+    if weight.ndim == 4:
+        return torch.conv2d(x, weight, bias, *geometry)
+    biases = [None] * len(weight) if bias is None else bias
+    return torch.cat(
+        [torch.conv2d(*task, *geometry) for task in zip(x.chunk(len(weight)), weight, biases, strict=True)]
+    )
+
+
+def _joined(parts: Sequence[Tensor | None], join: Callable[..., Tensor]) -> Tensor | None:
+    return None if parts[0] is None else join(parts)
 
 
 def differentiable_gradients(
@@ -50,7 +71,7 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.geometry = geometry
-        return torch.conv2d(x, weight, bias, *geometry)
+        return plain_convolution(x, weight, bias, geometry)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -75,12 +96,13 @@ class _Gradient(torch.autograd.Function):
         needs_cotangent, needs_x, needs_weight = ctx.needs_input_grad[:3]
         at_cotangent = at_x = at_weight = None
         if v is not None:
-            at_cotangent = torch.conv2d(x, v, s, *ctx.geometry) if needs_cotangent else None
+            at_cotangent = plain_convolution(x, v, s, ctx.geometry) if needs_cotangent else None
             at_x = gradients(cotangent, x, v, ctx.geometry, (True, False, False))[0] if needs_x else None
         elif s is not None:
-            at_cotangent = s.view(-1, 1, 1).expand_as(cotangent)
+            per_image = s if s.ndim == 1 else s.repeat_interleave(len(cotangent) // len(s), 0)
+            at_cotangent = per_image[..., None, None].expand_as(cotangent)
         if u is not None:
-            through_x = torch.conv2d(u, weight, None, *ctx.geometry) if needs_cotangent else None
+            through_x = plain_convolution(u, weight, None, ctx.geometry) if needs_cotangent else None
             at_cotangent = through_x if at_cotangent is None else at_cotangent + through_x
             wanted = (False, needs_weight, False)
             at_weight = gradients(cotangent, u, weight, ctx.geometry, wanted)[1]

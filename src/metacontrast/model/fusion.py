@@ -5,7 +5,6 @@ encoder profits. Layers keep their names and parameters. The arithmetic is in `n
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -19,7 +18,7 @@ from metacontrast.model.normalization import TaskBatchNorm
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 Layers = list[nn.Module]
-Block = Callable[[Tensor], Tensor]
+Block = nn.Module | partial[Tensor]
 
 
 def fuse(module: nn.Module) -> nn.Module:
@@ -34,6 +33,13 @@ def _is_watched(module: nn.Module) -> bool:
     return any(each._forward_hooks or each._forward_pre_hooks or each._backward_hooks for each in module.modules())
 
 
+def takes_tasks(encoder: nn.Module) -> bool:
+    """Whether all parameters of a fused encoder may have a leading axis for tasks: they are all in blocks."""
+    inside = [module for module in encoder.modules() if isinstance(module, FusedSequential) and module.takes_tasks]
+    covered = {id(p) for module in inside for p in module.parameters()}
+    return all(id(p) in covered for p in encoder.parameters())
+
+
 def runs_fused(x: Tensor) -> bool:
     """Whether blocks run as one on `x`: on a CPU, outside `torch.func` transforms and `torch.compile`."""
     transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
@@ -46,6 +52,11 @@ class FusedSequential(nn.Sequential):
     def __init__(self, layers: nn.Sequential):
         super().__init__(OrderedDict(layers._modules))
         self._blocks = tuple(_blocks(list(layers)))
+
+    @property
+    def takes_tasks(self) -> bool:
+        """Whether every layer with parameters is in a block, so that parameters may have a leading axis for tasks."""
+        return all(isinstance(block, partial) or not list(block.parameters()) for block in self._blocks)
 
     def forward(self, input: Tensor) -> Tensor:
         """The output of the last layer."""

@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from metacontrast.errors import InputError
 from metacontrast.model import normalization
-from metacontrast.model.fusion import fuse, runs_fused
+from metacontrast.model.fusion import fuse, runs_fused, takes_tasks
 from metacontrast.model.head import HeadKind, check_ways, draw_head, prototype_head, repeat_head
 from metacontrast.model.normalization import AnyNorm
 from metacontrast.types import Head, Params
@@ -98,6 +98,10 @@ class Model:
         """The same model with the encoder's own buffers on `device`."""
         return replace(self, encoder=copy.deepcopy(self.encoder).to(device))
 
+    def runs_abreast(self, images: Tensor) -> bool:
+        """Whether `features` takes an encoder whose parameters have a leading axis for tasks, on such images."""
+        return self.fused and self._own.takes_tasks and runs_fused(images)
+
     def features(
         self,
         encoder: dict[str, Tensor],
@@ -166,6 +170,7 @@ class _PerThread(threading.local):
         self.fused = fused
         own = copy.deepcopy(encoder)
         self.encoder = fuse(own) if fused else own
+        self.takes_tasks = takes_tasks(self.encoder)
         self.task_buffers = normalization.task_buffer_names(self.encoder)
 
     def __reduce__(self) -> tuple[type["_PerThread"], tuple[nn.Module, bool]]:

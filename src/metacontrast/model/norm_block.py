@@ -22,7 +22,7 @@ Where only the first images of a task set the statistics, the terms with 1 / M a
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -43,36 +43,43 @@ Gradients = tuple[Tensor, Tensor, Tensor]
 
 def norm_block(
     y: Float[Tensor, "batch channel *space"],
-    gamma: Float[Tensor, " channel"],
-    beta: Float[Tensor, " channel"],
+    gamma: Float[Tensor, "*task channel"],
+    beta: Float[Tensor, "*task channel"],
     layout: Layout,
     epsilon: float,
 ) -> Float[Tensor, "batch channel *smaller"]:
-    """The block's output, on a CPU; twice differentiable in `y`, `gamma` and `beta`."""
+    """The block's output, on a CPU; twice differentiable in `y`, `gamma` and `beta`.
+
+    Args:
+        gamma, beta: the same for all tasks, or with a leading axis for them.
+    """
     if y.ndim != 4:
         flat = norm_block(y.reshape(*y.shape[:2], -1, 1), gamma, beta, layout, epsilon)
         return flat.reshape(y.shape)
-    return _Block.apply(_channels_last(y), gamma, beta, _typed(layout, gamma), epsilon)
+    return _Block.apply(_channels_last(y), *_for_tasks(y, gamma, beta, layout), _typed(layout, gamma), epsilon)
 
 
 def convolution_block(
     x: Float[Tensor, "batch channel height width"],
-    weight: Float[Tensor, "filter channel kernel_h kernel_w"],
-    bias: Float[Tensor, " filter"] | None,
+    weight: Float[Tensor, "*task filter channel kernel_h kernel_w"],
+    bias: Float[Tensor, "*task filter"] | None,
     geometry: Geometry,
-    gamma: Float[Tensor, " filter"],
-    beta: Float[Tensor, " filter"],
+    gamma: Float[Tensor, "*task filter"],
+    beta: Float[Tensor, "*task filter"],
     layout: Layout,
     epsilon: float,
 ) -> Float[Tensor, "batch filter smaller_h smaller_w"]:
-    """The output of a convolution followed by the block; twice differentiable in `x` and the four parameters."""
+    """The output of a convolution followed by the block; twice differentiable in `x` and the four parameters.
+
+    Each parameter is the same for all tasks or has a leading axis for them.
+    """
     if torch.is_autocast_enabled("cpu"):
         x, weight, bias = (None if t is None else t.to(torch.get_autocast_dtype("cpu")) for t in (x, weight, bias))
     at_once = _images_at_once(x, weight, geometry)
     if at_once >= len(x):
-        return norm_block(convolve(x, weight, bias, geometry), gamma, beta, layout, epsilon)
+        return norm_block(convolve(_channels_last(x), weight, bias, geometry), gamma, beta, layout, epsilon)
     rest = _Rest(geometry, at_once, _typed(layout, gamma), epsilon)
-    return _ConvolutionBlock.apply(_channels_last(x), weight, bias, gamma, beta, rest)
+    return _ConvolutionBlock.apply(_channels_last(x), weight, bias, *_for_tasks(x, gamma, beta, layout), rest)
 
 
 _CACHE_BYTES = 6 * 2**20
@@ -80,11 +87,11 @@ _CACHE_BYTES = 6 * 2**20
 
 def _images_at_once(x: Tensor, weight: Tensor, geometry: Geometry) -> int:
     """How many images' convolutions stay in a processor's cache."""
-    sizes = zip(x.shape[2:], weight.shape[2:], *geometry[:3], strict=True)
+    sizes = zip(x.shape[2:], weight.shape[-2:], *geometry[:3], strict=True)
     places = math.prod(
         (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for size, kernel, stride, pad, dilation in sizes
     )
-    return max(1, _CACHE_BYTES // (len(weight) * places * x.element_size()))
+    return max(1, _CACHE_BYTES // (weight.shape[-4] * places * x.element_size()))
 
 
 class _Block(torch.autograd.Function):
@@ -107,10 +114,14 @@ class _ConvolutionBlock(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor, beta: Tensor, rest: "_Rest"
     ) -> Tensor:
-        ys = [torch.conv2d(part, weight, bias, *rest.geometry) for part in x.split(rest.at_once)]
+        parts = list(_parts(len(x), weight, rest))
+        ys = [
+            _channels_last(torch.conv2d(x[here], _own(weight, task), _own(bias, task), *rest.geometry))
+            for here, task in parts
+        ]
         out, *saved = _forward(ys, gamma, beta, rest.layout, rest.epsilon)
         ctx.save_for_backward(x, weight, bias, gamma, beta, *saved)
-        ctx.ys, ctx.rest = ys, rest
+        ctx.ys, ctx.parts, ctx.rest = ys, parts, rest
         return out
 
     @staticmethod
@@ -122,17 +133,41 @@ class _ConvolutionBlock(torch.autograd.Function):
         layout, norm = ctx.rest.layout, _norm(gamma, beta, mean, scale)
         sums = _picked_sums(cotangent, ctx.ys if layout.window == 1 else [picked], norm, layout)
         shares = (sums / _count(ctx.ys[0], layout)).numpy()
-        buffer, parts = torch.empty_like(ctx.ys[0]), []
-        for start, y in _numbered(ctx.ys):
-            dy, here = buffer[: len(y)], slice(start, start + len(y))
+        buffer, found = torch.empty_like(max(ctx.ys, key=len)), []
+        for y, (here, task) in zip(ctx.ys, ctx.parts, strict=True):
+            dy = buffer[: len(y)]
             norm_kernels.input_gradient(
-                _array(cotangent[here]), _array(y), _code(code, here), start, layout, norm, shares, _array(dy)
+                _array(cotangent[here]), _array(y), _code(code, here), here.start, layout, norm, shares, _array(dy)
             )
-            parts.append(gradients(dy, x[here], weight, ctx.rest.geometry, ctx.needs_input_grad[:3]))
-        at_x, at_weight, at_bias = zip(*parts, strict=True)
+            found.append(gradients(dy, x[here], _own(weight, task), ctx.rest.geometry, ctx.needs_input_grad[:3]))
+        at_x, at_weight, at_bias = zip(*found, strict=True)
+        tasks = [task for _, task in ctx.parts]
         whole_x = torch.cat(at_x) if ctx.needs_input_grad[0] else None
-        whole_bias = sum(at_bias) if ctx.needs_input_grad[2] else None
-        return whole_x, sum(at_weight), whole_bias, sums[1].sum(0), sums[0].sum(0), None
+        whole_bias = _summed(at_bias, tasks) if ctx.needs_input_grad[2] else None
+        return whole_x, _summed(at_weight, tasks), whole_bias, sums[1], sums[0], None
+
+
+def _parts(images: int, weight: Tensor, rest: "_Rest") -> Iterator[tuple[slice, int | None]]:
+    """Images that are convolved together, and the task whose weight they take, None where all share one."""
+    tasks = [None] if weight.ndim == 4 else list(range(len(weight)))
+    size = images // len(tasks)
+    for number, task in enumerate(tasks):
+        end = (number + 1) * size
+        for start in range(number * size, end, rest.at_once):
+            yield slice(start, min(start + rest.at_once, end)), task
+
+
+def _own(tensor: Tensor | None, task: int | None) -> Tensor | None:
+    """A task's own part of a parameter."""
+    return tensor if tensor is None or task is None else tensor[task]
+
+
+def _summed(parts: Sequence[Tensor], tasks: list[int | None]) -> Tensor:
+    """The sum of the parts, or of each task's own."""
+    sums: dict[int | None, Tensor] = {}
+    for part, task in zip(parts, tasks, strict=True):
+        sums[task] = sums[task] + part if task in sums else part
+    return sums[None] if None in sums else torch.stack(list(sums.values()))
 
 
 class _Rest(NamedTuple):
@@ -173,7 +208,7 @@ class _BlockGradient(torch.autograd.Function):
         ctx.save_for_backward(cotangent, y, gamma, beta, mean, scale, code, sums)
         ctx.layout = layout
         ctx.set_materialize_grads(False)
-        return out, sums[1].sum(0), sums[0].sum(0)
+        return out, sums[1], sums[0]
 
     @staticmethod
     @once_differentiable
@@ -194,7 +229,7 @@ class _BlockGradient(torch.autograd.Function):
         norm_kernels.second_gradients(
             *arrays, 0, layout, norm, at_cotangent.numpy(), at_y.numpy(), _array(out_cotangent), _array(out)
         )
-        return out_cotangent, out, (r * inner).sum(0), None, None, None, None, None, None
+        return out_cotangent, out, r * inner, None, None, None, None, None, None
 
 
 def _forward(
@@ -232,6 +267,12 @@ def _picked_sums(cotangent: Tensor, picked: list[Tensor], norm: Norm, layout: La
         here = _array(cotangent[start : start + len(part)])
         norm_kernels.picked_sums(here, _array(part), start, layout, norm, sums.numpy())
     return sums.to(_torch_type(norm))
+
+
+def _for_tasks(x: Tensor, gamma: Tensor, beta: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+    """γ and β with an axis for tasks."""
+    tasks = len(x) // layout.size
+    return gamma.expand(tasks, -1).contiguous(), beta.expand(tasks, -1).contiguous()
 
 
 def _numbered(parts: list[Tensor]) -> Iterator[tuple[int, Tensor]]:

@@ -41,7 +41,7 @@ class Layout(NamedTuple):
 
 
 class Norm(NamedTuple):
-    """γ and β per channel, μ and r per task and channel."""
+    """γ, β, μ and r per task and channel."""
 
     gamma: NDArray[Any]
     beta: NDArray[Any]
@@ -145,7 +145,7 @@ def summarize(y, start, layout, gamma, pivot, sums, picked, code):
                     sums[0, g, c] += row[c]
                     sums[1, g, c] += square[c]
             if layout.window == 2 and h % 2 == 1:
-                _pick(y[n, h - 1], y[n, h], gamma, picked[n, h // 2], code[n, h // 2])
+                _pick(y[n, h - 1], y[n, h], gamma[g], picked[n, h // 2], code[n, h // 2])
 
 
 @_compiled
@@ -187,7 +187,7 @@ def normalize(picked, start, layout, norm, out):
             for w in range(width):
                 for c in range(channels):
                     x = (_bent(_value(picked[n, h, w, c]), layout.before) - norm.mean[g, c]) * norm.scale[g, c]
-                    v = norm.gamma[c] * x + norm.beta[c]
+                    v = norm.gamma[g, c] * x + norm.beta[g, c]
                     out[n, h, w, c] = _stored(_bent(v, layout.after), out[n, h, w, c])
 
 
@@ -203,7 +203,7 @@ def picked_sums(cotangent, picked, start, layout, norm, sums):
             for w in range(width):
                 for c in range(channels):
                     x = (_bent(_value(picked[n, h, w, c]), layout.before) - norm.mean[g, c]) * norm.scale[g, c]
-                    v = norm.gamma[c] * x + norm.beta[c]
+                    v = norm.gamma[g, c] * x + norm.beta[g, c]
                     moved = _value(cotangent[n, h, w, c]) * _slope(v, layout.after)
                     row[0, c] += moved
                     row[1, c] += moved * x
@@ -226,14 +226,14 @@ def input_gradient(cotangent, y, code, start, layout, norm, sums, out):
                 for c in range(channels):
                     value = _value(y[n, h, w, c])
                     x = (_bent(value, layout.before) - norm.mean[g, c]) * norm.scale[g, c]
-                    v = norm.gamma[c] * x + norm.beta[c]
+                    v = norm.gamma[g, c] * x + norm.beta[g, c]
                     moved = (
                         _hit(code[n * pools, i * pools, j * pools, c], place)
                         * _value(cotangent[n, i, j, c])
                         * _slope(v, layout.after)
                     )
                     moved -= counted * (sums[0, g, c] + x * sums[1, g, c])
-                    moved *= norm.gamma[c] * norm.scale[g, c] * _slope(value, layout.before)
+                    moved *= norm.gamma[g, c] * norm.scale[g, c] * _slope(value, layout.before)
                     out[n, h, w, c] = _stored(moved, out[n, h, w, c])
 
 
@@ -256,7 +256,7 @@ def cotangent_sums(u, cotangent, y, code, start, layout, norm, sums):
                     turned = _value(u[n, h, w, c]) * _slope(value, layout.before)
                     row[0, c] += turned * counted
                     row[1, c] += turned * x * counted
-                    v = norm.gamma[c] * x + norm.beta[c]
+                    v = norm.gamma[g, c] * x + norm.beta[g, c]
                     moved = (
                         _hit(code[n * pools, i * pools, j * pools, c], place)
                         * _value(cotangent[n, i, j, c])
@@ -287,7 +287,7 @@ def second_gradients(u, cotangent, y, code, start, layout, norm, at_cotangent, a
                     x = (_bent(value, layout.before) - norm.mean[g, c]) * norm.scale[g, c]
                     turned = _value(u[n, h, w, c]) * _slope(value, layout.before)
                     bend = _hit(code[n * pools, i * pools, j * pools, c], place) * _slope(
-                        norm.gamma[c] * x + norm.beta[c], layout.after
+                        norm.gamma[g, c] * x + norm.beta[g, c], layout.after
                     )
                     moved = counted * (at_y[0, g, c] * turned + at_y[1, g, c] + at_y[2, g, c] * x)
                     moved += at_y[3, g, c] * _value(cotangent[n, i, j, c]) * bend

@@ -1,0 +1,103 @@
+"""The outer gradient of several tasks that step side by side: parameters get a leading axis for tasks.
+
+    L = Σ over tasks of L_t(θ_t),    ∂L/∂θ_t = ∂L_t/∂θ_t
+
+so one derivative of the sum is every task's own. What all tasks have in common is done once: the features of an
+encoder that does not move (ANIL) are one pass over the images of all tasks, and where it does move, the work between
+its convolutions is shared (see `metacontrast.model.norm_block`). The arithmetic is that of `inner` and `outer`.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from metacontrast.maml.inner import Inner, by_autograd, descend, image_losses, moving_part
+from metacontrast.maml.outer import Metrics
+from metacontrast.model.head import prototype_head
+from metacontrast.model.model import Model
+from metacontrast.types import Episode, Head, Params, from_tensors, to_tensors
+
+
+def abreast_gradient(model: Model, params: Params, episodes: Episode, inner: Inner) -> tuple[Params, Metrics]:
+    """The sum of the tasks' outer gradients, and the metrics of every task.
+
+    Args:
+        episodes: tasks of one shape, stacked along a leading axis.
+        inner: with a scope other than `head` only where `Model.runs_abreast`.
+    """
+    leaves = [t.detach().requires_grad_() for t in to_tensors(params)]
+    with torch.enable_grad():
+        adapted = _adapt(model, _start(model, from_tensors(params, leaves), episodes, inner), episodes, inner)
+        logits = _logits(adapted.head, _query_features(model, adapted.encoder, episodes))
+        losses = image_losses(logits, episodes.query_y, inner.loss).mean(1)
+        gradients = torch.autograd.grad(losses.sum(), leaves, materialize_grads=True)
+    accuracy = (logits.argmax(2) == episodes.query_y).to(logits.dtype).mean(1)
+    return from_tensors(params, gradients), Metrics(losses.detach(), accuracy)
+
+
+def _start(model: Model, params: Params, episodes: Episode, inner: Inner) -> Params:
+    """Every task's parameters before its first step; an encoder that does not move stays one for all."""
+    tasks = len(episodes.support_y)
+    encoder = params.encoder
+    if inner.scope != "head":
+        encoder = {name: t.expand(tasks, *t.shape) for name, t in encoder.items()}
+    if model.head == "prototype":
+        support = _features(model, params.encoder, episodes.support_x)
+        heads = [prototype_head(*task, model.ways) for task in zip(support, episodes.support_y, strict=True)]
+        return Params(encoder, Head(torch.stack([h.weight for h in heads]), torch.stack([h.bias for h in heads])))
+    weight, bias = params.head
+    head = Head(weight.expand(tasks, model.ways, -1), None if bias is None else bias.expand(tasks, model.ways))
+    return Params(encoder, head)
+
+
+def _adapt(model: Model, params: Params, episodes: Episode, inner: Inner) -> Params:
+    """The tasks' parameters after the inner loop."""
+    support = None
+    if inner.scope == "head":
+        with torch.set_grad_enabled(inner.order == "second"):
+            support = _features(model, params.encoder, episodes.support_x)
+    for _ in range(inner.steps):
+        params = _step(model, params, episodes, inner, support)
+    return params
+
+
+def _step(model: Model, params: Params, episodes: Episode, inner: Inner, support: Tensor | None) -> Params:
+    """One gradient step of all tasks; `support` are the features of an encoder that does not move."""
+    tensors, second = to_tensors(params), inner.order == "second"
+    moving = slice(*moving_part(params, inner.scope))
+
+    def loss(moved: list[Tensor]) -> Tensor:
+        inputs = list(tensors) if second else [t.detach() for t in tensors]
+        inputs[moving] = moved
+        at = from_tensors(params, inputs)
+        features = _features(model, at.encoder, episodes.support_x) if support is None else support
+        return image_losses(_logits(at.head, features), episodes.support_y, inner.loss).mean(1).sum()
+
+    gradients: list[Tensor | None] = [None] * len(tensors)
+    gradients[moving] = by_autograd(loss, tensors[moving], second)
+    return from_tensors(params, descend(tensors, gradients, inner.lr))
+
+
+def _features(
+    model: Model,
+    encoder: dict[str, Tensor],
+    images: Float[Tensor, "task image channel height width"],
+    reference: int = 0,
+) -> Float[Tensor, "task image feature"]:
+    """Every task's features."""
+    found = model.features(encoder, images.flatten(0, 1), reference, len(images))
+    return found.unflatten(0, images.shape[:2])
+
+
+def _query_features(model: Model, encoder: dict[str, Tensor], episodes: Episode) -> Float[Tensor, "task query feature"]:
+    """Every task's query features under the model's normalization policy."""
+    if model.norm != "inductive":
+        return _features(model, encoder, episodes.query_x)
+    shots = episodes.support_y.shape[1]
+    both = torch.cat([episodes.support_x, episodes.query_x], 1)
+    return _features(model, encoder, both, reference=shots)[:, shots:]
+
+
+def _logits(heads: Head, features: Float[Tensor, "task image feature"]) -> Float[Tensor, "task image way"]:
+    scores = features @ heads.weight.transpose(1, 2)
+    return scores if heads.bias is None else scores + heads.bias[:, None]
