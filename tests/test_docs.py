@@ -18,6 +18,7 @@ SHRINK = {
     "demo": ["--updates", "2", "--eval-every", "0", "--eval-episodes", "3", "--meta-batch", "2", "--episodes", "3"],
     "evaluate": ["--episodes", "3"],
     "explain": ["--episodes", "3"],
+    "bench": ["--cases", "a", "--orders", "first", "--engines", "ours", "--repeats", "1"],
 }
 NOT_HERE = ("mini-imagenet", "data get")
 REAL = ("omniglot", "cifar-fs")
