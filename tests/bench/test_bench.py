@@ -81,12 +81,12 @@ def test_the_floor_counts_the_convolutions_that_the_plain_loop_runs(order, scope
 @every_order_and_scope
 @pytest.mark.parametrize("case", [GREY, COLOUR], ids=lambda case: case.name)
 def test_the_plain_loop_and_this_library_compute_the_same(case, order, scope, tmp_path):
-    """The peers' network is the package's, strided and pooled; float32 rounding is far below what is called wrong."""
-    job = write_job(replace(case, scope=scope), order, "cpu", tmp_path, seed=1)
+    """The peers' network is the package's, strided and pooled; float64 rounding is far below what is called wrong."""
+    job = replace(write_job(replace(case, scope=scope), order, "cpu", tmp_path, seed=1), dtype="float64")
     expected = torch.cat([g.ravel() for g in ours.prepare(job)()])
     found = torch.cat([g.ravel() for g in plain.prepare(job)()])
     assert expected.norm() > 1e-3
-    assert (found - expected).norm() <= TOLERANCE / 10 * expected.norm()
+    assert (found - expected).norm() <= TOLERANCE / 1000 * expected.norm()
 
 
 @every_order_and_scope
@@ -114,12 +114,18 @@ def script(*lines: str) -> tuple[str, ...]:
 
 
 WRONG = script(
-    "from metacontrast.bench.peers import plain, process",
-    "def prepare(job):",
-    "    run = plain.prepare(job)",
-    "    return lambda: [1.001 * g for g in run()]",
-    "process.serve(process.timed(prepare))",
+    "import json, sys, numpy",
+    "job = json.loads(sys.stdin.readline())",
+    "if job['gradient']:",
+    "    with numpy.load(job['tensors']) as file:",
+    "        start = [file[f'p{i}'] for i in range(sum(name.startswith('p') for name in file.files))]",
+    "    numpy.savez(job['gradient'], **{f'g{i}': p for i, p in enumerate(start)})",
+    "print('{}', flush=True)",
+    "for _ in sys.stdin:",
+    "    print(json.dumps({'seconds': 1e-6}), flush=True)",
+    "print(json.dumps({'peak_mb': 1.0}), flush=True)",
 )
+"""A very fast engine that returns the parameters where the gradient is asked for."""
 
 
 def test_engines_are_compared_and_the_wrong_the_dead_and_the_missing_are_named(one_thread_each):
@@ -136,9 +142,10 @@ def test_engines_are_compared_and_the_wrong_the_dead_and_the_missing_are_named(o
     assert list(rows) == [engine.name for engine in chosen]
     assert (rows["dead"].note, rows["absent"].note) == ("it needs another PyTorch", "not installed")
     assert rows["dead"].seconds is None
-    assert rows["wrong"].note == "wrong gradient (off by 1.0e-03)"
+    assert rows["wrong"].note.startswith("wrong gradient (off by ")
+    assert rows["wrong"].seconds < rows["plain"].seconds
     assert rows["plain"].note == ""
-    assert rows["plain"].gradient_error <= TOLERANCE / 10
+    assert rows["plain"].gradient_error <= TOLERANCE / 1000
     assert rows["plain"].ratio_to_best_peer == 1, "the wrong one is no peer to beat"
     assert rows["ours"].ratio_to_best_peer == pytest.approx(rows["plain"].seconds / rows["ours"].seconds)
     assert rows["ours"].ratio_to_floor == pytest.approx(rows["ours"].seconds / rows["floor"].seconds)

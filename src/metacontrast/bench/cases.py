@@ -100,7 +100,7 @@ def layers(case: Case) -> tuple[Layer, ...]:
 
 
 def write_job(case: Case, order: Order, device: str, folder: Path, seed: int) -> Job:
-    """The case as every engine is asked for it, its tensors in a file; each engine writes its gradient elsewhere."""
+    """The case as every engine is asked for it, with its tensors in a file."""
     params, episodes = draw(case, seed)
     tensors = {f"p{i}": t for i, t in enumerate(to_tensors(params))} | episodes._asdict()
     file = folder / f"{case.name}.npz"
@@ -109,7 +109,7 @@ def write_job(case: Case, order: Order, device: str, folder: Path, seed: int) ->
     values = dataclasses.asdict(case)
     shared = {name: values[name] for name in _JOB_FIELDS}
     all_layers = [dataclasses.asdict(layer) for layer in layers(case)]
-    return Job(tensors=str(file), gradient="", layers=all_layers, order=order, device=device, **shared)
+    return Job(str(file), "", "float32", all_layers, order, device, **shared)
 
 
 def case_of(job: Job) -> Case:

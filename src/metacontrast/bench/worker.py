@@ -15,21 +15,21 @@ from metacontrast.bench.peers.job import Job
 
 
 class Worker:
-    """An engine at work on one job: started, asked for one measurement at a time, then closed.
+    """An engine at work on one job: started, asked for one measurement at a time, then finished.
 
     `refused` says why there is none to be had, if so.
     """
 
     def __init__(self, engine: Engine, job: Job, folder: Path):
         self.refused = engine.missing
-        self._gradient, self._errors = folder / f"{engine.name}.npz", folder / f"{engine.name}.txt"
+        self._errors = folder / f"{engine.name}.txt"
         self._process: subprocess.Popen[str] | None = None
         if not self.refused:
             with self._errors.open("w") as errors:
                 self._process = subprocess.Popen(
                     engine.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
                 )
-            self._ask(json.dumps(asdict(replace(job, gradient=str(self._gradient)))))
+            self._ask(json.dumps(asdict(job)))
 
     def __enter__(self) -> "Worker":
         return self
@@ -49,13 +49,6 @@ class Worker:
             return None
         out, _ = self._process.communicate()
         return json.loads(out)["peak_mb"]
-
-    def gradient(self) -> np.ndarray | None:
-        """The engine's outer gradient as one vector."""
-        if self.refused or not self._gradient.exists():
-            return None
-        with np.load(self._gradient) as file:
-            return np.concatenate([file[f"g{i}"].ravel() for i in range(len(file.files))]).astype(np.float64)
 
     def _ask(self, line: str) -> dict[str, Any]:
         process = self._process
@@ -80,3 +73,16 @@ class Worker:
             return f"ended by {signal.Signals(-status).name}{hint}"
         lines = self._errors.read_text(errors="replace").strip().splitlines()
         return lines[-1][:120] if lines else f"ended with status {status}"
+
+
+def exact_gradient(engine: Engine, job: Job, folder: Path) -> np.ndarray | str:
+    """The engine's outer gradient in float64 as one vector, or why there is none.
+
+    In float32 the same mathematics differs by up to some per cent, where rounding tips a ReLU or a max-pool.
+    """
+    path = folder / f"{engine.name}.npz"
+    with Worker(engine, replace(job, dtype="float64", gradient=str(path)), folder) as worker:
+        if worker.refused:
+            return worker.refused
+    with np.load(path) as file:
+        return np.concatenate([file[f"g{i}"].ravel() for i in range(len(file.files))])

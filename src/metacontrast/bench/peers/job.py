@@ -21,7 +21,8 @@ class Job:
         tensors: path of an npz file: the parameters `p0`, `p1`, ... in the network's order (per block weight and bias
             of the convolution, then of the batch norm; weight and bias of the head), and the tasks `support_x`,
             `support_y`, `query_x`, `query_y` along a leading axis.
-        gradient: path of the npz file to write the first gradient to, `g0`, `g1`, ...
+        gradient: path of the npz file to write the first gradient to, `g0`, `g1`, ...; empty for none.
+        dtype: `float32` or `float64`.
         layers: of every convolution channels, filters, kernel, stride, padding, size, pooled.
         order: `first` or `second`.
         device: `cpu` or `cuda`.
@@ -30,6 +31,7 @@ class Job:
 
     tensors: str
     gradient: str
+    dtype: str
     layers: list[dict[str, Any]]
     order: str
     device: str
@@ -48,19 +50,25 @@ class Job:
         """The starting parameters."""
         with np.load(self.tensors) as file:
             count = sum(name.startswith("p") for name in file.files)
-            return [torch.from_numpy(file[f"p{i}"]).to(self.device) for i in range(count)]
+            return [self._place(file[f"p{i}"]) for i in range(count)]
 
     def batch(self) -> list[Tensor]:
         """support_x, support_y, query_x, query_y of all tasks."""
         with np.load(self.tensors) as file:
             names = ("support_x", "support_y", "query_x", "query_y")
-            return [torch.from_numpy(file[name]).to(self.device) for name in names]
+            return [self._place(file[name]) for name in names]
 
     def episodes(self) -> list[tuple[Tensor, ...]]:
         """The same, task by task."""
         return list(zip(*self.batch(), strict=True))
 
     def write_gradient(self, gradient: list[Tensor]) -> None:
-        """Keep the gradient for the comparison."""
+        """Keep the gradient for the comparison, if asked to."""
+        if not self.gradient:
+            return
         arrays: dict[str, Any] = {f"g{i}": g.detach().cpu().numpy() for i, g in enumerate(gradient)}
         np.savez(self.gradient, **arrays)
+
+    def _place(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array).to(self.device)
+        return tensor.to(getattr(torch, self.dtype)) if tensor.is_floating_point() else tensor

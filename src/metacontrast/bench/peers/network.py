@@ -19,7 +19,7 @@ class Network(nn.Module):
         params = job.params()
         self.encoder = nn.Sequential(*blocks, nn.Flatten())
         self.head = nn.Linear(params[-2].shape[1], job.ways)
-        self.to(job.device)
+        self.to(job.device, getattr(torch, job.dtype))
         with torch.no_grad():
             for own, start in zip(self.parameters(), params, strict=True):
                 own.copy_(start)

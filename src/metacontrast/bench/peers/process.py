@@ -30,6 +30,7 @@ def serve(start: Callable[[Job], Measure]) -> None:
         print(json.dumps(values), file=channel, flush=True)
 
     job = Job(**json.loads(sys.stdin.readline()))
+    torch.set_default_dtype(getattr(torch, job.dtype))
     try:
         measure = start(job)
         answer(ready=True)
@@ -41,7 +42,7 @@ def serve(start: Callable[[Job], Measure]) -> None:
 
 
 def timed(prepare: Callable[[Job], Callable[[], list[Tensor]]]) -> Callable[[Job], Measure]:
-    """Seconds of an engine's outer gradient; the first one is written down for comparison and not timed."""
+    """Seconds of an engine's outer gradient; the first one is for comparison and not timed."""
 
     def start(job: Job) -> Measure:
         run = prepare(job)
