@@ -1,6 +1,8 @@
 """Every engine against the slow reference on the real encoders, and what engines may and may not change."""
 
 import itertools
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -12,7 +14,7 @@ import reference
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import Engine, meta_gradient
 from metacontrast.maml.inner import Inner
-from metacontrast.model.encoders import build_encoder, conv4
+from metacontrast.model.encoders import build_encoder
 from metacontrast.model.model import Model
 from metacontrast.types import Episode, Params, map_params, to_tensors
 
@@ -20,9 +22,9 @@ TOLERANCE = 1e-12
 """As in `test_meta_gradient`: two orders of summation, of which 1e-12 of the largest gradient leaves room."""
 
 ENCODERS = {
-    "conv4": ((3, 20, 20), 6),
+    "conv4": ((3, 32, 32), 4),
     "conv4-released": ((1, 28, 28), 6),
-    "resnet12": ((1, 16, 16), 2),
+    "resnet12": ((1, 32, 32), 2),
     "mlp": ((1, 6, 6), 8),
 }
 
@@ -38,7 +40,7 @@ def start(model: Model) -> Params:
 
 def batch(shape: tuple[int, int, int], tasks: int = 3, ways: int = 3) -> list[Episode]:
     rng = generator(7)
-    return [encoders_plain.random_episode(rng, ways, 2, 4, shape) for _ in range(tasks)]
+    return [encoders_plain.random_episode(rng, ways, 4, 4, shape) for _ in range(tasks)]
 
 
 def stack(episodes: list[Episode]) -> Episode:
@@ -64,9 +66,9 @@ def test_every_engine_gives_the_references_gradient(name, order, steps, scope, e
     model = Model(build_encoder(name, shape, filters), ways=3)
     plain = replace(model, fused=False)
     params, episodes = start(model), batch(shape)
-    expected = reference.meta_gradient(plain.features, params, episodes, steps, 0.03, scope, order)
+    expected = reference.meta_gradient(plain.features, params, episodes, steps, 0.01, scope, order)
     chosen = Engine(engine, chunk=2 if engine == "vmap" else None)
-    found, metrics = meta_gradient(model, params, stack(episodes), Inner(steps, 0.03, scope, order), engine=chosen)
+    found, metrics = meta_gradient(model, params, stack(episodes), Inner(steps, 0.01, scope, order), engine=chosen)
     assert distance(found, expected) <= TOLERANCE
     assert metrics.loss.shape == metrics.accuracy.shape == (3,)
 
@@ -130,7 +132,7 @@ def test_bfloat16_is_coarser_and_only_by_choice(scope, order):
     )
     assert coarse.dtype == torch.float32
     assert not torch.allclose(exact, coarse, rtol=1e-4)
-    assert torch.cosine_similarity(exact, coarse, dim=0) > 0.98
+    assert torch.cosine_similarity(exact, coarse, dim=0) > 0.95
 
 
 def test_tf32_is_refused_on_a_cpu():
@@ -144,13 +146,32 @@ def test_a_chunk_of_no_tasks_is_refused():
         Engine(chunk=0)
 
 
+COMPILED = """
+import sys, torch
+from metacontrast.maml.engine import Engine, meta_gradient
+from metacontrast.maml.inner import Inner
+from metacontrast.model.encoders import conv4
+from metacontrast.model.model import Model
+from metacontrast.types import Episode, to_tensors
+
+engine, order = sys.argv[1:]
+torch.set_default_dtype(torch.float64)
+generator = torch.Generator().manual_seed(0)
+model, y = Model(conv4(1, 8, filters=4, blocks=2), ways=3), torch.arange(3).repeat(2, 4)
+episodes = Episode(*(part for _ in range(2) for part in (torch.rand(2, 12, 1, 8, 8, generator=generator), y)))
+params, inner = model.init(generator), Inner(1, 0.05, order=order)
+both = (meta_gradient(model, params, episodes, inner, engine=Engine(e))[0] for e in (engine, "loop"))
+found, expected = map(to_tensors, both)
+scale = max(b.abs().max() for b in expected)
+print(max(((a - b).abs().max() / scale).item() for a, b in zip(found, expected)))
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["compiled-loop", "compiled-vmap"])
 @pytest.mark.parametrize("order", ["first", "second"])
 def test_compiled_engines_give_the_same_gradient(engine, order):
-    """A compilation takes up to two minutes."""
-    model = Model(conv4(1, 8, filters=4, blocks=2), ways=3)
-    params, episodes = start(model), stack(batch((1, 8, 8)))
-    inner = Inner(1, 0.05, order=order)
-    found, expected = (meta_gradient(model, params, episodes, inner, engine=Engine(e))[0] for e in (engine, "loop"))
-    assert distance(found, expected) <= TOLERANCE
+    """In a process without checks of shape types, which the compiler cannot read; it takes up to two minutes."""
+    command = [sys.executable, "-c", COMPILED, engine, order]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(done.stdout) <= TOLERANCE
