@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import episodes_plain
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.errors import InputError
 from toy_images import numbered_images
@@ -49,6 +50,35 @@ def test_a_task_is_the_same_whoever_asks_and_in_whatever_order():
         elsewhere = pool.map(rows_of_task, range(20))
     assert forward == backward == elsewhere
     assert len({tuple(rows) for rows in forward}) == 20
+
+
+@given(
+    seed=st.integers(0, 2**63 - 1),
+    first=st.integers(0, 2**40),
+    ways=st.integers(2, 6),
+    shots=st.integers(1, 3),
+    queries=st.integers(1, 3),
+    pool_size=st.sampled_from([None, 1, 7]),
+    labels_and_relabel=st.sampled_from(
+        [("fresh", False), ("fresh", True), ("bound", False), ("bound-uneven", False), ("bound-tuples", False)]
+    ),
+)
+def test_a_batch_is_drawn_as_one_task_and_one_class_at_a_time(
+    seed, first, ways, shots, queries, pool_size, labels_and_relabel
+):
+    """To the last bit, for every kind of task: committed results name the seeds that they were made with."""
+    labels, relabel = labels_and_relabel
+    sampler = EpisodeSampler(IMAGES, ways, shots, queries, seed, labels, pool_size, relabel)
+    indices = range(first, first + 4)
+    batch = sampler.batch(indices)
+    for place, index in enumerate(indices):
+        expected = episodes_plain.rows(sampler, index)
+        assert all(map(np.array_equal, sampler.rows(index), expected))
+        support, support_y, query, query_y = map(torch.from_numpy, expected)
+        assert torch.equal(batch.support_y[place], support_y)
+        assert torch.equal(batch.query_y[place], query_y)
+        assert torch.equal(batch.support_x[place], IMAGES.images[support] / 255)
+        assert torch.equal(batch.query_x[place], IMAGES.images[query] / 255)
 
 
 def rows_of_task(index: int) -> list[int]:

@@ -6,6 +6,7 @@ no common state and a run can be taken up at any task.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -72,62 +73,88 @@ class EpisodeSampler:
 
     def batch(self, indices: Sequence[int]) -> Episode:
         """These tasks, stacked along a leading axis, on the device where the images lie."""
-        tasks = [self.rows(index) for index in indices]
-        support, support_y, query, query_y = (self._stack(part) for part in zip(*tasks, strict=True))
-        return Episode(self.images.pixels(support), support_y, self.images.pixels(query), query_y)
+        support, support_y, query, query_y = map(self._to_device, self._rows(indices))
+        pixels = self.images.pixels(torch.cat([support.flatten(), query.flatten()]))
+        support_x, query_x = pixels.split([support.numel(), query.numel()])
+        tasks = (len(indices), -1)
+        return Episode(support_x.unflatten(0, tasks), support_y, query_x.unflatten(0, tasks), query_y)
 
     def rows(self, index: int) -> EpisodeRows:
         """Task number `index` as row numbers, sorted by label as drawn."""
-        task = self._draw(self._task_number(index))
-        if not self.relabel:
-            return task
-        new_label = self._generator(index, _RELABEL).permutation(self.ways)
-        return task._replace(support_y=new_label[task.support_y], query_y=new_label[task.query_y])
+        return EpisodeRows(*(part[0] for part in self._rows([index])))
 
-    def _stack(self, parts: Sequence[NDArray[np.int64]]) -> Int[Tensor, "task image"]:
-        return torch.from_numpy(np.stack(parts)).to(self.images.images.device, non_blocking=True)
+    def _rows(self, indices: Sequence[int]) -> EpisodeRows:
+        """Row numbers and labels of tasks, `(task, image)`."""
+        random = _Random(self.seed)
+        drawn = [self._draw(random.at(self._task_number(index), _DRAW)) for index in indices]
+        classes, places = map(np.stack, zip(*drawn, strict=True))
+        rows = self.images.starts.numpy()[classes][..., None] + places
+        labels = np.tile(np.arange(self.ways), (len(indices), 1))
+        if self.relabel:
+            labels = np.stack([random.at(index, _RELABEL).permutation(self.ways) for index in indices])
+        support, query = (part.reshape(len(indices), -1) for part in np.split(rows, [self.shots], axis=2))
+        return EpisodeRows(support, labels.repeat(self.shots, 1), query, labels.repeat(self.queries, 1))
 
-    def _generator(self, number: int, purpose: int) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(key=[self.seed, number], counter=[0, 0, 0, purpose]))
+    def _to_device(self, numbers: NDArray[np.int64]) -> Int[Tensor, "task image"]:
+        return torch.from_numpy(numbers).to(self.images.images.device, non_blocking=True)
 
     def _task_number(self, index: int) -> int:
         if self.pool_size is None:
             return index
         epoch, position = divmod(index, self.pool_size)
-        return int(self._generator(epoch, _ORDER).permutation(self.pool_size)[position])
+        return int(_order_of_epoch(self.seed, epoch, self.pool_size)[position])
 
-    def _draw(self, number: int) -> EpisodeRows:
-        generator = self._generator(number, _DRAW)
+    def _draw(self, random: np.random.Generator) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
+        """The classes of a task, and which images of each."""
+        classes = self._draw_classes(random)
         per_class = self.shots + self.queries
-        starts, counts = self._borders
-        rows = np.stack(
-            [starts[c] + generator.choice(counts[c], per_class, replace=False) for c in self._draw_classes(generator)]
-        )
-        label = np.arange(self.ways)
-        return EpisodeRows(
-            rows[:, : self.shots].ravel(),
-            label.repeat(self.shots),
-            rows[:, self.shots :].ravel(),
-            label.repeat(self.queries),
-        )
+        return classes, [random.choice(self._counts[c], per_class, replace=False) for c in classes.tolist()]
 
-    @property
-    def _borders(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        return self.images.starts.numpy(), self.images.counts
-
-    def _draw_classes(self, generator: np.random.Generator) -> NDArray[np.int64]:
+    def _draw_classes(self, random: np.random.Generator) -> NDArray[np.int64]:
         classes = len(self.images)
         match self.labels:
             case "fresh":
-                return generator.choice(classes, self.ways, replace=False)
+                return random.choice(classes, self.ways, replace=False)
             case "bound-tuples":
-                return generator.integers(classes // self.ways) * self.ways + np.arange(self.ways)
+                return random.integers(classes // self.ways) * self.ways + np.arange(self.ways)
             case "bound":
                 size = classes // self.ways
-                return np.arange(self.ways) * size + generator.integers(size, size=self.ways)
+                return np.arange(self.ways) * size + random.integers(size, size=self.ways)
             case "bound-uneven":
-                slots = np.array_split(np.arange(classes), self.ways)
-                return np.array([generator.choice(slot) for slot in slots])
+                return np.array([random.choice(slot) for slot in self._slots])
+
+    @cached_property
+    def _counts(self) -> list[int]:
+        return self.images.counts.tolist()
+
+    @cached_property
+    def _slots(self) -> list[NDArray[np.int64]]:
+        return np.array_split(np.arange(len(self.images)), self.ways)
+
+
+class _Random:
+    """The generators of a seed, one for every number and purpose; the last one asked for is the one to use.
+
+    Setting the state of one generator is four times as fast as making a new one.
+    """
+
+    def __init__(self, seed: int):
+        self._bits = np.random.Philox(key=[seed, 0])
+        self._generator = np.random.Generator(self._bits)
+        self._start = self._bits.state
+
+    def at(self, number: int, purpose: int) -> np.random.Generator:
+        """As `Generator(Philox(key=[seed, number], counter=[0, 0, 0, purpose]))`."""
+        self._start["state"]["key"][1] = number
+        self._start["state"]["counter"][3] = purpose
+        self._bits.state = self._start
+        return self._generator
+
+
+@lru_cache(maxsize=4)
+def _order_of_epoch(seed: int, epoch: int, pool_size: int) -> NDArray[np.int64]:
+    """The tasks of a pool in the order in which an epoch takes them."""
+    return _Random(seed).at(epoch, _ORDER).permutation(pool_size)
 
 
 def _check_sizes(sampler: EpisodeSampler) -> None:
