@@ -83,6 +83,7 @@ def run_line(line: str) -> None:
                 return
             if REAL.search(line) and "METACONTRAST_DATA" not in os.environ:
                 return
+            words = ["comparing-features" if w == "all" else w for w in words]  # `test_figures` runs them all
             assert run([*words[1:], *SHRINK.get(words[1], [])]) == 0, line
         case _:
             assert words[:2] in (["pip", "install"], ["git", "clone"], ["cd", "metacontrast"]), f"not tested: {line}"

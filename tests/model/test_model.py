@@ -158,7 +158,7 @@ def test_prototype_head_ranks_by_distance_to_the_class_means():
     means = class_means(features, labels, 3)
     assert torch.allclose(means[1], features[[1, 4]].mean(0))
     queries = images(9, (1, 2, 2), seed=5).flatten(1)
-    logits = apply_head(prototype_head(features, labels, 3), queries)
+    logits = apply_head(prototype_head(class_means(features, labels, 3)), queries)
     distances = torch.cdist(queries, means).square() - queries.square().sum(1, keepdim=True)
     assert torch.allclose(logits, -distances, atol=1e-12)
 

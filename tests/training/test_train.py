@@ -152,9 +152,9 @@ def test_divergence_later_on_leaves_the_last_good_checkpoint(tmp_path, monkeypat
 
     real, calls = module.meta_gradient, []
 
-    def poisoned(*arguments):
+    def poisoned(*arguments, **options):
         calls.append(1)
-        gradient, metrics = real(*arguments)
+        gradient, metrics = real(*arguments, **options)
         if len(calls) == 4:
             gradient = Params(gradient.encoder, gradient.head._replace(weight=gradient.head.weight * float("nan")))
         return gradient, metrics

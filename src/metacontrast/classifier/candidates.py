@@ -20,7 +20,7 @@ from torch import Tensor
 from metacontrast.classifier.support import balanced_weights
 from metacontrast.errors import InputError
 from metacontrast.maml.inner import Inner, trajectory
-from metacontrast.model.head import prototype_head, zero_head
+from metacontrast.model.head import class_means, prototype_head, zero_head
 from metacontrast.model.model import Model
 from metacontrast.types import Params
 
@@ -80,7 +80,7 @@ def solve(
     if PROTOTYPE in candidates:
         with torch.no_grad():
             features = model.features(params.encoder, x)
-            yield PROTOTYPE, Params(params.encoder, prototype_head(features, y, model.ways))
+            yield PROTOTYPE, Params(params.encoder, prototype_head(class_means(features, y, model.ways)))
     stepping = sorted(candidate for candidate in candidates if candidate.steps)
     if stepping and inner.scope == "encoder":
         raise InputError("the model adapts its encoder alone, and a zeroed head stays zero: pass scope='all' or 'head'")

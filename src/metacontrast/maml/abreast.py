@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metacontrast.maml.inner import Inner, by_autograd, descend, image_losses, moving_part
 from metacontrast.maml.outer import Metrics
-from metacontrast.model.head import prototype_head
+from metacontrast.model.head import class_means, prototype_head
 from metacontrast.model.model import Model
 from metacontrast.types import Episode, Head, Params, from_tensors, to_tensors
 
@@ -43,8 +43,8 @@ def _start(model: Model, params: Params, episodes: Episode, inner: Inner) -> Par
         encoder = {name: t.expand(tasks, *t.shape) for name, t in encoder.items()}
     if model.head == "prototype":
         support = _features(model, params.encoder, episodes.support_x)
-        heads = [prototype_head(*task, model.ways) for task in zip(support, episodes.support_y, strict=True)]
-        return Params(encoder, Head(torch.stack([h.weight for h in heads]), torch.stack([h.bias for h in heads])))
+        means = torch.stack([class_means(*task, model.ways) for task in zip(support, episodes.support_y, strict=True)])
+        return Params(encoder, prototype_head(means))
     weight, bias = params.head
     head = Head(weight.expand(tasks, model.ways, -1), None if bias is None else bias.expand(tasks, model.ways))
     return Params(encoder, head)

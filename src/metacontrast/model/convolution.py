@@ -51,8 +51,12 @@ def plain_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: 
         return torch.conv2d(x, weight, bias, *geometry)
     biases = [None] * len(weight) if bias is None else bias
     return torch.cat(
-        [torch.conv2d(*task, *geometry) for task in zip(x.chunk(len(weight)), weight, biases, strict=True)]
+        [torch.conv2d(part, w, b, *geometry) for part, w, b in zip(x.chunk(len(weight)), weight, biases, strict=True)]
     )
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
 
 
 def _joined(parts: Sequence[Tensor | None], join: Callable[..., Tensor]) -> Tensor | None:
@@ -103,7 +107,7 @@ class _Gradient(torch.autograd.Function):
             at_cotangent = per_image[..., None, None].expand_as(cotangent)
         if u is not None:
             through_x = plain_convolution(u, weight, None, ctx.geometry) if needs_cotangent else None
-            at_cotangent = through_x if at_cotangent is None else at_cotangent + through_x
+            at_cotangent = _sum(at_cotangent, through_x)
             wanted = (False, needs_weight, False)
             at_weight = gradients(cotangent, u, weight, ctx.geometry, wanted)[1]
         return at_cotangent, at_x, at_weight, None, None

@@ -6,6 +6,7 @@ encoder profits. Layers keep their names and parameters. The arithmetic is in `n
 
 from collections import OrderedDict
 from functools import partial
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -79,8 +80,8 @@ def _blocks(layers: Layers) -> list[Block]:
 
 def _first_block(layers: Layers) -> tuple[Block, int]:
     """The block that starts with the first layer, and the number of its layers."""
-    rest = list(layers)
-    convolution = rest.pop(0) if _is_plain_convolution(rest[0]) else None
+    convolution = layers[0] if _is_plain_convolution(layers[0]) else None
+    rest = list(layers) if convolution is None else layers[1:]
     before = _pop_slope(rest)
     if not rest or not isinstance(norm := rest.pop(0), TaskBatchNorm):
         return layers[0], 1
@@ -97,13 +98,14 @@ def _run(
     layout = Layout(len(x) // groups, reference or len(x) // groups, before, after, window)
     if convolution is None:
         return norm_block(x, norm.weight, norm.bias, layout, norm.eps)
+    assert not isinstance(convolution.padding, str)
     geometry = Geometry(convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
     return convolution_block(
         x, convolution.weight, convolution.bias, geometry, norm.weight, norm.bias, layout, norm.eps
     )
 
 
-def _is_plain_convolution(layer: nn.Module) -> bool:
+def _is_plain_convolution(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     return type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
 
 

@@ -43,17 +43,16 @@ def repeat_head(head: Head, ways: int) -> Head:
     return Head(weight.expand(ways, -1), None if bias is None else bias.expand(ways))
 
 
-def prototype_head(features: Float[Tensor, "support feature"], labels: Int[Tensor, " support"], ways: int) -> Head:
-    """The linear head that classifies by squared distance to the class means.
+def prototype_head(means: Float[Tensor, "*task way feature"]) -> Head:
+    """The linear head that classifies by squared distance to the class means c_k.
 
     The squared distance |x − c_k|² differs from −(2 c_kᵀx − |c_k|²) only by |x|², which is the same for every class.
 
-    >>> prototype_head(torch.eye(2), torch.tensor([0, 1]), ways=2)
+    >>> prototype_head(torch.eye(2))
     Head(weight=tensor([[2., 0.],
             [0., 2.]]), bias=tensor([-1., -1.]))
     """
-    means = class_means(features, labels, ways)
-    return Head(2 * means, -means.square().sum(1))
+    return Head(2 * means, -means.square().sum(-1))
 
 
 def class_means(

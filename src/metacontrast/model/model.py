@@ -12,7 +12,7 @@ from torch.func import functional_call
 from metacontrast.errors import InputError
 from metacontrast.model import normalization
 from metacontrast.model.fusion import fuse, runs_fused, takes_tasks
-from metacontrast.model.head import HeadKind, check_ways, draw_head, prototype_head, repeat_head
+from metacontrast.model.head import HeadKind, check_ways, class_means, draw_head, prototype_head, repeat_head
 from metacontrast.model.normalization import AnyNorm
 from metacontrast.types import Head, Params
 
@@ -158,7 +158,7 @@ class Model:
         if self.head == "shared" and len(head.weight) == 1:
             return Params(encoder, repeat_head(head, self.ways))
         if self.head == "prototype" and len(head.weight) == 0:
-            return Params(encoder, prototype_head(self.features(encoder, support_x), support_y, self.ways))
+            return Params(encoder, prototype_head(class_means(self.features(encoder, support_x), support_y, self.ways)))
         check_ways(self.head, len(head.weight), self.ways)
         return params
 

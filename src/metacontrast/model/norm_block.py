@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from metacontrast.model import norm_kernels
-from metacontrast.model.convolution import Geometry, convolve, differentiable_gradients, gradients
+from metacontrast.model.convolution import Geometry, convolve, differentiable_gradients, gradients, plain_convolution
 from metacontrast.model.norm_kernels import Layout, Norm
 from metacontrast.model.normalization import check_examples
 
@@ -74,7 +74,8 @@ def convolution_block(
     Each parameter is the same for all tasks or has a leading axis for them.
     """
     if torch.is_autocast_enabled("cpu"):
-        x, weight, bias = (None if t is None else t.to(torch.get_autocast_dtype("cpu")) for t in (x, weight, bias))
+        kind = torch.get_autocast_dtype("cpu")
+        x, weight, bias = x.to(kind), weight.to(kind), None if bias is None else bias.to(kind)
     at_once = _images_at_once(x, weight, geometry)
     if at_once >= len(x):
         return norm_block(convolve(_channels_last(x), weight, bias, geometry), gamma, beta, layout, epsilon)
@@ -116,7 +117,7 @@ class _ConvolutionBlock(torch.autograd.Function):
     ) -> Tensor:
         parts = list(_parts(len(x), weight, rest))
         ys = [
-            _channels_last(torch.conv2d(x[here], _own(weight, task), _own(bias, task), *rest.geometry))
+            _channels_last(plain_convolution(x[here], *_own_both(weight, bias, task), rest.geometry))
             for here, task in parts
         ]
         out, *saved = _forward(ys, gamma, beta, rest.layout, rest.epsilon)
@@ -157,9 +158,13 @@ def _parts(images: int, weight: Tensor, rest: "_Rest") -> Iterator[tuple[slice, 
             yield slice(start, min(start + rest.at_once, end)), task
 
 
-def _own(tensor: Tensor | None, task: int | None) -> Tensor | None:
+def _own(tensor: Tensor, task: int | None) -> Tensor:
     """A task's own part of a parameter."""
-    return tensor if tensor is None or task is None else tensor[task]
+    return tensor if task is None else tensor[task]
+
+
+def _own_both(weight: Tensor, bias: Tensor | None, task: int | None) -> tuple[Tensor, Tensor | None]:
+    return _own(weight, task), None if bias is None else _own(bias, task)
 
 
 def _summed(parts: Sequence[Tensor], tasks: list[int | None]) -> Tensor:

@@ -19,6 +19,12 @@ from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+
+def _generated(function: Callable[..., Any]) -> Any:
+    """`numba.extending.intrinsic`, whose result takes other arguments than the function that it is made from."""
+    return intrinsic(function)
+
+
 _FAST = {"reassoc", "contract", "nsz"}
 
 
@@ -35,8 +41,8 @@ class Layout(NamedTuple):
 
     size: int
     reference: int
-    before: np.floating[Any]
-    after: np.floating[Any]
+    before: float | np.floating[Any]
+    after: float | np.floating[Any]
     window: int
 
 
@@ -49,7 +55,7 @@ class Norm(NamedTuple):
     scale: NDArray[Any]
 
 
-@intrinsic
+@_generated
 def _value(typing_context: Any, stored: Any) -> Any:
     """The number that an array element stands for: itself, or the bfloat16 with these bits as float32."""
     if stored != types.uint16:
@@ -62,7 +68,7 @@ def _value(typing_context: Any, stored: Any) -> Any:
     return types.float32(stored), generate
 
 
-@intrinsic
+@_generated
 def _stored(typing_context: Any, number: Any, like: Any) -> Any:
     """The array element that stands for `number` in an array of the elements `like`; bfloat16 rounds to even."""
     if like != types.uint16:
