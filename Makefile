@@ -33,7 +33,7 @@ figures: $(INSTALLED)
 	$(BIN)/metacontrast figure all --redraw
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
