@@ -2,7 +2,8 @@
 
     python benchmarks/data_path.py
 
-Random images in the numbers and shapes of the real sets. Batch and update alternate in one process, run as `metacontrast
+Random images in the numbers and shapes of the real sets. Batch and update alternate in one process, run as
+`metacontrast
 train` runs them on this machine's processors. Medians of the rounds; `least` is the fastest round.
 """
 

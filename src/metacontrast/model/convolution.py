@@ -79,8 +79,8 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        wanted = ctx.needs_input_grad[:3]
-        return *differentiable_gradients(cotangent, *ctx.saved_tensors, ctx.geometry, wanted), None
+        x, weight = ctx.saved_tensors
+        return *differentiable_gradients(cotangent, x, weight, ctx.geometry, ctx.needs_input_grad[:3]), None
 
 
 class _Gradient(torch.autograd.Function):
