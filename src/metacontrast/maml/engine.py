@@ -30,7 +30,7 @@ from metacontrast.types import Episode, Params, from_tensors, to_tensors
 EngineName = Literal["auto", "loop", "vmap", "compiled-loop", "compiled-vmap"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 
-_MOST_ABREAST = 4
+_MOST_ABREAST = 8
 _NUMBERS_ABREAST = 2**20
 
 
@@ -134,11 +134,12 @@ def _mean(
 def _tasks_abreast(model: Model, episodes: Episode, inner: Inner) -> int:
     """How many tasks step side by side, whatever the number of workers, so that the result does not depend on it.
 
-    0 where they cannot, or where one task's images fill the cache by themselves.
+    Half of them at most, which leaves work for two; 0 where they cannot, or where one task's images fill the cache.
     """
     if inner.scope != "head" and not model.runs_abreast(episodes.query_x):
         return 0
-    return min(_MOST_ABREAST, _NUMBERS_ABREAST // episodes.query_x[0].numel())
+    half = (len(episodes.query_x) + 1) // 2
+    return min(_MOST_ABREAST, half, _NUMBERS_ABREAST // episodes.query_x[0].numel())
 
 
 def _split(episodes: Episode, size: int) -> Iterator[Episode]:
