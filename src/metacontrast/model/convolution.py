@@ -9,7 +9,6 @@ Each is linear in both of its factors, so that the gradient at cotangents (u, v,
 Weight and bias may have a leading axis for tasks, whose images then stand one after the other in x, as many of each.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch

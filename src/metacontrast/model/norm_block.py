@@ -288,7 +288,7 @@ def _numbered(parts: list[Tensor]) -> Iterator[tuple[int, Tensor]]:
 def _channels_last(tensor: Tensor) -> Tensor:
     """The same in this order of memory; one channel is in both orders, and strides say which one is meant."""
     tensor = tensor.contiguous(memory_format=torch.channels_last)
-    batch, channels, height, width = tensor.shape
+    _, channels, height, width = tensor.shape
     return tensor.as_strided(tensor.shape, (height * width, 1, width, 1)) if channels == 1 else tensor
 
 
