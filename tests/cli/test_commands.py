@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -78,6 +79,18 @@ def test_train_writes_a_run_directory_and_prints_its_result(folder, tmp_path, ca
     assert {row["method"] for row in result["results"]} == {"maml", "nearest-mean"}
     names = {file.name for file in (tmp_path / "run").iterdir()}
     assert {"config.json", "records.jsonl", "model.safetensors", "state.safetensors"} <= names
+
+
+def test_train_says_what_an_update_takes(folder, tmp_path, capsys):
+    assert run(train_words(folder, tmp_path / "run")) == 0
+    assert re.search(r"^an update takes about \d+\.\d [KMG]B of memory", capsys.readouterr().err, re.MULTILINE)
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_anything_is_written(folder, tmp_path, capsys):
+    words = train_words(folder, tmp_path / "run", "--memory", "0.0001")
+    fails_with(capsys, words, "100.0 KB free: lower --queries", "--memory")
+    fails_with(capsys, train_words(folder, tmp_path / "run", "--memory", "-1"), "--memory")
+    assert not (tmp_path / "run").exists()
 
 
 def test_evaluate_prints_the_documented_json(trained, capsys):

@@ -16,7 +16,7 @@ import torch
 from metacontrast.cli.allocator import keep_freed_memory
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import EngineName
-from metacontrast.training.train import Resources
+from metacontrast.training.step import Resources
 
 
 def add_compute_flags(parser: argparse.ArgumentParser) -> None:
@@ -32,11 +32,14 @@ def add_compute_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:
-    """`--engine` and `--chunk`: how the tasks of an update run."""
+    """`--engine`, `--chunk` and `--memory`: how the tasks of an update run."""
     parser.add_argument(
         "--engine", choices=get_args(EngineName), default="auto", help="how tasks run; auto picks by device and shape"
     )
     parser.add_argument("--chunk", type=int, metavar="N", help="tasks at once under vmap (default: as many as fit)")
+    parser.add_argument(
+        "--memory", type=_gigabytes, metavar="GB", help="memory that may be taken (default: what is free at the start)"
+    )
 
 
 def add_data_root_flag(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +60,16 @@ def add_json_flag(parser: argparse._ActionsContainer) -> None:
 def step_list(text: str) -> tuple[int, ...]:
     """`1,3,10` as numbers."""
     return tuple(int(part) for part in text.split(","))
+
+
+def _gigabytes(text: str) -> int:
+    """Bytes."""
+    if not 0 < (size := float(text)) < float("inf"):
+        raise ValueError
+    return int(size * 1e9)
+
+
+_gigabytes.__name__ = "number of gigabytes above 0"
 
 
 step_list.__name__ = "comma-separated whole numbers"
@@ -84,13 +97,14 @@ def resources(args: argparse.Namespace, tasks_at_once: int) -> Iterator[Resource
         raise InputError(f"--workers {args.workers}, but it must be 1 or more")
     keep_freed_memory()
     workers = min(args.workers, tasks_at_once)
-    found = Resources(device, engine=getattr(args, "engine", "auto"), chunk=getattr(args, "chunk", None))
+    asked = {name: value for name in ("engine", "chunk", "memory") if (value := getattr(args, name, None)) is not None}
+    found = Resources(device, **asked)
     torch.set_num_threads(max(1, args.workers // workers))
     if device == "cuda" or workers == 1 or "vmap" in found.engine:
         yield found
         return
     with ThreadPoolExecutor(workers) as executor:
-        yield replace(found, executor=executor)
+        yield replace(found, executor=executor, workers=workers)
 
 
 def say(message: str) -> None:

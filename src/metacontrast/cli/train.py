@@ -14,9 +14,12 @@ from tqdm import tqdm
 from metacontrast.cli import shared
 from metacontrast.cli.config_flags import add_config_flags, config_from_flags
 from metacontrast.data import load_dataset
+from metacontrast.data.images import ClassImages
 from metacontrast.training.config import TrainConfig
+from metacontrast.training.memory import fit_to_memory
 from metacontrast.training.records import Record, read_records
 from metacontrast.training.run import open_run
+from metacontrast.training.step import Resources
 from metacontrast.training.tensorboard import require_tensorboard, tensorboard_writer
 from metacontrast.training.train import train
 from metacontrast.version import INTERRUPTED
@@ -55,16 +58,33 @@ def train_with_progress(
     config: TrainConfig, args: argparse.Namespace, label: str = "training"
 ) -> tuple[str, list[Record]]:
     """Train into `args.out`; the outcome, and the records of the last evaluation."""
+    images = _load(config, args)
+    if args.tensorboard:
+        require_tensorboard()
+    with shared.resources(args, config.meta_batch) as asked:
+        return _train(config, args, images, *fit_to_memory(config, images, asked), label)
+
+
+def _load(config: TrainConfig, args: argparse.Namespace) -> tuple[ClassImages, ClassImages]:
+    """What is trained on, and what is tested on."""
     options = config.read_options()
     train_images = load_dataset(config.dataset, "train", args.data_root, options)
     test_images = load_dataset(config.dataset, config.eval_split, args.data_root, options)
     if both := set(train_images.classes) & set(test_images.classes):
         shared.say(f"note: {len(both)} classes are trained on and tested on: accuracy says little about new classes")
-    if args.tensorboard:
-        require_tensorboard()
+    return train_images, test_images
+
+
+def _train(
+    config: TrainConfig,
+    args: argparse.Namespace,
+    images: tuple[ClassImages, ClassImages],
+    resources: Resources,
+    need: str,
+    label: str,
+) -> tuple[str, list[Record]]:
     with (
-        shared.resources(args, config.meta_batch) as resources,
-        open_run(args.out, config, (train_images, test_images), resources.device, resume=args.resume) as run,
+        open_run(args.out, config, images, resources.device, resume=args.resume) as run,
         tensorboard_writer(args.out if args.tensorboard else None) as log,
         Progress(config, label) as progress,
         stop_on_interrupt() as should_stop,
@@ -74,7 +94,8 @@ def train_with_progress(
             log(record)
             progress.show(record)
 
-        status = train(config, run, train_images, test_images, resources, on_record=on_record, should_stop=should_stop)
+        shared.say(need)
+        status = train(config, run, *images, resources, on_record=on_record, should_stop=should_stop)
     if not progress.seen:
         shared.say(f"{args.out} has all its {config.updates} updates already; more with --updates")
     return status, progress.last_evaluation or last_evaluation(args.out)

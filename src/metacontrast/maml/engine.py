@@ -59,6 +59,16 @@ class Engine:
             return self.name
         return "vmap" if device.type == "cuda" and inner.scope != "head" else "loop"
 
+    def tasks_at_once(self, model: Model, episodes: Episode, inner: Inner) -> int:
+        """How many of these tasks one worker holds at the same time."""
+        match self.resolved(episodes.query_x.device, inner):
+            case "loop":
+                return max(1, min(len(episodes.query_y), _tasks_abreast(model, episodes, inner)))
+            case "compiled-loop":
+                return 1
+            case _:
+                return min(len(episodes.query_y), self.chunk or len(episodes.query_y))
+
 
 def meta_gradient(
     model: Model,

@@ -6,89 +6,21 @@ Update u uses the tasks u·B … u·B + B − 1 of the seed's list, so a run tha
 """
 
 from collections.abc import Callable
-from concurrent.futures import Executor
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict
 from typing import Literal
-
-import torch
 
 from metacontrast.analysis.contrastiveness import explain_tasks
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
-from metacontrast.maml.engine import Engine, EngineName, meta_gradient
 from metacontrast.maml.outer import Metrics
-from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model
-from metacontrast.training.config import OptimizerName, TrainConfig
+from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Evaluation, evaluate
-from metacontrast.training.objective import contrastive_gradient
 from metacontrast.training.records import Record
 from metacontrast.training.run import RunDirectory
 from metacontrast.training.state import TrainState
-from metacontrast.types import Episode, Params, map_params, to_tensors
-
-_OPTIMIZERS: dict[OptimizerName, Callable[..., torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "sgd": torch.optim.SGD,
-    "rmsprop": torch.optim.RMSprop,
-}
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a training runs on, none of which changes the mathematics.
-
-    Args:
-        device: `cpu` or `cuda`.
-        executor: a thread pool to spread tasks over.
-        engine: how the tasks of an update run.
-        chunk: tasks at once where the engine batches them; None is all.
-    """
-
-    device: str = "cpu"
-    executor: Executor | None = None
-    engine: EngineName = "auto"
-    chunk: int | None = None
-
-
-def initial_state(config: TrainConfig, model: Model, device: str) -> TrainState:
-    """Starting parameters drawn from the seed, and a fresh optimizer."""
-    generator = torch.Generator().manual_seed(config.seed)
-    params = map_params(lambda t: t.to(device), model.init(generator, config.head_init_scale))
-    optimizer = _OPTIMIZERS[config.optimizer](to_tensors(params), lr=config.outer_lr)
-    return TrainState(params, optimizer, 0)
-
-
-def outer_step(state: TrainState, gradient: Params, zeroed: bool) -> None:
-    """Move the parameters along the outer gradient, then zero the head if the trick is on; the moments stay."""
-    tensors = to_tensors(state.params)
-    for tensor, part in zip(tensors, to_tensors(gradient), strict=True):
-        tensor.grad = part
-    state.optimizer.step()
-    if zeroed:
-        for tensor, zero in zip(tensors, to_tensors(zero_head(state.params)), strict=True):
-            tensor.copy_(zero)
-    state.updates += 1
-
-
-def update(
-    state: TrainState, model: Model, episodes: Episode, config: TrainConfig, resources: Resources = Resources()
-) -> Metrics:
-    """One outer update on a batch of tasks; a gradient that is not finite leaves the parameters as they were."""
-    if config.objective == "maml":
-        gradient_of = partial(meta_gradient, engine=Engine(resources.engine, resources.chunk, config.precision))
-    else:
-        gradient_of = partial(contrastive_gradient, **config.dropped())
-    gradient, metrics = gradient_of(model, state.params, episodes, config.inner(), resources.executor)
-    if not all(torch.isfinite(t).all() for t in (metrics.loss, *to_tensors(gradient))):
-        raise FloatingPointError
-    outer_step(state, gradient, zeroed=config.head == "zeroed")
-    if not all(torch.isfinite(t).all() for t in to_tensors(state.params)):
-        raise FloatingPointError
-    return metrics
+from metacontrast.training.step import ONE_CPU, Resources, initial_state, update
 
 
 def train(
@@ -96,7 +28,7 @@ def train(
     run: RunDirectory,
     train_images: ClassImages,
     test_images: ClassImages,
-    resources: Resources = Resources(),
+    resources: Resources = ONE_CPU,
     *,
     on_record: Callable[[Record], None] = lambda record: None,
     should_stop: Callable[[], bool] = lambda: False,
