@@ -16,6 +16,7 @@ import torch
 from metacontrast.cli.allocator import keep_freed_memory
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import EngineName
+from metacontrast.training.ranks import processes_here
 from metacontrast.training.step import Resources
 
 
@@ -25,9 +26,9 @@ def add_compute_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=int,
-        default=os.cpu_count() or 1,
+        default=max(1, (os.cpu_count() or 1) // processes_here()),
         metavar="N",
-        help="threads that tasks are spread over on a CPU (default: %(default)s, the number of processors)",
+        help="threads that tasks are spread over on a CPU (default: %(default)s, this process's share of processors)",
     )
 
 
@@ -88,11 +89,7 @@ out_folder.__name__ = "folder"
 @contextlib.contextmanager
 def resources(args: argparse.Namespace, tasks_at_once: int) -> Iterator[Resources]:
     """Threads over tasks on a CPU, what is left of the processors inside operators; or one GPU."""
-    device = args.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda, but PyTorch sees no CUDA device here: use --device cpu")
+    device = device_of(args)
     if args.workers < 1:
         raise InputError(f"--workers {args.workers}, but it must be 1 or more")
     keep_freed_memory()
@@ -105,6 +102,15 @@ def resources(args: argparse.Namespace, tasks_at_once: int) -> Iterator[Resource
         return
     with ThreadPoolExecutor(workers) as executor:
         yield replace(found, executor=executor, workers=workers)
+
+
+def device_of(args: argparse.Namespace) -> str:
+    """Where `--device` says to compute."""
+    if args.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda, but PyTorch sees no CUDA device here: use --device cpu")
+    return args.device
 
 
 def say(message: str) -> None:

@@ -2,10 +2,12 @@
 
 import argparse
 import contextlib
+import io
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,11 @@ from metacontrast.cli.config_flags import add_config_flags, config_from_flags
 from metacontrast.data import load_dataset
 from metacontrast.data.images import ClassImages
 from metacontrast.training.config import TrainConfig
+from metacontrast.training.follower import Follower
 from metacontrast.training.memory import fit_to_memory
+from metacontrast.training.ranks import ALONE, Ranks, is_restarted, joined
 from metacontrast.training.records import Record, read_records
-from metacontrast.training.run import open_run
+from metacontrast.training.run import RunDirectory, open_run
 from metacontrast.training.step import Resources
 from metacontrast.training.tensorboard import require_tensorboard, tensorboard_writer
 from metacontrast.training.train import train
@@ -46,23 +50,51 @@ def add_parser(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Train, with a progress bar."""
     config = config_from_flags(args)
-    status, last = train_with_progress(config, args)
-    if status == "stopped":
-        shared.say(f"stopped and saved; continue with: metacontrast train --resume --out {shlex.quote(str(args.out))}")
-    if args.json:
-        shared.print_json({"run": str(args.out), "status": status, "results": last})
+    with joined(shared.device_of(args)) as ranks, _reported_by(ranks):
+        status, last = train_with_progress(config, args, ranks=ranks)
+        if status == "stopped":
+            shared.say(
+                f"stopped and saved; continue with: metacontrast train --resume --out {shlex.quote(str(args.out))}"
+            )
+        if args.json:
+            shared.print_json({"run": str(args.out), "status": status, "results": last})
     return INTERRUPTED if status == "stopped" else 0
 
 
 def train_with_progress(
-    config: TrainConfig, args: argparse.Namespace, label: str = "training"
+    config: TrainConfig, args: argparse.Namespace, label: str = "training", ranks: Ranks = ALONE
 ) -> tuple[str, list[Record]]:
-    """Train into `args.out`; the outcome, and the records of the last evaluation."""
-    images = _load(config, args)
+    """Train into `args.out`; the outcome, and the records of the last evaluation.
+
+    Args:
+        ranks: the processes that share the training.
+    """
     if args.tensorboard:
         require_tensorboard()
-    with shared.resources(args, config.meta_batch) as asked:
-        return _train(config, args, images, *fit_to_memory(config, images, asked), label)
+    with ranks.leader_first():
+        images = _load(config, args)
+    with shared.resources(args, len(ranks.own(range(config.meta_batch)))) as asked:
+        resources, need = fit_to_memory(config, images, replace(asked, ranks=ranks))
+        return _train(config, args, images, resources, need, label)
+
+
+@contextlib.contextmanager
+def _reported_by(ranks: Ranks) -> Iterator[None]:
+    """Messages, progress and results of the process that leads only."""
+    if ranks.leads:
+        yield
+        return
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def _run_directory(
+    config: TrainConfig, args: argparse.Namespace, images: tuple[ClassImages, ClassImages], resources: Resources
+) -> contextlib.AbstractContextManager[RunDirectory]:
+    """Where this process writes; `torchrun` starts processes that died again with the same flags, to go on."""
+    if not resources.ranks.leads:
+        return contextlib.nullcontext(Follower(args.out, {}))
+    return open_run(args.out, config, images, resources.device, resume=args.resume or is_restarted())
 
 
 def _load(config: TrainConfig, args: argparse.Namespace) -> tuple[ClassImages, ClassImages]:
@@ -84,8 +116,8 @@ def _train(
     label: str,
 ) -> tuple[str, list[Record]]:
     with (
-        open_run(args.out, config, images, resources.device, resume=args.resume) as run,
-        tensorboard_writer(args.out if args.tensorboard else None) as log,
+        _run_directory(config, args, images, resources) as run,
+        tensorboard_writer(args.out if args.tensorboard and resources.ranks.leads else None) as log,
         Progress(config, label) as progress,
         stop_on_interrupt() as should_stop,
     ):
@@ -96,6 +128,8 @@ def _train(
 
         shared.say(need)
         status = train(config, run, *images, resources, on_record=on_record, should_stop=should_stop)
+    if not resources.ranks.leads:
+        return status, []
     if not progress.seen:
         shared.say(f"{args.out} has all its {config.updates} updates already; more with --updates")
     return status, progress.last_evaluation or last_evaluation(args.out)

@@ -25,7 +25,7 @@ def fit_to_memory(
     Raises:
         InputError: it does not fit into what is free, or into `resources.memory`; says what to change.
     """
-    room = free_bytes(resources.device) if resources.memory is None else resources.memory
+    room = _share_of_free_memory(resources) if resources.memory is None else resources.memory
     try:
         need = need_of_update(config, images, resources, room)
     except MoreThanAllowed:
@@ -41,6 +41,12 @@ def fit_to_memory(
     if need.total > room:
         raise InputError(_refusal(text, _advice(config, need, resources, room)))
     return resources, text
+
+
+def _share_of_free_memory(resources: Resources) -> int | None:
+    """What is free; processes that share a machine's memory get as much each, a GPU is one process's."""
+    free = free_bytes(resources.device)
+    return free if free is None or resources.device != "cpu" else free // resources.ranks.here
 
 
 def _in_words(need: Need) -> str:

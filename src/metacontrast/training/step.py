@@ -17,6 +17,7 @@ from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model
 from metacontrast.training.config import OptimizerName, TrainConfig
 from metacontrast.training.objective import contrastive_gradient
+from metacontrast.training.ranks import ALONE, Ranks
 from metacontrast.training.state import TrainState
 from metacontrast.types import Episode, Params, map_params, to_tensors
 
@@ -39,6 +40,7 @@ class Resources:
         chunk: tasks at once where the engine batches them; None is all.
         workers: threads of the executor.
         memory: bytes that may be taken; None is what is free.
+        ranks: the processes that share every update's tasks.
     """
 
     device: str = "cpu"
@@ -47,6 +49,7 @@ class Resources:
     chunk: int | None = None
     workers: int = 1
     memory: int | None = None
+    ranks: Ranks = ALONE
 
     def engine_of(self, config: TrainConfig) -> Engine:
         """How the tasks of an update run; the contrastive objective knows only a loop."""
@@ -94,8 +97,13 @@ def outer_step(state: TrainState, gradient: Params, zeroed: bool) -> None:
 def update(
     state: TrainState, model: Model, episodes: Episode, config: TrainConfig, resources: Resources = ONE_CPU
 ) -> Metrics:
-    """One outer update on a batch of tasks; a gradient that is not finite leaves the parameters as they were."""
+    """One outer update on a batch of tasks; a gradient that is not finite leaves the parameters as they were.
+
+    Args:
+        episodes: all tasks of the update, or this process's own where `resources.ranks` share it.
+    """
     gradient, metrics = outer_gradient(model, state.params, episodes, config, resources)
+    gradient, metrics = resources.ranks.mean(gradient, metrics, config.meta_batch)
     _check_finite([metrics.loss, *to_tensors(gradient)])
     outer_step(state, gradient, zeroed=config.head == "zeroed")
     _check_finite(to_tensors(state.params))

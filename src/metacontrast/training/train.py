@@ -35,6 +35,8 @@ def train(
 ) -> Literal["finished", "stopped"]:
     """Meta-train until `config.updates` or until `should_stop`, from the run directory's last checkpoint if it has one.
 
+    Where several processes share a training, all call this; the one that leads writes and evaluates.
+
     Args:
         run: an opened run directory; checkpoints and records go there.
         train_images, test_images: what is trained on, and what accuracy is measured on meanwhile.
@@ -46,7 +48,8 @@ def train(
     test_tasks = config.test_tasks(test_images.to(resources.device))
     measure = _measurement(config, model, test_tasks, resources)
     explain = _explanation(config, model, test_tasks, resources)
-    state = run.restore(initial_state(config, model, resources.device))
+    ranks = resources.ranks
+    state = ranks.same(run.restore(initial_state(config, model, resources.device)))
 
     def note(record: Record) -> None:
         run.record(record)
@@ -58,19 +61,19 @@ def train(
         first = state.updates * config.meta_batch
         indices = range(first, first + config.meta_batch)
         try:
-            metrics = update(state, model, tasks.batch(indices), config, resources)
+            metrics = update(state, model, tasks.batch(ranks.own(indices)), config, resources)
         except FloatingPointError as error:
             raise InputError(_not_finite(state, indices, run)) from error
         note(_training_record(state, metrics))
         done = state.updates == config.updates
-        if done or _is_due(config.eval_every, state):
+        if ranks.leads and (done or _is_due(config.eval_every, state)):
             for record in measure(state):
                 note(record)
-        if _is_due(config.explain_every, state):
+        if ranks.leads and _is_due(config.explain_every, state):
             note(explain(state))
         if _is_due(config.keep_every, state):
             run.keep(state)
-        stop = should_stop()
+        stop = ranks.any(should_stop())
         if done or stop or state.updates % config.checkpoint_every == 0:
             run.save(state)
         if stop and not done:
