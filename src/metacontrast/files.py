@@ -49,9 +49,12 @@ def atomic_path(path: Path, before: Path | None = None) -> Iterator[Path]:
                 temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove what a process that was killed while it wrote `path` left beside it; nobody may be writing it now."""
-    for part in path.parent.glob(f".{path.name}.*.part"):
+def remove_leftovers(folder: Path, name: str) -> None:
+    """Remove what a process left that was killed while it wrote `folder`/`name`, a name or a pattern of names.
+
+    Nobody may be writing there meanwhile.
+    """
+    for part in folder.glob(f".{name}.*.part"):
         with contextlib.suppress(OSError):
             part.unlink()
 
@@ -71,6 +74,17 @@ def write_tensors(
             save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, dict(metadata))
         except SafetensorError as error:
             raise OSError(str(error)) from error
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata of a safetensors file in order: the library writes it in another order in every process."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        file.seek(8)
+        file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length))
 
 
 def parse_json(text: str | bytes) -> Any:

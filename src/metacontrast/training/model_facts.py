@@ -30,10 +30,11 @@ def model_facts(facts: dict[str, Any], where: str) -> ModelFacts:
     for name, value in found.items():
         if not _FITS[name](value):
             raise InputError(f"{where} has {name}={value!r}, which no model has: it is damaged or not from here")
-    channels = found["image_shape"][0]
-    if not {len(found["mean"]), len(found["std"])} <= {1, channels}:
+    channels, height, width = found["image_shape"]
+    mean, std = tuple(found["mean"]), tuple(found["std"])
+    if not {len(mean), len(std)} <= {1, channels}:
         raise InputError(f"{where} has mean and std for other than {channels} channels: it is damaged or not from here")
-    return ModelFacts(**{name: tuple(v) if isinstance(v, list) else v for name, v in found.items()})
+    return ModelFacts(found["updates"], (channels, height, width), mean, std)
 
 
 def _is_size(value: Any) -> bool:

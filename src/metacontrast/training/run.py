@@ -130,7 +130,8 @@ def open_run(
         else:
             _check_unused(path)
         for name in (_CONFIG, _RECORDS, _MODEL, LAST):
-            remove_leftovers(path / name)
+            remove_leftovers(path, name)
+        remove_leftovers(path / _KEPT, "*")
         header = {"config": dataclasses.asdict(config), **records.provenance(device), "data": data}
         write_text(path / _CONFIG, json.dumps(header, indent=1) + "\n")
         if not (path / _RECORDS).exists():
