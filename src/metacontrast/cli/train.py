@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from metacontrast.cli import shared
 from metacontrast.cli.config_flags import add_config_flags, config_from_flags
+from metacontrast.cli.determinism import add_deterministic_flag, determinism
 from metacontrast.data import load_dataset
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import Record, read_records
@@ -36,6 +37,7 @@ def add_parser(commands: Any) -> None:
     shared.add_data_root_flag(parser)
     shared.add_compute_flags(parser)
     shared.add_engine_flags(parser)
+    add_deterministic_flag(parser)
     shared.add_json_flag(parser)
     parser.set_defaults(execute=execute)
 
@@ -43,7 +45,8 @@ def add_parser(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Train, with a progress bar."""
     config = config_from_flags(args)
-    status, last = train_with_progress(config, args)
+    with determinism(args.deterministic):
+        status, last = train_with_progress(config, args)
     if status == "stopped":
         shared.say(f"stopped and saved; continue with: metacontrast train --resume --out {shlex.quote(str(args.out))}")
     if args.json:

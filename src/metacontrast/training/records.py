@@ -17,7 +17,7 @@ Record = dict[str, Any]
 
 
 def provenance(device: str) -> Record:
-    """Versions, hardware and, in a checkout, the git revision of the code."""
+    """Versions, hardware, whether only deterministic kernels run and, in a checkout, the code's git revision."""
     return {
         "versions": {
             "metacontrast": __version__,
@@ -26,6 +26,7 @@ def provenance(device: str) -> Record:
             "python": platform.python_version(),
         },
         "device": device_name(device),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
         "revision": _git_revision(),
     }
 
