@@ -17,7 +17,16 @@ from toy_images import noisy_images
 
 IMAGES = noisy_images(classes=4, per_class=4, size=8, seed=0), noisy_images(classes=4, per_class=4, size=8, seed=1)
 SMALL = TrainConfig(
-    ways=2, queries=1, meta_batch=1, updates=3, eval_every=2, eval_episodes=2, checkpoint_every=1, keep_every=2
+    encoder="mlp",
+    filters=4,
+    ways=2,
+    queries=1,
+    meta_batch=1,
+    updates=3,
+    eval_every=2,
+    eval_episodes=2,
+    checkpoint_every=1,
+    keep_every=2,
 )
 
 

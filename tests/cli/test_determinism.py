@@ -46,7 +46,7 @@ def digests(folders: tuple[str, str], out: Path, threads: int, recipes: list[str
 @pytest.mark.parametrize(
     ("threads", "recipes"),
     [
-        (2, ["omniglot-5w1s-released", "mini-imagenet-5w1s-released"]),
+        (2, ["omniglot-5w1s-released"]),
         pytest.param(1, list(RECIPES), marks=pytest.mark.slow),
         pytest.param(2, list(RECIPES), marks=pytest.mark.slow),
     ],
