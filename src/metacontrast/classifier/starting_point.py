@@ -17,7 +17,7 @@ from torch import nn
 from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.data.specs import DATASETS, FOLDER
 from metacontrast.errors import InputError
-from metacontrast.files import write_text
+from metacontrast.files import parse_json, write_text
 from metacontrast.maml.inner import Inner
 from metacontrast.model.model import Model
 from metacontrast.training.config import TrainConfig
@@ -135,7 +135,7 @@ def from_run(name: str, run: TrainedRun) -> StartingPoint:
 def read_facts(file: Path, known: str, version: int) -> dict[str, Any]:
     """A configuration file's content, after a check of its format and version."""
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
+        facts = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
             f"{file} cannot be read ({error}): the folder is incomplete or damaged, copy it anew"
@@ -158,7 +158,7 @@ def check_replaceable(folder: Path, known: str) -> None:
 
 def _format_of(file: Path) -> str | None:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))["format"]
+        return parse_json(file.read_text(encoding="utf-8"))["format"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -175,7 +175,7 @@ def _read_format(file: Path) -> dict[str, Any]:
     if not file.exists() and not file.with_name(TENSORS).exists():
         raise InputError(f"{file.parent} holds no trained model yet: train at least to the first checkpoint")
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
+        facts = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read ({error}): the folder holds no model or is incomplete") from error
     if isinstance(facts, dict) and facts.get("format") == "metacontrast-classifier":

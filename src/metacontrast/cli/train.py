@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from metacontrast.cli import shared
 from metacontrast.cli.config_flags import add_config_flags, config_from_flags
+from metacontrast.cli.determinism import add_deterministic_flag, determinism
 from metacontrast.data import load_dataset
 from metacontrast.data.images import ClassImages
 from metacontrast.training.config import TrainConfig
@@ -43,6 +44,7 @@ def add_parser(commands: Any) -> None:
     shared.add_data_root_flag(parser)
     shared.add_compute_flags(parser)
     shared.add_engine_flags(parser)
+    add_deterministic_flag(parser)
     shared.add_json_flag(parser)
     parser.set_defaults(execute=execute)
 
@@ -50,7 +52,7 @@ def add_parser(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Train, with a progress bar."""
     config = config_from_flags(args)
-    with joined(shared.device_of(args)) as ranks, _reported_by(ranks):
+    with joined(shared.device_of(args)) as ranks, _reported_by(ranks), determinism(args.deterministic):
         status, last = train_with_progress(config, args, ranks=ranks)
         if status == "stopped":
             shared.say(
