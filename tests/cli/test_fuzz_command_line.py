@@ -16,26 +16,6 @@ from classifier_kit import tiny_model_folder
 from metacontrast.cli.main import build_parser, run
 
 JUNK = ["", " ", "x", "none", "nan", "inf", "-inf", "1e400", "-1", "0", "1", "2", "3", "0.5", "1,2", ",", "٣", "%s"]
-    "",
-    " ",
-    "x",
-    "none",
-    "nan",
-    "inf",
-    "-inf",
-    "1e400",
-    "-1",
-    "0",
-    "1",
-    "2",
-    "3",
-    "0.5",
-    "1,2",
-    ",",
-    "٣",
-    "ü",
-    "%s",
-]
 HUGE = ["1" + 30 * "0", "-1" + 30 * "0", str(2**31), str(2**63), "1e30"]
 # A number as large as these would be an honest wish for a long training, a large batch or a large network.
 HONEST_WISHES = {
