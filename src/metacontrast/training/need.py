@@ -3,7 +3,8 @@
     bytes = fixed + parts · part
 
 fixed: parameters, their gradient, the optimizer's moments, the images of a batch. part: what the tasks take that one
-worker holds at the same time, one part for every worker; under `vmap` a part is one task of the chunk.
+worker holds at the same time, one part for every worker. Under `vmap` a part is one task of the chunk, every task has a
+gradient of its own, and replicas are copied into one batch.
 
 On a CPU the estimate was 0.8 to 1.3 times what the process really grew by: 28×28 images with 64 and 256 filters,
 84×84 with 32 (5 steps) and 64, head-only inner loops, both orders, one and two workers, float32 and bfloat16. Under
@@ -17,11 +18,12 @@ from functools import partial
 import torch
 
 from metacontrast.data.images import ClassImages
+from metacontrast.maml.engine import tasks_abreast
 from metacontrast.model.model import Model
 from metacontrast.tensor_bytes import peak_bytes
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.state import TrainState, store_state
-from metacontrast.training.step import Resources, initial_state, outer_gradient, outer_step
+from metacontrast.training.step import Resources, initial_state, outer_gradients, outer_step
 from metacontrast.types import Episode, Params, map_params, to_tensors
 
 _SCRATCH = 2
@@ -47,9 +49,13 @@ class Need:
 
 
 def need_of_update(
-    config: TrainConfig, images: tuple[ClassImages, ClassImages], resources: Resources, most: int | None = None
+    config: TrainConfig,
+    images: tuple[ClassImages, ClassImages],
+    resources: Resources,
+    replicas: int = 1,
+    most: int | None = None,
 ) -> Need:
-    """The need of `config` on `resources`.
+    """The need of an update of each replica on `resources`.
 
     Args:
         images: what is trained and tested on; on a GPU they will lie there too.
@@ -62,14 +68,23 @@ def need_of_update(
     state = initial_state(config, model, resources.device)
     tasks = Episode(*(t.to(device) for t in config.training_tasks(images[0]).batch(range(config.meta_batch))))
     measured = partial(_gradient_bytes, model, state.params, tasks, config, resources, most)
-    fixed = _state_bytes(state) + _size(*tasks) + (0 if device.type == "cpu" else _size(*(i.images for i in images)))
-    at_once = resources.engine_of(config).tasks_at_once(model, tasks, config.inner())
+    images_there = 0 if device.type == "cpu" else _size(*(each.images for each in images))
+    fixed = images_there + replicas * (_state_bytes(state) + _size(*tasks))
     if not resources.are_batched(config):
+        at_once = _tasks_of_a_worker(config, model, tasks, resources)
         return Need(fixed, measured(at_once), min(resources.workers, -(-config.meta_batch // at_once)))
-    one, two = measured(1), measured(2)
-    gradients = config.meta_batch * _size(*to_tensors(state.params))
-    part = (two - one) * (_SCRATCH if device.type == "cpu" else 1)
-    return Need(fixed + gradients + max(0, 2 * one - two), part, at_once)
+    count, (one, two) = replicas * config.meta_batch, map(measured, (1, 2))
+    every_task = max(0, 2 * one - two) + count * _size(*to_tensors(state.params))
+    every_replica = 0 if replicas == 1 else replicas * _size(*tasks, *to_tensors(state.params))
+    part = max(1, two - one) * (_SCRATCH if device.type == "cpu" else 1)
+    return Need(fixed + every_task + every_replica, part, min(count, resources.chunk or count))
+
+
+def _tasks_of_a_worker(config: TrainConfig, model: Model, tasks: Episode, resources: Resources) -> int:
+    """How many tasks one worker of a loop holds at the same time."""
+    if config.objective == "contrastive" or resources.engine == "compiled-loop":
+        return 1
+    return max(1, min(config.meta_batch, tasks_abreast(model, tasks, config.inner())))
 
 
 def _gradient_bytes(
@@ -87,11 +102,12 @@ def _gradient_bytes(
     order its graph.
     """
     alone = replace(resources, executor=None, chunk=None, engine=resources.engine.removeprefix("compiled-"))
-    few = Episode(*(t.repeat(2, *[1] * (t.ndim - 1))[:count] for t in tasks))
+    few = Episode(*(t[[number % len(t) for number in range(count)]] for t in tasks))
 
     def at(steps: int) -> int:
         short = replace(config, inner_steps=steps)
-        return peak_bytes(lambda: outer_gradient(model, params, few, short, alone), most, [*few, *to_tensors(params)])
+        work = partial(outer_gradients, model, [params], [few], short, alone)
+        return peak_bytes(work, most, [*few, *to_tensors(params)])
 
     if config.inner_steps <= 2:
         return at(config.inner_steps)

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from metacontrast.maml.engine import Engine, EngineName, meta_gradient
+from metacontrast.maml.engine import Engine, EngineName, replica_gradients
 from metacontrast.maml.outer import Metrics
 from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model
@@ -57,7 +57,7 @@ class Resources:
 
     def are_batched(self, config: TrainConfig) -> bool:
         """Whether the tasks of an update run as one batched program, cut into chunks."""
-        return self.engine_of(config).resolved(torch.device(self.device), config.inner()).endswith("vmap")
+        return self.engine_of(config).is_batched(torch.device(self.device), config.inner())
 
 
 ONE_CPU = Resources()
@@ -71,15 +71,15 @@ def initial_state(config: TrainConfig, model: Model, device: str) -> TrainState:
     return TrainState(params, optimizer, 0)
 
 
-def outer_gradient(
-    model: Model, params: Params, episodes: Episode, config: TrainConfig, resources: Resources
-) -> tuple[Params, Metrics]:
-    """The gradient of a batch of tasks that training follows, and the metrics of every task."""
+def outer_gradients(
+    model: Model, params: Sequence[Params], batches: Sequence[Episode], config: TrainConfig, resources: Resources
+) -> list[tuple[Params, Metrics]]:
+    """Of each replica, the gradient of its batch of tasks that training follows, and the metrics of every task."""
     if config.objective == "maml":
-        gradient_of = partial(meta_gradient, engine=resources.engine_of(config))
-    else:
-        gradient_of = partial(contrastive_gradient, **config.dropped())
-    return gradient_of(model, params, episodes, config.inner(), resources.executor)
+        engine = resources.engine_of(config)
+        return replica_gradients(model, params, batches, config.inner(), resources.executor, engine)
+    gradient_of = partial(contrastive_gradient, inner=config.inner(), executor=resources.executor, **config.dropped())
+    return [gradient_of(model, *each) for each in zip(params, batches, strict=True)]
 
 
 def outer_step(state: TrainState, gradient: Params, zeroed: bool) -> None:
@@ -97,20 +97,48 @@ def outer_step(state: TrainState, gradient: Params, zeroed: bool) -> None:
 def update(
     state: TrainState, model: Model, episodes: Episode, config: TrainConfig, resources: Resources = ONE_CPU
 ) -> Metrics:
-    """One outer update on a batch of tasks; a gradient that is not finite leaves the parameters as they were.
+    """One outer update on a batch of tasks.
 
     Args:
         episodes: all tasks of the update, or this process's own where `resources.ranks` share it.
+
+    Raises:
+        NotFinite: the parameters stay as they were where it was the gradient.
     """
-    gradient, metrics = outer_gradient(model, state.params, episodes, config, resources)
-    gradient, metrics = resources.ranks.mean(gradient, metrics, config.meta_batch)
-    _check_finite([metrics.loss, *to_tensors(gradient)])
-    outer_step(state, gradient, zeroed=config.head == "zeroed")
-    _check_finite(to_tensors(state.params))
-    return metrics
+    return update_replicas([state], model, [episodes], config, resources)[0]
 
 
-def _check_finite(tensors: Sequence[Tensor]) -> None:
+def update_replicas(
+    states: Sequence[TrainState],
+    model: Model,
+    batches: Sequence[Episode],
+    config: TrainConfig,
+    resources: Resources = ONE_CPU,
+) -> list[Metrics]:
+    """`update` of several replicas that differ in nothing but numbers; their gradients may be taken together."""
+    own = outer_gradients(model, [state.params for state in states], batches, config, resources)
+    found = [resources.ranks.mean(*each, config.meta_batch) for each in own]
+    for number, (gradient, metrics) in enumerate(found):
+        _check_finite(number, [metrics.loss, *to_tensors(gradient)])
+    for number, (state, (gradient, _)) in enumerate(zip(states, found, strict=True)):
+        outer_step(state, gradient, zeroed=config.head == "zeroed")
+        _check_finite(number, to_tensors(state.params))
+    return [metrics for _, metrics in found]
+
+
+class NotFinite(Exception):
+    """A loss, a gradient or what it led to is not finite.
+
+    Args:
+        replica: in which of the replicas.
+    """
+
+    def __init__(self, replica: int):
+        super().__init__(replica)
+        self.replica = replica
+
+
+def _check_finite(replica: int, tensors: Sequence[Tensor]) -> None:
     """Raise where a number is not finite; a GPU is waited for once."""
     if not torch.stack([torch.isfinite(t).all() for t in tensors]).all():
-        raise FloatingPointError
+        raise NotFinite(replica)
