@@ -72,7 +72,8 @@ def need_of_update(
     fixed = images_there + replicas * (_state_bytes(state) + _size(*tasks))
     if not resources.are_batched(config):
         at_once = _tasks_of_a_worker(config, model, tasks, resources)
-        return Need(fixed, measured(at_once), min(resources.workers, -(-config.meta_batch // at_once)))
+        part = measured(2 * at_once if at_once > 1 else 1)  # of two groups, one after the other
+        return Need(fixed, part, min(resources.workers, -(-config.meta_batch // at_once)))
     count, (one, two) = replicas * config.meta_batch, map(measured, (1, 2))
     every_task = max(0, 2 * one - two) + count * _size(*to_tensors(state.params))
     every_replica = 0 if replicas == 1 else replicas * _size(*tasks, *to_tensors(state.params))
