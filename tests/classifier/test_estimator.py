@@ -64,14 +64,16 @@ def test_fitting_in_parts_is_fitting_the_union():
     np.testing.assert_array_equal(parts.predict_proba(images), whole.predict_proba(images))
 
 
-def test_the_logits_are_those_of_the_core():
+@pytest.mark.parametrize("scope", ["head", "all"])
+@pytest.mark.parametrize("head", ["zeroed", "shared", "prototype"])
+def test_the_logits_are_those_of_the_core(scope, head):
     """Against `adapt` and the inductive policy of `Model`, which run the support set again: equal to 1e-5."""
-    start = tiny_start()
-    classifier = fitted(steps=2, lr=0.1, scope="all")
+    start = tiny_start(head=head)
+    classifier = FewShotClassifier(start, steps=2, lr=0.1, scope=scope).fit(*grey_images())
     support = classifier.support_
     model, params = task_start(start.model, start.params, 3)
     x, query = (start.images.to_input(t) for t in (support.images, torch.from_numpy(grey_images(seed=5)[0][:, None])))
-    adapted = adapt(model, params, x, support.y, Inner(2, 0.1, "all"))
+    adapted = adapt(model, params, x, support.y, Inner(2, 0.1, scope))
     expected = model.query_logits(adapted, x, query)
     logits, _ = classifier.state_.fitted.network(torch.from_numpy(grey_images(seed=5)[0][:, None]))
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
