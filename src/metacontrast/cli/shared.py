@@ -14,7 +14,8 @@ from typing import Any, get_args
 import torch
 
 from metacontrast.cli.allocator import keep_freed_memory
-from metacontrast.errors import InputError
+from metacontrast.device import DEVICES, find_device
+from metacontrast.errors import InputError, one_line
 from metacontrast.maml.engine import EngineName
 from metacontrast.training.ranks import processes_here
 from metacontrast.training.step import Resources
@@ -22,7 +23,7 @@ from metacontrast.training.step import Resources
 
 def add_compute_flags(parser: argparse.ArgumentParser) -> None:
     """`--device` and `--workers`: where to compute, with no effect on what."""
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
+    add_device_flag(parser)
     parser.add_argument(
         "--workers",
         type=int,
@@ -30,6 +31,11 @@ def add_compute_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads that tasks are spread over on a CPU (default: %(default)s, this process's share of processors)",
     )
+
+
+def add_device_flag(parser: argparse.ArgumentParser) -> None:
+    """`--device`: the processor or a GPU."""
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
 
 
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:
@@ -76,11 +82,16 @@ _gigabytes.__name__ = "number of gigabytes above 0"
 step_list.__name__ = "comma-separated whole numbers"
 
 
-def out_folder(text: str) -> Path:
-    """A folder to write to; an empty name would silently be the current one."""
+def path(text: str) -> Path:
+    """A file or folder; an empty name, say of an unset variable, would silently be the current folder."""
     if not text.strip():
         raise ValueError
     return Path(text)
+
+
+def out_folder(text: str) -> Path:
+    """A folder to write to."""
+    return path(text)
 
 
 out_folder.__name__ = "folder"
@@ -89,7 +100,7 @@ out_folder.__name__ = "folder"
 @contextlib.contextmanager
 def resources(args: argparse.Namespace, tasks_at_once: int) -> Iterator[Resources]:
     """Threads over tasks on a CPU, what is left of the processors inside operators; or one GPU."""
-    device = device_of(args)
+    device = find_device(args.device)
     if args.workers < 1:
         raise InputError(f"--workers {args.workers}, but it must be 1 or more")
     keep_freed_memory()
@@ -104,20 +115,16 @@ def resources(args: argparse.Namespace, tasks_at_once: int) -> Iterator[Resource
         yield replace(found, executor=executor, workers=workers)
 
 
-def device_of(args: argparse.Namespace) -> str:
-    """Where `--device` says to compute."""
-    if args.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda, but PyTorch sees no CUDA device here: use --device cpu")
-    return args.device
-
-
 def say(message: str) -> None:
     """A message to the person, on standard error."""
-    print(message, file=sys.stderr, flush=True)
+    print(one_line(message), file=sys.stderr, flush=True)
 
 
 def print_json(result: dict[str, Any] | list[dict[str, Any]]) -> None:
-    """The result for a program, one line."""
-    print(json.dumps(result, ensure_ascii=False), flush=True)
+    """The result for a program, one line: letters as they are where standard output can write them, else escaped."""
+    text = json.dumps(result, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        text = json.dumps(result)
+    print(text, flush=True)

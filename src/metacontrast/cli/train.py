@@ -18,6 +18,7 @@ from metacontrast.cli.config_flags import add_config_flags, config_from_flags
 from metacontrast.cli.determinism import add_deterministic_flag, determinism
 from metacontrast.data import load_dataset
 from metacontrast.data.images import ClassImages
+from metacontrast.device import find_device
 from metacontrast.errors import InputError
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.follower import Follower
@@ -57,7 +58,7 @@ def add_parser(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Train, with a progress bar."""
     config = config_from_flags(args)
-    with joined(shared.device_of(args)) as ranks, _reported_by(ranks), determinism(args.deterministic):
+    with joined(find_device(args.device)) as ranks, _reported_by(ranks), determinism(args.deterministic):
         status, results = train_with_progress(config, args, ranks=ranks)
         if status == "stopped":
             replicas = [] if args.replicas is None else ["--replicas", str(args.replicas)]
