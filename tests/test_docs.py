@@ -25,7 +25,7 @@ SHRINK = {
     "figure": ["--scale", "smoke", "--jobs", "1"],
     "bench": ["--cases", "a", "--orders", "first", "--engines", "ours", "--repeats", "1"],
 }
-NOT_HERE = ("mini-imagenet", "data get")
+NOT_HERE = ("mini-imagenet", "data get", "--engine ray")
 REAL = re.compile(r"(omniglot|cifar-fs)(?!-conv4)")
 
 
