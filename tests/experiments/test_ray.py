@@ -67,6 +67,7 @@ def assert_same_runs(runs: list[PlannedRun], one: Path, other: Path) -> None:
 
 
 @needs_ray
+@pytest.mark.slow
 def test_a_figure_made_by_ray_has_the_records_of_the_local_one(tmp_path, capfd):
     """Byte by byte below the header, which holds the command, and nothing of Ray's is printed or left behind."""
     handler = signal.getsignal(signal.SIGTERM)
