@@ -19,6 +19,9 @@ from metacontrast.maml.engine import EngineName
 from metacontrast.training.train import Resources
 
 
+MOST_WORKERS = 4096
+
+
 def add_compute_flags(parser: argparse.ArgumentParser) -> None:
     """`--device` and `--workers`: where to compute, with no effect on what."""
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
@@ -80,8 +83,8 @@ def resources(args: argparse.Namespace, tasks_at_once: int) -> Iterator[Resource
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda, but PyTorch sees no CUDA device here: use --device cpu")
-    if args.workers < 1:
-        raise InputError(f"--workers {args.workers}, but it must be 1 or more")
+    if not 1 <= args.workers <= MOST_WORKERS:
+        raise InputError(f"--workers {args.workers}, but it must be 1 or more, and {MOST_WORKERS} at most")
     keep_freed_memory()
     workers = min(args.workers, tasks_at_once)
     found = Resources(device, engine=getattr(args, "engine", "auto"), chunk=getattr(args, "chunk", None))
