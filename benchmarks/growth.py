@@ -20,7 +20,7 @@ import torch
 import metacontrast as mc
 from metacontrast.bench.table import hardware
 from metacontrast.cli.allocator import keep_freed_memory
-from metacontrast.plots.style import COLOURS
+from metacontrast.plots.style import COLORS
 
 BASE = {"tasks": 4, "steps": 1, "ways": 5, "size": 42}
 VARIED = {"tasks": (1, 2, 4, 8, 16), "steps": (1, 2, 5, 10), "ways": (2, 5, 10, 20), "size": (28, 42, 63, 84)}
@@ -48,13 +48,13 @@ def main(picture: Path, records: Path | None) -> None:
     figure, axes = plt.subplots(1, len(VARIED), figsize=(9, 2.4), sharey=True, layout="constrained")
     with ThreadPoolExecutor(os.cpu_count()) as executor:
         for axis, (name, values) in zip(axes, VARIED.items(), strict=True):
-            for order, colour in zip(("first", "second"), COLOURS, strict=False):
+            for order, color in (("first", COLORS["blue"]), ("second", COLORS["orange"])):
                 taken = [seconds(executor, order, **BASE | {name: value}) for value in values]
                 lines += [
                     {"kind": "growth", "order": order, **BASE | {name: v}, "seconds": s}
                     for v, s in zip(values, taken, strict=True)
                 ]
-                axis.plot(values, taken, marker="o", color=colour, label=f"{order} order")
+                axis.plot(values, taken, marker="o", color=color, label=f"{order} order")
                 print(order, name, dict(zip(values, (round(s, 4) for s in taken), strict=True)), flush=True)
             axis.set(xlabel=LABELS[name], xscale="log", yscale="log")
             axis.set_xticks(values, [str(value) for value in values], minor=False)

@@ -15,5 +15,14 @@ class InputError(ValueError):
         super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
+def one_line(text: str) -> str:
+    r"""The text on one line of one column: file names may hold line breaks and tabs, which are shown as escapes.
+
+    >>> print(one_line("a\tfile\n"))
+    a\tfile\n
+    """
+    return text.translate({ord(each): repr(each)[1:-1] for each in "\t\n\r\v\f\x85\u2028\u2029"})
+
+
 class InUseError(InputError):
     """Another process holds what is asked for; it may be free later."""

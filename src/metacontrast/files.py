@@ -120,6 +120,10 @@ def exclusive(path: Path, taken: str) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InUseError(taken) from error
+        except OSError as error:
+            raise InputError(
+                f"cannot lock {path}: {error.strerror}; choose a folder whose file system locks"
+            ) from error
         yield
     finally:
         os.close(handle)

@@ -6,15 +6,17 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import platformdirs
 import torch
 
-from metacontrast.cli import shared
+from metacontrast.cli import figure_engine, shared
 from metacontrast.cli.allocator import keep_freed_memory
 from metacontrast.cli.train import stop_on_interrupt
+from metacontrast.data.catalog import data_root
 from metacontrast.errors import InputError
 from metacontrast.experiments import cost
 from metacontrast.experiments.catalog import FIGURES, find_figures
@@ -52,7 +54,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--redraw", action="store_true", help="only draw and judge the records that are there")
     parser.add_argument("--plan", action="store_true", help="only list the runs, what they cost, and the departures")
-    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), metavar="N", help=_JOBS)
+    figure_engine.add_flags(parser)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu", help="default: %(default)s")
     parser.add_argument("--out", type=shared.out_folder, metavar="DIR", help="where runs lie (default: a cache folder)")
     parser.add_argument(
@@ -64,15 +66,13 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(execute=execute)
 
 
-_JOBS = "runs at a time, each with one thread (default: %(default)s)"
 _PAGES = "where pages and pictures go (default: docs/figures, with a folder for every scale but local)"
 
 
 def execute(args: argparse.Namespace) -> int:
     """Train, collect, draw, judge."""
     figures = find_figures(args.name)
-    if args.jobs < 1:
-        raise InputError(f"--jobs {args.jobs}, but it must be 1 or more")
+    figure_engine.check_flags(args)
     setting = choose_setting(args.scale, args.protocol, args.data_root)
     for line in departures(setting, figures):
         shared.say(f"departure: {line}")
@@ -88,9 +88,10 @@ def execute(args: argparse.Namespace) -> int:
 
 def _place(args: argparse.Namespace) -> Place:
     device = "cuda" if args.device == "auto" and torch.cuda.is_available() else args.device.replace("auto", "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
+    if device == "cuda" and not torch.cuda.is_available() and args.address is None:
         raise InputError("--device cuda, but PyTorch sees no CUDA device here: use --device cpu")
-    return Place(args.out or _default_runs(), args.data_root, device)
+    data = (args.data_root or data_root()).expanduser()
+    return Place((args.out or _default_runs()).absolute(), data.absolute(), device)
 
 
 def _default_runs() -> Path:
@@ -117,14 +118,18 @@ def _train(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Names
     check_data(runs, setting, args.data_root)
     missing = [run for run in runs if not run.is_complete(place.runs)]
     total = cost.remaining_seconds(missing, place.runs)
+    jobs = figure_engine.runs_at_a_time(args, len(missing))
     shared.say(
         f"{len(runs)} runs, {len(missing)} to be made: about {cost.as_time(total)} of one core, "
-        f"{cost.as_time(total / args.jobs)} with {args.jobs} at a time; they lie in {place.runs}"
+        f"{cost.as_time(total / jobs)} with {jobs} at a time; they lie in {place.runs}"
     )
+    if not missing:
+        return True
     torch.set_num_threads(1)
-    with stop_on_interrupt() as should_stop:
+    check_there = partial(check_data, missing, setting, place.data_root)
+    with stop_on_interrupt() as should_stop, figure_engine.engine(args, place, jobs, check_there) as engine:
         started, done, failed = time.monotonic(), 0, []
-        for run, status in make_runs(runs, place, args.jobs, should_stop, keep_freed_memory):
+        for run, status in make_runs(missing, place, jobs, should_stop, keep_freed_memory, engine):
             done += status == "complete"
             failed += [f"{run.label}: {status}"] if status.startswith("failed") else []
             shared.say(_progress(run, status, place, done, len(missing), time.monotonic() - started))

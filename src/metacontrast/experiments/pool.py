@@ -19,7 +19,9 @@ from metacontrast.experiments.grid import Place, PlannedRun, carry_out
 POLL_SECONDS = 1.0
 RETRY_SECONDS = 10.0
 Outcome = tuple[PlannedRun, str]
-"""A run, and `complete`, `stopped`, `in use`, or `failed: ` with the reason."""
+"""A run, and `complete`, `stopped`, `in use`, or `failed: ` with the reason; anything else is news of its progress."""
+Engine = Callable[[Sequence[PlannedRun], Place, int, Callable[[], bool], Callable[[], object]], Iterator[Outcome]]
+"""What carries out each of several runs once; its arguments are those of `carry_out_all`."""
 
 
 def carry_out_all(
@@ -28,16 +30,19 @@ def carry_out_all(
     jobs: int,
     should_stop: Callable[[], bool],
     prepare: Callable[[], object] = gc.collect,
+    engine: Engine | None = None,
 ) -> Iterator[Outcome]:
     """Carry out all runs, `jobs` at a time; those that another process works on come last, when it is done.
 
     Args:
-        prepare: called once in every process before it computes.
+        prepare: called in every process before it computes.
+        engine: where they are carried out; None is processes on this machine.
     """
+    engine = engine or on_this_machine
     todo = list(runs)
     while todo:
         busy = []
-        for run, status in _once(todo, place, jobs, should_stop, prepare):
+        for run, status in engine(todo, place, jobs, should_stop, prepare):
             if status == "in use":
                 busy.append(run)
             else:
@@ -49,13 +54,14 @@ def carry_out_all(
             time.sleep(RETRY_SECONDS)
 
 
-def _once(
+def on_this_machine(
     runs: Sequence[PlannedRun],
     place: Place,
     jobs: int,
     should_stop: Callable[[], bool],
     prepare: Callable[[], object],
 ) -> Iterator[Outcome]:
+    """Carry out each run once, `jobs` at a time, each in a process of its own when there are several."""
     if jobs > 1 and len(runs) > 1:
         yield from _in_processes(runs, place, jobs, should_stop, prepare)
         return
@@ -63,10 +69,11 @@ def _once(
     for run in runs:
         if should_stop():
             return
-        yield run, _attempt(run, place, should_stop)
+        yield run, attempt(run, place, should_stop)
 
 
-def _attempt(run: PlannedRun, place: Place, should_stop: Callable[[], bool]) -> str:
+def attempt(run: PlannedRun, place: Place, should_stop: Callable[[], bool]) -> str:
+    """Carry out one run in this process; what the user can mend becomes the outcome."""
     try:
         return carry_out(run, place, should_stop)
     except InUseError:
@@ -128,4 +135,4 @@ def _die_with(parent: int) -> None:
 
 
 def _work(run: PlannedRun, place: Place) -> str:
-    return _attempt(run, place, lambda: _should_stop())
+    return attempt(run, place, lambda: _should_stop())

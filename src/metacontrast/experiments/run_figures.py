@@ -7,7 +7,7 @@ from metacontrast.data.catalog import find_dataset
 from metacontrast.errors import InputError
 from metacontrast.experiments.catalog import FIGURES
 from metacontrast.experiments.grid import Place, PlannedRun, planned_runs
-from metacontrast.experiments.pool import carry_out_all
+from metacontrast.experiments.pool import Engine, Outcome, carry_out_all
 from metacontrast.experiments.setting import Setting
 from metacontrast.experiments.spec import FigureSpec
 
@@ -37,10 +37,11 @@ def make_runs(
     jobs: int,
     should_stop: Callable[[], bool],
     prepare: Callable[[], object],
-) -> Iterator[tuple[PlannedRun, str]]:
+    engine: Engine | None = None,
+) -> Iterator[Outcome]:
     """Carry out those that are not complete, one outcome after the other."""
     missing = [run for run in runs if not run.is_complete(place.runs)]
-    return carry_out_all(missing, place, jobs, should_stop, prepare)
+    return carry_out_all(missing, place, jobs, should_stop, prepare, engine)
 
 
 def _datasets(figure: FigureSpec, setting: Setting) -> set[str]:

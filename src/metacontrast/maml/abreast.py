@@ -40,7 +40,7 @@ def _start(model: Model, params: Params, episodes: Episode, inner: Inner) -> Par
     tasks = len(episodes.support_y)
     encoder = params.encoder
     if inner.scope != "head":
-        encoder = {name: t.expand(tasks, *t.shape) for name, t in encoder.items()}
+        encoder = {name: _channels_last(t).expand(tasks, *t.shape) for name, t in encoder.items()}
     if model.head == "prototype":
         support = _features(model, params.encoder, episodes.support_x)
         means = torch.stack([class_means(*task, model.ways) for task in zip(support, episodes.support_y, strict=True)])
@@ -48,6 +48,11 @@ def _start(model: Model, params: Params, episodes: Episode, inner: Inner) -> Par
     weight, bias = params.head
     head = Head(weight.expand(tasks, model.ways, -1), None if bias is None else bias.expand(tasks, model.ways))
     return Params(encoder, head)
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    """A convolution's weight in the order that its kernels take."""
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
 def _adapt(model: Model, params: Params, episodes: Episode, inner: Inner) -> Params:

@@ -9,7 +9,6 @@ Each is linear in both of its factors, so that the gradient at cotangents (u, v,
 Weight and bias may have a leading axis for tasks, whose images then stand one after the other in x, as many of each.
 """
 
-from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -36,9 +35,7 @@ def gradients(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The gradients at x, weight and bias, those that are wanted."""
     if weight.ndim == 5:
-        tasks = zip(cotangent.chunk(len(weight)), x.chunk(len(weight)), weight, strict=True)
-        at_x, at_weight, at_bias = zip(*(gradients(*task, geometry, wanted) for task in tasks), strict=True)
-        return _joined(at_x, torch.cat), _joined(at_weight, torch.stack), _joined(at_bias, torch.stack)
+        return _task_gradients(cotangent, x, weight, geometry, wanted)
     stride, padding, dilation, groups = geometry
     return torch.ops.aten.convolution_backward(
         cotangent, x, weight, [len(weight)], stride, padding, dilation, False, [0, 0], groups, list(wanted)
@@ -49,18 +46,45 @@ def plain_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: 
     """`torch.conv2d`, with a weight for each task if there is a leading axis."""
     if weight.ndim == 4:
         return torch.conv2d(x, weight, bias, *geometry)
+    if _is_shared(weight) and (bias is None or _is_shared(bias)):
+        return torch.conv2d(x, weight[0], None if bias is None else bias[0], *geometry)
     biases = [None] * len(weight) if bias is None else bias
     return torch.cat(
         [torch.conv2d(part, w, b, *geometry) for part, w, b in zip(x.chunk(len(weight)), weight, biases, strict=True)]
     )
 
 
+def _task_gradients(
+    cotangent: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: tuple[bool, bool, bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """`gradients` for a weight of each task; what is found is put in its place while it is in the cache."""
+    tasks, filters, channels, *kernel = weight.shape
+    of_x, of_weight, of_bias = wanted
+    at_x = at_weight = at_bias = None
+    if of_x and _is_shared(weight):
+        at_x, of_x = gradients(cotangent, x, weight[0], geometry, (True, False, False))[0], False
+    elif of_x:
+        at_x = torch.empty_like(x)
+    if of_weight:
+        at_weight = weight.new_empty(tasks, filters, *kernel, channels).permute(0, 1, 4, 2, 3)
+    if of_bias:
+        at_bias = weight.new_empty(tasks, filters)
+    places = (None if at_x is None else at_x.chunk(tasks), at_weight, at_bias)
+    for task, (own_cotangent, own_x) in enumerate(zip(cotangent.chunk(tasks), x.chunk(tasks), strict=True)):
+        found = gradients(own_cotangent, own_x, weight[task], geometry, (of_x, of_weight, of_bias))
+        for place, part in zip(places, found, strict=True):
+            if place is not None and part is not None:
+                place[task].copy_(part)
+    return at_x, at_weight, at_bias
+
+
+def _is_shared(parameter: Tensor) -> bool:
+    """Whether a parameter with an axis for tasks is the same memory for all of them, as before the first step."""
+    return parameter.stride(0) == 0
+
+
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a + b
-
-
-def _joined(parts: Sequence[Tensor | None], join: Callable[..., Tensor]) -> Tensor | None:
-    return None if parts[0] is None else join(parts)
 
 
 def differentiable_gradients(

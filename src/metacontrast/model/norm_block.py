@@ -286,7 +286,10 @@ def _numbered(parts: list[Tensor]) -> Iterator[tuple[int, Tensor]]:
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last)
+    """The same in this order of memory; one channel is in both orders, and strides say which one is meant."""
+    tensor = tensor.contiguous(memory_format=torch.channels_last)
+    _, channels, height, width = tensor.shape
+    return tensor.as_strided(tensor.shape, (height * width, 1, width, 1)) if channels == 1 else tensor
 
 
 def _typed(layout: Layout, gamma: Tensor) -> Layout:
