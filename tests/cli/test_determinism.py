@@ -70,11 +70,16 @@ def test_the_digest_sees_another_seed(folders, tmp_path):
     assert len(found) == 2
 
 
-def test_deterministic_kernels_are_on_while_training_and_off_afterwards(folders, tmp_path):
+def test_deterministic_kernels_are_on_while_training_and_change_nothing_on_a_cpu(folders, tmp_path):
+    """What the run's configuration says, and the bytes of its model and its state."""
     words = [*recipe_digests.words("glyphs", *folders), "--meta-batch", "1", "--workers", "1"]
-    assert run([*words, "--deterministic", "--out", str(tmp_path / "run")]) == 0
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["deterministic"] is True
-    assert not torch.are_deterministic_algorithms_enabled()
+    for name, more in {"forced": ["--deterministic"], "free": []}.items():
+        assert run([*words, *more, "--out", str(tmp_path / name)]) == 0
+        assert not torch.are_deterministic_algorithms_enabled()
+        is_forced = json.loads((tmp_path / name / "config.json").read_text())["deterministic"]
+        assert is_forced == (name == "forced")
+    for file in ("model.safetensors", "state.safetensors"):
+        assert (tmp_path / "forced" / file).read_bytes() == (tmp_path / "free" / file).read_bytes()
 
 
 def test_an_operation_without_a_deterministic_form_is_one_line():

@@ -20,6 +20,8 @@ from metacontrast.maml.engine import EngineName
 from metacontrast.training.ranks import processes_here
 from metacontrast.training.step import Resources
 
+MOST_WORKERS = 4096
+
 
 def add_compute_flags(parser: argparse.ArgumentParser) -> None:
     """`--device` and `--workers`: where to compute, with no effect on what."""
@@ -101,8 +103,8 @@ out_folder.__name__ = "folder"
 def resources(args: argparse.Namespace, tasks_at_once: int) -> Iterator[Resources]:
     """Threads over tasks on a CPU, what is left of the processors inside operators; or one GPU."""
     device = find_device(args.device)
-    if args.workers < 1:
-        raise InputError(f"--workers {args.workers}, but it must be 1 or more")
+    if not 1 <= args.workers <= MOST_WORKERS:
+        raise InputError(f"--workers {args.workers}, but it must be 1 or more, and {MOST_WORKERS} at most")
     keep_freed_memory()
     workers = min(args.workers, tasks_at_once)
     asked = {name: value for name in ("engine", "chunk", "memory") if (value := getattr(args, name, None)) is not None}
