@@ -22,7 +22,7 @@ from metacontrast.data.images import ClassImages
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.recipes import recipe
 from metacontrast.training.records import device_name
-from metacontrast.training.train import Resources, initial_state, update
+from metacontrast.training.step import Resources, initial_state, update
 
 CASES = {
     "omniglot-5w1s-released": (32, 1200, 20, (1, 28, 28)),

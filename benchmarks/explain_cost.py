@@ -19,7 +19,7 @@ import torch
 from metacontrast.analysis.contrastiveness import explain_tasks
 from metacontrast.training.recipes import recipe
 from metacontrast.training.records import device_name
-from metacontrast.training.train import initial_state, update
+from metacontrast.training.step import initial_state, update
 from metacontrast.types import Episode
 
 RELEASED = recipe("omniglot-5w1s-released")

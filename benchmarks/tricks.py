@@ -45,7 +45,7 @@ def measure(memory: bool = True, fused: bool = True, parts: bool = True, abreast
     if not parts:
         norm_block._CACHE_BYTES = 2**40
     if not abreast:
-        engine._tasks_abreast = lambda *_: 0
+        engine.tasks_abreast = lambda *_: 0
     torch.set_num_threads(1)
     chosen = engine.Engine(precision="bfloat16" if bfloat16 else "float32")
     found = {}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from classifier_kit import SIZE, grey_images, tiny_model_folder, tiny_start, write_folder
@@ -107,6 +108,7 @@ def test_one_image_is_one_class():
 @pytest.mark.parametrize(
     ("parameters", "part"),
     [
+        ({"device": "tpu"}, "device='tpu'"),
         ({"steps": 0}, "steps=0"),
         ({"steps": "some"}, "steps='some'"),
         ({"steps": 1.5}, "steps=1.5"),
@@ -248,9 +250,53 @@ def test_a_folder_that_holds_something_else_is_not_written_to(what, tmp_path, fi
     assert (tmp_path / "model.safetensors").read_bytes() == b"a training"
 
 
-def test_labels_that_no_file_can_hold(tmp_path):
-    classifier = fit(y=[(label, 1) for label in LABELS])
-    refused(lambda: classifier.save(tmp_path), "cannot be written")
+@pytest.mark.parametrize("of", [lambda label: frozenset([label]), lambda label: (label, b"bytes"), str.encode])
+def test_labels_that_no_file_can_hold(of, tmp_path):
+    classifier = fit(y=[of(label) for label in LABELS])
+    refused(lambda: classifier.save(tmp_path), "cannot be written to a file", "text, numbers or tuples of them")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("weights", "part"),
+    [
+        ([1, 2], "shape (2,), but there are 6 images"),
+        (["heavy"] * 6, "no number"),
+        ([0] * 6, "not 0 everywhere"),
+        ([-1, 1, 1, 1, 1, 1], "0 or more"),
+        ([float("nan")] * 6, "finite"),
+    ],
+)
+def test_weights_that_weigh_nothing(weights, part, fitted):
+    refused(lambda: fitted.score(IMAGES, LABELS, sample_weight=weights), "sample_weight", part)
+
+
+@pytest.mark.parametrize("model", [None, 5, [], b"omniglot-conv4", ""])
+def test_what_names_no_model(model):
+    refused(lambda: FewShotClassifier(model).fit(IMAGES, LABELS), "model" if model != "" else "'' is not a run")
+
+
+def test_an_empty_name_is_not_the_current_folder(fitted):
+    refused(lambda: fitted.predict(""), "is empty")
+    refused(lambda: fit("", None), "is empty")
+
+
+@pytest.mark.parametrize("limit", [0, -1, None, "many", 1.5, True])
+def test_a_limit_of_pixels_that_makes_no_sense(limit, fitted):
+    refused(lambda: fit(max_pixels=limit), f"max_pixels={limit!r}")
+    refused(lambda: clone(fitted).set_params(max_pixels=limit).fit(IMAGES, LABELS), f"max_pixels={limit!r}")
+
+
+def test_an_image_that_pillow_does_not_open_whatever_the_limit(tmp_path, monkeypatch, fitted):
+    Image.fromarray(np.zeros((30, 40), np.uint8)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    limited = FewShotClassifier(tiny_start(), max_pixels=10**9).fit(IMAGES, LABELS)
+    refused(lambda: limited.predict(tmp_path), "1200 pixels, more than the limit of 1000")
+
+
+def test_a_line_break_in_a_file_name_breaks_no_line(folder):
+    (folder / "class1" / "two\nlines.png").write_bytes(b"")
+    refused(lambda: fit(folder, None), r"two\nlines.png")
 
 
 def save(what: str, folder, fitted: FewShotClassifier):

@@ -7,7 +7,9 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.base import clone
-from sklearn.model_selection import cross_val_score
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 
 from classifier_kit import SIZE, grey_images, tiny_start, write_folder
@@ -62,14 +64,16 @@ def test_fitting_in_parts_is_fitting_the_union():
     np.testing.assert_array_equal(parts.predict_proba(images), whole.predict_proba(images))
 
 
-def test_the_logits_are_those_of_the_core():
+@pytest.mark.parametrize("scope", ["head", "all"])
+@pytest.mark.parametrize("head", ["zeroed", "shared", "prototype"])
+def test_the_logits_are_those_of_the_core(scope, head):
     """Against `adapt` and the inductive policy of `Model`, which run the support set again: equal to 1e-5."""
-    start = tiny_start()
-    classifier = fitted(steps=2, lr=0.1, scope="all")
+    start = tiny_start(head=head)
+    classifier = FewShotClassifier(start, steps=2, lr=0.1, scope=scope).fit(*grey_images())
     support = classifier.support_
     model, params = task_start(start.model, start.params, 3)
     x, query = (start.images.to_input(t) for t in (support.images, torch.from_numpy(grey_images(seed=5)[0][:, None])))
-    adapted = adapt(model, params, x, support.y, Inner(2, 0.1, "all"))
+    adapted = adapt(model, params, x, support.y, Inner(2, 0.1, scope))
     expected = model.query_logits(adapted, x, query)
     logits, _ = classifier.state_.fitted.network(torch.from_numpy(grey_images(seed=5)[0][:, None]))
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
@@ -109,6 +113,40 @@ def test_labels_of_any_hashable_kind(labels):
     classifier = FewShotClassifier(tiny_start()).fit(images, labels)
     assert classifier.predict(images).tolist() == labels or len(set(labels)) < 3
     assert set(classifier.classes_.tolist()) == set(labels)
+
+
+def test_single_numbers_of_other_libraries_are_labels():
+    """A tensor is equal to nothing but itself: as labels as they are, every image would be a class of its own."""
+    images, _ = grey_images(per_class=2, classes=2)
+    for labels in (list(torch.tensor([0, 0, 1, 1])), [np.int64(each) for each in (0, 0, 1, 1)], Column([0, 0, 1, 1])):
+        assert FewShotClassifier(tiny_start()).fit(images, labels).classes_.tolist() == [0, 1]
+
+
+class Column:
+    """What a table's column has: NumPy can make an array of it."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.values, dtype=dtype)
+
+
+def test_paths_may_come_as_an_array_or_a_column(tmp_path):
+    folder = write_folder(tmp_path, *grey_images())
+    files = [str(file) for file in sorted(folder.rglob("*.png"))]
+    classifier = fitted()
+    expected = classifier.predict(files).tolist()
+    for paths in (np.array(files), np.array(files, dtype=object), Column(files), Column(grey_images()[0])):
+        assert classifier.predict(paths).tolist() == expected
+
+
+def test_tuples_of_labels_are_saved(tmp_path):
+    labels = [("left", 1), ("left", (2, "b")), (0.5,)]
+    images, _ = grey_images(per_class=1)
+    classifier = FewShotClassifier(tiny_start()).fit(images, labels)
+    classifier.save(tmp_path)
+    assert FewShotClassifier.load(tmp_path).predict(images).tolist() == labels
 
 
 def test_images_of_every_kind_are_read_alike(tmp_path):
@@ -194,6 +232,36 @@ def test_a_saved_start_adapts_as_it_was_told_to(tmp_path):
     assert FewShotClassifier.load(tmp_path / "fitted").state_.start.inner == inner
 
 
+def test_where_to_compute_and_what_to_show_are_not_saved(tmp_path):
+    """A file fitted on a GPU, or with bars, is answered from elsewhere."""
+    fitted(device="cpu", verbose=True).save(tmp_path)
+    again = FewShotClassifier.load(tmp_path)
+    assert (again.device, again.verbose) == ("auto", False)
+
+
+def test_bars_are_shown_where_they_are_wanted(capsys):
+    """One for reading, one for the cross-validation."""
+    fitted()
+    assert capsys.readouterr().err == ""
+    fitted(verbose=True)
+    shown = capsys.readouterr().err
+    assert "reading" in shown
+    assert "cross-validating" in shown
+
+
+def test_adding_examples_keeps_the_model_that_was_fitted():
+    images, labels = grey_images()
+    classifier = fitted().set_params(model="a name that is no model")
+    assert len(classifier.partial_fit(images, labels).support_.y) == 30
+
+
+def test_images_left_out_are_told(tmp_path, caplog):
+    folder = write_folder(tmp_path, *grey_images())
+    (folder / "class1" / "broken.png").write_bytes(b"")
+    FewShotClassifier(tiny_start(), skip_unreadable=True).fit(folder)
+    assert "class1/broken.png is empty" in caplog.text
+
+
 def test_a_clone_has_the_parameters_and_not_the_fit():
     classifier = fitted(steps=2)
     copy = clone(classifier)
@@ -205,6 +273,23 @@ def test_scikit_learns_cross_validation_runs():
     images, labels = grey_images(per_class=6)
     scores = cross_val_score(FewShotClassifier(tiny_start(), folds=0), list(images), labels, cv=3)
     assert scores.mean() > 0.8
+
+
+def test_scikit_learns_search_over_a_pipeline_runs(tmp_path):
+    """Paths in, an own step before the classifier, its parameters searched."""
+    folder = write_folder(tmp_path, *grey_images(per_class=4))
+    files = sorted(folder.rglob("*.png"))
+    steps = [("turn", FunctionTransformer(upside_down)), ("classify", FewShotClassifier(tiny_start(), folds=0))]
+    search = GridSearchCV(
+        Pipeline(steps), {"classify__baseline": ["none", "prototype"], "classify__steps": [1, 3]}, cv=2
+    )
+    search.fit(files, [file.parent.name for file in files])
+    assert search.best_score_ > 0.8
+    assert set(search.predict(files[:3])) <= set(search.classes_)
+
+
+def upside_down(files):
+    return [np.flipud(np.asarray(Image.open(file))) for file in files]
 
 
 @pytest.mark.parametrize("head", ["learned", "shared", "prototype"])
@@ -228,6 +313,17 @@ def test_any_module_can_be_the_encoder(scope):
     assert all(torch.equal(a, b) for a, b in zip(before, own.state_dict().values(), strict=True))
     with pytest.raises(InputError, match="cannot be saved"):
         classifier.save(Path("nowhere"))
+
+
+@pytest.mark.slow
+def test_a_folder_of_five_hundred_classes_of_five_images(tmp_path):
+    """Through the model that comes along: half a minute of one core."""
+    images, labels = grey_images(classes=500)
+    folder = write_folder(tmp_path, images, labels)
+    classifier = FewShotClassifier(baseline="auto").fit(folder)
+    assert len(classifier.classes_) == 500
+    assert classifier.compare_[0].images == 2500
+    assert classifier.score(folder) > 0.9
 
 
 def test_five_hundred_classes_of_five_images():

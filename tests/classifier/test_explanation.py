@@ -104,6 +104,12 @@ def test_the_picture_shows_the_persons_own_polarity(tmp_path):
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_classifier_draws_what_it_explains():
+    classifier = FewShotClassifier(tiny_start()).fit(*grey_images())
+    figure = classifier.draw_explanation(grey_images(seed=3)[0][7], count=3)
+    assert len([axes for axes in figure.axes if axes.images]) == 4
+
+
 def test_inverted_models_see_inverted_images():
     form = ImageFormat(1, 4, invert=True)
     black = np.zeros((4, 4), np.uint8)

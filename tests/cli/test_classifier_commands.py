@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -161,6 +163,63 @@ def test_hundreds_of_images_are_answered_in_their_order(place, tmp_path, capsys)
     assert [Path(line.split("\t")[0]).stem for line in lines] == [f"{n:04d}" for n in range(540)]
 
 
+def test_names_with_tabs_and_line_breaks_stay_on_their_line(place, tmp_path, capsys):
+    images, _ = grey_images()
+    for name in ("a\ttab.png", "two\nlines.png"):
+        Image.fromarray(images[0]).save(tmp_path / name)
+    (tmp_path / "broken\none.png").write_bytes(b"")
+    assert run(["predict", str(place / "classifier"), str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert [len(line.split("\t")) for line in out.splitlines()] == [3, 3]
+    assert r"broken\none.png is empty" in err
+    assert len(err.splitlines()) == 2
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_names_that_standard_output_cannot_write_are_escaped(encoding, place, monkeypatch):
+    """Also file names that are no text: JSON stays JSON."""
+    folder = place / "my images"
+    for form in ([], ["--csv"], ["--json"]):
+        out = io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
+        monkeypatch.setattr(sys, "stdout", out)
+        assert run(["predict", str(place / "classifier"), str(folder), *form]) == 0
+        text = out.buffer.getvalue().decode(encoding)
+        assert len(text.splitlines()) == {"--csv": 16, "--json": 1}.get("".join(form), 15)
+    assert "Кошки" in {each["label"] for each in json.loads(text)["predictions"]}
+
+
+def test_a_file_name_that_is_no_text_is_answered(place, tmp_path, monkeypatch):
+    file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.png"))
+    try:
+        Image.fromarray(grey_images()[0][0]).save(file)
+    except OSError:
+        pytest.skip("this file system takes text only")
+    for form in ([], ["--csv"], ["--json"]):
+        out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+        monkeypatch.setattr(sys, "stdout", out)
+        assert run(["predict", str(place / "classifier"), str(tmp_path), *form]) == 0
+    assert json.loads(out.buffer.getvalue())["predictions"][0]["image"] == str(file)
+
+
+def test_an_export_of_an_earlier_fit_is_pointed_out(place, tmp_path, capsys):
+    assert run(fit_words(place, tmp_path / "c")) == 0
+    assert run(["export", str(tmp_path / "c"), "--format", "torch"]) == 0
+    capsys.readouterr()
+    assert run(fit_words(place, tmp_path / "c", "--folds", "0")) == 0
+    out, err = capsys.readouterr()
+    assert "classifier.pt2 is of what was fitted before" in err
+    assert "nothing was held out" in out
+
+
+def test_a_saved_model_is_evaluated_as_it_adapts(place, capsys):
+    """With the steps and the step size that `fit` would take from it."""
+    words = ["evaluate", str(place / "saved"), "--dataset", f"folder:{place / 'my images'}", "--episodes", "3"]
+    FewShotClassifier(place / "model", steps=7, lr=0.05, scope="head").save_pretrained(place / "saved")
+    assert run([*words, "--queries", "2", "--head", "zeroed", "--json"]) == 0
+    result = last_json(capsys.readouterr().out)
+    assert (result["inner_lr"], {row["steps"] for row in result["results"]}) == (0.05, {7, 0})
+
+
 def test_export_writes_a_file_that_runs(place, tmp_path, capsys):
     assert run(["export", str(place / "classifier"), "--format", "torch", "--out", str(tmp_path / "c.pt2")]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "c.pt2")
@@ -176,6 +235,16 @@ def test_evaluate_takes_a_folder_that_nothing_was_trained_on(place, capsys):
     assert {row["method"] for row in result["results"]} == {"maml", "nearest-mean"}
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
+@pytest.mark.parametrize("command", ["fit", "predict"])
+def test_a_gpu_that_is_not_there_is_one_line(command, place, tmp_path, capsys):
+    words = {
+        "fit": fit_words(place, tmp_path / "c"),
+        "predict": ["predict", str(place / "classifier"), str(place / "my images")],
+    }
+    fails(capsys, [*words[command], "--device", "cuda"], "no CUDA device")
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [
@@ -183,6 +252,15 @@ def test_evaluate_takes_a_folder_that_nothing_was_trained_on(place, capsys):
         (["fit", "{}/my images", "--model", "nothing", "--out", "{}/x"], "nothing is not a run directory"),
         (["fit", "{}/my images", "--model", "{}/model", "--out", "{}/x", "--steps", "many"], "whole number or auto"),
         (["fit", "{}/my images", "--model", "{}/model", "--out", "{}/x", "--reject", "0.001"], "needs 999 images"),
+        (["fit", "", "--model", "{}/model", "--out", "{}/x"], "invalid path value: ''"),
+        (["fit", "{}/my images", "--model", "", "--out", "{}/x"], "'' is not a run directory"),
+        (["fit", "{}/my images", "--model", "{}/model", "--out", "{}/x", "--max-pixels", "0"], "max_pixels=0"),
+        (["fit", "{}/my images", "--model", "{}/classifier", "--out", "{}/x"], "not a meta-trained model"),
+        (["evaluate", "{}/classifier", "--dataset", "folder:{}/my images"], "not a meta-trained model"),
+        (["predict", "{}/classifier", ""], "invalid path value: ''"),
+        (["predict", "{}/classifier", "{}/my images", "--max-pixels", "-3"], "max_pixels=-3"),
+        (["predict", "{}/classifier", "{}/my images", "--device", "tpu"], "--device"),
+        (["export", "{}/classifier", "--out", ""], "invalid path value: ''"),
         (["predict", "{}/missing", "{}/my images"], "is not a folder"),
         (["predict", "{}/model", "{}/my images"], "metacontrast-classifier"),
         (["predict", "{}/classifier", "{}/classifier"], "holds no images"),

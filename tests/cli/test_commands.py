@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -78,6 +79,41 @@ def test_train_writes_a_run_directory_and_prints_its_result(folder, tmp_path, ca
     assert {row["method"] for row in result["results"]} == {"maml", "nearest-mean"}
     names = {file.name for file in (tmp_path / "run").iterdir()}
     assert {"config.json", "records.jsonl", "model.safetensors", "state.safetensors"} <= names
+
+
+def test_train_says_what_an_update_takes(folder, tmp_path, capsys):
+    assert run(train_words(folder, tmp_path / "run")) == 0
+    assert re.search(r"^an update takes about \d+\.\d [KMG]B of memory", capsys.readouterr().err, re.MULTILINE)
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_anything_is_written(folder, tmp_path, capsys):
+    words = train_words(folder, tmp_path / "run", "--memory", "0.0001")
+    fails_with(capsys, words, "100.0 KB free: lower --queries", "--memory")
+    fails_with(capsys, train_words(folder, tmp_path / "run", "--memory", "-1"), "--memory")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("engine", ["loop", "vmap"])
+def test_replicas_are_runs_of_their_own_that_resume_without_flags(engine, folder, tmp_path, capsys):
+    out, words = tmp_path / "runs", ["--replicas", "2", "--engine", engine, "--json"]
+    assert run(train_words(folder, out, "--seed", "3", *words)) == 0
+    text = capsys.readouterr()
+    assert {row["seed"] for row in last_json(text.out)["results"]} == {3, 4}
+    assert "seed 3, update 4" in text.err
+    assert "seed 4, update 4" in text.err
+    assert [load_run(out / f"seed-{seed}").config.seed for seed in (3, 4)] == [3, 4]
+    assert run(["train", "--resume", "--out", str(out), "--updates", "6", *words]) == 0
+    assert run(["train", "--resume", "--out", str(out / "seed-4"), "--updates", "7"]) == 0
+    assert [load_run(out / f"seed-{seed}").updates for seed in (3, 4)] == [6, 7]
+    assert run(["evaluate", str(out / "seed-4"), "--episodes", "3"]) == 0
+    capsys.readouterr()
+    fails_with(capsys, ["train", "--resume", "--out", str(out)], "holds replicas: add --replicas", "seed-3")
+
+
+def test_replicas_are_refused_in_one_line(folder, trained, tmp_path, capsys):
+    fails_with(capsys, train_words(folder, tmp_path / "run", "--replicas", "0"), "replicas=0")
+    fails_with(capsys, train_words(folder, trained, "--replicas", "2"), "holds a single run", "--out")
+    assert not (tmp_path / "run").exists()
 
 
 def test_evaluate_prints_the_documented_json(trained, capsys):

@@ -49,8 +49,12 @@ def planned(seed: int) -> PlannedRun:
 
 def start(root: Path, name: str) -> subprocess.Popen[str]:
     configs = json.dumps([VALUES | {"seed": seed, "updates": 40} for seed in SEEDS])
-    words = [sys.executable, "-c", GRID, str(root), configs, name]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", GRID, str(root), configs, name],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.mark.slow

@@ -1,13 +1,10 @@
 """Checkpoints: whole or not there, and never loaded when damaged."""
 
-import contextlib
-import resource
-import signal
-
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from failing_disk import no_more_than
 from metacontrast.errors import InputError
 from metacontrast.training.checkpoint import Stored, load, params_from_tensors, params_to_tensors, save
 from metacontrast.types import Head, Params
@@ -47,19 +44,6 @@ def test_a_foreign_safetensors_file_is_refused(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"nothing\.safetensors does not exist"):
         load(tmp_path / "nothing.safetensors")
-
-
-@contextlib.contextmanager
-def no_more_than(size: int):
-    """Let the operating system refuse, in the middle of a write, to make any file longer than this."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_failing_disk_leaves_the_old_checkpoint(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from metacontrast.errors import InputError
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.objective import contrastive_gradient
-from metacontrast.training.train import initial_state, update
+from metacontrast.training.step import initial_state, update
 from metacontrast.types import Episode, map_params, to_tensors
 from toy_images import noisy_images
 

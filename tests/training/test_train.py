@@ -12,7 +12,8 @@ from metacontrast.training import checkpoint
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import read_records
 from metacontrast.training.run import load_run, open_run
-from metacontrast.training.train import initial_state, train, update
+from metacontrast.training.step import initial_state, update
+from metacontrast.training.train import train
 from metacontrast.types import Episode, Params, map_params, to_tensors
 from toy_images import noisy_images
 
@@ -148,18 +149,18 @@ def test_a_loss_that_is_not_finite_stops_with_update_and_tasks_named(tmp_path):
 
 
 def test_divergence_later_on_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
-    from metacontrast.training import train as module
+    from metacontrast.training import step as module
 
-    real, calls = module.meta_gradient, []
+    real, calls = module.replica_gradients, []
 
     def poisoned(*arguments, **options):
         calls.append(1)
-        gradient, metrics = real(*arguments, **options)
+        ((gradient, metrics),) = real(*arguments, **options)
         if len(calls) == 4:
             gradient = Params(gradient.encoder, gradient.head._replace(weight=gradient.head.weight * float("nan")))
-        return gradient, metrics
+        return [(gradient, metrics)]
 
-    monkeypatch.setattr(module, "meta_gradient", poisoned)
+    monkeypatch.setattr(module, "replica_gradients", poisoned)
     with pytest.raises(
         InputError, match=r"not finite in update 4, tasks 6 to 7: .* last good checkpoint, after update 2, is in"
     ):

@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from metacontrast.classifier.support import balanced_weights
 from metacontrast.errors import InputError
@@ -84,9 +84,20 @@ def solve(
     stepping = sorted(candidate for candidate in candidates if candidate.steps)
     if stepping and inner.scope == "encoder":
         raise InputError("the model adapts its encoder alone, and a zeroed head stays zero: pass scope='all' or 'head'")
+    moving = _on_features(model, params, x) if stepping and inner.scope == "head" else (model, params, x)
     for lr, group in groupby(stepping, key=lambda candidate: candidate.lr):
         wanted = {candidate.steps: candidate for candidate in group}
         steps = replace(inner, lr=lr, steps=max(wanted), order="first")
-        for step, adapted in enumerate(trajectory(model, params, x, y, steps, balanced_weights(y, x.dtype))):
+        for step, adapted in enumerate(trajectory(*moving, y, steps, balanced_weights(y, x.dtype))):
             if step in wanted:
-                yield wanted[step], adapted
+                yield wanted[step], Params(adapted.encoder or params.encoder, adapted.head)
+
+
+def _on_features(
+    model: Model, params: Params, x: Float[Tensor, "support channel height width"]
+) -> tuple[Model, Params, Float[Tensor, "support feature 1 1"]]:
+    """Features in place of images: where the head alone moves they are the same at every step."""
+    with torch.no_grad():
+        features = model.features(params.encoder, x)
+    flat = Model(nn.Flatten(), model.ways, model.feature_size, model.head, model.head_bias)
+    return flat, Params({}, params.head), features[:, :, None, None]

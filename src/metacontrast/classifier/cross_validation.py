@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metacontrast.classifier.calibration import cross_entropy, fit_temperature
 from metacontrast.classifier.candidates import Candidate, Method, solve
+from metacontrast.classifier.progress import Track, unseen
 from metacontrast.classifier.support import held_out_folds
 from metacontrast.maml.inner import Inner
 from metacontrast.model.head import class_means
@@ -76,16 +77,18 @@ def cross_validate(
     inner: Inner,
     candidates: Sequence[Candidate],
     folds: int,
+    track: Track = unseen,
 ) -> dict[Candidate, HeldOut]:
     """The candidates' answers; empty where no class has a second image or `folds` is below 2.
 
     Args:
         model, params: from `candidates.task_start`.
         folds: the most parts that the support set is divided into.
+        track: shows how far it is.
     """
     parts: dict[Candidate, list[HeldOut]] = {}
-    for rows in held_out_folds(y, folds):
-        held = torch.zeros(len(y), dtype=torch.bool)
+    for rows in track(held_out_folds(y.cpu(), folds), "cross-validating", "fold"):
+        held = torch.zeros_like(y, dtype=torch.bool)
         held[torch.from_numpy(rows)] = True
         for candidate, adapted in solve(model, params, x[~held], y[~held], inner, candidates):
             parts.setdefault(candidate, []).append(_answer(model, adapted, x[~held], y[~held], x[held], y[held]))
@@ -137,7 +140,7 @@ def _answer(model: Model, adapted: Params, x: Tensor, y: Tensor, query: Tensor, 
         features = model.features(adapted.encoder, torch.cat([x, query]), len(x))
         support, held = features[: len(x)], features[len(x) :]
         means = class_means(support, y, model.ways)
-        return HeldOut(apply_head(adapted.head, held), query_y, similarity(held, means))
+        return HeldOut(apply_head(adapted.head, held).cpu(), query_y.cpu(), similarity(held, means).cpu())
 
 
 def _joined(parts: Sequence[HeldOut]) -> HeldOut:

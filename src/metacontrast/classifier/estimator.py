@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,15 +16,22 @@ from metacontrast.classifier import storage
 from metacontrast.classifier.explanation import Explanation, explainer
 from metacontrast.classifier.fitted import Answers, fit_support
 from metacontrast.classifier.inputs import as_items, folder_of, labelled_items
-from metacontrast.classifier.labels import as_array, as_labels, composed
-from metacontrast.classifier.plan import Plan, make_plan
+from metacontrast.classifier.labels import as_array, as_labels, composed, weighted_mean
+from metacontrast.classifier.plan import Plan, check_max_pixels, make_plan
+from metacontrast.classifier.progress import Track, unseen, with_bar
 from metacontrast.classifier.starting_point import StartingPoint, load_starting_point, save_starting_point
 from metacontrast.classifier.storage import State
 from metacontrast.classifier.stream import Prediction, predict_each
 from metacontrast.classifier.support import Support, join, make_support
 from metacontrast.data.decode import MAX_PIXELS
 from metacontrast.data.gather import Item
+from metacontrast.device import find_device
 from metacontrast.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_NOT_SAVED = ("model", "device", "verbose")
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):
@@ -47,6 +54,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         reject: the share of images of known classes that may be refused so that unknown ones are; None refuses nothing.
         max_pixels: larger images are refused before they are unpacked.
         skip_unreadable: leave out images of the support set that cannot be read.
+        device: where to compute: `cpu`, `cuda`, or `auto` for the GPU where there is one.
+        verbose: show progress bars of `fit` on standard error.
 
     Attributes:
         classes_: the labels, sorted where they can be.
@@ -68,6 +77,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         reject: Any = None,
         max_pixels: Any = MAX_PIXELS,
         skip_unreadable: Any = False,
+        device: Any = "auto",
+        verbose: Any = False,
     ):
         self.model = model
         self.steps = steps
@@ -78,6 +89,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.reject = reject
         self.max_pixels = max_pixels
         self.skip_unreadable = skip_unreadable
+        self.device = device
+        self.verbose = verbose
 
     @classmethod
     def from_pretrained(cls, model: str | Path, **parameters: Any) -> "FewShotClassifier":
@@ -94,8 +107,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         save_starting_point(replace(start, inner=plan.inner), Path(folder))
 
     def save(self, folder: str | Path) -> None:
-        """Write the fitted classifier, support images included: `config.json` and `model.safetensors`."""
-        parameters = {name: value for name, value in self.get_params().items() if name != "model"}
+        """Write the fitted classifier, support images included: `config.json` and `model.safetensors`.
+
+        Labels must be text, numbers or tuples of these.
+        """
+        parameters = {name: value for name, value in self.get_params().items() if name not in _NOT_SAVED}
         storage.save(Path(folder), self._fitted_state(), parameters)
 
     @classmethod
@@ -111,10 +127,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return self._learn(start, plan, make_support(images, labels, [item.name for item in items]))
 
     def partial_fit(self, X: Any, y: Any = None) -> "FewShotClassifier":
-        """Add examples and classes: the same as `fit` on the union of all that was given so far."""
+        """Add examples and classes: the same as `fit` on the union of all that was given so far.
+
+        The model stays the one that was fitted.
+        """
         if not hasattr(self, "state_"):
             return self.fit(X, y)
-        start, plan = self.state_.start, self._start_and_plan()[1]
+        start, plan = self.state_.start, self._plan(self.state_.start)
         items, labels, images = self._read_labelled(start, X, y)
         return self._learn(start, plan, join(self.support_, images, labels, [item.name for item in items]))
 
@@ -136,13 +155,18 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         items, labels = _labelled(X, y)
         guesses = self._labels(self._answer(items)).tolist()
         right = [guess == label for guess, label in zip(guesses, labels, strict=True)]
-        return float(np.average(right, weights=sample_weight))
+        return weighted_mean(right, sample_weight)
 
     def explain(self, image: Any) -> Explanation:
         """What each support image did for and against the answer to one image."""
         state = self._fitted_state()
-        _, pixels = state.start.images.read(as_items([image]), self.max_pixels)
-        return explainer(state.start, state.support, state.fitted, state.plan.inner)(pixels[0])
+        return explainer(state.start, state.support, state.fitted, state.plan.inner)(self._pixels(image))
+
+    def draw_explanation(self, image: Any, count: int = 8) -> "Figure":
+        """`explain` as a matplotlib figure: the image, and the `count` support images that mattered most."""
+        from metacontrast.classifier.picture import draw_explanation
+
+        return draw_explanation(self._fitted_state(), self.explain(image), self._pixels(image), count)
 
     def answer(self, X: Any) -> Answers:
         """Probabilities, similarity and refusals of images, all of which must be readable."""
@@ -155,7 +179,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         Args:
             explain: give every prediction its explanation.
         """
-        return predict_each(self._fitted_state(), as_items(X), self.max_pixels, explain=explain)
+        state, limit, device = self._fitted_state(), check_max_pixels(self.max_pixels), find_device(self.device)
+        return predict_each(state, as_items(X), limit, device, explain=explain)
 
     def __sklearn_tags__(self) -> Tags:
         """What scikit-learn may expect: images, not a table of numbers."""
@@ -167,19 +192,30 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def _start_and_plan(self) -> tuple[StartingPoint, Plan]:
         start = load_starting_point(self.model)
+        return start, self._plan(start)
+
+    def _plan(self, start: StartingPoint) -> Plan:
         names = ("steps", "lr", "scope", "baseline", "folds", "reject")
-        return start, make_plan(start.inner, **{name: getattr(self, name) for name in names})
+        return make_plan(start.inner, **{name: getattr(self, name) for name in names})
 
     def _read_labelled(self, start: StartingPoint, X: Any, y: Any) -> tuple[list[Item], list[Hashable], torch.Tensor]:
         items, labels = _labelled(X, y)
         numbered = [item._replace(label=str(i)) for i, item in enumerate(items)]
-        kept, images = start.images.read(numbered, self.max_pixels, skip_unreadable=self.skip_unreadable)
+        limit, skip = check_max_pixels(self.max_pixels), bool(self.skip_unreadable)
+        kept, images = start.images.read(self._track(numbered, "reading", "image"), limit, skip_unreadable=skip)
         return kept, [labels[int(item.label)] for item in kept], images
 
     def _answer(self, items: list[Item]) -> Answers:
         state = self._fitted_state()
-        _, pixels = state.start.images.read(items, self.max_pixels)
-        return state.fitted.answer(pixels)
+        _, pixels = state.start.images.read(items, check_max_pixels(self.max_pixels))
+        return state.fitted.on(find_device(self.device)).answer(pixels)
+
+    def _pixels(self, image: Any) -> torch.Tensor:
+        return self._fitted_state().start.images.read(as_items([image]), check_max_pixels(self.max_pixels))[1][0]
+
+    @property
+    def _track(self) -> Track:
+        return with_bar if self.verbose else unseen
 
     def _labels(self, answers: Answers) -> NDArray[Any]:
         labels = self.classes_[answers.probabilities.argmax(1).numpy()]
@@ -190,7 +226,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return labels
 
     def _learn(self, start: StartingPoint, plan: Plan, support: Support) -> "FewShotClassifier":
-        return self._remember(State(start, support, plan, fit_support(start, support, plan)))
+        fitted = fit_support(start, support, plan, find_device(self.device), self._track)
+        return self._remember(State(start, support, plan, fitted))
 
     def _remember(self, state: State) -> "FewShotClassifier":
         self.state_ = state

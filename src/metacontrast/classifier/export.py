@@ -22,7 +22,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from metacontrast.classifier.fitted import Fitted, Network
-from metacontrast.classifier.labels import SCALARS
+from metacontrast.classifier.labels import to_json
 from metacontrast.classifier.storage import State
 from metacontrast.errors import InputError
 from metacontrast.files import atomic_path
@@ -82,7 +82,7 @@ def _save_onnx(program: torch.export.ExportedProgram, path: Path, facts: str) ->
 def _facts(state: State) -> dict[str, Any]:
     images = state.start.images
     return {
-        "classes": [label if type(label) in SCALARS else repr(label) for label in state.support.classes],
+        "classes": [to_json(label) for label in state.support.classes],
         "threshold": state.fitted.threshold,
         "channels": images.channels,
         "size": images.size,

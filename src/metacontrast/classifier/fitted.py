@@ -1,6 +1,7 @@
 """A support set learned: what answers for an image by itself."""
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -11,6 +12,7 @@ from metacontrast.classifier.candidates import PROTOTYPE, Candidate, solve, task
 from metacontrast.classifier.cross_validation import HeldOut, Score, best, cross_validate, report, similarity
 from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.classifier.plan import Plan
+from metacontrast.classifier.progress import Track, unseen
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.classifier.support import Support
 from metacontrast.errors import InputError
@@ -84,29 +86,42 @@ class Fitted:
     held_out: int
     scores: tuple[Score, ...]
 
+    def on(self, device: str) -> "Fitted":
+        """The same with its network on `device`."""
+        if self.network.weight.device.type == device:
+            return self
+        return replace(self, network=copy.deepcopy(self.network).to(device))
+
     def answer(self, pixels: UInt8[Tensor, "image channel height width"]) -> Answers:
-        """Answers for images in the model's format, a batch at a time."""
+        """Answers for images in the model's format, a batch at a time, computed where the network is."""
         with torch.no_grad():
-            parts = [self.network(batch) for batch in pixels.split(BATCH)]
-        logits, found = (torch.cat(part) for part in zip(*parts, strict=True))
+            parts = [self.network(batch.to(self.network.weight.device)) for batch in pixels.split(BATCH)]
+        logits, found = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
         probabilities = (logits.double() / self.temperature).softmax(1)
         return Answers(probabilities, found, calibration.is_rejected(found, self.threshold))
 
 
-def fit_support(start: StartingPoint, support: Support, plan: Plan) -> Fitted:
-    """Choose the way, calibrate, then learn from the whole support set."""
-    model, params = task_start(start.model, start.params, len(support.classes))
-    x = start.images.to_input(support.images)
-    held_out = cross_validate(model, params, x, support.y, plan.inner, (PROTOTYPE, *plan.stepping), plan.folds)
+def fit_support(
+    start: StartingPoint, support: Support, plan: Plan, device: str = "cpu", track: Track = unseen
+) -> Fitted:
+    """Choose the way, calibrate, then learn from the whole support set.
+
+    Args:
+        device: where it is computed; the result is on the CPU.
+        track: shows how far the cross-validation is.
+    """
+    model, params = task_start(start.model.to(device), start.params_on(device), len(support.classes))
+    x, y = start.images.to_input(support.images.to(device)), support.y.to(device)
+    held_out = cross_validate(model, params, x, y, plan.inner, (PROTOTYPE, *plan.stepping), plan.folds, track)
     chosen = _choose(plan, held_out)
-    ((_, adapted),) = solve(model, params, x, support.y, plan.inner, [chosen])
+    ((_, adapted),) = solve(model, params, x, y, plan.inner, [chosen])
     with torch.no_grad():
-        means = class_means(model.features(adapted.encoder, x), support.y, model.ways)
+        means = class_means(model.features(adapted.encoder, x), y, model.ways)
     if not all(t.isfinite().all() for t in (means, adapted.head.weight)):
         raise InputError(f"adapting with lr={chosen.lr:g} and {chosen.steps} steps diverged: lower lr or steps")
     found = held_out.get(chosen)
     return Fitted(
-        Network(freeze(model, adapted.encoder, x), adapted.head, means, start.images).eval(),
+        Network(freeze(model, adapted.encoder, x), adapted.head, means, start.images).eval().cpu(),
         chosen,
         found.temperature if found else 1.0,
         _threshold(plan.reject, found),

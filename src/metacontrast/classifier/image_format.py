@@ -1,5 +1,6 @@
 """What a trained model's images looked like, and how one's own are made to look the same."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from metacontrast.data.gather import Item, decode_all, decoder, enumerate_some
 from metacontrast.data.images import normalize
 from metacontrast.data.options import Resample
 from metacontrast.errors import InputError
+
+logger = logging.getLogger("metacontrast")
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,13 @@ class ImageFormat:
             else:
                 kept.append(item)
                 pixels.append(found)
+        summary = f"{len(problems)} of {len(problems) + len(kept)} images cannot be used: {enumerate_some(problems)}"
         if problems and not skip_unreadable:
-            total = len(problems) + len(kept)
             raise InputError(
-                f"{len(problems)} of {total} images cannot be used: {enumerate_some(problems)}; replace or remove "
-                "them, raise max_pixels if they are too large, or set skip_unreadable"
+                f"{summary}; replace or remove them, raise max_pixels if they are too large, or set skip_unreadable"
             )
+        if problems:
+            logger.warning("%s; they are left out", summary)
         if not pixels:
             raise InputError("there are no images to read: give at least one")
         return kept, torch.from_numpy(np.stack(pixels))

@@ -1,7 +1,8 @@
 """Anything that people call an image, as the 8-bit pixels that `decode` takes.
 
 - a path, the bytes of a file, or a PIL image: any size and mode;
-- a NumPy array `(height, width)` or `(height, width, channel)`, or a tensor `(channel, height, width)`;
+- a NumPy array `(height, width)` or `(height, width, channel)`, whatever NumPy makes one of, or a tensor
+  `(channel, height, width)`;
 - several: a list that may mix all of these, an array `(image, height, width[, channel])`, a tensor with a leading axis;
 - a folder: the images in it and below it.
 
@@ -18,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from metacontrast.classifier.arrays import as_numpy
 from metacontrast.data.decode import Source
 from metacontrast.data.folder import class_files, image_folders, split_classes
 from metacontrast.data.gather import Item
@@ -27,7 +29,9 @@ CHANNELS = (1, 3, 4)
 
 
 def folder_of(images: Any) -> Path | None:
-    """The folder that `images` names, if it names one."""
+    """The folder that `images` names, if it names one; an empty name would silently be the current folder."""
+    if isinstance(images, str) and not images.strip():
+        raise InputError("the name of the images' folder is empty: check the variable that it comes from")
     is_folder = isinstance(images, str | Path) and Path(images).expanduser().is_dir()
     return Path(images).expanduser() if is_folder else None
 
@@ -69,12 +73,13 @@ def _named(images: Any) -> Iterator[tuple[str, Source]]:
 
 def _stack(images: Any) -> Iterable[Any]:
     """The images of a stack one by one, after a check that it is a stack."""
-    if isinstance(images, np.ndarray) and images.dtype != object:
-        _check_stack(tuple(images.shape), (3, 4), is_one=images.ndim == 3 and images.shape[-1] in (3, 4))
-    elif isinstance(images, torch.Tensor):
+    images = as_numpy(images)
+    if isinstance(images, torch.Tensor):
         _check_stack(tuple(images.shape), (4,), is_one=images.ndim in (2, 3))
-    elif isinstance(images, np.ndarray):
+    elif isinstance(images, np.ndarray) and (images.dtype == object or (images.dtype.kind == "U" and images.ndim < 3)):
         _check_stack(tuple(images.shape), (1,), is_one=False)
+    elif isinstance(images, np.ndarray):
+        _check_stack(tuple(images.shape), (3, 4), is_one=images.ndim == 3 and images.shape[-1] in (3, 4))
     elif not isinstance(images, Iterable) or isinstance(images, dict):
         raise InputError(f"images must be a folder or a list of images, not {type(images).__name__}: put it in a list")
     return images
@@ -92,6 +97,7 @@ def _check_stack(shape: tuple[int, ...], axes: tuple[int, ...], *, is_one: bool)
 
 def _pixels(image: Any, name: str) -> NDArray[np.uint8]:
     """An array or tensor as uint8 `(height, width)` or `(height, width, channel)`."""
+    image = as_numpy(image)
     if isinstance(image, torch.Tensor):
         array, is_tensor = image.detach().cpu().to(_plain_type(image)).numpy(), True
     elif isinstance(image, np.ndarray):

@@ -5,8 +5,10 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from metacontrast.classifier.arrays import as_numpy
 from metacontrast.data.images import first_clash
 from metacontrast.errors import InputError
 
@@ -15,13 +17,14 @@ SCALARS = (str, bool, int, float)
 
 def as_labels(labels: Any, images: int) -> list[Hashable]:
     """The labels as plain Python values, checked: as many as there are images, hashable, none of them NaN."""
+    labels = as_numpy(labels)
     if isinstance(labels, str | bytes) or not isinstance(labels, Iterable):
         raise InputError(f"labels must be a list with a label for each image, not {type(labels).__name__}")
     shape = getattr(labels, "shape", None)
     if shape is not None and len(shape) != 1:
         raise InputError(f"labels have shape {tuple(shape)}, but there must be one label for each image")
     to_list = getattr(labels, "tolist", None)
-    plain = list(labels) if to_list is None else to_list()
+    plain = [_as_plain(label) for label in (labels if to_list is None else to_list())]
     if len(plain) != images:
         raise InputError(f"{images} images and {len(plain)} labels: there must be one label for each image")
     for label in plain:
@@ -56,6 +59,50 @@ def composed(names: Sequence[str]) -> list[Hashable]:
     """Folder names in Unicode's composed form; two that become one are an `InputError`."""
     _check_clashes(list(dict.fromkeys(names)))
     return [unicodedata.normalize("NFC", name) for name in names]
+
+
+def weighted_mean(values: Sequence[bool], weights: Any = None) -> float:
+    """The mean; `InputError` unless the weights are as many finite numbers, none below 0 and not all of them 0."""
+    if weights is None:
+        return float(np.mean(values))
+    try:
+        found = np.asarray(weights, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"sample_weight holds what is no number ({error}): give one number for each image") from error
+    if found.shape != (len(values),):
+        raise InputError(
+            f"sample_weight has shape {found.shape}, but there are {len(values)} images: give one for each"
+        )
+    if not np.isfinite(found).all() or found.min() < 0 or found.sum() == 0:
+        raise InputError("sample_weight must be finite, 0 or more, and not 0 everywhere")
+    return float(np.average(values, weights=found))
+
+
+def to_json(label: Hashable) -> Any:
+    """A label as JSON has it, a tuple as a list; an `InputError` for what JSON has not.
+
+    >>> from_json(to_json(("left", (1, 2.5))))
+    ('left', (1, 2.5))
+    """
+    if type(label) is tuple:
+        return [to_json(part) for part in label]
+    if type(label) not in SCALARS:
+        raise InputError(
+            f"label {label!r} is a {type(label).__name__}, which cannot be written to a file: use text, numbers or "
+            "tuples of them as labels"
+        )
+    return label
+
+
+def from_json(label: Any) -> Hashable:
+    """The label that `to_json` wrote."""
+    return tuple(map(from_json, label)) if isinstance(label, list) else label
+
+
+def _as_plain(label: Any) -> Any:
+    """NumPy's and PyTorch's single numbers as Python's: the latter are equal to nothing but themselves."""
+    is_number = isinstance(label, np.generic) or (isinstance(label, torch.Tensor) and label.ndim == 0)
+    return label.item() if is_number else label
 
 
 def _check_clashes(names: Sequence[str]) -> None:

@@ -61,6 +61,13 @@ def make_plan(inner: Inner, *, steps: Any, lr: Any, scope: Any, baseline: Any, f
     return Plan(wanted, automatic, baseline or "none", int(folds), None if reject is None else float(reject))
 
 
+def check_max_pixels(value: Any) -> int:
+    """The most pixels that an image may have."""
+    if not _is_whole(value, 1):
+        raise InputError(f"max_pixels={value!r}, but it must be 1 or more: the most pixels that an image may have")
+    return int(value)
+
+
 def _is_whole(value: Any, least: int) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 

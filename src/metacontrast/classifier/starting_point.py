@@ -17,12 +17,12 @@ from torch import nn
 from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.data.specs import DATASETS, FOLDER
 from metacontrast.errors import InputError
-from metacontrast.files import write_text
+from metacontrast.files import parse_json, write_text
 from metacontrast.maml.inner import Inner
 from metacontrast.model.model import Model
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.run import TrainedRun, load_run, save_model
-from metacontrast.types import Params
+from metacontrast.types import Params, map_params
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 FORMAT, VERSION = "metacontrast-model", 1
@@ -51,6 +51,10 @@ class StartingPoint:
     def __repr__(self) -> str:
         return f"<StartingPoint {self.name}>"
 
+    def params_on(self, device: str) -> Params:
+        """The parameters on `device`."""
+        return map_params(lambda t: t.to(device), self.params)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "StartingPoint":
         """Itself: nothing of it ever changes."""
         return self
@@ -71,10 +75,12 @@ class StartingPoint:
         return StartingPoint(type(encoder).__name__, model, model.init(torch.Generator()), images, inner)
 
 
-def load_starting_point(model: str | Path | StartingPoint) -> StartingPoint:
-    """The starting point of that name or in that folder."""
+def load_starting_point(model: Any) -> StartingPoint:
+    """The starting point of that name or in that folder; one that is given is itself."""
     if isinstance(model, StartingPoint):
         return model
+    if not isinstance(model, str | Path):
+        raise InputError(f"model={model!r}, but it must be a name, a folder or a StartingPoint")
     folder = find_model(model)
     facts = _read_format(folder / CONFIG)
     start = from_run(str(model), load_run(folder))
@@ -83,10 +89,14 @@ def load_starting_point(model: str | Path | StartingPoint) -> StartingPoint:
 
 
 def load_model(model: str | Path) -> TrainedRun:
-    """The trained model of that name or in that folder."""
+    """The trained model of that name or in that folder; one that was saved adapts as it was saved to."""
     folder = find_model(model)
-    _read_format(folder / CONFIG)
-    return load_run(folder)
+    facts, run = _read_format(folder / CONFIG), load_run(folder)
+    if "adaptation" not in facts:
+        return run
+    inner = _inner(facts["adaptation"], folder / CONFIG)
+    fields = {"inner_steps": inner.steps, "inner_lr": inner.lr, "inner_scope": inner.scope, "inner_loss": inner.loss}
+    return dataclasses.replace(run, config=dataclasses.replace(run.config, **fields, eval_steps=(inner.steps,)))
 
 
 def save_starting_point(start: StartingPoint, folder: Path) -> None:
@@ -114,13 +124,11 @@ def find_model(model: str | Path) -> Path:
     if str(model) in names:
         return PRETRAINED / str(model)
     folder = Path(model).expanduser()
-    if not folder.is_dir():
+    if not (folder.is_dir() and str(model).strip()):
         close = difflib.get_close_matches(str(model), names, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        known = ", ".join(names) or "none is installed"
-        raise InputError(
-            f"{model} is not a run directory, nor a model that comes along ({known}): {hint}check the name"
-        )
+        known, name = ", ".join(names) or "none is installed", str(model) or "''"
+        raise InputError(f"{name} is not a run directory, nor a model that comes along ({known}): {hint}check the name")
     return folder
 
 
@@ -135,7 +143,7 @@ def from_run(name: str, run: TrainedRun) -> StartingPoint:
 def read_facts(file: Path, known: str, version: int) -> dict[str, Any]:
     """A configuration file's content, after a check of its format and version."""
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
+        facts = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
             f"{file} cannot be read ({error}): the folder is incomplete or damaged, copy it anew"
@@ -158,7 +166,7 @@ def check_replaceable(folder: Path, known: str) -> None:
 
 def _format_of(file: Path) -> str | None:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))["format"]
+        return parse_json(file.read_text(encoding="utf-8"))["format"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -175,11 +183,14 @@ def _read_format(file: Path) -> dict[str, Any]:
     if not file.exists() and not file.with_name(TENSORS).exists():
         raise InputError(f"{file.parent} holds no trained model yet: train at least to the first checkpoint")
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
+        facts = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read ({error}): the folder holds no model or is incomplete") from error
     if isinstance(facts, dict) and facts.get("format") == "metacontrast-classifier":
-        raise InputError(f"{file.parent} holds a fitted classifier: load it with FewShotClassifier.load")
+        raise InputError(
+            f"{file.parent} holds a fitted classifier, not a meta-trained model: give the model that it was fitted "
+            "from, or load the classifier with FewShotClassifier.load"
+        )
     return read_facts(file, FORMAT, VERSION) if not isinstance(facts, dict) or "format" in facts else facts
 
 

@@ -19,7 +19,7 @@ from metacontrast.classifier.candidates import Candidate
 from metacontrast.classifier.cross_validation import Score
 from metacontrast.classifier.fitted import Fitted, Network
 from metacontrast.classifier.image_format import ImageFormat
-from metacontrast.classifier.labels import SCALARS
+from metacontrast.classifier.labels import from_json, to_json
 from metacontrast.classifier.plan import Plan
 from metacontrast.classifier.starting_point import (
     CONFIG,
@@ -86,14 +86,11 @@ def load(folder: Path) -> tuple[State, dict[str, Any]]:
 
 
 def _facts(state: State, run: TrainedRun, parameters: dict[str, Any]) -> dict[str, Any]:
-    for label in state.support.classes:
-        if type(label) not in SCALARS:
-            raise InputError(f"label {label!r} cannot be written to a file: use text or numbers as labels")
     fitted = state.fitted
     return {
         "format": FORMAT,
         "format_version": VERSION,
-        "classes": state.support.classes,
+        "classes": [to_json(label) for label in state.support.classes],
         "counts": state.support.counts.tolist(),
         "parameters": parameters,
         "images": dataclasses.asdict(state.start.images),
@@ -122,7 +119,7 @@ def _tensors(state: State) -> dict[str, Tensor]:
 def _state(facts: dict[str, Any], tensors: dict[str, Tensor], folder: Path) -> State:
     start = _start(facts, _below("start.", tensors), folder)
     images, y = tensors["support.images"], tensors["support.y"]
-    support = Support(images, y, tuple(facts["support"]), tuple(facts["classes"]))
+    support = Support(images, y, tuple(facts["support"]), tuple(map(from_json, facts["classes"])))
     plan = Plan(**(facts["plan"] | {"inner": Inner(**facts["plan"]["inner"])}))
     fitted = Fitted(
         _network(start, len(support.classes), _below("network.", tensors)),

@@ -40,13 +40,14 @@ class Prediction(NamedTuple):
 
 
 def predict_each(
-    state: State, items: Iterable[Item], max_pixels: int, *, explain: bool = False
+    state: State, items: Iterable[Item], max_pixels: int, device: str = "cpu", *, explain: bool = False
 ) -> Iterator[Prediction]:
     """A prediction for every item, in order."""
+    fitted = state.fitted.on(device)
     explain_one = explainer(state.start, state.support, state.fitted, state.plan.inner) if explain else None
     stream = state.start.images.read_each(items, max_pixels)
     while batch := list(islice(stream, BATCH)):
-        found = _answers(state.fitted, state.support.classes, [pixels for _, pixels in batch])
+        found = _answers(fitted, state.support.classes, [pixels for _, pixels in batch])
         for (item, pixels), (label, probability, rejected) in zip(batch, found, strict=True):
             if isinstance(pixels, UnreadableImage):
                 yield Prediction(item.name, problem=str(pixels))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from metacontrast.cli.shared import step_list
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.recipes import RECIPES, recipe
+from metacontrast.training.replicas import first_replica
 from metacontrast.training.run import read_config
 
 
@@ -53,7 +54,8 @@ def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], no
 
 
 def _base(args: argparse.Namespace, given: dict[str, Any]) -> TrainConfig:
-    started = read_config(args.out) if args.resume and not args.recipe else None
+    folder = args.out if args.replicas is None else first_replica(args.out)
+    started = read_config(folder) if folder and args.resume and not args.recipe else None
     return started or recipe(args.recipe or _default_recipe(given.get("dataset", "glyphs"), given.get("shots", 1)))
 
 

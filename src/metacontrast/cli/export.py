@@ -1,7 +1,6 @@
 """`metacontrast export`: a fitted classifier as one file that runs without this library."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from metacontrast.cli import shared
@@ -15,9 +14,11 @@ def add_parser(commands: Any) -> None:
         description="The classifier with its preprocessing as one file. It takes uint8 images (batch, channel, height, "
         "width) of the model's size and gives probabilities and similarity; class names are in its metadata.",
     )
-    parser.add_argument("classifier", type=Path, metavar="DIR", help="what `metacontrast fit --out` wrote")
+    parser.add_argument("classifier", type=shared.path, metavar="DIR", help="what `metacontrast fit --out` wrote")
     parser.add_argument("--format", choices=("onnx", "torch"), default="onnx", help="default: %(default)s")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: DIR/classifier.onnx or DIR/classifier.pt2")
+    parser.add_argument(
+        "--out", type=shared.path, metavar="FILE", help="default: DIR/classifier.onnx or DIR/classifier.pt2"
+    )
     shared.add_json_flag(parser)
     parser.set_defaults(execute=execute)
 

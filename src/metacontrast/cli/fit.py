@@ -1,6 +1,7 @@
 """`metacontrast fit`: learn the classes of one's own images from a folder."""
 
 import argparse
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ def add_parser(commands: Any) -> None:
         description="Learn from a folder that holds a folder of images for each class, and write a classifier for "
         "`metacontrast predict`. Any number of classes, and of images of each.",
     )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a folder of images for each class in it")
+    parser.add_argument("folder", type=shared.path, metavar="FOLDER", help="a folder of images for each class in it")
     parser.add_argument("--model", required=True, metavar="M", help="a model that comes along, or a run directory")
     parser.add_argument("--out", type=shared.out_folder, required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--steps", type=_steps, metavar="N", help="inner steps, or auto (default: the model's own)")
@@ -36,6 +37,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--folds", type=int, default=5, metavar="N", help="of cross-validation (default: %(default)s)")
     parser.add_argument("--skip-unreadable", action="store_true", help="leave out image files that cannot be read")
     add_max_pixels_flag(parser)
+    shared.add_device_flag(parser)
     shared.add_json_flag(parser)
     parser.set_defaults(execute=execute)
 
@@ -53,12 +55,14 @@ def execute(args: argparse.Namespace) -> None:
     from metacontrast.classifier.starting_point import check_replaceable
     from metacontrast.classifier.storage import FORMAT
 
-    names = ("steps", "lr", "scope", "baseline", "reject", "folds", "skip_unreadable", "max_pixels")
-    classifier = FewShotClassifier(args.model, **{name: getattr(args, name) for name in names})
+    names = ("steps", "lr", "scope", "baseline", "reject", "folds", "skip_unreadable", "max_pixels", "device")
+    parameters = {name: getattr(args, name) for name in names}
+    classifier = FewShotClassifier(args.model, **parameters, verbose=sys.stderr.isatty())
     check_replaceable(args.out, FORMAT)
     classifier.fit(args.folder)
     classifier.save(args.out)
     print(_summary(classifier))
+    _name_old_exports(args.out)
     run = classifier.state_.start.run
     if run is not None and run.config.norm == "transductive":
         shared.say("note: the model was trained with --norm transductive; single images get inductive statistics")
@@ -76,6 +80,14 @@ def execute(args: argparse.Namespace) -> None:
         )
 
 
+def _name_old_exports(folder: Path) -> None:
+    for name in sorted(file.name for file in folder.glob("classifier.*")):
+        shared.say(f"note: {folder / name} is of what was fitted before: export again")
+
+
+_UNCALIBRATED = "nothing was held out (no class has a second image, or --folds 0): probabilities are not calibrated"
+
+
 def _steps(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
@@ -87,11 +99,11 @@ def _summary(classifier: "FewShotClassifier") -> str:
     counts = classifier.support_.counts
     lines = [f"{len(counts)} classes with {int(counts.min())} to {int(counts.max())} images each"]
     if not classifier.compare_:
-        return "\n".join([*lines, "no class has a second image to hold out: probabilities are not calibrated"])
-    lines.append(f"{'method':<12}{'steps':>5}{'lr':>8}  {'accuracy':>8}  {'less baseline':<18}  cross entropy")
+        return "\n".join([*lines, _UNCALIBRATED])
+    lines.append(f"{'method':<12}{'steps':>5}{'lr':>8}  {'accuracy':>8}  {'less baseline':<20}cross entropy")
     lines += [
         f"{row.method:<12}{row.steps:>5}{row.lr:>8.3g}  {100 * row.accuracy:>6.1f} %  "
-        f"{100 * row.difference:+.1f} ± {100 * row.ci95:.1f} points".ljust(56)
+        + f"{100 * row.difference:+.1f} ± {100 * row.ci95:.1f} points".ljust(20)
         + f"{row.cross_entropy:.3f}{'  <- used' if row.chosen else ''}"
         for row in classifier.compare_
     ]

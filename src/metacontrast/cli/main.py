@@ -2,12 +2,13 @@
 
 import argparse
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, one_line
 from metacontrast.version import __version__
 
 
@@ -16,7 +17,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the complaint and where to read more, exit with 2."""
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
 
 
 def build_parser() -> Parser:
@@ -45,12 +46,13 @@ def build_parser() -> Parser:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
+    _write_any_letter()
     try:
         args = build_parser().parse_args(arguments)
         status = args.execute(args) or 0
         sys.stdout.flush()
     except InputError as error:
-        print(f"metacontrast: error: {error}", file=sys.stderr)
+        print(f"metacontrast: error: {one_line(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         _drop_output()
@@ -60,6 +62,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
         print(f"metacontrast: error: {error.strerror or error}: free some space or mend the path", file=sys.stderr)
         return 2
     return status
+
+
+def _write_any_letter() -> None:
+    """File and class names may hold letters that standard output's encoding has not: they are shown as escapes."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _drop_output() -> None:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from metacontrast.cli import shared
 from metacontrast.cli.fit import add_max_pixels_flag
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from metacontrast.classifier.explanation import Explanation
@@ -28,8 +28,10 @@ def add_parser(commands: Any) -> None:
         description="One line for each image: file, class, probability, each after a tab. Files that cannot be read "
         "are named, the rest is answered, and the exit status is 1.",
     )
-    parser.add_argument("classifier", type=Path, metavar="DIR", help="what `metacontrast fit --out` wrote")
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE|FOLDER", help="images, or folders of images")
+    parser.add_argument("classifier", type=shared.path, metavar="DIR", help="what `metacontrast fit --out` wrote")
+    parser.add_argument(
+        "images", type=shared.path, nargs="+", metavar="IMAGE|FOLDER", help="images, or folders of images"
+    )
     form = parser.add_mutually_exclusive_group()
     shared.add_json_flag(form)
     form.add_argument("--csv", action="store_true", help="comma-separated values with a header")
@@ -38,6 +40,7 @@ def add_parser(commands: Any) -> None:
         "--pictures", type=shared.out_folder, metavar="DIR", help="with --explain: a picture of each explanation"
     )
     add_max_pixels_flag(parser)
+    shared.add_device_flag(parser)
     parser.set_defaults(execute=execute)
 
 
@@ -49,7 +52,8 @@ def execute(args: argparse.Namespace) -> int:
         raise InputError("--pictures draws explanations: add --explain")
     if args.csv and args.explain:
         raise InputError("--csv has no columns for explanations: use --json with --explain")
-    classifier = FewShotClassifier.load(args.classifier).set_params(max_pixels=args.max_pixels)
+    classifier = FewShotClassifier.load(args.classifier)
+    classifier.set_params(max_pixels=args.max_pixels, device=args.device)
     files = _files(args.images)
     found = classifier.predict_each(files, explain=args.explain)
     shown = tqdm(found, total=len(files), desc="predicting", unit="image", disable=None, leave=False)
@@ -58,7 +62,7 @@ def execute(args: argparse.Namespace) -> int:
     for number, prediction in enumerate(shown):
         if prediction.problem:
             broken.append(prediction)
-            tqdm.write(f"metacontrast: {prediction.problem}", file=sys.stderr)
+            tqdm.write(one_line(f"metacontrast: {prediction.problem}"), file=sys.stderr)
             continue
         write(prediction)
         if args.json:
@@ -69,7 +73,8 @@ def execute(args: argparse.Namespace) -> int:
         unreadable = [{"image": each.image, "problem": each.problem} for each in broken]
         shared.print_json({"predictions": answered, "unreadable": unreadable})
     if broken:
-        shared.say(f"{len(broken)} of {len(files)} images could not be read; the others are answered")
+        others = "; the others are answered" if len(broken) < len(files) else ""
+        shared.say(f"{len(broken)} of {len(files)} images could not be read{others}")
     return 1 if broken else 0
 
 
@@ -92,14 +97,14 @@ def _writer(args: argparse.Namespace) -> Any:
 
 def _as_text(prediction: "Prediction") -> str:
     label = f"like no class (nearest: {prediction.label})" if prediction.rejected else prediction.label
-    line = f"{prediction.image}\t{label}\t{prediction.probability:.4f}"
+    line = f"{one_line(prediction.image)}\t{one_line(str(label))}\t{prediction.probability:.4f}"
     return line if prediction.explanation is None else f"{line}\n{_explained(prediction.explanation)}"
 
 
 def _explained(found: "Explanation") -> str:
-    lines = [f"  rather than {found.against}: logit difference {found.difference:+.4g}"]
+    lines = [f"  rather than {one_line(str(found.against))}: logit difference {found.difference:+.4g}"]
     lines += [
-        f"  {'pulled' if value > 0 else 'pushed'} {value:+.4g}  {found.names[row]}"
+        f"  {'pulled' if value > 0 else 'pushed'} {value:+.4g}  {one_line(found.names[row])}"
         for row, value in ((row, found.contributions[row]) for row in found.strongest(SHOWN))
     ]
     if not found.is_exact:

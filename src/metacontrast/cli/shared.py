@@ -14,29 +14,39 @@ from typing import Any, get_args
 import torch
 
 from metacontrast.cli.allocator import keep_freed_memory
-from metacontrast.errors import InputError
+from metacontrast.device import DEVICES, find_device
+from metacontrast.errors import InputError, one_line
 from metacontrast.maml.engine import EngineName
-from metacontrast.training.train import Resources
+from metacontrast.training.ranks import processes_here
+from metacontrast.training.step import Resources
 
 
 def add_compute_flags(parser: argparse.ArgumentParser) -> None:
     """`--device` and `--workers`: where to compute, with no effect on what."""
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
+    add_device_flag(parser)
     parser.add_argument(
         "--workers",
         type=int,
-        default=os.cpu_count() or 1,
+        default=max(1, (os.cpu_count() or 1) // processes_here()),
         metavar="N",
-        help="threads that tasks are spread over on a CPU (default: %(default)s, the number of processors)",
+        help="threads that tasks are spread over on a CPU (default: %(default)s, this process's share of processors)",
     )
 
 
+def add_device_flag(parser: argparse.ArgumentParser) -> None:
+    """`--device`: the processor or a GPU."""
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
+
+
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:
-    """`--engine` and `--chunk`: how the tasks of an update run."""
+    """`--engine`, `--chunk` and `--memory`: how the tasks of an update run."""
     parser.add_argument(
         "--engine", choices=get_args(EngineName), default="auto", help="how tasks run; auto picks by device and shape"
     )
     parser.add_argument("--chunk", type=int, metavar="N", help="tasks at once under vmap (default: as many as fit)")
+    parser.add_argument(
+        "--memory", type=_gigabytes, metavar="GB", help="memory that may be taken (default: what is free at the start)"
+    )
 
 
 def add_data_root_flag(parser: argparse.ArgumentParser) -> None:
@@ -59,14 +69,29 @@ def step_list(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
+def _gigabytes(text: str) -> int:
+    """Bytes."""
+    if not 0 < (size := float(text)) < float("inf"):
+        raise ValueError
+    return int(size * 1e9)
+
+
+_gigabytes.__name__ = "number of gigabytes above 0"
+
+
 step_list.__name__ = "comma-separated whole numbers"
 
 
-def out_folder(text: str) -> Path:
-    """A folder to write to; an empty name would silently be the current one."""
+def path(text: str) -> Path:
+    """A file or folder; an empty name, say of an unset variable, would silently be the current folder."""
     if not text.strip():
         raise ValueError
     return Path(text)
+
+
+def out_folder(text: str) -> Path:
+    """A folder to write to."""
+    return path(text)
 
 
 out_folder.__name__ = "folder"
@@ -75,29 +100,31 @@ out_folder.__name__ = "folder"
 @contextlib.contextmanager
 def resources(args: argparse.Namespace, tasks_at_once: int) -> Iterator[Resources]:
     """Threads over tasks on a CPU, what is left of the processors inside operators; or one GPU."""
-    device = args.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda, but PyTorch sees no CUDA device here: use --device cpu")
+    device = find_device(args.device)
     if args.workers < 1:
         raise InputError(f"--workers {args.workers}, but it must be 1 or more")
     keep_freed_memory()
     workers = min(args.workers, tasks_at_once)
-    found = Resources(device, engine=getattr(args, "engine", "auto"), chunk=getattr(args, "chunk", None))
+    asked = {name: value for name in ("engine", "chunk", "memory") if (value := getattr(args, name, None)) is not None}
+    found = Resources(device, **asked)
     torch.set_num_threads(max(1, args.workers // workers))
     if device == "cuda" or workers == 1 or "vmap" in found.engine:
         yield found
         return
     with ThreadPoolExecutor(workers) as executor:
-        yield replace(found, executor=executor)
+        yield replace(found, executor=executor, workers=workers)
 
 
 def say(message: str) -> None:
     """A message to the person, on standard error."""
-    print(message, file=sys.stderr, flush=True)
+    print(one_line(message), file=sys.stderr, flush=True)
 
 
 def print_json(result: dict[str, Any] | list[dict[str, Any]]) -> None:
-    """The result for a program, one line."""
-    print(json.dumps(result, ensure_ascii=False), flush=True)
+    """The result for a program, one line: letters as they are where standard output can write them, else escaped."""
+    text = json.dumps(result, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        text = json.dumps(result)
+    print(text, flush=True)

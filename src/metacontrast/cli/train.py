@@ -2,10 +2,12 @@
 
 import argparse
 import contextlib
+import io
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,21 @@ from tqdm import tqdm
 
 from metacontrast.cli import shared
 from metacontrast.cli.config_flags import add_config_flags, config_from_flags
+from metacontrast.cli.determinism import add_deterministic_flag, determinism
 from metacontrast.data import load_dataset
+from metacontrast.data.images import ClassImages
+from metacontrast.device import find_device
+from metacontrast.errors import InputError
 from metacontrast.training.config import TrainConfig
+from metacontrast.training.follower import Follower
+from metacontrast.training.memory import fit_to_memory
+from metacontrast.training.ranks import ALONE, Ranks, is_restarted, joined
 from metacontrast.training.records import Record, read_records
-from metacontrast.training.run import open_run
+from metacontrast.training.replicas import first_replica, replica_configs, replica_folder
+from metacontrast.training.run import RunDirectory, open_run, read_config
+from metacontrast.training.step import Resources
 from metacontrast.training.tensorboard import require_tensorboard, tensorboard_writer
-from metacontrast.training.train import train
+from metacontrast.training.train import train_replicas
 from metacontrast.version import INTERRUPTED
 
 
@@ -31,11 +42,15 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--out", type=shared.out_folder, required=True, metavar="DIR", help="run directory to write")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out if there is one")
+    parser.add_argument(
+        "--replicas", type=int, metavar="N", help="train N seeds side by side, from --seed on, into DIR/seed-S each"
+    )
     parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events (an extra)")
     add_config_flags(parser)
     shared.add_data_root_flag(parser)
     shared.add_compute_flags(parser)
     shared.add_engine_flags(parser)
+    add_deterministic_flag(parser)
     shared.add_json_flag(parser)
     parser.set_defaults(execute=execute)
 
@@ -43,51 +58,119 @@ def add_parser(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Train, with a progress bar."""
     config = config_from_flags(args)
-    status, last = train_with_progress(config, args)
-    if status == "stopped":
-        shared.say(f"stopped and saved; continue with: metacontrast train --resume --out {shlex.quote(str(args.out))}")
-    if args.json:
-        shared.print_json({"run": str(args.out), "status": status, "results": last})
+    with joined(find_device(args.device)) as ranks, _reported_by(ranks), determinism(args.deterministic):
+        status, results = train_with_progress(config, args, ranks=ranks)
+        if status == "stopped":
+            replicas = [] if args.replicas is None else ["--replicas", str(args.replicas)]
+            words = shlex.join(["train", "--resume", *replicas, "--out", str(args.out)])
+            shared.say(f"stopped and saved; continue with: metacontrast {words}")
+        if args.json:
+            shared.print_json({"run": str(args.out), "status": status, "results": results})
     return INTERRUPTED if status == "stopped" else 0
 
 
 def train_with_progress(
-    config: TrainConfig, args: argparse.Namespace, label: str = "training"
+    config: TrainConfig, args: argparse.Namespace, label: str = "training", ranks: Ranks = ALONE
 ) -> tuple[str, list[Record]]:
-    """Train into `args.out`; the outcome, and the records of the last evaluation."""
+    """Train into `args.out`, or replicas into folders of it; the outcome, and the records of the last evaluations.
+
+    Args:
+        ranks: the processes that share the training.
+    """
+    configs = _configs(config, args)
+    if args.tensorboard:
+        require_tensorboard()
+    with ranks.leader_first():
+        images = _load(config, args)
+    with shared.resources(args, len(ranks.own(range(config.meta_batch)))) as asked:
+        resources, need = fit_to_memory(config, images, replace(asked, ranks=ranks), len(configs))
+        status = _train(configs, args, images, resources, need, label)
+    seeds = [{} if args.replicas is None else {"seed": each.seed} for each in configs.values()]
+    runs = zip(seeds, configs, strict=True) if ranks.leads else ()
+    return status, [seed | row for seed, run in runs for row in last_evaluation(run)]
+
+
+@contextlib.contextmanager
+def _reported_by(ranks: Ranks) -> Iterator[None]:
+    """Messages, progress and results of the process that leads only."""
+    if ranks.leads:
+        yield
+        return
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def _run_directory(
+    path: Path, config: TrainConfig, images: tuple[ClassImages, ClassImages], resources: Resources, resume: bool
+) -> contextlib.AbstractContextManager[RunDirectory]:
+    """Where this process writes; `torchrun` starts processes that died again with the same flags, to go on."""
+    if not resources.ranks.leads:
+        return contextlib.nullcontext(Follower(path, {}))
+    return open_run(path, config, images, resources.device, resume=resume or is_restarted())
+
+
+def _configs(config: TrainConfig, args: argparse.Namespace) -> dict[Path, TrainConfig]:
+    """What is trained into which run directory."""
+    first = first_replica(args.out)
+    if args.replicas is None and first is not None:
+        raise InputError(f"{args.out} holds replicas: add --replicas N, or name one of them with --out {first}")
+    if args.replicas is None:
+        return {args.out: config}
+    if read_config(args.out) is not None:
+        raise InputError(f"{args.out} holds a single run: choose another --out for replicas")
+    return {replica_folder(args.out, each.seed): each for each in replica_configs(config, args.replicas)}
+
+
+def _load(config: TrainConfig, args: argparse.Namespace) -> tuple[ClassImages, ClassImages]:
+    """What is trained on, and what is tested on."""
     options = config.read_options()
     train_images = load_dataset(config.dataset, "train", args.data_root, options)
     test_images = load_dataset(config.dataset, config.eval_split, args.data_root, options)
     if both := set(train_images.classes) & set(test_images.classes):
         shared.say(f"note: {len(both)} classes are trained on and tested on: accuracy says little about new classes")
-    if args.tensorboard:
-        require_tensorboard()
-    with (
-        shared.resources(args, config.meta_batch) as resources,
-        open_run(args.out, config, (train_images, test_images), resources.device, resume=args.resume) as run,
-        tensorboard_writer(args.out if args.tensorboard else None) as log,
-        Progress(config, label) as progress,
-        stop_on_interrupt() as should_stop,
-    ):
+    return train_images, test_images
 
-        def on_record(record: Record) -> None:
-            log(record)
-            progress.show(record)
 
-        status = train(config, run, train_images, test_images, resources, on_record=on_record, should_stop=should_stop)
+def _train(
+    configs: dict[Path, TrainConfig],
+    args: argparse.Namespace,
+    images: tuple[ClassImages, ClassImages],
+    resources: Resources,
+    need: str,
+    label: str,
+) -> str:
+    logged = args.tensorboard and resources.ranks.leads
+    with contextlib.ExitStack() as stack:
+        opened = [_run_directory(run, each, images, resources, args.resume) for run, each in configs.items()]
+        runs = [stack.enter_context(run) for run in opened]
+        writers = {each.seed: tensorboard_writer(run if logged else None) for run, each in configs.items()}
+        logs = {seed: stack.enter_context(writer) for seed, writer in writers.items()}
+        progress = stack.enter_context(Progress(list(configs.values()), label))
+        should_stop = stack.enter_context(stop_on_interrupt())
+
+        def on_record(seed: int, record: Record) -> None:
+            logs[seed](record)
+            progress.show(seed, record)
+
+        shared.say(need)
+        all_configs = list(configs.values())
+        status = train_replicas(all_configs, runs, *images, resources, on_record=on_record, should_stop=should_stop)
     if not progress.seen:
-        shared.say(f"{args.out} has all its {config.updates} updates already; more with --updates")
-    return status, progress.last_evaluation or last_evaluation(args.out)
+        shared.say(f"{args.out} has all its {all_configs[0].updates} updates already; more with --updates")
+    return status
 
 
 class Progress:
     """A bar on a terminal with accuracy, tasks per second and time left; a line an evaluation everywhere."""
 
-    def __init__(self, config: TrainConfig, label: str):
-        self._bar = tqdm(total=config.updates, desc=label, unit="update", disable=None, dynamic_ncols=True)
-        self._tasks_per_update = config.meta_batch
-        self.last_evaluation: list[Record] = []
-        self.seen = False
+    def __init__(self, configs: Sequence[TrainConfig], label: str):
+        total = sum(config.updates for config in configs)
+        self._bar = tqdm(total=total, desc=label, unit="update", disable=None, dynamic_ncols=True)
+        self._tasks_per_update = configs[0].meta_batch
+        self._names = {config.seed: f"seed {config.seed}, " if len(configs) > 1 else "" for config in configs}
+        self._evaluation: list[Record] = []
+        self._done_before = 0
+        self.seen: set[int] = set()
 
     def __enter__(self) -> "Progress":
         return self
@@ -95,28 +178,29 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def show(self, record: Record) -> None:
-        """Take note of a record."""
-        self.seen = True
+    def show(self, seed: int, record: Record) -> None:
+        """Take note of a record of the run with that seed."""
         if record["kind"] == "training":
-            self._show_training(record)
+            self._show_training(seed, record)
         elif record["kind"] == "evaluation":
-            self._show_evaluation(record)
+            self._show_evaluation(self._names[seed], record)
 
-    def _show_training(self, record: Record) -> None:
-        if self._bar.n == 0 and record["update"] > 1:
-            self._bar.initial = self._bar.n = record["update"] - 1
+    def _show_training(self, seed: int, record: Record) -> None:
+        if seed not in self.seen:
+            self.seen.add(seed)
+            self._done_before += record["update"] - 1
+            self._bar.initial = self._done_before
+            self._bar.n += record["update"] - 1
         self._bar.update()
         rate = (self._bar.format_dict["rate"] or 0) * self._tasks_per_update
         self._bar.set_postfix_str(f"training accuracy {record['accuracy']:.3f}, {rate:.0f} tasks/s", refresh=False)
 
-    def _show_evaluation(self, record: Record) -> None:
-        if self.last_evaluation and self.last_evaluation[0]["update"] != record["update"]:
-            self.last_evaluation = []
-        self.last_evaluation.append(record)
+    def _show_evaluation(self, name: str, record: Record) -> None:
+        self._evaluation.append(record)
         if record["method"] != "maml":
-            shown = (f"{_short(each)} {100 * each['accuracy']:.1f} %" for each in self.last_evaluation)
-            tqdm.write(f"update {record['update']}: {', '.join(shown)}", file=sys.stderr)
+            shown = (f"{_short(each)} {100 * each['accuracy']:.1f} %" for each in self._evaluation)
+            tqdm.write(f"{name}update {record['update']}: {', '.join(shown)}", file=sys.stderr)
+            self._evaluation = []
 
 
 def last_evaluation(run: Path) -> list[Record]:

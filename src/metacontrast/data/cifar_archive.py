@@ -67,7 +67,7 @@ def _named_images(pickles: Mapping[str, Any]) -> Iterator[tuple[str, NDArray[np.
 def _read_pickle(archive: tarfile.TarFile, name: str, folder: Path) -> Any:
     member = archive.getmember(f"cifar-100-python/{name}")
     file = archive.extractfile(member)
-    if file is None or member.size > LARGEST_PICKLE:
+    if file is None or not member.isreg() or member.size > LARGEST_PICKLE:
         raise tarfile.TarError(f"{member.name} is not a file of at most {LARGEST_PICKLE} bytes")
     (folder / name).write_bytes(file.read())
     return safe_pickle.load(folder / name)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from metacontrast.data.options import Resample
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, one_line
 
 Mode = Literal["L", "RGB"]
 Source = Path | bytes | NDArray[np.uint8] | Image.Image
@@ -34,7 +34,7 @@ class UnreadableImage(InputError):
     """An image that cannot be decoded; `finding` is the message without the advice."""
 
     def __init__(self, name: str, reason: str, advice: str = "replace or remove it") -> None:
-        self.finding = f"{name} {reason}"
+        self.finding = one_line(f"{name} {reason}")
         super().__init__(f"{self.finding}; {advice}")
 
 
@@ -55,7 +55,7 @@ def decode(
         mode: `L` for grey, `RGB` for colour.
         resample: the filter for resizing.
         name: what messages call the image; the path where there is one.
-        max_pixels: a larger image is refused before it is unpacked.
+        max_pixels: a larger image is refused before it is unpacked; Pillow opens none above 178,956,970.
 
     Raises:
         UnreadableImage: the image is empty, damaged, of no known format or too large; the message names it.
@@ -70,8 +70,9 @@ def decode(
     except UnreadableImage:
         raise
     except Image.DecompressionBombError as error:
+        limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
         pixels = re.search(r"\d+", str(error))
-        raise _too_large(name, int(pixels[0]) if pixels else max_pixels + 1, max_pixels) from error
+        raise _too_large(name, int(pixels[0]) if pixels else limit + 1, limit) from error
     except Exception as error:  # on damaged files Pillow's readers raise nearly anything
         raise UnreadableImage(name, _reason(source, error)) from error
     return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
@@ -137,7 +138,9 @@ def _to_8_bits(grey: np.ndarray) -> NDArray[np.uint8]:
 
 
 def _too_large(name: str, pixels: int, limit: int) -> UnreadableImage:
-    return UnreadableImage(name, f"has {pixels} pixels, more than the limit of {limit}", "make it smaller")
+    return UnreadableImage(
+        name, f"has {pixels} pixels, more than the limit of {limit}", "make it smaller, or raise max_pixels"
+    )
 
 
 def _reason(source: Source, error: Exception) -> str:

@@ -98,7 +98,8 @@ def split_classes(root: Path, found: ClassFiles, split: str) -> ClassFiles:
         if split in ("val", "test"):
             raise InputError(
                 f"{root} is not divided, so {split!r} would be the classes that are trained on: put class folders into "
-                "train/ and test/, or, where nothing of it was trained on, ask for all (evaluate --split all)"
+                "train/ and test/, or ask for all (train --eval-split all, or evaluate --split all where nothing of it "
+                "was trained on)"
             )
         return found
     wanted = {top for top, name in tops.items() if split in ("all", name)}

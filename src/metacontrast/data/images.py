@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from metacontrast.errors import InputError
-from metacontrast.files import write_tensors
+from metacontrast.files import parse_json, write_tensors
 
 
 @dataclass(frozen=True)
@@ -193,15 +193,19 @@ def _write_cache(path: Path, source: str, images: ClassImages) -> None:
         "digest": images.digest,
         "source": source,
     }
-    write_tensors(path, {"images": images.images, "starts": images.starts}, {"facts": json.dumps(facts)})
+    text = json.dumps(facts)
+    tensors = {"images": images.images, "starts": images.starts}
+    write_tensors(path, tensors, {"facts": text, "facts_digest": hashlib.sha256(text.encode()).hexdigest()})
 
 
 def _read_cache(path: Path, source: str) -> ClassImages | None:
     """What the cache file holds, or None when it is missing, stale or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})["facts"])
-            if facts["source"] != source:
+            metadata = file.metadata() or {}
+            facts = parse_json(metadata["facts"])
+            is_whole = hashlib.sha256(metadata["facts"].encode()).hexdigest() == metadata["facts_digest"]
+            if not is_whole or facts["source"] != source:
                 return None
             found = ClassImages(
                 name=facts["name"],

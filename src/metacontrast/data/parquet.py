@@ -4,7 +4,6 @@ Column `image` holds the encoded file, alone or as `bytes` beside its `path`; `l
 number whose name stands in the file's metadata.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from metacontrast.data.gather import BATCH, Item, Listing
 from metacontrast.errors import InputError
+from metacontrast.files import parse_json
 
 HUB_NAMES = {"val": ("validation", "val")}
 # The standard errors from which those of pyarrow are derived.
@@ -65,7 +65,7 @@ def _open(file: Path) -> Any:
 def _label_names(file: Path, metadata: dict[bytes, bytes]) -> Callable[[Any], str]:
     """How a label is turned into a class name: numbers by the hub's list, text as it is."""
     try:
-        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        features = parse_json(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
         names = features.get("label", {}).get("names", [])
     except (ValueError, AttributeError) as error:
         raise _damaged(file, error) from error

@@ -1,5 +1,7 @@
 """Files in a zip archive or in a folder, listed and read alike; nothing is ever unpacked to disk."""
 
+import lzma
+import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +12,11 @@ from pathlib import Path, PurePosixPath
 from metacontrast.errors import InputError
 
 LARGEST_FILE = 64 * 2**20
+# What zipfile and its decompressors raise on damaged archives.
+DAMAGE = (
+    *(OSError, EOFError, RuntimeError, NotImplementedError, ValueError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ def open_tree(path: Path) -> Iterator[FileTree]:
         return
     try:
         archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise InputError(f"{path} is not a readable zip archive ({error}); fetch it again") from error
     with archive:
         yield FileTree(path, _archive_names(path, archive), lambda name: _read_member(path, archive, name))
@@ -53,14 +60,20 @@ def _folder_names(folder: Path) -> tuple[str, ...]:
 
 
 def _archive_names(path: Path, archive: zipfile.ZipFile) -> tuple[str, ...]:
-    names = [info.filename for info in archive.infolist() if not info.is_dir()]
-    for name in names:
-        parts = PurePosixPath(name.replace("\\", "/"))
-        if parts.is_absolute() or ".." in parts.parts or ":" in name.split("/")[0]:
+    files = [info for info in archive.infolist() if not info.filename.endswith("/")]
+    for info in files:
+        if _points_outside(info.filename):
             raise InputError(
-                f"{path} holds a file named {name!r}, which points outside the archive; fetch a clean copy"
+                f"{path} holds a file named {info.filename!r}, which points outside the archive; fetch a clean copy"
             )
-    return tuple(sorted(names))
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise InputError(f"{path} holds a link, {info.filename!r}, where files should be; fetch a clean copy")
+    return tuple(sorted(info.filename for info in files))
+
+
+def _points_outside(name: str) -> bool:
+    parts = PurePosixPath(name.replace("\\", "/"))
+    return not parts.name or parts.is_absolute() or ".." in parts.parts or ":" in name.split("/")[0]
 
 
 def _read_file(file: Path) -> bytes:
@@ -76,5 +89,5 @@ def _read_member(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
         raise InputError(f"{path}: {name} unpacks to {size} bytes, more than the {LARGEST_FILE} an image may have")
     try:
         return archive.read(name)
-    except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except DAMAGE as error:
         raise InputError(f"{path}: {name} is damaged ({error}); fetch the archive again") from error

@@ -24,7 +24,8 @@ from metacontrast.files import exclusive, write_text
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import Record, read_records
 from metacontrast.training.run import load_model_copy, model_copy, open_run, read_header
-from metacontrast.training.train import Resources, train
+from metacontrast.training.step import Resources
+from metacontrast.training.train import train
 
 MEASURED = "measured.jsonl"
 

@@ -16,7 +16,7 @@ from metacontrast.experiments.schedule import Schedule, quantity
 from metacontrast.training.evaluate import Evaluation, evaluate
 from metacontrast.training.records import Record
 from metacontrast.training.run import TrainedRun
-from metacontrast.training.train import Resources
+from metacontrast.training.step import Resources
 
 TEST_SEED = 2022
 

@@ -10,10 +10,8 @@ from metacontrast.analysis.contrastiveness import Explanation, explain_tasks
 from metacontrast.analysis.similarity import MAPS
 from metacontrast.data.episodes import EpisodeRows, EpisodeSampler
 from metacontrast.training.run import TrainedRun
-from metacontrast.training.train import Resources
+from metacontrast.training.step import ONE_CPU, Resources
 from metacontrast.types import Episode
-
-ONE_CPU = Resources()
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,27 +8,25 @@
 - `auto`: `loop` on a CPU, `vmap` on a GPU, but where the inner loop moves the head alone `loop` there too.
 """
 
-import contextlib
-import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor
 
 from metacontrast.errors import InputError
 from metacontrast.maml.abreast import abreast_gradient
+from metacontrast.maml.batched import batched_gradient, compiled_gradient
 from metacontrast.maml.checks import check_tasks
 from metacontrast.maml.inner import Inner
-from metacontrast.maml.outer import Metrics, task_gradient, task_gradient_by_transform
+from metacontrast.maml.outer import Metrics, task_gradient
+from metacontrast.maml.precision import Precision, at_precision
 from metacontrast.model.model import Model
-from metacontrast.types import Episode, Params, from_tensors, to_tensors
+from metacontrast.types import Episode, Params, from_tensors, map_params, to_tensors
 
 EngineName = Literal["auto", "loop", "vmap", "compiled-loop", "compiled-vmap"]
-Precision = Literal["float32", "tf32", "bfloat16"]
 
 _MOST_ABREAST = 8
 _NUMBERS_ABREAST = 2**20
@@ -59,6 +57,10 @@ class Engine:
             return self.name
         return "vmap" if device.type == "cuda" and inner.scope != "head" else "loop"
 
+    def is_batched(self, device: torch.device, inner: Inner) -> bool:
+        """Whether tasks run as one batched program, cut into chunks."""
+        return self.resolved(device, inner).endswith("vmap")
+
 
 def meta_gradient(
     model: Model,
@@ -82,14 +84,47 @@ def meta_gradient(
         InputError: labels do not fit the images or the model's ways, or there is nothing to learn.
     """
     check_tasks(model, params, episodes, inner.scope)
-    name = engine.resolved(episodes.query_x.device, inner)
-    if name != "loop":
-        gradient_of, parts = partial(_transformed(model, inner, name, engine.chunk), params), [episodes]
-    elif together := _tasks_abreast(model, episodes, inner):
-        gradient_of, parts = partial(abreast_gradient, model, params, inner=inner), _split(episodes, together)
-    else:
-        gradient_of, parts = partial(task_gradient, model, params, inner=inner), unstack(episodes)
-    return _mean(_at(engine.precision, gradient_of), params, parts, executor)
+    match engine.resolved(episodes.query_x.device, inner):
+        case "loop":
+            together = tasks_abreast(model, episodes, inner)
+            gradient_of = partial(abreast_gradient if together else task_gradient, model, params, inner=inner)
+            parts = _split(episodes, together) if together else unstack(episodes)
+        case "compiled-loop":
+            gradient_of, parts = partial(compiled_gradient(model, inner), params), unstack(episodes)
+            executor = None
+        case name:
+            gradient_of = partial(batched_gradient(model, inner, engine.chunk, compiled="compiled" in name), params)
+            parts = [episodes]
+    return _mean(at_precision(engine.precision, gradient_of), params, parts, executor)
+
+
+def replica_gradients(
+    model: Model,
+    params: Sequence[Params],
+    episodes: Sequence[Episode],
+    inner: Inner,
+    executor: Executor | None = None,
+    engine: Engine = Engine(),
+) -> list[tuple[Params, Metrics]]:
+    """`meta_gradient` of several replicas: in one batched program where tasks run so, else one after the other.
+
+    Args:
+        params, episodes: of each replica; they differ in nothing but numbers.
+        engine: its chunk counts the tasks of all replicas.
+    """
+    each, device = list(zip(params, episodes, strict=True)), episodes[0].query_x.device
+    if len(each) == 1 or not engine.is_batched(device, inner):
+        return [meta_gradient(model, *one, inner, executor, engine) for one in each]
+    for one in each:
+        check_tasks(model, *one, inner.scope)
+    compiled = engine.resolved(device, inner) == "compiled-vmap"
+    run = partial(
+        batched_gradient(model, inner, engine.chunk, len(each), compiled),
+        map_params(lambda *replicas: torch.stack(replicas), *params),
+    )
+    sums, metrics = at_precision(engine.precision, run)(Episode(*map(torch.stack, zip(*episodes, strict=True))))
+    means, replicas = map_params(lambda t: t / metrics.loss.shape[1], sums), range(len(each))
+    return [(map_params(lambda t, n=n: t[n], means), Metrics(*(m[n] for m in metrics))) for n in replicas]
 
 
 def mean_over_tasks(
@@ -131,7 +166,7 @@ def _mean(
     return from_tensors(like, [t / len(together.loss) for t in total]), together
 
 
-def _tasks_abreast(model: Model, episodes: Episode, inner: Inner) -> int:
+def tasks_abreast(model: Model, episodes: Episode, inner: Inner) -> int:
     """How many tasks step side by side, whatever the number of workers, so that the result does not depend on it.
 
     Half of them at most, which leaves work for two; 0 where they cannot, or where one task's images fill the cache.
@@ -145,56 +180,3 @@ def _tasks_abreast(model: Model, episodes: Episode, inner: Inner) -> int:
 def _split(episodes: Episode, size: int) -> Iterator[Episode]:
     """The tasks of a batch, so many at a time."""
     return (Episode(*parts) for parts in zip(*(t.split(size) for t in episodes), strict=True))
-
-
-@functools.lru_cache(maxsize=16)
-def _transformed(
-    model: Model, inner: Inner, name: EngineName, chunk: int | None
-) -> Callable[[Params, Episode], tuple[Params, Metrics]]:
-    """The sum of the tasks' gradients by transforms; kept, because a compiled function is slow to make."""
-
-    def of_task(params: Params, episode: Episode) -> tuple[list[Tensor], Metrics]:
-        return task_gradient_by_transform(model, params, episode, inner)
-
-    of_tasks = of_task if name == "compiled-loop" else torch.func.vmap(of_task, in_dims=(None, 0), chunk_size=chunk)
-    run = torch.compile(of_tasks, fullgraph=True, dynamic=False) if name.startswith("compiled") else of_tasks
-
-    def summed(params: Params, episodes: Episode) -> tuple[Params, Metrics]:
-        if name == "compiled-loop":
-            found = [run(params, episode) for episode in unstack(episodes)]
-            gradients = [torch.stack(parts).sum(0) for parts in zip(*(g for g, _ in found), strict=True)]
-            return from_tensors(params, gradients), Metrics(*map(torch.stack, zip(*(m for _, m in found), strict=True)))
-        gradients, metrics = run(params, episodes)
-        return from_tensors(params, [g.sum(0) for g in gradients]), metrics
-
-    return summed
-
-
-def _at(precision: Precision, function: Callable[[Episode], Any]) -> Callable[[Episode], Any]:
-    """`function` with its arithmetic at a precision, in whichever thread it is called."""
-
-    def run(episode: Episode) -> Any:
-        with _arithmetic(precision, episode.query_x.device):
-            return function(episode)
-
-    return function if precision == "float32" else run
-
-
-def _arithmetic(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    if precision == "bfloat16":
-        return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
-    if device.type != "cuda":
-        raise InputError("precision='tf32' is a GPU's: use 'float32' or 'bfloat16' on a CPU")
-    return _tf32()
-
-
-@contextlib.contextmanager
-def _tf32() -> Iterator[None]:
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.allow_tf32 = True
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from metacontrast.errors import InputError
-from metacontrast.files import write_tensors
+from metacontrast.files import parse_json, write_tensors
 from metacontrast.types import Head, Params
 
 
@@ -26,11 +26,15 @@ class Stored:
     facts: dict[str, Any]
 
 
-def save(path: Path, stored: Stored) -> None:
-    """Write atomically, with a digest over facts, names, shapes and bytes."""
+def save(path: Path, stored: Stored, before: Path | None = None) -> None:
+    """Write atomically, with a digest over facts, names, shapes and bytes.
+
+    Args:
+        before: where in the same folder to keep the file that is replaced.
+    """
     tensors = {name: t.detach().cpu().contiguous() for name, t in stored.tensors.items()}
     facts = json.dumps(stored.facts, sort_keys=True)
-    write_tensors(path, tensors, {"facts": facts, "digest": _digest(tensors, facts)})
+    write_tensors(path, tensors, {"facts": facts, "digest": _digest(tensors, facts)}, before)
 
 
 def load(path: Path) -> Stored:
@@ -44,7 +48,7 @@ def load(path: Path) -> Stored:
         facts = metadata["facts"]
         if _digest(tensors, facts) != metadata["digest"]:
             raise InputError(f"{path} is damaged: its content does not match its digest; restore it or train again")
-        return Stored(tensors, json.loads(facts))
+        return Stored(tensors, parse_json(facts))
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -60,13 +64,29 @@ def params_to_tensors(params: Params) -> dict[str, Tensor]:
 
 
 def params_from_tensors(like: Params, tensors: dict[str, Tensor], where: str) -> Params:
-    """The inverse; `like` says which tensors of which shapes there must be, in which order."""
+    """The inverse; `like` says which tensors of which shapes there must be, in which order.
+
+    Raises:
+        InputError: a tensor is missing, unknown, of another shape, or holds something else than finite numbers.
+    """
     expected = params_to_tensors(like)
-    wrong = [n for n in expected if n not in tensors or tensors[n].shape != expected[n].shape]
-    if wrong:
-        raise InputError(f"{where} does not fit its configuration: {wrong[0]} is missing or has another shape")
+    for name in expected | tensors:
+        if problem := _problem(expected.get(name), tensors.get(name)):
+            raise InputError(f"{where} does not fit its configuration: {name} {problem}; restore it or train again")
     encoder = {name: tensors[f"encoder.{name}"] for name in like.encoder}
     return Params(encoder, Head(tensors["head.weight"], tensors.get("head.bias")))
+
+
+def _problem(wanted: Tensor | None, found: Tensor | None) -> str | None:
+    if wanted is None:
+        return "is unknown"
+    if found is None:
+        return "is missing"
+    if found.shape != wanted.shape:
+        return f"has shape {tuple(found.shape)}, not {tuple(wanted.shape)}"
+    if not found.is_floating_point() or not found.isfinite().all():
+        return "has values that are not finite numbers"
+    return None
 
 
 def _digest(tensors: dict[str, Tensor], facts: str) -> str:

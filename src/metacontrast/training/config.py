@@ -12,8 +12,8 @@ from metacontrast.data.episodes import EpisodeSampler, Labels
 from metacontrast.data.images import ClassImages
 from metacontrast.data.options import ReadOptions, Resample, SplitScheme
 from metacontrast.errors import InputError
-from metacontrast.maml.engine import Precision
 from metacontrast.maml.inner import Inner, Loss, Order, Scope
+from metacontrast.maml.precision import Precision
 from metacontrast.model.encoders import EncoderName, build_encoder
 from metacontrast.model.head import HeadKind
 from metacontrast.model.model import Model
@@ -134,6 +134,7 @@ class TrainConfig:
 
 
 LARGEST_WIDTH = 4096
+_LARGEST_WHOLE_FLOAT = 2**53
 
 _LEAST = {
     "ways": 2,
@@ -188,6 +189,8 @@ def config_from_values(values: Any, where: str) -> TrainConfig:
 def _checked(name: str, value: Any, hint: Any, where: str) -> Any:
     if typing.get_origin(hint) is tuple and isinstance(value, list):
         value = tuple(value)
+    if hint is float and type(value) is int and abs(value) < _LARGEST_WHOLE_FLOAT:
+        value = float(value)
     if not _fits(value, hint):
         raise InputError(f"{where}: {name}={value!r} is not one of {describe_type(hint)}: mend or remove the file")
     return value
@@ -201,8 +204,6 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, part) for part in args)
     if origin is tuple:
         return isinstance(value, tuple) and all(_fits(part, args[0]) for part in value)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
     return type(value) is hint
 
 

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from metacontrast.errors import InputError
-from metacontrast.files import write_text
+from metacontrast.files import flush_to_disk, parse_json, write_text
 from metacontrast.version import __version__
 
 Record = dict[str, Any]
 
 
 def provenance(device: str) -> Record:
-    """Versions, hardware and, in a checkout, the git revision of the code."""
+    """Versions, hardware, whether only deterministic kernels run and, in a checkout, the code's git revision."""
     return {
         "versions": {
             "metacontrast": __version__,
@@ -26,6 +26,7 @@ def provenance(device: str) -> Record:
             "python": platform.python_version(),
         },
         "device": device_name(device),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
         "revision": _git_revision(),
     }
 
@@ -46,17 +47,25 @@ def append_records(path: Path, records: list[Record]) -> None:
         raise InputError(f"cannot write {path}: {error.strerror}; free some space or choose another --out") from error
 
 
+def flush_records(path: Path) -> None:
+    """Wait until all lines have reached the disk."""
+    try:
+        flush_to_disk(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; restore it or choose another --out") from error
+
+
 def read_records(path: Path) -> list[Record]:
     """All complete lines; a last line that was cut off while being written is left out."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_bytes().splitlines()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
+            record = parse_json(line)
+        except ValueError:
             record = None
         if isinstance(record, dict):
             records.append(record)

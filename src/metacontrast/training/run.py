@@ -1,4 +1,4 @@
-"""A run directory: `config.json`, `records.jsonl`, `model.safetensors`, and `state.safetensors` for resuming.
+"""A run directory: `config.json`, `records.jsonl`, `model.safetensors`, and the last two states for resuming.
 
 With `keep_every`, also `checkpoints/NNNNNN.safetensors`: the model as it was after so many updates.
 """
@@ -6,6 +6,7 @@ With `keep_every`, also `checkpoints/NNNNNN.safetensors`: the model as it was af
 import contextlib
 import dataclasses
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +14,20 @@ from typing import Any
 
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
-from metacontrast.files import exclusive, write_text
+from metacontrast.files import exclusive, parse_json, remove_leftovers, write_text
 from metacontrast.model.model import Model
 from metacontrast.training import checkpoint, records
 from metacontrast.training.config import TrainConfig, config_from_values
+from metacontrast.training.model_facts import model_facts
+from metacontrast.training.saved_state import BEFORE, LAST, load_state, save_state
 from metacontrast.training.state import TrainState, restore_state, store_state
 from metacontrast.types import Params, map_params
 
-_CONFIG, _RECORDS, _MODEL, _STATE = "config.json", "records.jsonl", "model.safetensors", "state.safetensors"
+_CONFIG, _RECORDS, _MODEL = "config.json", "records.jsonl", "model.safetensors"
 _BOOKKEEPING = {"eval_every", "eval_steps", "eval_episodes", "checkpoint_every", "keep_every", "explain_every"}
 _KEPT = "checkpoints"
+
+logger = logging.getLogger("metacontrast")
 
 
 @dataclass(frozen=True)
@@ -38,16 +43,22 @@ class RunDirectory:
     facts: dict[str, Any]
 
     def restore(self, state: TrainState) -> TrainState:
-        """`state` as it was at the last checkpoint, or as given when there is none; later records are dropped."""
-        if (self.path / _STATE).exists():
-            state = restore_state(state, checkpoint.load(self.path / _STATE), str(self.path / _STATE))
+        """`state` as it was at the last checkpoint, or as given when there is none; later records are dropped.
+
+        Where the last checkpoint is damaged it is the one before it, and a warning says so. A model that is damaged
+        is written again.
+        """
+        if stored := load_state(self.path):
+            state = restore_state(state, stored, str(self.path / LAST))
+            self._mend_model(state)
         records.forget_after(self.path / _RECORDS, state.updates)
         return state
 
     def save(self, state: TrainState) -> None:
-        """Write a checkpoint: the model for use and the state for resuming."""
+        """Write a checkpoint: the model for use and the state for resuming, after all records up to it."""
+        records.flush_records(self.path / _RECORDS)
         self.write_model(self.path / _MODEL, state.params, state.updates)
-        checkpoint.save(self.path / _STATE, store_state(state))
+        save_state(self.path, store_state(state))
 
     def keep(self, state: TrainState) -> None:
         """Write a copy of the model that later checkpoints leave alone."""
@@ -60,14 +71,21 @@ class RunDirectory:
 
     def last_checkpoint(self) -> str:
         """Where the last checkpoint is and after how many updates, in words."""
-        if not (self.path / _STATE).exists():
+        stored = load_state(self.path)
+        if stored is None:
             return "there is no checkpoint yet"
-        updates = checkpoint.load(self.path / _STATE).facts["updates"]
-        return f"the last good checkpoint, after update {updates}, is in {self.path}"
+        return f"the last good checkpoint, after update {stored.facts['updates']}, is in {self.path}"
 
     def record(self, record: records.Record) -> None:
         """Append one measurement."""
         records.append_records(self.path / _RECORDS, [record])
+
+    def _mend_model(self, state: TrainState) -> None:
+        try:
+            _load_model(self.path / _MODEL)
+        except InputError as error:
+            logger.warning("%s; it is written again from the checkpoint after update %d", error, state.updates)
+            self.write_model(self.path / _MODEL, state.params, state.updates)
 
 
 @dataclass(frozen=True)
@@ -111,6 +129,9 @@ def open_run(
             _check_same(path, config, data, resume)
         else:
             _check_unused(path)
+        for name in (_CONFIG, _RECORDS, _MODEL, LAST):
+            remove_leftovers(path, name)
+        remove_leftovers(path / _KEPT, "*")
         header = {"config": dataclasses.asdict(config), **records.provenance(device), "data": data}
         write_text(path / _CONFIG, json.dumps(header, indent=1) + "\n")
         if not (path / _RECORDS).exists():
@@ -193,19 +214,10 @@ def _load_model(file: Path) -> TrainedRun:
     stored, where = checkpoint.load(file), str(file)
     facts = stored.facts
     config = config_from_values(facts.get("config"), where)
-    if missing := {"image_shape", "updates", "mean", "std"} - set(facts):
-        raise InputError(f"{where} lacks {', '.join(sorted(missing))}: it is damaged or not from here")
-    channels, height, width = facts["image_shape"]
-    model = config.model((channels, height, width))
-    return TrainedRun(
-        config,
-        model,
-        checkpoint.params_from_tensors(model.empty_params(), stored.tensors, where),
-        facts["updates"],
-        (channels, height, width),
-        tuple(facts["mean"]),
-        tuple(facts["std"]),
-    )
+    about = model_facts(facts, where)
+    model = config.model(about.image_shape)
+    params = checkpoint.params_from_tensors(model.empty_params(), stored.tensors, where)
+    return TrainedRun(config, model, params, *about)
 
 
 def _check_same(path: Path, config: TrainConfig, data: dict[str, str], resume: bool) -> None:
@@ -234,7 +246,7 @@ def _check_same(path: Path, config: TrainConfig, data: dict[str, str], resume: b
 
 def _header(path: Path) -> dict[str, Any]:
     try:
-        header = json.loads(path.read_text(encoding="utf-8"))
+        header = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}): restore it or choose another --out") from error
     if not isinstance(header, dict):
@@ -250,5 +262,5 @@ def _check_possible(config: TrainConfig, images: tuple[ClassImages, ClassImages]
 
 
 def _check_unused(path: Path) -> None:
-    if taken := [name for name in (_RECORDS, _MODEL, _STATE) if (path / name).exists()]:
+    if taken := [name for name in (_RECORDS, _MODEL, LAST, BEFORE) if (path / name).exists()]:
         raise InputError(f"{path} has a {taken[0]} but no {_CONFIG}: choose another --out")

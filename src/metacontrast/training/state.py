@@ -29,7 +29,8 @@ def store_state(state: TrainState) -> Stored:
 
 def restore_state(state: TrainState, stored: Stored, where: str) -> TrainState:
     """Put what was stored into `state`, a fresh one of the same configuration, and return it."""
-    saved = params_from_tensors(state.params, stored.tensors, where)
+    params = {name: t for name, t in stored.tensors.items() if not name.startswith("optimizer.")}
+    saved = params_from_tensors(state.params, params, where)
     for tensor, value in zip(to_tensors(state.params), to_tensors(saved), strict=True):
         tensor.copy_(value)
     structure = state.optimizer.state_dict()

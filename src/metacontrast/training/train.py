@@ -3,92 +3,28 @@
     repeat:  g = mean over a batch of tasks of the outer gradient at θ;   θ ← optimizer(θ, g);   zeroed head: w⁰ ← 0
 
 Update u uses the tasks u·B … u·B + B − 1 of the seed's list, so a run that was stopped goes on exactly where it was.
+Several seeds train side by side; one alone is the same with a single replica.
 """
 
-from collections.abc import Callable
-from concurrent.futures import Executor
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Literal
-
-import torch
+from typing import Any, Literal
 
 from metacontrast.analysis.contrastiveness import explain_tasks
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
-from metacontrast.maml.engine import Engine, EngineName, meta_gradient
 from metacontrast.maml.outer import Metrics
-from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model
-from metacontrast.training.config import OptimizerName, TrainConfig
+from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Evaluation, evaluate
-from metacontrast.training.objective import contrastive_gradient
 from metacontrast.training.records import Record
 from metacontrast.training.run import RunDirectory
 from metacontrast.training.state import TrainState
-from metacontrast.types import Episode, Params, map_params, to_tensors
+from metacontrast.training.step import ONE_CPU, NotFinite, Resources, initial_state, update_replicas
 
-_OPTIMIZERS: dict[OptimizerName, Callable[..., torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "sgd": torch.optim.SGD,
-    "rmsprop": torch.optim.RMSprop,
-}
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a training runs on, none of which changes the mathematics.
-
-    Args:
-        device: `cpu` or `cuda`.
-        executor: a thread pool to spread tasks over.
-        engine: how the tasks of an update run.
-        chunk: tasks at once where the engine batches them; None is all.
-    """
-
-    device: str = "cpu"
-    executor: Executor | None = None
-    engine: EngineName = "auto"
-    chunk: int | None = None
-
-
-def initial_state(config: TrainConfig, model: Model, device: str) -> TrainState:
-    """Starting parameters drawn from the seed, and a fresh optimizer."""
-    generator = torch.Generator().manual_seed(config.seed)
-    params = map_params(lambda t: t.to(device), model.init(generator, config.head_init_scale))
-    optimizer = _OPTIMIZERS[config.optimizer](to_tensors(params), lr=config.outer_lr)
-    return TrainState(params, optimizer, 0)
-
-
-def outer_step(state: TrainState, gradient: Params, zeroed: bool) -> None:
-    """Move the parameters along the outer gradient, then zero the head if the trick is on; the moments stay."""
-    tensors = to_tensors(state.params)
-    for tensor, part in zip(tensors, to_tensors(gradient), strict=True):
-        tensor.grad = part
-    state.optimizer.step()
-    if zeroed:
-        for tensor, zero in zip(tensors, to_tensors(zero_head(state.params)), strict=True):
-            tensor.copy_(zero)
-    state.updates += 1
-
-
-def update(
-    state: TrainState, model: Model, episodes: Episode, config: TrainConfig, resources: Resources = Resources()
-) -> Metrics:
-    """One outer update on a batch of tasks; a gradient that is not finite leaves the parameters as they were."""
-    if config.objective == "maml":
-        gradient_of = partial(meta_gradient, engine=Engine(resources.engine, resources.chunk, config.precision))
-    else:
-        gradient_of = partial(contrastive_gradient, **config.dropped())
-    gradient, metrics = gradient_of(model, state.params, episodes, config.inner(), resources.executor)
-    if not all(torch.isfinite(t).all() for t in (metrics.loss, *to_tensors(gradient))):
-        raise FloatingPointError
-    outer_step(state, gradient, zeroed=config.head == "zeroed")
-    if not all(torch.isfinite(t).all() for t in to_tensors(state.params)):
-        raise FloatingPointError
-    return metrics
+Outcome = Literal["finished", "stopped"]
 
 
 def train(
@@ -96,12 +32,14 @@ def train(
     run: RunDirectory,
     train_images: ClassImages,
     test_images: ClassImages,
-    resources: Resources = Resources(),
+    resources: Resources = ONE_CPU,
     *,
     on_record: Callable[[Record], None] = lambda record: None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> Literal["finished", "stopped"]:
+) -> Outcome:
     """Meta-train until `config.updates` or until `should_stop`, from the run directory's last checkpoint if it has one.
+
+    Where several processes share a training, all call this; the one that leads writes and evaluates.
 
     Args:
         run: an opened run directory; checkpoints and records go there.
@@ -109,80 +47,142 @@ def train(
         on_record: sees every record as it is written, for progress and logs.
         should_stop: asked after every update; when true the state is saved and the call returns.
     """
-    model = config.model(train_images.shape).to(resources.device)
-    tasks = config.training_tasks(train_images.to(resources.device))
-    test_tasks = config.test_tasks(test_images.to(resources.device))
-    measure = _measurement(config, model, test_tasks, resources)
-    explain = _explanation(config, model, test_tasks, resources)
-    state = run.restore(initial_state(config, model, resources.device))
+    images = train_images, test_images
+    alone = {"on_record": lambda seed, record: on_record(record), "should_stop": should_stop}
+    return train_replicas([config], [run], *images, resources, **alone)
 
-    def note(record: Record) -> None:
-        run.record(record)
-        on_record(record)
 
-    if state.updates == 0 and config.keep_every:
-        run.keep(state)
-    while state.updates < config.updates:
-        first = state.updates * config.meta_batch
-        indices = range(first, first + config.meta_batch)
-        try:
-            metrics = update(state, model, tasks.batch(indices), config, resources)
-        except FloatingPointError as error:
-            raise InputError(_not_finite(state, indices, run)) from error
-        note(_training_record(state, metrics))
-        done = state.updates == config.updates
-        if done or _is_due(config.eval_every, state):
-            for record in measure(state):
-                note(record)
-        if _is_due(config.explain_every, state):
-            note(explain(state))
-        if _is_due(config.keep_every, state):
-            run.keep(state)
-        stop = should_stop()
-        if done or stop or state.updates % config.checkpoint_every == 0:
-            run.save(state)
-        if stop and not done:
+def train_replicas(
+    configs: Sequence[TrainConfig],
+    runs: Sequence[RunDirectory],
+    train_images: ClassImages,
+    test_images: ClassImages,
+    resources: Resources = ONE_CPU,
+    *,
+    on_record: Callable[[int, Record], None] = lambda seed, record: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """`train` for several seeds side by side; each run directory holds what its own training would write.
+
+    Runs that are behind the others, because they were stopped earlier, go first until they are level.
+
+    Args:
+        configs: equal but for their seeds.
+        runs: an opened run directory for each.
+        on_record: sees the seed of a run and every record of it.
+
+    Raises:
+        InputError: a loss or gradient is not finite, in whichever replica; each keeps its last checkpoint.
+    """
+    if len({replace(config, seed=0) for config in configs}) != 1:
+        raise InputError("replicas may differ in their seeds alone: train other variants one by one")
+    model = configs[0].model(train_images.shape).to(resources.device)
+    images = train_images.to(resources.device), test_images.to(resources.device)
+    trainings = [
+        _begin(config, run, model, images, resources, partial(on_record, config.seed))
+        for config, run in zip(configs, runs, strict=True)
+    ]
+    while behind := _furthest_behind(trainings):
+        for training, metrics in zip(behind, _update(behind), strict=True):
+            training.note_update(metrics)
+        stop = resources.ranks.any(should_stop())
+        for training in behind:
+            training.save(now=stop)
+        if stop and _furthest_behind(trainings):
             return "stopped"
     return "finished"
 
 
-def _is_due(every: int, state: TrainState) -> bool:
-    return every > 0 and state.updates % every == 0
+@dataclass(frozen=True)
+class _Training:
+    """A training under way; `state` moves in place."""
+
+    config: TrainConfig
+    run: RunDirectory
+    model: Model
+    tasks: EpisodeSampler
+    test_tasks: EpisodeSampler
+    resources: Resources
+    state: TrainState
+    on_record: Callable[[Record], None]
+
+    def is_done(self) -> bool:
+        return self.state.updates >= self.config.updates
+
+    def note_update(self, metrics: Metrics) -> None:
+        """Record an update, and evaluate, explain and keep the model where that is due."""
+        self._note("training", loss=metrics.loss.mean().item(), accuracy=metrics.accuracy.mean().item())
+        if self.resources.ranks.leads:
+            self._measure()
+        if self._is_due(self.config.keep_every):
+            self.run.keep(self.state)
+
+    def _measure(self) -> None:
+        if self.is_done() or self._is_due(self.config.eval_every):
+            self._evaluate()
+        if self._is_due(self.config.explain_every):
+            self._explain()
+
+    def save(self, now: bool) -> None:
+        """Write a checkpoint, `now` or where one is due."""
+        if now or self.is_done() or self._is_due(self.config.checkpoint_every):
+            self.run.save(self.state)
+
+    def _evaluate(self) -> None:
+        """On fixed tasks, one record per row."""
+        wanted = Evaluation(self.config.eval_steps, episodes=self.config.eval_episodes)
+        params, inner = self.state.params, self.config.inner()
+        for row in evaluate(self.model, params, self.test_tasks, inner, wanted, self.resources.executor):
+            self._note("evaluation", **asdict(row))
+
+    def _explain(self) -> None:
+        """The outer gradient on the first test tasks, as many as an update has."""
+        episodes = self.test_tasks.batch(range(self.config.meta_batch))
+        found = explain_tasks(self.model, self.state.params, episodes, self.config.inner(), self.resources.executor)
+        self._note("explanation", **found.scalars())
+
+    def _note(self, kind: str, **values: Any) -> None:
+        record = {"kind": kind, "update": self.state.updates, **values}
+        self.run.record(record)
+        self.on_record(record)
+
+    def _is_due(self, every: int) -> bool:
+        return every > 0 and self.state.updates % every == 0
 
 
-def _measurement(
-    config: TrainConfig, model: Model, tasks: EpisodeSampler, resources: Resources
-) -> Callable[[TrainState], list[Record]]:
-    """A function that evaluates a state on fixed tasks, one record per row."""
-    evaluation = Evaluation(config.eval_steps, episodes=config.eval_episodes)
-
-    def measure(state: TrainState) -> list[Record]:
-        rows = evaluate(model, state.params, tasks, config.inner(), evaluation, resources.executor)
-        return [{"kind": "evaluation", "update": state.updates, **asdict(row)} for row in rows]
-
-    return measure
-
-
-def _explanation(
-    config: TrainConfig, model: Model, tasks: EpisodeSampler, resources: Resources
-) -> Callable[[TrainState], Record]:
-    """A function that explains a state's outer gradient on the first test tasks, as many as an update has."""
-
-    def explain(state: TrainState) -> Record:
-        episodes = tasks.batch(range(config.meta_batch))
-        found = explain_tasks(model, state.params, episodes, config.inner(), resources.executor)
-        return {"kind": "explanation", "update": state.updates, **found.scalars()}
-
-    return explain
+def _begin(
+    config: TrainConfig,
+    run: RunDirectory,
+    model: Model,
+    images: tuple[ClassImages, ClassImages],
+    resources: Resources,
+    on_record: Callable[[Record], None],
+) -> _Training:
+    """From the run's last checkpoint, or from the start, of which a copy is kept where copies are."""
+    state = resources.ranks.same(run.restore(initial_state(config, model, resources.device)))
+    if state.updates == 0 and config.keep_every:
+        run.keep(state)
+    tasks, test_tasks = config.training_tasks(images[0]), config.test_tasks(images[1])
+    return _Training(config, run, model, tasks, test_tasks, resources, state, on_record)
 
 
-def _training_record(state: TrainState, metrics: Metrics) -> Record:
-    loss, accuracy = metrics.loss.mean().item(), metrics.accuracy.mean().item()
-    return {"kind": "training", "update": state.updates, "loss": loss, "accuracy": accuracy}
+def _furthest_behind(trainings: Sequence[_Training]) -> list[_Training]:
+    """Those of the unfinished trainings that have the fewest updates."""
+    unfinished = [training for training in trainings if not training.is_done()]
+    least = min((training.state.updates for training in unfinished), default=0)
+    return [training for training in unfinished if training.state.updates == least]
 
 
-def _not_finite(state: TrainState, indices: range, run: RunDirectory) -> str:
-    return (
-        f"the loss or its gradient is not finite in update {state.updates + 1}, tasks {indices[0]} to {indices[-1]}: "
-        f"lower --inner-lr or --outer-lr; {run.last_checkpoint()}"
-    )
+def _update(trainings: Sequence[_Training]) -> list[Metrics]:
+    """One outer update of each; all are at the same one."""
+    first, states = trainings[0], [training.state for training in trainings]
+    number, size = first.state.updates, first.config.meta_batch
+    indices = range(number * size, (number + 1) * size)
+    batches = [training.tasks.batch(first.resources.ranks.own(indices)) for training in trainings]
+    try:
+        return update_replicas(states, first.model, batches, first.config, first.resources)
+    except NotFinite as error:
+        raise InputError(
+            f"the loss or its gradient is not finite in update {number + 1}, tasks {indices[0]} to {indices[-1]}: "
+            f"lower --inner-lr or --outer-lr; {trainings[error.replica].run.last_checkpoint()}"
+        ) from error

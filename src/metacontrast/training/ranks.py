@@ -1,0 +1,153 @@
+"""One training over many processes: each has its share of every update's tasks, and all take the same step.
+
+    g = Σ over ranks of (B_r / B) g_r,     B_r of the B tasks are the rank's, g_r the mean of their gradients
+
+`torchrun` starts the processes, rank 0 leads. Every update is one sum over the ranks of the gradient and of what the
+tasks came to, so that parameters, moments and the zeroed head are the same everywhere; which tasks an update has does
+not depend on the number of ranks.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+import safetensors.torch
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from metacontrast.errors import InputError
+from metacontrast.maml.outer import Metrics
+from metacontrast.training.checkpoint import Stored
+from metacontrast.training.state import TrainState, restore_state, store_state
+from metacontrast.types import Params, from_tensors, to_tensors
+
+_PATIENCE = timedelta(days=1)
+"""The leader may evaluate for long while the others wait; a process that died is noticed at once."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a training.
+
+    Args:
+        rank: number of this process; 0 leads, which alone writes and reports.
+        count: of all processes.
+        here: how many of them share this machine.
+        device: where they exchange tensors, `cpu` or `cuda`.
+    """
+
+    rank: int = 0
+    count: int = 1
+    here: int = 1
+    device: str = "cpu"
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes and reports."""
+        return self.rank == 0
+
+    def own(self, tasks: range) -> range:
+        """This rank's share of an update's tasks, in a row."""
+        if len(tasks) < self.count:
+            raise InputError(
+                f"an update of {len(tasks)} tasks cannot be shared by {self.count} processes: start at most "
+                f"{len(tasks)}, or raise --meta-batch"
+            )
+        return tasks[len(tasks) * self.rank // self.count : len(tasks) * (self.rank + 1) // self.count]
+
+    def mean(self, gradient: Params, metrics: Metrics, tasks: int) -> tuple[Params, Metrics]:
+        """Mean gradient and metrics of all `tasks` of an update, from those of every rank's own."""
+        if self.count == 1:
+            return gradient, metrics
+        own, tensors, seen = self.own(range(tasks)), to_tensors(gradient), torch.stack(metrics)
+        values = seen.new_zeros(len(metrics), tasks)
+        values[:, own] = seen
+        share = len(own) / tasks
+        summed = self._sum(torch.cat([*(share * t.flatten() for t in tensors), values.flatten()]))
+        parts = summed.split([*(t.numel() for t in tensors), values.numel()])
+        found = [part.view_as(t) for part, t in zip(parts, tensors, strict=False)]
+        return from_tensors(gradient, found), Metrics(*parts[-1].view_as(values))
+
+    def any(self, asked: bool) -> bool:
+        """Whether any rank was asked."""
+        return asked if self.count == 1 else bool(self._sum(torch.tensor(float(asked), device=self.device)) > 0)
+
+    def same(self, state: TrainState) -> TrainState:
+        """`state` as the leader has it."""
+        if self.count == 1:
+            return state
+        stored = store_state(state)
+        content = safetensors.torch.save({n: t.detach().cpu().contiguous() for n, t in stored.tensors.items()})
+        size = self._from_leader(torch.tensor([len(content), state.updates], device=self.device))
+        received = torch.zeros(int(size[0]), dtype=torch.uint8, device=self.device)
+        if self.leads:
+            received.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+        tensors = safetensors.torch.load(self._from_leader(received).cpu().numpy().tobytes())
+        return restore_state(state, Stored(tensors, {"updates": int(size[1])}), "what the leading process sent")
+
+    @contextlib.contextmanager
+    def leader_first(self) -> Iterator[None]:
+        """The leader goes through alone, so that the others find the caches that it made."""
+        if not self.leads:
+            self.any(False)
+        yield
+        if self.leads:
+            self.any(False)
+
+    def _sum(self, tensor: Tensor) -> Tensor:
+        with _one_line():
+            dist.all_reduce(tensor)
+        return tensor
+
+    def _from_leader(self, tensor: Tensor) -> Tensor:
+        with _one_line():
+            dist.broadcast(tensor, src=0)
+        return tensor
+
+
+ALONE = Ranks()
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[Ranks]:
+    """The processes that `torchrun` started, this one among them; this one alone where it was started without.
+
+    Args:
+        device: `cpu` or `cuda`; each process of a machine takes a GPU of its own.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE
+        return
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    with _one_line():
+        dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_PATIENCE)
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size(), processes_here(), device)
+    finally:
+        dist.destroy_process_group()
+
+
+def processes_here() -> int:
+    """How many processes `torchrun` started on this machine; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def is_restarted() -> bool:
+    """Whether `torchrun` started the processes again after one of them died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """A failed exchange as one line."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0].split(". ")[0]
+        raise InputError(
+            f"another process of this training cannot be reached ({reason}): start all again with --resume"
+        ) from error

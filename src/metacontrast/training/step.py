@@ -1,0 +1,144 @@
+"""One outer update: the gradient of a batch of tasks, the optimizer's step, and the zeroing trick.
+
+g = mean over a batch of tasks of the outer gradient at θ;   θ ← optimizer(θ, g);   zeroed head: w⁰ ← 0
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from metacontrast.maml.engine import Engine, EngineName, replica_gradients
+from metacontrast.maml.outer import Metrics
+from metacontrast.model.head import zero_head
+from metacontrast.model.model import Model
+from metacontrast.training.config import OptimizerName, TrainConfig
+from metacontrast.training.objective import contrastive_gradient
+from metacontrast.training.ranks import ALONE, Ranks
+from metacontrast.training.state import TrainState
+from metacontrast.types import Episode, Params, map_params, to_tensors
+
+_OPTIMIZERS: dict[OptimizerName, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+    "rmsprop": torch.optim.RMSprop,
+}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a training runs on, none of which changes the mathematics.
+
+    Args:
+        device: `cpu` or `cuda`.
+        executor: a thread pool to spread tasks over.
+        engine: how the tasks of an update run.
+        chunk: tasks at once where the engine batches them; None is all.
+        workers: threads of the executor.
+        memory: bytes that may be taken; None is what is free.
+        ranks: the processes that share every update's tasks.
+    """
+
+    device: str = "cpu"
+    executor: Executor | None = None
+    engine: EngineName = "auto"
+    chunk: int | None = None
+    workers: int = 1
+    memory: int | None = None
+    ranks: Ranks = ALONE
+
+    def engine_of(self, config: TrainConfig) -> Engine:
+        """How the tasks of an update run; the contrastive objective knows only a loop."""
+        return Engine(self.engine if config.objective == "maml" else "loop", self.chunk, config.precision)
+
+    def are_batched(self, config: TrainConfig) -> bool:
+        """Whether the tasks of an update run as one batched program, cut into chunks."""
+        return self.engine_of(config).is_batched(torch.device(self.device), config.inner())
+
+
+ONE_CPU = Resources()
+
+
+def initial_state(config: TrainConfig, model: Model, device: str) -> TrainState:
+    """Starting parameters drawn from the seed, and a fresh optimizer."""
+    generator = torch.Generator().manual_seed(config.seed)
+    params = map_params(lambda t: t.to(device), model.init(generator, config.head_init_scale))
+    optimizer = _OPTIMIZERS[config.optimizer](to_tensors(params), lr=config.outer_lr)
+    return TrainState(params, optimizer, 0)
+
+
+def outer_gradients(
+    model: Model, params: Sequence[Params], batches: Sequence[Episode], config: TrainConfig, resources: Resources
+) -> list[tuple[Params, Metrics]]:
+    """Of each replica, the gradient of its batch of tasks that training follows, and the metrics of every task."""
+    if config.objective == "maml":
+        engine = resources.engine_of(config)
+        return replica_gradients(model, params, batches, config.inner(), resources.executor, engine)
+    gradient_of = partial(contrastive_gradient, inner=config.inner(), executor=resources.executor, **config.dropped())
+    return [gradient_of(model, *each) for each in zip(params, batches, strict=True)]
+
+
+def outer_step(state: TrainState, gradient: Params, zeroed: bool) -> None:
+    """Move the parameters along the outer gradient, then zero the head if the trick is on; the moments stay."""
+    tensors = to_tensors(state.params)
+    for tensor, part in zip(tensors, to_tensors(gradient), strict=True):
+        tensor.grad = part
+    state.optimizer.step()
+    if zeroed:
+        for tensor, zero in zip(tensors, to_tensors(zero_head(state.params)), strict=True):
+            tensor.copy_(zero)
+    state.updates += 1
+
+
+def update(
+    state: TrainState, model: Model, episodes: Episode, config: TrainConfig, resources: Resources = ONE_CPU
+) -> Metrics:
+    """One outer update on a batch of tasks.
+
+    Args:
+        episodes: all tasks of the update, or this process's own where `resources.ranks` share it.
+
+    Raises:
+        NotFinite: the parameters stay as they were where it was the gradient.
+    """
+    return update_replicas([state], model, [episodes], config, resources)[0]
+
+
+def update_replicas(
+    states: Sequence[TrainState],
+    model: Model,
+    batches: Sequence[Episode],
+    config: TrainConfig,
+    resources: Resources = ONE_CPU,
+) -> list[Metrics]:
+    """`update` of several replicas that differ in nothing but numbers; their gradients may be taken together."""
+    own = outer_gradients(model, [state.params for state in states], batches, config, resources)
+    found = [resources.ranks.mean(*each, config.meta_batch) for each in own]
+    for number, (gradient, metrics) in enumerate(found):
+        _check_finite(number, [metrics.loss, *to_tensors(gradient)])
+    for number, (state, (gradient, _)) in enumerate(zip(states, found, strict=True)):
+        outer_step(state, gradient, zeroed=config.head == "zeroed")
+        _check_finite(number, to_tensors(state.params))
+    return [metrics for _, metrics in found]
+
+
+class NotFinite(Exception):
+    """A loss, a gradient or what it led to is not finite.
+
+    Args:
+        replica: in which of the replicas.
+    """
+
+    def __init__(self, replica: int):
+        super().__init__(replica)
+        self.replica = replica
+
+
+def _check_finite(replica: int, tensors: Sequence[Tensor]) -> None:
+    """Raise where a number is not finite; a GPU is waited for once."""
+    if not torch.stack([torch.isfinite(t).all() for t in tensors]).all():
+        raise NotFinite(replica)

@@ -1,0 +1,46 @@
+"""What every process of `test_ranks` runs: some shared updates in float64; the parameters go into a file."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from metacontrast.training.config import TrainConfig
+from metacontrast.training.ranks import joined
+from metacontrast.training.step import Resources, initial_state, update
+from metacontrast.types import Episode, map_params, to_tensors
+from toy_images import noisy_images
+
+IMAGES = noisy_images(seed=0)
+BASE = TrainConfig(filters=8, ways=3, queries=3, meta_batch=5, inner_lr=0.1)
+CONFIGS = {
+    "zeroing trick, second order": replace(BASE, head="zeroed", order="second"),
+    "learned head, two steps": replace(BASE, head="learned", inner_steps=2),
+    "contrastive": replace(BASE, inner_scope="head", objective="contrastive"),
+}
+
+
+def trained(config, ranks, updates=4):
+    """Parameters after some updates, and the metrics of the last one's tasks."""
+    model, start = config.model(IMAGES.shape), initial_state(config, config.model(IMAGES.shape), "cpu")
+    params = map_params(lambda t: t.double(), start.params)
+    if not ranks.leads:
+        params = map_params(torch.zeros_like, params)
+    state = ranks.same(replace(start, params=params, optimizer=torch.optim.Adam(to_tensors(params), lr=1e-3)))
+    for number in range(updates):
+        own = ranks.own(range(number * config.meta_batch, (number + 1) * config.meta_batch))
+        batch = config.training_tasks(IMAGES).batch(own)
+        batch = Episode(batch.support_x.double(), batch.support_y, batch.query_x.double(), batch.query_y)
+        metrics = update(state, model, batch, config, Resources(ranks=ranks))
+        if number == 1:
+            state = ranks.same(state)
+    return torch.cat([*(t.flatten() for t in to_tensors(state.params)), *metrics])
+
+
+if __name__ == "__main__":
+    with joined("cpu") as shared:
+        found = {name: trained(config, shared) for name, config in CONFIGS.items()}
+        asked = torch.tensor([shared.any(shared.rank == 1), shared.any(False)])
+    save_file({**found, "asked": asked}, Path(sys.argv[1]) / f"{shared.rank}.safetensors")
