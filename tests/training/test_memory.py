@@ -69,7 +69,7 @@ def test_work_is_broken_off_where_it_outgrows_what_is_allowed():
 )
 def test_the_need_is_what_an_updates_tensors_hold(changed, order, resources, monkeypatch):
     """Images, parameters and moments included: never less than counted in full, and at most 1.4 times as much."""
-    monkeypatch.setattr(need, "_SCRATCH", 1)
+    monkeypatch.setattr(need, "_BESIDE_TENSORS", {"loop": 1, "vmap": 1})
     config = replace(SMALL, order=order, **changed)
     model = config.model(IMAGES[0].shape)
 

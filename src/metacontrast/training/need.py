@@ -6,10 +6,10 @@ fixed: parameters, their gradient, the optimizer's moments, the images of a batc
 worker holds at the same time, one part for every worker. Under `vmap` a part is one task of the chunk, every task has a
 gradient of its own, and replicas are copied into one batch.
 
-On a CPU the estimate was 0.8 to 1.3 times what the process really grew by: 28×28 images with 64 and 256 filters,
-84×84 with 32 (5 steps) and 64, head-only inner loops, both orders, one and two workers, float32 and bfloat16. Under
-`vmap` convolutions with a weight for each task take memory of their own, for which part is doubled: 0.9 to 1.7 times.
-On a GPU nothing was measured.
+Operators need memory of their own and malloc cannot reuse every gap, for which a part is more than its tensors, see
+`_BESIDE_TENSORS`. On a CPU the estimate was then 0.8 to 1.2 times what the process really grew by: 28×28 images with
+64 filters, 84×84 with 32 (5 steps) and 64, head-only inner loops (the lowest), both orders, one and two workers,
+float32 and bfloat16; under `vmap` 0.9 to 1.7 times. On a GPU nothing was measured.
 """
 
 from dataclasses import dataclass, replace
@@ -26,8 +26,8 @@ from metacontrast.training.state import TrainState, store_state
 from metacontrast.training.step import Resources, initial_state, outer_gradients, outer_step
 from metacontrast.types import Episode, Params, map_params, to_tensors
 
-_SCRATCH = 2
-"""Memory of a task under `vmap` on a CPU in units of its tensors: 1.2 to 2.2 were measured."""
+_BESIDE_TENSORS = {"loop": 1.25, "vmap": 2.0}
+"""Memory of tasks on a CPU in units of their tensors; under `vmap` weights of each task make grouped convolutions."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,14 @@ def need_of_update(
     if not resources.are_batched(config):
         at_once = _tasks_of_a_worker(config, model, tasks, resources)
         part = measured(2 * at_once if at_once > 1 else 1)  # of two groups, one after the other
-        return Need(fixed, part, min(resources.workers, -(-config.meta_batch // at_once)))
+        return Need(
+            fixed, int(part * _BESIDE_TENSORS["loop"]), min(resources.workers, -(-config.meta_batch // at_once))
+        )
     count, (one, two) = replicas * config.meta_batch, map(measured, (1, 2))
     every_task = max(0, 2 * one - two) + count * _size(*to_tensors(state.params))
     every_replica = 0 if replicas == 1 else replicas * _size(*tasks, *to_tensors(state.params))
-    part = max(1, two - one) * (_SCRATCH if device.type == "cpu" else 1)
-    return Need(fixed + every_task + every_replica, part, min(count, resources.chunk or count))
+    part = max(1, two - one) * _BESIDE_TENSORS["vmap" if device.type == "cpu" else "loop"]
+    return Need(fixed + every_task + every_replica, int(part), min(count, resources.chunk or count))
 
 
 def _tasks_of_a_worker(config: TrainConfig, model: Model, tasks: Episode, resources: Resources) -> int:
