@@ -15,5 +15,5 @@ def find_device(name: Any) -> str:
         raise InputError(f"device={name!r}, but it must be one of {', '.join(map(repr, DEVICES))}")
     has_gpu = torch.cuda.is_available()
     if name == "cuda" and not has_gpu:
-        raise InputError("device cuda, but PyTorch sees no CUDA device here: use cpu")
+        raise InputError("device='cuda' (--device cuda), but PyTorch sees no CUDA device here: use cpu")
     return "cuda" if name != "cpu" and has_gpu else "cpu"
