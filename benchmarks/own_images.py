@@ -43,11 +43,10 @@ def main(model: str, records: Path | None) -> None:
                 **{f"accuracy{suffix}": value for suffix, value in zip(("", "_ci95"), interval(found), strict=True)},
                 **{f"baseline{suffix}": value for suffix, value in zip(("", "_ci95"), interval(baseline), strict=True)},
                 **{f"difference{s}": value for s, value in zip(("", "_ci95"), interval(difference), strict=True)},
-                "fit_seconds": max(fit_seconds[1:]),
-                "prediction_seconds": max(prediction_seconds[1:]),
             }
         )
         print(json.dumps(lines[-1]), flush=True)
+        print(f"slowest fit {max(fit_seconds[1:]):.2f} s, slowest prediction {max(prediction_seconds[1:]):.3f} s")
     if records:
         records.write_text("".join(json.dumps(line) + "\n" for line in lines))
 

@@ -297,7 +297,7 @@ def test_bad_input_is_one_line_and_exit_2(folder, trained, tmp_path, capsys):
         (["demo", "--head", "shared"], "leave out --head"),
         (["demo", "--episodes", "1"], "episodes=1"),
         (["train", "--dataset", f"folder:{folder / 'train'}", *TINY, "--out", str(out)], "is not divided"),
-        ([*words, "--device", "cuda"], "--device cuda"),
+        ([*words, "--device", "cuda"], "device cuda"),
         ([*words, "--workers", "0"], "--workers 0"),
         ([*words, "--head", "prototype", "--no-head-bias"], "head=prototype"),
         (["train", "--dataset", "omniglotto", "--out", str(out)], "no data set 'omniglotto'", "'omniglot'"),

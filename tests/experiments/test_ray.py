@@ -67,6 +67,7 @@ def assert_same_runs(runs: list[PlannedRun], one: Path, other: Path) -> None:
 
 
 @needs_ray
+@pytest.mark.slow
 def test_a_figure_made_by_ray_has_the_records_of_the_local_one(tmp_path, capfd):
     """Byte by byte below the header, which holds the command, and nothing of Ray's is printed or left behind."""
     handler = signal.getsignal(signal.SIGTERM)
@@ -98,7 +99,7 @@ def kill_one_in_the_middle(runs: list[PlannedRun], root: Path, notes: Path) -> N
 @pytest.mark.slow
 def test_a_run_whose_worker_is_killed_is_finished_by_another_with_the_same_numbers(tmp_path):
     """A shell that each worker starts notes its parent, which is the worker."""
-    runs, root, notes = [planned(seed, 300) for seed in (0, 1)], tmp_path / "ray", tmp_path / "pids"
+    runs, root, notes = [planned(seed, 200) for seed in (0, 1)], tmp_path / "ray", tmp_path / "pids"
     prepare = functools.partial(os.system, f"echo $PPID >> '{notes}'")
     killer = threading.Thread(target=kill_one_in_the_middle, args=(runs, root, notes))
     with ray_pool.ray_engine(Place(root), 2, None, list, print) as engine:
@@ -115,7 +116,7 @@ def test_a_run_whose_worker_is_killed_is_finished_by_another_with_the_same_numbe
 @needs_ray
 @pytest.mark.slow
 def test_a_stop_saves_what_runs_and_the_local_pool_goes_on(tmp_path):
-    runs, root = [planned(seed, 400) for seed in range(3)], tmp_path / "ray"
+    runs, root = [planned(seed, 250) for seed in range(3)], tmp_path / "ray"
 
     def some_have_begun() -> bool:
         return any((run.folder(root) / "records.jsonl").exists() and len(trained(run, root)) > 10 for run in runs)
@@ -125,7 +126,7 @@ def test_a_stop_saves_what_runs_and_the_local_pool_goes_on(tmp_path):
     assert set(outcomes) == {"stopped"}
     assert not any(run.is_complete(root) for run in runs)
     for place in (root, tmp_path / "local"):
-        assert {status for _, status in carry_out_all(runs, Place(place), 1, never)} == {"complete"}
+        assert {status for _, status in carry_out_all(runs, Place(place), 2, never)} == {"complete"}
     assert_same_runs(runs, root, tmp_path / "local")
 
 

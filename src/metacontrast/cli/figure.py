@@ -15,7 +15,7 @@ import torch
 
 from metacontrast.cli import figure_engine, shared
 from metacontrast.cli.allocator import keep_freed_memory
-from metacontrast.cli.train import stop_on_interrupt
+from metacontrast.cli.progress import stop_on_interrupt
 from metacontrast.data.catalog import data_root
 from metacontrast.errors import InputError
 from metacontrast.experiments import cost

@@ -81,8 +81,11 @@ def execute(args: argparse.Namespace) -> None:
 
 
 def _name_old_exports(folder: Path) -> None:
-    for name in sorted(file.name for file in folder.glob("classifier.*")):
-        shared.say(f"note: {folder / name} is of what was fitted before: export again")
+    from metacontrast.classifier.export import SUFFIXES
+
+    for file in (folder / f"classifier{suffix}" for suffix in SUFFIXES.values()):
+        if file.exists():
+            shared.say(f"note: {file} is of what was fitted before: export again")
 
 
 _UNCALIBRATED = "nothing was held out (no class has a second image, or --folds 0): probabilities are not calibrated"

@@ -4,18 +4,15 @@ import argparse
 import contextlib
 import io
 import shlex
-import signal
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from metacontrast.cli import shared
 from metacontrast.cli.config_flags import add_config_flags, config_from_flags
 from metacontrast.cli.determinism import add_deterministic_flag, determinism
+from metacontrast.cli.progress import Progress, stop_on_interrupt
 from metacontrast.data import load_dataset
 from metacontrast.data.images import ClassImages
 from metacontrast.device import find_device
@@ -160,74 +157,7 @@ def _train(
     return status
 
 
-class Progress:
-    """A bar on a terminal with accuracy, tasks per second and time left; a line an evaluation everywhere."""
-
-    def __init__(self, configs: Sequence[TrainConfig], label: str):
-        total = sum(config.updates for config in configs)
-        self._bar = tqdm(total=total, desc=label, unit="update", disable=None, dynamic_ncols=True)
-        self._tasks_per_update = configs[0].meta_batch
-        self._names = {config.seed: f"seed {config.seed}, " if len(configs) > 1 else "" for config in configs}
-        self._evaluation: list[Record] = []
-        self._done_before = 0
-        self.seen: set[int] = set()
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def show(self, seed: int, record: Record) -> None:
-        """Take note of a record of the run with that seed."""
-        if record["kind"] == "training":
-            self._show_training(seed, record)
-        elif record["kind"] == "evaluation":
-            self._show_evaluation(self._names[seed], record)
-
-    def _show_training(self, seed: int, record: Record) -> None:
-        if seed not in self.seen:
-            self.seen.add(seed)
-            self._done_before += record["update"] - 1
-            self._bar.initial = self._done_before
-            self._bar.n += record["update"] - 1
-        self._bar.update()
-        rate = (self._bar.format_dict["rate"] or 0) * self._tasks_per_update
-        self._bar.set_postfix_str(f"training accuracy {record['accuracy']:.3f}, {rate:.0f} tasks/s", refresh=False)
-
-    def _show_evaluation(self, name: str, record: Record) -> None:
-        self._evaluation.append(record)
-        if record["method"] != "maml":
-            shown = (f"{_short(each)} {100 * each['accuracy']:.1f} %" for each in self._evaluation)
-            tqdm.write(f"{name}update {record['update']}: {', '.join(shown)}", file=sys.stderr)
-            self._evaluation = []
-
-
 def last_evaluation(run: Path) -> list[Record]:
     """The records of the last evaluation of a run that was trained before."""
     rows = [record for record in read_records(run / "records.jsonl") if record["kind"] == "evaluation"]
     return [row for row in rows if row["update"] == rows[-1]["update"]]
-
-
-def _short(record: Record) -> str:
-    """Which evaluation it is, in a few words."""
-    return f"{record['head']} head after {record['steps']}" if record["method"] == "maml" else record["method"]
-
-
-@contextlib.contextmanager
-def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Whether the person asked to stop: the first Ctrl-C asks, the second one interrupts at once."""
-    asked = []
-
-    def ask(number: int, frame: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        shared.say("stopping after this update (once more to stop at once)")
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -72,7 +72,8 @@ def _check_machines(agreed: Agreement, say: Callable[[str], None]) -> None:
 
 
 def _look(agreed: Agreement) -> tuple[str, bool]:
-    return agreed.breach(), agreed.locks_reach_here()
+    breach = agreed.breach()
+    return breach, not breach and agreed.locks_reach_here()
 
 
 def _answer(machine: str, reference: Any) -> tuple[str, bool]:

@@ -1,6 +1,7 @@
 """The file of a released checkpoint: read as weights only, and checked for being what it should be."""
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,10 @@ def _read_weights_only(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path} is not a file: give a checkpoint that was released with the paper")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # PyTorch remarks on pickles of other protocols before it refuses
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise nearly anything
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"asks for {asked[1]}, which is not run" if asked else "is no checkpoint of weights alone, or is damaged"

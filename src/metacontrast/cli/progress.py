@@ -1,0 +1,79 @@
+"""What a person sees of a training, and how they stop it."""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+from tqdm import tqdm
+
+from metacontrast.cli.shared import say
+from metacontrast.training.config import TrainConfig
+from metacontrast.training.records import Record
+
+
+class Progress:
+    """A bar on a terminal with accuracy, tasks per second and time left; a line an evaluation everywhere."""
+
+    def __init__(self, configs: Sequence[TrainConfig], label: str):
+        total = sum(config.updates for config in configs)
+        self._bar = tqdm(total=total, desc=label, unit="update", disable=None, dynamic_ncols=True)
+        self._tasks_per_update = configs[0].meta_batch
+        self._names = {config.seed: f"seed {config.seed}, " if len(configs) > 1 else "" for config in configs}
+        self._evaluation: list[Record] = []
+        self._done_before = 0
+        self.seen: set[int] = set()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def show(self, seed: int, record: Record) -> None:
+        """Take note of a record of the run with that seed."""
+        if record["kind"] == "training":
+            self._show_training(seed, record)
+        elif record["kind"] == "evaluation":
+            self._show_evaluation(self._names[seed], record)
+
+    def _show_training(self, seed: int, record: Record) -> None:
+        if seed not in self.seen:
+            self.seen.add(seed)
+            self._done_before += record["update"] - 1
+            self._bar.initial = self._done_before
+            self._bar.n += record["update"] - 1
+        self._bar.update()
+        rate = (self._bar.format_dict["rate"] or 0) * self._tasks_per_update
+        self._bar.set_postfix_str(f"training accuracy {record['accuracy']:.3f}, {rate:.0f} tasks/s", refresh=False)
+
+    def _show_evaluation(self, name: str, record: Record) -> None:
+        self._evaluation.append(record)
+        if record["method"] != "maml":
+            shown = (f"{_short(each)} {100 * each['accuracy']:.1f} %" for each in self._evaluation)
+            tqdm.write(f"{name}update {record['update']}: {', '.join(shown)}", file=sys.stderr)
+            self._evaluation = []
+
+
+def _short(record: Record) -> str:
+    """Which evaluation it is, in a few words."""
+    return f"{record['head']} head after {record['steps']}" if record["method"] == "maml" else record["method"]
+
+
+@contextlib.contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Whether the person asked to stop: the first Ctrl-C asks, the second one interrupts at once."""
+    asked = []
+
+    def ask(number: int, frame: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        say("stopping after this update (once more to stop at once)")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
