@@ -122,13 +122,14 @@ def test_single_precision_is_within_a_ten_thousandth(engine, order):
 
 @pytest.mark.parametrize("order", ["first", "second"])
 @pytest.mark.parametrize("scope", ["all", "head"])
-def test_bfloat16_is_coarser_and_only_by_choice(scope, order):
+@pytest.mark.parametrize("engine", ["loop", "vmap"])
+def test_bfloat16_is_coarser_and_only_by_choice(engine, scope, order):
     """Eight bits of precision: the gradient's direction stays, its digits do not; parameters stay single."""
     model, params, episodes = float32_task()
     inner = Inner(1, 0.1, scope, order)
     exact, coarse = (
         torch.cat([t.flatten() for t in to_tensors(meta_gradient(model, params, episodes, inner, engine=e)[0])])
-        for e in (Engine(), Engine(precision="bfloat16"))
+        for e in (Engine(), Engine(engine, precision="bfloat16"))
     )
     assert coarse.dtype == torch.float32
     assert not torch.allclose(exact, coarse, rtol=1e-4)

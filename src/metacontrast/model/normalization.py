@@ -73,6 +73,8 @@ def task_batch_norm(
 ) -> Float[Tensor, "batch channel *space"]:
     """One task's examples normalized by the first `reference` of them, or by all if 0."""
     if reference == 0:
+        if x.device.type == "cpu":
+            x = x.to(weight.dtype)  # batch norm of bfloat16 with float32 parameters has no derivative under vmap there
         return F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
     axes = [0, *range(2, x.ndim)]
     var, mean = torch.var_mean(x[:reference], axes, correction=0)
