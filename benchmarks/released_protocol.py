@@ -36,13 +36,13 @@ SETTING = ["--recipe", "omniglot-5w1s-released", "--updates", "300", "--eval-eve
 TEST = ["--steps", "1", "--head", "zeroed", "--episodes", "992", "--workers", "1", "--json"]
 
 
-def trained(out: Path, name: str, seed: int, split_seed: int | None) -> dict:
+def trained(out: Path, name: str, seed: int, split_seed: int | None = None, precision: str = "float32") -> dict:
     """Train one head on one seed unless that is done already, and test it: header and result rows."""
     split = "" if split_seed is None else f"-split{split_seed}"
     run = out / f"{name.replace(' ', '-')}-seed{seed}{split}"
     me = [sys.executable, __file__, "--command", "-" if split_seed is None else str(split_seed)]
-    words = [*SETTING, *HEADS[name][0], "--seed", str(seed), "--workers", "1", "--out", str(run), "--resume"]
-    subprocess.run([*me, "train", *words], check=True)
+    options = [*HEADS[name][0], "--seed", str(seed), "--precision", precision, "--workers", "1"]
+    subprocess.run([*me, "train", *SETTING, *options, "--out", str(run), "--resume"], check=True)
     done = subprocess.run([*me, "evaluate", str(run), *TEST], check=True, capture_output=True, text=True)
     header = read_records(run / "records.jsonl")[0]
     result = json.loads(done.stdout.strip().splitlines()[-1])["results"]
