@@ -7,13 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from metacontrast.bench import table
 from metacontrast.bench.cases import CASES, ORDERS
 from metacontrast.bench.engines import ENGINES, FLOOR, OURS, PEERS, Engine, Environment, default_python, probe
 from metacontrast.bench.measure import measure
 from metacontrast.cli import shared
+from metacontrast.device import find_device
 from metacontrast.errors import InputError
 
 
@@ -52,8 +51,7 @@ def execute(args: argparse.Namespace) -> None:
     """Measure and print the table."""
     if args.repeats < 1:
         raise InputError(f"--repeats {args.repeats}, but it must be 1 or more")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda, but PyTorch sees no CUDA device here: use --device cpu")
+    find_device(args.device)
     environment = probe(args.peers or default_python())
     header = table.hardware(args.device) | {"peers": environment.versions, "seed": args.seed, "repeats": args.repeats}
     engines = chosen_engines(args.engines, environment)

@@ -17,6 +17,7 @@ from metacontrast.cli import figure_engine, shared
 from metacontrast.cli.allocator import keep_freed_memory
 from metacontrast.cli.progress import stop_on_interrupt
 from metacontrast.data.catalog import data_root
+from metacontrast.device import DEVICES, find_device
 from metacontrast.errors import InputError
 from metacontrast.experiments import cost
 from metacontrast.experiments.catalog import FIGURES, find_figures
@@ -55,7 +56,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--redraw", action="store_true", help="only draw and judge the records that are there")
     parser.add_argument("--plan", action="store_true", help="only list the runs, what they cost, and the departures")
     figure_engine.add_flags(parser)
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu", help="default: %(default)s")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="default: %(default)s")
     parser.add_argument("--out", type=shared.out_folder, metavar="DIR", help="where runs lie (default: a cache folder)")
     parser.add_argument(
         "--records", type=shared.out_folder, default=Path("results/figures"), metavar="DIR", help="default: %(default)s"
@@ -87,9 +88,7 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _place(args: argparse.Namespace) -> Place:
-    device = "cuda" if args.device == "auto" and torch.cuda.is_available() else args.device.replace("auto", "cpu")
-    if device == "cuda" and not torch.cuda.is_available() and args.address is None:
-        raise InputError("--device cuda, but PyTorch sees no CUDA device here: use --device cpu")
+    device = find_device(args.device) if args.address is None else args.device
     data = (args.data_root or data_root()).expanduser()
     return Place((args.out or _default_runs()).absolute(), data.absolute(), device)
 
