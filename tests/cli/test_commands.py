@@ -99,8 +99,8 @@ def test_replicas_are_runs_of_their_own_that_resume_without_flags(engine, folder
     assert run(train_words(folder, out, "--seed", "3", *words)) == 0
     text = capsys.readouterr()
     assert {row["seed"] for row in last_json(text.out)["results"]} == {3, 4}
-    assert "seed 3, update 4" in text.err
-    assert "seed 4, update 4" in text.err
+    assert "seed-3, update 4" in text.err
+    assert "seed-4, update 4" in text.err
     assert [load_run(out / f"seed-{seed}").config.seed for seed in (3, 4)] == [3, 4]
     assert run(["train", "--resume", "--out", str(out), "--updates", "6", *words]) == 0
     assert run(["train", "--resume", "--out", str(out / "seed-4"), "--updates", "7"]) == 0
@@ -108,6 +108,37 @@ def test_replicas_are_runs_of_their_own_that_resume_without_flags(engine, folder
     assert run(["evaluate", str(out / "seed-4"), "--episodes", "3"]) == 0
     capsys.readouterr()
     fails_with(capsys, ["train", "--resume", "--out", str(out)], "holds replicas: add --replicas", "seed-3")
+
+
+def test_variants_are_runs_of_their_own_that_resume_with_the_same_words(folder, tmp_path, capsys):
+    out, words = tmp_path / "runs", ["--vary", "head=zeroed,learned", "--vary=outer-lr=.01", "--json"]
+    assert run(train_words(folder, out, *words)) == 0
+    text = capsys.readouterr()
+    names = ["head=zeroed,outer-lr=0.01", "head=learned,outer-lr=0.01"]
+    assert list(dict.fromkeys(row["variant"] for row in last_json(text.out)["results"])) == names
+    assert f"{names[1]}, seed-0, update 4" in text.err
+    assert [load_run(out / name / "seed-0").config.head for name in names] == ["zeroed", "learned"]
+    assert run(["train", "--resume", "--out", str(out), "--updates", "6", *words]) == 0
+    assert run(["train", "--resume", "--replicas", "2", "--out", str(out / names[0])]) == 0
+    assert [load_run(out / names[0] / f"seed-{seed}").updates for seed in (0, 1)] == [6, 6]
+    capsys.readouterr()
+    fails_with(capsys, ["train", "--resume", "--out", str(out)], "holds replicas: add --replicas or --vary")
+
+
+def test_variants_are_refused_in_one_line(folder, tmp_path, capsys):
+    for wrong, *parts in (
+        (["--vary", "inner-lr=1,2"], "inner-lr=1,2", "head, head-init-scale"),
+        (["--vary", "head"], "'head' is not FIELD=VALUE"),
+        (["--vary", "head=zero"], "head cannot be 'zero'", "zeroed"),
+        (["--vary", "outer-lr=fast"], "outer-lr cannot be 'fast'"),
+        (["--vary", "outer-lr=.1,0.1"], "names a value twice"),
+        (["--vary", "outer-lr=-1"], "outer_lr=-1.0"),
+        (["--vary", "pool-size=none,0"], "pool_size=0"),
+        (["--vary", "head=learned", "--vary", "head=zeroed"], "names a field twice"),
+        (["--vary", "head=zeroed,shared"], "replicas may differ in seed"),
+    ):
+        fails_with(capsys, train_words(folder, tmp_path / "run", *wrong), *parts)
+    assert not (tmp_path / "run").exists()
 
 
 def test_replicas_are_refused_in_one_line(folder, trained, tmp_path, capsys):

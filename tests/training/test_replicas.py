@@ -1,4 +1,4 @@
-"""Several seeds side by side, against each one's own training."""
+"""Several seeds and variants side by side, against each one's own training."""
 
 import contextlib
 from dataclasses import replace
@@ -15,7 +15,7 @@ from metacontrast.training.config import TrainConfig
 from metacontrast.training.memory import fit_to_memory
 from metacontrast.training.need import need_of_update
 from metacontrast.training.records import read_records
-from metacontrast.training.replicas import first_replica, replica_configs, replica_folder
+from metacontrast.training.replicas import first_replica, replica_configs
 from metacontrast.training.run import load_run, open_run
 from metacontrast.training.state import TrainState, store_state
 from metacontrast.training.step import Resources, initial_state, update, update_replicas
@@ -32,27 +32,30 @@ LOOP, VMAP = Resources(engine="loop"), Resources(engine="vmap")
 both_engines = pytest.mark.parametrize("resources", [LOOP, VMAP], ids=["loop", "vmap"])
 
 
-def train_together(out, config=SMALL, resources=LOOP, *, count=2, resume=False, stop_after=None):
-    configs, seen = replica_configs(config, count), []
+VARIANTS = {"head": ["learned", "zeroed"], "optimizer": ["adam", "sgd"], "labels": ["bound"]}
+
+
+def train_together(out, config=SMALL, resources=LOOP, *, count=2, varied=None, resume=False, stop_after=None):
+    configs, seen = replica_configs(config, count, varied), []
     with contextlib.ExitStack() as stack:
         runs = [
-            stack.enter_context(open_run(replica_folder(out, c.seed), c, (TRAIN, TEST), "cpu", resume=resume))
-            for c in configs
+            stack.enter_context(open_run(out / run, each, (TRAIN, TEST), "cpu", resume=resume))
+            for run, each in configs.items()
         ]
         return train_replicas(
-            configs,
+            list(configs.values()),
             runs,
             TRAIN,
             TEST,
             resources,
-            on_record=lambda seed, record: seen.append((seed, record)),
+            on_record=lambda number, record: seen.append((number, record)),
             should_stop=lambda: stop_after is not None and seen[-1][1]["update"] >= stop_after,
         )
 
 
-def train_alone(out, config=SMALL, resources=LOOP, *, count=2):
-    for each in replica_configs(config, count):
-        with open_run(replica_folder(out, each.seed), each, (TRAIN, TEST), "cpu", resume=True) as run:
+def train_alone(out, config=SMALL, resources=LOOP, *, count=2, varied=None):
+    for folder, each in replica_configs(config, count, varied).items():
+        with open_run(out / folder, each, (TRAIN, TEST), "cpu", resume=True) as run:
             train(each, run, TRAIN, TEST, resources)
 
 
@@ -60,10 +63,10 @@ def state_of(folder):
     return checkpoint.load(folder / "state.safetensors").tensors
 
 
-def assert_same_runs(one, two, count=2, tolerance=0.0):
+def assert_same_runs(one, two, count=2, varied=None, tolerance=0.0):
     """The same files, states and records; a tolerance is for numbers in states and for losses."""
-    for seed in range(SMALL.seed, SMALL.seed + count):
-        a, b = replica_folder(one, seed), replica_folder(two, seed)
+    for run in replica_configs(SMALL, count, varied):
+        a, b = one / run, two / run
         assert {f.name for f in a.rglob("*")} == {f.name for f in b.rglob("*")}
         assert state_of(a).keys() == state_of(b).keys()
         for name, tensor in state_of(a).items():
@@ -97,8 +100,21 @@ def test_replicas_in_one_batch_are_their_own_trainings(changed, tmp_path):
     train_together(tmp_path / "together", config, VMAP)
     train_alone(tmp_path / "alone", config, VMAP)
     assert_same_runs(tmp_path / "together", tmp_path / "alone", tolerance=1e-4)
-    heads = [load_run(replica_folder(tmp_path / "together", seed)).params.head for seed in (5, 6)]
+    heads = [load_run(tmp_path / "together" / f"seed-{seed}").params.head for seed in (5, 6)]
     assert all(bool(head.weight.any()) == (config.head != "zeroed") for head in heads)
+
+
+@pytest.mark.parametrize(("resources", "tolerance"), [(LOOP, 0.0), (VMAP, 1e-4)], ids=["loop", "vmap"])
+def test_variants_are_their_own_trainings(resources, tolerance, tmp_path):
+    """Heads, optimizers and tasks of their own, over one program of gradients."""
+    config = replace(SMALL, updates=2)
+    train_together(tmp_path / "together", config, resources, count=1, varied=VARIANTS)
+    train_alone(tmp_path / "alone", config, resources, count=1, varied=VARIANTS)
+    assert_same_runs(tmp_path / "together", tmp_path / "alone", count=1, varied=VARIANTS, tolerance=tolerance)
+    states = [state_of(tmp_path / "together" / run) for run in replica_configs(SMALL, 1, VARIANTS)]
+    weights = [state["head.weight"] for state in states]
+    assert [bool(weight.any()) for weight in weights] == [True, True, False, False]
+    assert not torch.equal(weights[0], weights[1])
 
 
 def in_double(config: TrainConfig, model: Model) -> TrainState:
@@ -119,13 +135,13 @@ def double_tasks(config: TrainConfig, first: int) -> Episode:
 def test_five_updates_in_double_precision_are_the_same(order, optimizer, resources):
     """Parameters and moments of three replicas, none above 1, to 1e-12; 1e-14 is what Adam makes of rounding."""
     config = replace(SMALL, order=order, optimizer=optimizer, head="zeroed")
-    configs, model = replica_configs(config, 3), config.model(TRAIN.shape)
+    configs, model = list(replica_configs(config, 3).values()), config.model(TRAIN.shape)
     together, alone = ([in_double(each, model) for each in configs] for _ in range(2))
     for first in range(0, 10, 2):
         batches = [double_tasks(each, first) for each in configs]
-        update_replicas(together, model, batches, config, resources)
-        for state, batch in zip(alone, batches, strict=True):
-            update(state, model, batch, config, resources)
+        update_replicas(together, model, batches, configs, resources)
+        for state, each, batch in zip(alone, configs, batches, strict=True):
+            update(state, model, batch, each, resources)
     for one, other in zip(together, alone, strict=True):
         expected = store_state(other).tensors
         for name, tensor in store_state(one).tensors.items():
@@ -172,9 +188,10 @@ def test_a_replica_that_diverges_is_named_by_its_tasks(resources, tmp_path):
         train_together(tmp_path, config, resources)
 
 
-def test_replicas_that_differ_in_more_than_seeds_are_refused(tmp_path):
-    with pytest.raises(InputError, match="seeds alone"):
-        train_replicas([SMALL, replace(SMALL, inner_lr=0.1)], [], TRAIN, TEST)
+@pytest.mark.parametrize("other", [{"inner_lr": 0.1}, {"head": "shared"}, {"updates": 5}, {"filters": 8}], ids=str)
+def test_replicas_that_differ_in_their_program_are_refused(other):
+    with pytest.raises(InputError, match=r"may differ in seed, head, .*outer_lr alone"):
+        train_replicas([SMALL, replace(SMALL, **other)], [], TRAIN, TEST)
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 2, 4])
@@ -184,7 +201,7 @@ def test_gradients_of_replicas_are_each_ones_own(scope, order, chunk):
     """In float64 to 1e-12 of the loop's, whatever the chunk."""
     config = replace(SMALL, meta_batch=3)
     model, inner = config.model(TRAIN.shape), Inner(2, 0.1, scope, order)
-    configs = replica_configs(config, 2)
+    configs = list(replica_configs(config, 2).values())
     params: list[Params] = [in_double(each, model).params for each in configs]
     tasks = [double_tasks(each, 0) for each in configs]
     found = replica_gradients(model, params, tasks, inner, engine=Engine("vmap", chunk))
@@ -206,10 +223,28 @@ def test_a_batch_of_replicas_needs_the_memory_of_all_their_tasks():
 
 
 def test_seeds_follow_one_another_and_the_first_run_is_the_lowest(tmp_path):
-    assert [c.seed for c in replica_configs(SMALL, 3)] == [5, 6, 7]
+    assert [(str(run), c.seed) for run, c in replica_configs(SMALL, 3).items()] == [
+        ("seed-5", 5),
+        ("seed-6", 6),
+        ("seed-7", 7),
+    ]
     with pytest.raises(InputError, match="replicas=0"):
         replica_configs(SMALL, 0)
     assert first_replica(tmp_path) is None
     for name in ("seed-10", "seed-9", "seed-x"):
         (tmp_path / name).mkdir()
     assert first_replica(tmp_path) == tmp_path / "seed-9"
+    (tmp_path / "runs" / "seed-1").mkdir(parents=True)
+    assert first_replica(tmp_path / "runs") == tmp_path / "runs" / "seed-1"
+    assert first_replica(tmp_path) == tmp_path / "seed-9"
+
+
+def test_variants_are_all_combinations_in_folders_of_their_own():
+    found = replica_configs(SMALL, 2, {"head": ["learned", "zeroed"], "outer_lr": [0.1]})
+    assert [str(run) for run in found] == [
+        "head=learned,outer-lr=0.1/seed-5",
+        "head=learned,outer-lr=0.1/seed-6",
+        "head=zeroed,outer-lr=0.1/seed-5",
+        "head=zeroed,outer-lr=0.1/seed-6",
+    ]
+    assert [(c.head, c.outer_lr, c.seed) for c in found.values()][1:3] == [("learned", 0.1, 6), ("zeroed", 0.1, 5)]

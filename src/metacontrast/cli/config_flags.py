@@ -10,7 +10,7 @@ from typing import Any, Literal
 from metacontrast.cli.shared import step_list
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.recipes import RECIPES, recipe
-from metacontrast.training.replicas import first_replica
+from metacontrast.training.replicas import VARIED, first_replica
 from metacontrast.training.run import read_config
 
 
@@ -20,6 +20,19 @@ def add_config_flags(parser: argparse.ArgumentParser, **defaults: Any) -> None:
     parser.add_argument("--recipe", metavar="NAME", help=f"named configuration: {', '.join(RECIPES)}")
     for field in dataclasses.fields(TrainConfig):
         _add_flag(parser, field, f" (recipe glyphs: {_as_text(getattr(shown, field.name)).lower()})")
+
+
+def add_vary_flag(parser: argparse.ArgumentParser) -> None:
+    """`--vary`, whose values become a list of pairs: a field's name, and the values that it takes."""
+    fields = ", ".join(name.replace("_", "-") for name in VARIED)
+    parser.add_argument(
+        "--vary",
+        type=_field_and_values,
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE,VALUE",
+        help=f"train these variants side by side, into DIR/FIELD=VALUE/seed-S each; of {fields}; may be repeated",
+    )
 
 
 def add_some_config_flags(parser: argparse.ArgumentParser, names: Collection[str]) -> None:
@@ -54,7 +67,7 @@ def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], no
 
 
 def _base(args: argparse.Namespace, given: dict[str, Any]) -> TrainConfig:
-    folder = args.out if args.replicas is None else first_replica(args.out)
+    folder = first_replica(args.out) if args.replicas or args.vary else args.out
     started = read_config(folder) if folder and args.resume and not args.recipe else None
     return started or recipe(args.recipe or _default_recipe(given.get("dataset", "glyphs"), given.get("shots", 1)))
 
@@ -62,6 +75,29 @@ def _base(args: argparse.Namespace, given: dict[str, Any]) -> TrainConfig:
 def _default_recipe(dataset: str, shots: int) -> str:
     published = f"{dataset}-5w{1 if shots < 3 else 5}s-released"
     return published if published in RECIPES else "glyphs"
+
+
+def _field_and_values(text: str) -> tuple[str, list[Any]]:
+    flag, equals, values = text.partition("=")
+    name = flag.removeprefix("--").replace("-", "_")
+    if name not in VARIED or not equals:
+        fields = ", ".join(each.replace("_", "-") for each in VARIED)
+        raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=VALUE,VALUE with one of the fields {fields}")
+    parsing = _parsing(typing.get_type_hints(TrainConfig)[name])
+    found = [_value(flag, each, **parsing) for each in values.split(",")]
+    if len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{text!r} names a value twice")
+    return name, found
+
+
+def _value(flag: str, text: str, type: Callable[[str], Any] = str, choices: Collection[Any] = (), **_: Any) -> Any:
+    try:
+        found = type(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{flag} cannot be {text!r}") from None
+    if choices and found not in choices:
+        raise argparse.ArgumentTypeError(f"{flag} cannot be {text!r}: choose from {', '.join(choices)}")
+    return found
 
 
 def _parsing(hint: Any) -> dict[str, Any]:

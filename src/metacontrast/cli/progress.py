@@ -13,13 +13,19 @@ from metacontrast.training.records import Record
 
 
 class Progress:
-    """A bar on a terminal with accuracy, tasks per second and time left; a line an evaluation everywhere."""
+    """A bar on a terminal with accuracy, tasks per second and time left; a line an evaluation everywhere.
 
-    def __init__(self, configs: Sequence[TrainConfig], label: str):
+    Args:
+        configs: of the runs under way.
+        names: what a run's lines begin with.
+        label: what the bar begins with.
+    """
+
+    def __init__(self, configs: Sequence[TrainConfig], names: Sequence[str], label: str):
         total = sum(config.updates for config in configs)
         self._bar = tqdm(total=total, desc=label, unit="update", disable=None, dynamic_ncols=True)
         self._tasks_per_update = configs[0].meta_batch
-        self._names = {config.seed: f"seed {config.seed}, " if len(configs) > 1 else "" for config in configs}
+        self._names = names
         self._evaluation: list[Record] = []
         self._done_before = 0
         self.seen: set[int] = set()
@@ -30,16 +36,16 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def show(self, seed: int, record: Record) -> None:
-        """Take note of a record of the run with that seed."""
+    def show(self, number: int, record: Record) -> None:
+        """Take note of a record of the run with that number, counted from 0."""
         if record["kind"] == "training":
-            self._show_training(seed, record)
+            self._show_training(number, record)
         elif record["kind"] == "evaluation":
-            self._show_evaluation(self._names[seed], record)
+            self._show_evaluation(self._names[number], record)
 
-    def _show_training(self, seed: int, record: Record) -> None:
-        if seed not in self.seen:
-            self.seen.add(seed)
+    def _show_training(self, number: int, record: Record) -> None:
+        if number not in self.seen:
+            self.seen.add(number)
             self._done_before += record["update"] - 1
             self._bar.initial = self._done_before
             self._bar.n += record["update"] - 1

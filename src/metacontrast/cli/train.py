@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metacontrast.cli import shared
-from metacontrast.cli.config_flags import add_config_flags, config_from_flags
+from metacontrast.cli.config_flags import add_config_flags, add_vary_flag, config_from_flags
 from metacontrast.cli.determinism import add_deterministic_flag, determinism
 from metacontrast.cli.progress import Progress, stop_on_interrupt
 from metacontrast.data import load_dataset
@@ -22,7 +22,7 @@ from metacontrast.training.follower import Follower
 from metacontrast.training.memory import fit_to_memory
 from metacontrast.training.ranks import ALONE, Ranks, is_restarted, joined
 from metacontrast.training.records import Record, read_records
-from metacontrast.training.replicas import first_replica, replica_configs, replica_folder
+from metacontrast.training.replicas import first_replica, replica_configs
 from metacontrast.training.run import RunDirectory, open_run, read_config
 from metacontrast.training.step import Resources
 from metacontrast.training.tensorboard import require_tensorboard, tensorboard_writer
@@ -42,6 +42,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--replicas", type=int, metavar="N", help="train N seeds side by side, from --seed on, into DIR/seed-S each"
     )
+    add_vary_flag(parser)
     parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events (an extra)")
     add_config_flags(parser)
     shared.add_data_root_flag(parser)
@@ -58,9 +59,7 @@ def execute(args: argparse.Namespace) -> int:
     with joined(find_device(args.device)) as ranks, _reported_by(ranks), determinism(args.deterministic):
         status, results = train_with_progress(config, args, ranks=ranks)
         if status == "stopped":
-            replicas = [] if args.replicas is None else ["--replicas", str(args.replicas)]
-            words = shlex.join(["train", "--resume", *replicas, "--out", str(args.out)])
-            shared.say(f"stopped and saved; continue with: metacontrast {words}")
+            shared.say(f"stopped and saved; continue with: metacontrast {_continuing(args)}")
         if args.json:
             shared.print_json({"run": str(args.out), "status": status, "results": results})
     return INTERRUPTED if status == "stopped" else 0
@@ -69,7 +68,7 @@ def execute(args: argparse.Namespace) -> int:
 def train_with_progress(
     config: TrainConfig, args: argparse.Namespace, label: str = "training", ranks: Ranks = ALONE
 ) -> tuple[str, list[Record]]:
-    """Train into `args.out`, or replicas into folders of it; the outcome, and the records of the last evaluations.
+    """Train into `args.out`, or replicas into folders in it; the outcome, and the records of the last evaluations.
 
     Args:
         ranks: the processes that share the training.
@@ -82,9 +81,21 @@ def train_with_progress(
     with shared.resources(args, len(ranks.own(range(config.meta_batch)))) as asked:
         resources, need = fit_to_memory(config, images, replace(asked, ranks=ranks), len(configs))
         status = _train(configs, args, images, resources, need, label)
-    seeds = [{} if args.replicas is None else {"seed": each.seed} for each in configs.values()]
-    runs = zip(seeds, configs, strict=True) if ranks.leads else ()
-    return status, [seed | row for seed, run in runs for row in last_evaluation(run)]
+    runs = configs if ranks.leads else ()
+    return status, [_place_of(run) | row for run in runs for row in last_evaluation(args.out / run)]
+
+
+def _place_of(run: Path) -> dict[str, Any]:
+    """Which of the replicas it is."""
+    variant = {"variant": run.parts[0]} if len(run.parts) > 1 else {}
+    return variant | ({"seed": int(run.name[5:])} if run.name else {})
+
+
+def _continuing(args: argparse.Namespace) -> str:
+    """The command that goes on."""
+    replicas = [] if args.replicas is None else ["--replicas", str(args.replicas)]
+    vary = [f"--vary={name}={','.join(map(str, values))}".lower() for name, values in args.vary]
+    return shlex.join(["train", "--resume", *replicas, *vary, "--out", str(args.out)])
 
 
 @contextlib.contextmanager
@@ -107,15 +118,19 @@ def _run_directory(
 
 
 def _configs(config: TrainConfig, args: argparse.Namespace) -> dict[Path, TrainConfig]:
-    """What is trained into which run directory."""
+    """What is trained into which run directory, as seen from `args.out`."""
     first = first_replica(args.out)
-    if args.replicas is None and first is not None:
-        raise InputError(f"{args.out} holds replicas: add --replicas N, or name one of them with --out {first}")
-    if args.replicas is None:
-        return {args.out: config}
+    if args.replicas is None and not args.vary:
+        if first is not None:
+            raise InputError(
+                f"{args.out} holds replicas: add --replicas or --vary as before, or name one with --out {first}"
+            )
+        return {Path(): config}
     if read_config(args.out) is not None:
         raise InputError(f"{args.out} holds a single run: choose another --out for replicas")
-    return {replica_folder(args.out, each.seed): each for each in replica_configs(config, args.replicas)}
+    if len(dict(args.vary)) < len(args.vary):
+        raise InputError("--vary names a field twice: give all its values at once, --vary FIELD=VALUE,VALUE")
+    return replica_configs(config, 1 if args.replicas is None else args.replicas, dict(args.vary))
 
 
 def _load(config: TrainConfig, args: argparse.Namespace) -> tuple[ClassImages, ClassImages]:
@@ -138,16 +153,16 @@ def _train(
 ) -> str:
     logged = args.tensorboard and resources.ranks.leads
     with contextlib.ExitStack() as stack:
-        opened = [_run_directory(run, each, images, resources, args.resume) for run, each in configs.items()]
+        opened = [_run_directory(args.out / run, each, images, resources, args.resume) for run, each in configs.items()]
         runs = [stack.enter_context(run) for run in opened]
-        writers = {each.seed: tensorboard_writer(run if logged else None) for run, each in configs.items()}
-        logs = {seed: stack.enter_context(writer) for seed, writer in writers.items()}
-        progress = stack.enter_context(Progress(list(configs.values()), label))
+        logs = [stack.enter_context(tensorboard_writer(args.out / run if logged else None)) for run in configs]
+        names = ["".join(f"{part}, " for part in run.parts) for run in configs]
+        progress = stack.enter_context(Progress(list(configs.values()), names, label))
         should_stop = stack.enter_context(stop_on_interrupt())
 
-        def on_record(seed: int, record: Record) -> None:
-            logs[seed](record)
-            progress.show(seed, record)
+        def on_record(number: int, record: Record) -> None:
+            logs[number](record)
+            progress.show(number, record)
 
         shared.say(need)
         all_configs = list(configs.values())

@@ -105,22 +105,22 @@ def update(
     Raises:
         NotFinite: the parameters stay as they were where it was the gradient.
     """
-    return update_replicas([state], model, [episodes], config, resources)[0]
+    return update_replicas([state], model, [episodes], [config], resources)[0]
 
 
 def update_replicas(
     states: Sequence[TrainState],
     model: Model,
     batches: Sequence[Episode],
-    config: TrainConfig,
+    configs: Sequence[TrainConfig],
     resources: Resources = ONE_CPU,
 ) -> list[Metrics]:
-    """`update` of several replicas that differ in nothing but numbers; their gradients may be taken together."""
-    own = outer_gradients(model, [state.params for state in states], batches, config, resources)
-    found = [resources.ranks.mean(*each, config.meta_batch) for each in own]
+    """`update` of several replicas; their gradients are one program (`replicas.check_alike`), taken together or not."""
+    own = outer_gradients(model, [state.params for state in states], batches, configs[0], resources)
+    found = [resources.ranks.mean(*each, configs[0].meta_batch) for each in own]
     for number, (gradient, metrics) in enumerate(found):
         _check_finite(number, [metrics.loss, *to_tensors(gradient)])
-    for number, (state, (gradient, _)) in enumerate(zip(states, found, strict=True)):
+    for number, (state, config, (gradient, _)) in enumerate(zip(states, configs, found, strict=True)):
         outer_step(state, gradient, zeroed=config.head == "zeroed")
         _check_finite(number, to_tensors(state.params))
     return [metrics for _, metrics in found]

@@ -3,11 +3,11 @@
     repeat:  g = mean over a batch of tasks of the outer gradient at θ;   θ ← optimizer(θ, g);   zeroed head: w⁰ ← 0
 
 Update u uses the tasks u·B … u·B + B − 1 of the seed's list, so a run that was stopped goes on exactly where it was.
-Several seeds train side by side; one alone is the same with a single replica.
+Several seeds and variants train side by side; one alone is the same with a single replica.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from metacontrast.model.model import Model
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Evaluation, evaluate
 from metacontrast.training.records import Record
+from metacontrast.training.replicas import check_alike
 from metacontrast.training.run import RunDirectory
 from metacontrast.training.state import TrainState
 from metacontrast.training.step import ONE_CPU, NotFinite, Resources, initial_state, update_replicas
@@ -48,7 +49,7 @@ def train(
         should_stop: asked after every update; when true the state is saved and the call returns.
     """
     images = train_images, test_images
-    alone = {"on_record": lambda seed, record: on_record(record), "should_stop": should_stop}
+    alone = {"on_record": lambda _, record: on_record(record), "should_stop": should_stop}
     return train_replicas([config], [run], *images, resources, **alone)
 
 
@@ -59,28 +60,26 @@ def train_replicas(
     test_images: ClassImages,
     resources: Resources = ONE_CPU,
     *,
-    on_record: Callable[[int, Record], None] = lambda seed, record: None,
+    on_record: Callable[[int, Record], None] = lambda number, record: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """`train` for several seeds side by side; each run directory holds what its own training would write.
+    """`train` for several seeds or variants side by side; each run directory holds what its own training would write.
 
     Runs that are behind the others, because they were stopped earlier, go first until they are level.
 
     Args:
-        configs: equal but for their seeds.
+        configs: equal but for their seeds and what `replicas.VARIED` lists.
         runs: an opened run directory for each.
-        on_record: sees the seed of a run and every record of it.
+        on_record: sees which of the runs it is, counted from 0, and every record of it.
 
     Raises:
         InputError: a loss or gradient is not finite, in whichever replica; each keeps its last checkpoint.
     """
-    if len({replace(config, seed=0) for config in configs}) != 1:
-        raise InputError("replicas may differ in their seeds alone: train other variants one by one")
-    model = configs[0].model(train_images.shape).to(resources.device)
+    check_alike(configs)
     images = train_images.to(resources.device), test_images.to(resources.device)
     trainings = [
-        _begin(config, run, model, images, resources, partial(on_record, config.seed))
-        for config, run in zip(configs, runs, strict=True)
+        _begin(config, run, images, resources, partial(on_record, number))
+        for number, (config, run) in enumerate(zip(configs, runs, strict=True))
     ]
     while behind := _furthest_behind(trainings):
         for training, metrics in zip(behind, _update(behind), strict=True):
@@ -153,12 +152,12 @@ class _Training:
 def _begin(
     config: TrainConfig,
     run: RunDirectory,
-    model: Model,
     images: tuple[ClassImages, ClassImages],
     resources: Resources,
     on_record: Callable[[Record], None],
 ) -> _Training:
     """From the run's last checkpoint, or from the start, of which a copy is kept where copies are."""
+    model = config.model(images[0].shape).to(resources.device)
     state = resources.ranks.same(run.restore(initial_state(config, model, resources.device)))
     if state.updates == 0 and config.keep_every:
         run.keep(state)
@@ -176,11 +175,12 @@ def _furthest_behind(trainings: Sequence[_Training]) -> list[_Training]:
 def _update(trainings: Sequence[_Training]) -> list[Metrics]:
     """One outer update of each; all are at the same one."""
     first, states = trainings[0], [training.state for training in trainings]
+    configs = [training.config for training in trainings]
     number, size = first.state.updates, first.config.meta_batch
     indices = range(number * size, (number + 1) * size)
     batches = [training.tasks.batch(first.resources.ranks.own(indices)) for training in trainings]
     try:
-        return update_replicas(states, first.model, batches, first.config, first.resources)
+        return update_replicas(states, first.model, batches, configs, first.resources)
     except NotFinite as error:
         raise InputError(
             f"the loss or its gradient is not finite in update {number + 1}, tasks {indices[0]} to {indices[-1]}: "
