@@ -4,8 +4,11 @@ import math
 
 import pytest
 
+from metacontrast.experiments.catalog import FIGURES
 from metacontrast.experiments.schedule import Schedule
+from metacontrast.experiments.setting import Setting
 from metacontrast.experiments.spec import Claim, Comparison, Line, Reading, above, faster, same
+from metacontrast.experiments.tables import data_and_updates
 from metacontrast.experiments.verdicts import (
     Interval,
     judge,
@@ -144,3 +147,23 @@ def test_early_is_the_last_measurement_within_the_first_fifth():
     assert (line.at("early"), line.at("end")) == (20, 100)
     (short,) = lines("a", updates=(50, 100))
     assert short.at("early") == 50
+
+
+def test_updates_are_told_beside_those_of_the_published_training():
+    verdict = judge(Claim("", (above(PANEL, "a", "b", "zeroed/1"),), ""), lines("a", "b"), ends(a=[1.0], b=[0.5]))
+    assert data_and_updates(verdict, {PANEL: 3000}) == "here, 100 of 3,000 updates"
+    assert data_and_updates(verdict, {PANEL: 100}) == "here, 100 updates"
+    assert data_and_updates(verdict, {}) == "here, 100 updates"
+
+
+def test_the_published_training_is_longer_than_the_local_one():
+    setting = Setting("local")
+    assert FIGURES["initialization-and-zeroing"].full_updates(setting) == {
+        "Omniglot, 5-way 1-shot": 3000,
+        "Omniglot, 5-way 5-shot": 3000,
+        "CIFAR-FS, 5-way 1-shot": 30_000,
+        "CIFAR-FS, 5-way 5-shot": 30_000,
+    }
+    for spec in FIGURES.values():
+        full = spec.full_updates(setting)
+        assert all(line.updates[-1] <= full[line.panel] for line in spec.lines(setting))

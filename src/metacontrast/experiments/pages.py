@@ -15,6 +15,7 @@ from metacontrast.experiments.spec import FigureSpec, View
 from metacontrast.experiments.tables import (
     NUMBERS_HEAD,
     comparison_row,
+    data_and_updates,
     describe_interval,
     numbers_rows,
     steps_head,
@@ -26,7 +27,8 @@ from metacontrast.files import write_text
 _COMPARISONS_HEAD = ("comparison", "where", "difference, 95 % interval", "seeds, updates, tasks", "verdict", "released")
 _PAIRED = (
     "Differences are paired by training seed on the same test tasks; the interval is Student's, over seeds, and does "
-    "not cover the choice of test tasks. A claim holds when all its comparisons do, and does not when one does not."
+    "not cover the choice of test tasks. A claim holds when all its comparisons do, and does not when one does not. "
+    "Verdicts are of the updates that were made here: `300 of 3,000` says nothing of what the other 2,700 would change."
 )
 _NOTATION = (
     "`zeroed/1`: head zeroed at test, one inner step; `kept/own`: head as trained, as many steps as in training. "
@@ -45,7 +47,7 @@ def write_page(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[V
         f"# {spec.title}",
         f"*{_papers(spec)}* {spec.question}",
         *(f"![{spec.title}: {path.stem}]({path.name})" for path in pictures),
-        *_verdicts(spec, verdicts),
+        *_verdicts(spec, setting, verdicts),
         *_numbers(spec, setting, table),
         *_list("What is wrong with the published figure", spec.faults),
         *_list("Departures", departures(setting, [spec])),
@@ -80,12 +82,13 @@ def write_summary(
     return file
 
 
-def summarize(verdicts: Sequence[Verdict]) -> list[dict[str, str]]:
+def summarize(spec: FigureSpec, setting: Setting, verdicts: Sequence[Verdict]) -> list[dict[str, str]]:
     """Claims and verdicts as plain values."""
+    full_updates = spec.full_updates(setting)
     return [
         {
             "claim": each.claim.text,
-            "data": ", ".join(dict.fromkeys(j.comparison.panel.partition(",")[0] for j in each.judged)),
+            "data": data_and_updates(each, full_updates),
             "verdict": each.outcome,
             "released": each.claim.released,
             "differences": "; ".join(f"{j.comparison.label}: {describe_interval(j)}" for j in each.judged),
@@ -108,12 +111,13 @@ def _papers(spec: FigureSpec) -> str:
     return f"Figure {spec.papers} of the paper." if spec.papers[0].isdigit() else f"Figure: {spec.papers}."
 
 
-def _verdicts(spec: FigureSpec, verdicts: Sequence[Verdict]) -> list[str]:
+def _verdicts(spec: FigureSpec, setting: Setting, verdicts: Sequence[Verdict]) -> list[str]:
     parts = ["## Verdicts", _PAIRED, *([] if spec.plot == "illustration" else [_NOTATION])]
+    full_updates = spec.full_updates(setting)
     for verdict in verdicts:
         parts.append(f"**{verdict.outcome}**: {verdict.claim.text}")
         parts.append(f"Released numbers: {verdict.claim.released}.")
-        parts.append(_markdown(_COMPARISONS_HEAD, [comparison_row(each) for each in verdict.judged]))
+        parts.append(_markdown(_COMPARISONS_HEAD, [comparison_row(each, full_updates) for each in verdict.judged]))
     return parts
 
 

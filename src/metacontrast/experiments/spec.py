@@ -159,6 +159,11 @@ class FigureSpec:
     faults: tuple[str, ...] = ()
     departures: tuple[str, ...] = ()
 
+    def full_updates(self, setting: Setting) -> dict[str, int]:
+        """By panel, how many updates the published training has."""
+        lines = self.lines(replace(setting, scale="full"))
+        return {line.panel: max(each.updates[-1] for each in lines if each.panel == line.panel) for line in lines}
+
 
 def above(
     panel: str, better: str, worse: str, quantity: str, when: When = "end", margin: float = 0.0, released: str = ""

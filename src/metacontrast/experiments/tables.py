@@ -1,12 +1,12 @@
 """A figure's numbers as rows of text: published, released and here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
 from metacontrast.experiments.pictures import lines_of
 from metacontrast.experiments.released import Released, released_curve
 from metacontrast.experiments.spec import Line, View
-from metacontrast.experiments.verdicts import Judged, Table
+from metacontrast.experiments.verdicts import Judged, Table, Verdict
 
 NUMBERS_HEAD = (
     "",
@@ -71,10 +71,10 @@ def steps_row(line: Line, quantities: Sequence[str], table: Table) -> Sequence[s
     return cells
 
 
-def comparison_row(judged: Judged) -> Sequence[str]:
+def comparison_row(judged: Judged, full_updates: Mapping[str, int]) -> Sequence[str]:
     """One comparison: what, where, the difference with its interval, how measured, outcome, released."""
     comparison = judged.comparison
-    measured = f"{judged.interval.seeds}, {judged.updates:,}, {judged.tasks}"
+    measured = f"{judged.interval.seeds}, {updates_of([judged], full_updates)}, {judged.tasks}"
     return (
         comparison.label,
         comparison.panel,
@@ -83,6 +83,26 @@ def comparison_row(judged: Judged) -> Sequence[str]:
         judged.outcome,
         comparison.released or "—",
     )
+
+
+def data_and_updates(verdict: Verdict, full_updates: Mapping[str, int]) -> str:
+    """The data sets of a verdict's comparisons, with how far their trainings went."""
+    by_data: dict[str, list[Judged]] = {}
+    for judged in verdict.judged:
+        by_data.setdefault(judged.comparison.panel.partition(",")[0], []).append(judged)
+    trained = {name: updates_of(those, full_updates) for name, those in by_data.items()}
+    return "; ".join(name if updates == "1" else f"{name}, {updates} updates" for name, updates in trained.items())
+
+
+def updates_of(judged: Sequence[Judged], full_updates: Mapping[str, int]) -> str:
+    """After how many updates the comparisons are judged, of how many in the published training: `300 of 3,000`."""
+    here = _range([each.updates for each in judged])
+    full = [full_updates[each.comparison.panel] for each in judged if each.comparison.panel in full_updates]
+    return here if not full or _range(full) == here else f"{here} of {_range(full)}"
+
+
+def _range(numbers: Sequence[int]) -> str:
+    return " to ".join(f"{n:,}" for n in sorted({min(numbers), max(numbers)}))
 
 
 def describe_interval(judged: Judged) -> str:
