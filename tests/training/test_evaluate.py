@@ -23,9 +23,15 @@ PARAMS = MODEL.init(torch.Generator().manual_seed(0))
 INNER = Inner(1, 0.4)
 
 
-def test_rows_are_the_accuracies_computed_one_by_one():
-    """Every head and number of steps against a direct computation with `adapt`."""
-    rows = evaluate(MODEL, PARAMS, TASKS, INNER, Evaluation((1, 3), episodes=5))
+@pytest.mark.parametrize("scope", ["all", "head"])
+@pytest.mark.parametrize(
+    "changed", [{}, {"fused": False}, {"norm": "inductive"}, {"head": "prototype"}, {"head": "shared"}], ids=str
+)
+def test_rows_are_the_accuracies_computed_one_by_one(changed, scope):
+    """Every head and number of steps against a direct computation with `adapt`, side by side or not."""
+    model, inner = replace(MODEL, **changed), replace(INNER, scope=scope)
+    params = model.init(torch.Generator().manual_seed(0))
+    rows = evaluate(model, params, TASKS, inner, Evaluation((1, 3), episodes=5))
     assert [(r.method, r.head, r.steps) for r in rows] == [
         ("maml", "kept", 1),
         ("maml", "kept", 3),
@@ -34,12 +40,12 @@ def test_rows_are_the_accuracies_computed_one_by_one():
         ("nearest-mean", "none", 0),
     ]
     for row in rows[:-1]:
-        start = PARAMS if row.head == "kept" else zero_head(PARAMS)
+        start = params if row.head == "kept" else zero_head(params, 3)
         shares = []
         for index in range(5):
             episode = TASKS[index]
-            adapted = adapt(MODEL, start, episode.support_x, episode.support_y, replace(INNER, steps=row.steps))
-            logits = MODEL.query_logits(adapted, episode.support_x, episode.query_x)
+            adapted = adapt(model, start, episode.support_x, episode.support_y, replace(inner, steps=row.steps))
+            logits = model.query_logits(adapted, episode.support_x, episode.query_x)
             shares.append((logits.argmax(1) == episode.query_y).double().mean())
         shares = torch.stack(shares)
         assert row.accuracy == pytest.approx(shares.mean().item(), abs=1e-12)

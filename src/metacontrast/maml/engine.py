@@ -15,6 +15,7 @@ from functools import partial
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from metacontrast.errors import InputError
 from metacontrast.maml.abreast import abreast_gradient
@@ -86,7 +87,7 @@ def meta_gradient(
     check_tasks(model, params, episodes, inner.scope)
     match engine.resolved(episodes.query_x.device, inner):
         case "loop":
-            together = tasks_abreast(model, episodes, inner)
+            together = tasks_abreast(model, episodes.query_x[0], inner, len(episodes.query_x))
             gradient_of = partial(abreast_gradient if together else task_gradient, model, params, inner=inner)
             parts = _split(episodes, together) if together else unstack(episodes)
         case "compiled-loop":
@@ -166,15 +167,17 @@ def _mean(
     return from_tensors(like, [t / len(together.loss) for t in total]), together
 
 
-def tasks_abreast(model: Model, episodes: Episode, inner: Inner) -> int:
+def tasks_abreast(model: Model, query_x: Tensor, inner: Inner, tasks: int) -> int:
     """How many tasks step side by side, whatever the number of workers, so that the result does not depend on it.
 
     Half of them at most, which leaves work for two; 0 where they cannot, or where one task's images fill the cache.
+
+    Args:
+        query_x: the query images of one task, `(query, channel, height, width)`.
     """
-    if inner.scope != "head" and not model.runs_abreast(episodes.query_x):
+    if inner.scope != "head" and not model.runs_abreast(query_x):
         return 0
-    half = (len(episodes.query_x) + 1) // 2
-    return min(_MOST_ABREAST, half, _NUMBERS_ABREAST // episodes.query_x[0].numel())
+    return min(_MOST_ABREAST, (tasks + 1) // 2, _NUMBERS_ABREAST // query_x.numel())
 
 
 def _split(episodes: Episode, size: int) -> Iterator[Episode]:

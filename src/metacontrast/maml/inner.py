@@ -8,6 +8,7 @@ differentiable function of θ through the gradients (SOMAML); with `first` the g
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -94,8 +95,7 @@ def adapt(
         InputError: labels do not fit the images or the model's ways, or nothing may move.
     """
     check_support(model, params, support_x, support_y, inner.scope)
-    *_, adapted = trajectory(model, params, support_x, support_y, inner, weights)
-    return adapted
+    return last(trajectory(model, params, support_x, support_y, inner, weights))
 
 
 def trajectory(
@@ -113,6 +113,11 @@ def trajectory(
     for _ in range(inner.steps):
         current = inner_step(model, current, support_x, support_y, inner, weights, differentiate or by_autograd)
         yield current
+
+
+def last(steps: Iterator[Params]) -> Params:
+    """Where a trajectory ends; what it went through is let go."""
+    return reduce(lambda _, after: after, steps)
 
 
 Differentiate = Callable[[Callable[[list[Tensor]], Tensor], list[Tensor], bool], Sequence[Tensor]]

@@ -18,6 +18,7 @@ from metacontrast.maml.inner import (
     by_autograd,
     by_transform,
     classification_loss,
+    last,
     trajectory,
 )
 from metacontrast.model.model import Model, apply_head
@@ -87,7 +88,8 @@ class _Seen(NamedTuple):
 def _outer_loss(
     model: Model, params: Params, episode: Episode, inner: Inner, differentiate: Differentiate
 ) -> tuple[Tensor, _Seen]:
-    *_, adapted = trajectory(model, params, episode.support_x, episode.support_y, inner, differentiate=differentiate)
+    path = trajectory(model, params, episode.support_x, episode.support_y, inner, differentiate=differentiate)
+    adapted = last(path)
     query = model.query_features(adapted.encoder, episode.support_x, episode.query_x)
     logits = apply_head(adapted.head, query)
     loss = classification_loss(logits, episode.query_y, inner.loss)

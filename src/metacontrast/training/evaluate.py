@@ -7,19 +7,21 @@ shots and queries see the same tasks, so that their differences can be paired.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.errors import InputError
+from metacontrast.maml.abreast import abreast_logits, query_features, support_means
+from metacontrast.maml.engine import tasks_abreast, unstack
 from metacontrast.maml.inner import Inner, trajectory
-from metacontrast.model.head import class_means, zero_head
+from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model
 from metacontrast.types import Episode, Params
 
@@ -89,31 +91,55 @@ def evaluate(
     inner = replace(inner, steps=max(evaluation.steps), order="first")
     distinct = replace(evaluation, heads=_distinct_heads(params, evaluation.heads))
 
-    def score(index: int) -> list[float]:
-        return list(_score(model, params, tasks[index], inner, distinct))
+    together = tasks_abreast(model, tasks[0].query_x, inner, evaluation.episodes)
+
+    def score(indices: Sequence[int]) -> Float[Tensor, "episode row"]:
+        return _scores(model, params, tasks.batch(indices), inner, distinct, abreast=together > 0)
 
     run = map if executor is None else executor.map
     scores = []
-    for episode_scores in run(score, range(evaluation.episodes)):
-        scores.append(episode_scores)
-        on_episode()
-    *adapted, baseline = _rows(model, distinct, torch.tensor(scores, dtype=torch.float64))
+    for some in run(score, _groups(evaluation.episodes, max(1, together))):
+        scores.append(some)
+        for _ in some:
+            on_episode()
+    *adapted, baseline = _rows(model, distinct, torch.cat(scores))
     if distinct.heads != evaluation.heads:
         adapted = [replace(row, head=head) for head in evaluation.heads for row in adapted]
     return [*adapted, baseline]
 
 
-def _score(model: Model, params: Params, episode: Episode, inner: Inner, evaluation: Evaluation) -> Iterator[float]:
-    """Accuracies of one task in the order of `_rows`."""
-    support_x, support_y, query_x, query_y = episode
-    for head in evaluation.heads:
-        start = params if head == "kept" else zero_head(params, model.ways)
-        for step, adapted in enumerate(trajectory(model, start, support_x, support_y, inner)):
-            if step in evaluation.steps:
-                with torch.no_grad():
-                    logits = model.query_logits(adapted, support_x, query_x)
-                yield _accuracy(logits, query_y)
-    yield _accuracy(nearest_mean_scores(model, params, episode), query_y)
+def _groups(count: int, size: int) -> list[range]:
+    """0 … count − 1, so many at a time."""
+    return [range(first, min(first + size, count)) for first in range(0, count, size)]
+
+
+def _scores(
+    model: Model, params: Params, episodes: Episode, inner: Inner, evaluation: Evaluation, abreast: bool
+) -> Float[Tensor, "episode row"]:
+    """Accuracies of some tasks in the order of `_rows`, stepping side by side or one after the other."""
+    starts = [params if head == "kept" else zero_head(params, model.ways) for head in evaluation.heads]
+    logits_of = abreast_logits if abreast else _logits_one_by_one
+    adapted = [
+        _accuracy(logits, episodes.query_y)
+        for start in starts
+        for logits in logits_of(model, start, episodes, inner, evaluation.steps)
+    ]
+    return torch.stack([*adapted, _accuracy(_nearest_mean_scores(model, params, episodes), episodes.query_y)], 1)
+
+
+def _logits_one_by_one(
+    model: Model, params: Params, episodes: Episode, inner: Inner, steps: Collection[int]
+) -> Iterator[Float[Tensor, "task query way"]]:
+    """Query logits of all tasks after each of `steps` inner steps."""
+    paths = [trajectory(model, params, each.support_x, each.support_y, inner) for each in unstack(episodes)]
+    for step, adapted in enumerate(zip(*paths, strict=True)):
+        if step in steps:
+            yield torch.stack([_logits(model, *each) for each in zip(adapted, unstack(episodes), strict=True)])
+
+
+def _logits(model: Model, adapted: Params, episode: Episode) -> Float[Tensor, "query way"]:
+    with torch.no_grad():
+        return model.query_logits(adapted, episode.support_x, episode.query_x)
 
 
 def _distinct_heads(params: Params, heads: tuple[TestHead, ...]) -> tuple[TestHead, ...]:
@@ -122,18 +148,17 @@ def _distinct_heads(params: Params, heads: tuple[TestHead, ...]) -> tuple[TestHe
     return heads[:1] if is_zeroed else heads
 
 
-def nearest_mean_scores(model: Model, params: Params, episode: Episode) -> Float[Tensor, "query way"]:
+def _nearest_mean_scores(model: Model, params: Params, episodes: Episode) -> Float[Tensor, "task query way"]:
     """Minus the Euclidean distance of every query feature to every mean support feature, without adaptation."""
     with torch.no_grad():
-        support = model.features(params.encoder, episode.support_x)
-        query = model.query_features(params.encoder, episode.support_x, episode.query_x)
-    return -torch.cdist(query, class_means(support, episode.support_y, model.ways))
+        query, means = (found(model, params.encoder, episodes) for found in (query_features, support_means))
+    return -torch.cdist(query, means)
 
 
-def _accuracy(scores: Float[Tensor, "query way"], labels: Tensor) -> float:
+def _accuracy(scores: Float[Tensor, "task query way"], labels: Int[Tensor, "task query"]) -> Float[Tensor, " task"]:
     if not torch.isfinite(scores).all():
         raise InputError("the model's outputs are not finite: it diverged; lower --inner-lr, or --outer-lr at training")
-    return (scores.argmax(1) == labels).double().mean().item()
+    return (scores.argmax(2) == labels).double().mean(1).cpu()
 
 
 def _rows(model: Model, evaluation: Evaluation, scores: Float[Tensor, "episode row"]) -> list[Row]:

@@ -87,7 +87,7 @@ def _tasks_of_a_worker(config: TrainConfig, model: Model, tasks: Episode, resour
     """How many tasks one worker of a loop holds at the same time."""
     if config.objective == "contrastive" or resources.engine == "compiled-loop":
         return 1
-    return max(1, min(config.meta_batch, tasks_abreast(model, tasks, config.inner())))
+    return max(1, min(config.meta_batch, tasks_abreast(model, tasks.query_x[0], config.inner(), len(tasks.query_x))))
 
 
 def _gradient_bytes(
