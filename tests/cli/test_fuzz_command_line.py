@@ -17,6 +17,7 @@ from metacontrast.cli.main import build_parser, run
 
 JUNK = ["", " ", "x", "none", "nan", "inf", "-inf", "1e400", "-1", "0", "1", "2", "3", "0.5", "1,2", ",", "٣", "%s"]
 HUGE = ["1" + 30 * "0", "-1" + 30 * "0", str(2**31), str(2**63), "1e30"]
+VARIANTS = ["head=zeroed,learned", "head=", "outer-lr=.1,0.1", "outer-lr=nan", "pool-size=none,2", "seed=1", "="]
 # A number as large as these would be an honest wish for a long training, a large batch or a large network.
 HONEST_WISHES = {
     *("--updates", "--meta-batch", "--inner-steps", "--eval-episodes", "--eval-steps", "--episodes", "--steps"),
@@ -103,6 +104,8 @@ def flag_words(draw, command: str, paths: list[str]) -> list[str]:
     if action.nargs == 0 and draw(st.integers(0, 9)):
         return [flag]
     values = [value for value in JUNK + paths + [str(c) for c in action.choices or ()] if value not in TOO_SLOW]
+    if flag == "--vary":
+        values += 5 * VARIANTS
     if flag not in HONEST_WISHES:
         values += HUGE
     return [flag, draw(st.sampled_from(values))] if draw(st.integers(0, 9)) else [flag]

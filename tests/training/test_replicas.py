@@ -228,8 +228,9 @@ def test_seeds_follow_one_another_and_the_first_run_is_the_lowest(tmp_path):
         ("seed-6", 6),
         ("seed-7", 7),
     ]
-    with pytest.raises(InputError, match="replicas=0"):
-        replica_configs(SMALL, 0)
+    for wrong in (0, 10**12):
+        with pytest.raises(InputError, match=f"replicas={wrong}, but it must be 1 to 1000"):
+            replica_configs(SMALL, wrong)
     assert first_replica(tmp_path) is None
     for name in ("seed-10", "seed-9", "seed-x"):
         (tmp_path / name).mkdir()

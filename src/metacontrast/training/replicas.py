@@ -9,6 +9,8 @@ from typing import Any
 from metacontrast.errors import InputError
 from metacontrast.training.config import TrainConfig
 
+MOST_REPLICAS = 1000
+
 VARIED = ("head", "head_init_scale", "labels", "pool_size", "optimizer", "outer_lr")
 """Fields that variants may differ in: numbers, tasks and what follows the gradient, but no part of its program."""
 
@@ -25,8 +27,8 @@ def replica_configs(
     Raises:
         InputError: they cannot go side by side.
     """
-    if replicas < 1:
-        raise InputError(f"replicas={replicas}, but it must be 1 or more")
+    if not 1 <= replicas <= MOST_REPLICAS:
+        raise InputError(f"replicas={replicas}, but it must be 1 to {MOST_REPLICAS}")
     variants = [dict(zip(varied, values, strict=True)) for values in product(*varied.values())] if varied else [{}]
     seeds = range(config.seed, config.seed + replicas)
     configs = {
