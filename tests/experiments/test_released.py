@@ -22,9 +22,11 @@ def test_the_four_heads_of_figure_12_after_300_updates(shots, expected):
     for line in lines:
         curve = released_curve(line, "zeroed/1")
         assert curve is not None
-        update, mean, _ = curve.near(300)
-        assert update == 300
+        assert 300 in curve.updates
+        mean, _ = curve.at(300)
         assert mean == pytest.approx(expected[line.name], abs=0.005)
+        assert curve.at(29) is None
+        assert curve.at(10**6) is None
 
 
 @pytest.mark.parametrize("name", [name for name, spec in FIGURES.items() if spec.plot == "curves"])

@@ -2,6 +2,7 @@
 
 import pytest
 
+from metacontrast.analysis.similarity import MAPS
 from metacontrast.experiments.catalog import FIGURES
 from metacontrast.experiments.measurement import measured_names
 from metacontrast.experiments.setting import Setting, base_config
@@ -22,6 +23,7 @@ def invented(lines: list[Line]) -> list[dict]:
             "update": update,
             "tasks": line.schedule.tasks_at(update),
             "values": dict.fromkeys(measured_names(line.schedule, update), (update + seed) / 100_000),
+            "maps": {name: [[update / 100_000]] for name in MAPS},
         }
         for line in lines
         for seed in line.seeds

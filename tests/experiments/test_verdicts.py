@@ -8,6 +8,7 @@ from metacontrast.experiments.catalog import FIGURES
 from metacontrast.experiments.schedule import Schedule
 from metacontrast.experiments.setting import Setting
 from metacontrast.experiments.spec import Claim, Comparison, Line, Reading, above, faster, same
+from metacontrast.experiments.speed_ups import speed_up, updates_to_reach
 from metacontrast.experiments.tables import data_and_updates
 from metacontrast.experiments.verdicts import (
     Interval,
@@ -15,7 +16,6 @@ from metacontrast.experiments.verdicts import (
     outcome_of,
     overall,
     student_interval,
-    updates_to_reach,
 )
 from metacontrast.training.config import TrainConfig
 
@@ -126,14 +126,44 @@ def test_updates_to_a_level_lie_on_the_line_between_evaluations():
     assert updates_to_reach(curve, 0.9) == math.inf
 
 
-def test_twice_the_updates_to_the_common_level_is_a_factor_of_two():
-    fast, slow = [0.2, 0.4, 0.9], [0.2, 0.3, 0.4]
+def test_a_curve_stretched_by_a_factor_needs_so_many_times_the_updates():
+    curve = {10: 0.2, 20: 0.35, 50: 0.4, 100: 0.8}
+    stretched = {3 * update: value for update, value in curve.items()}
+    assert 2 ** speed_up(curve, stretched).log2 == pytest.approx(3)
+    assert 2 ** speed_up(stretched, curve).log2 == pytest.approx(1 / 3)
+    assert speed_up(curve, stretched).levels == (0.2, 0.8)
+
+
+def test_a_lucky_evaluation_moves_few_of_the_levels():
+    slow = {10: 0.2, 20: 0.3, 30: 0.4, 40: 0.5}
+    fast = {10: 0.2, 20: 0.5}
+    assert abs(speed_up(fast, slow).log2 - speed_up(fast, slow | {30: 0.5}).log2) < 0.2
+
+
+def test_what_starts_above_all_of_the_other_is_faster_by_an_unknown_factor():
+    fast, slow = [0.5, 0.6, 0.9], [0.2, 0.4, 0.3]
     records = measurements({"fast": [fast] * 3, "slow": [slow] * 3})
     found = judged(faster(PANEL, "fast", "slow", "zeroed/1"), records)
-    assert found.judged[0].level == pytest.approx(0.4)
-    assert 2 ** found.judged[0].interval.mean == pytest.approx(5)
+    assert 2 ** found.judged[0].interval.mean == pytest.approx(20 / 10)
+    assert found.judged[0].bounds == {"at least"}
     assert found.outcome == "holds"
     assert judged(faster(PANEL, "slow", "fast", "zeroed/1"), records).outcome == "does not hold"
+
+
+def test_a_bound_decides_on_its_own_side_only():
+    claim = faster(PANEL, "a", "b", "zeroed/1")
+    assert outcome_of(Interval(-1.0, 0.1, 3), claim, {"at least"}) == "undecided at this scale"
+    assert outcome_of(Interval(1.0, 0.1, 3), claim, {"at most"}) == "undecided at this scale"
+    assert outcome_of(Interval(-1.0, 0.1, 3), claim, {"at most"}) == "does not hold"
+    assert outcome_of(Interval(1.0, 0.1, 3), claim, {"at least"}) == "holds"
+
+
+def test_the_speed_of_lines_that_differ_by_their_seeds_alone_is_undecided():
+    curves = [[0.2, 0.4, 0.8], [0.21, 0.38, 0.82], [0.19, 0.42, 0.78]]
+    records = measurements({"a": curves, "b": curves[1:] + curves[:1]})
+    found = judged(faster(PANEL, "a", "b", "zeroed/1"), records)
+    assert found.outcome == "undecided at this scale"
+    assert found.judged[0].tasks == (5, 5)
 
 
 def test_a_claim_holds_when_all_its_comparisons_do():

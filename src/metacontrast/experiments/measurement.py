@@ -5,6 +5,7 @@ be compared pair by pair. The interval of such a difference covers the training 
 """
 
 from dataclasses import replace
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -65,6 +66,12 @@ def _similarity(run: TrainedRun, images: ClassImages) -> Record:
     maps = similarity_maps(support, support_y, query, query_y)
     rounded = {name: _rounded(each) for name, each in zip(MAPS, maps, strict=True)}
     return {"values": {name: round(value or 0.0, 5) for name, value in contrasts(maps).items()}, "maps": rounded}
+
+
+def same_class(record: Record) -> dict[str, float]:
+    """How alike features of one class are, mean over classes, of every map that the record holds."""
+    maps = record.get("maps", {})
+    return {f"{name}, same class": fmean(row[i] for i, row in enumerate(each)) for name, each in maps.items()}
 
 
 def _rounded(matrix: Tensor) -> list[list[float]]:

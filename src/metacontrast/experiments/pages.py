@@ -24,15 +24,27 @@ from metacontrast.experiments.tables import (
 from metacontrast.experiments.verdicts import Table, Verdict, judge
 from metacontrast.files import write_text
 
-_COMPARISONS_HEAD = ("comparison", "where", "difference, 95 % interval", "seeds, updates, tasks", "verdict", "released")
+_COMPARISONS_HEAD = (
+    "comparison",
+    "where",
+    "difference, 95 % interval",
+    "seeds, updates, tasks",
+    "verdict",
+    "released, as far",
+    "released, whole training",
+)
 _PAIRED = (
     "Differences are paired by training seed on the same test tasks; the interval is Student's, over seeds, and does "
-    "not cover the choice of test tasks. A claim holds when all its comparisons do, and does not when one does not. "
-    "Verdicts are of the updates that were made here: `300 of 3,000` says nothing of what the other 2,700 would change."
+    "not cover the choice of test tasks. A claim holds when all its comparisons do, and does not when one does not, "
+    "each at 95 %, without correction for their number. Verdicts are of the updates that were made here: after 300 of "
+    "3,000 nothing is said of what the other 2,700 would change."
 )
 _NOTATION = (
     "`zeroed/1`: head zeroed at test, one inner step; `kept/own`: head as trained, as many steps as in training. "
-    "`end`: the last measured update; `early`: the last one within the first fifth."
+    "`end`: the last update made here; `early`: the last measured one within the first fifth of these. Released: "
+    "recomputed from the authors' files; *as far*: the difference of their means after as many updates, or the ratio "
+    "to the same levels, where they have that test; *whole training*: paired by seed and, unless it says otherwise, "
+    "over the last five evaluations."
 )
 
 
@@ -47,7 +59,7 @@ def write_page(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[V
         f"# {spec.title}",
         f"*{_papers(spec)}* {spec.question}",
         *(f"![{spec.title}: {path.stem}]({path.name})" for path in pictures),
-        *_verdicts(spec, setting, verdicts),
+        *_verdicts(spec, setting, verdicts, table),
         *_numbers(spec, setting, table),
         *_list("What is wrong with the published figure", spec.faults),
         *_list("Departures", departures(setting, [spec])),
@@ -108,16 +120,20 @@ def as_text(spec: FigureSpec, verdicts: Sequence[Verdict]) -> str:
 
 
 def _papers(spec: FigureSpec) -> str:
-    return f"Figure {spec.papers} of the paper." if spec.papers[0].isdigit() else f"Figure: {spec.papers}."
+    if not spec.papers[0].isdigit():
+        return f"Figure: {spec.papers}."
+    return f"Figure{'s' * (',' in spec.papers)} {spec.papers.replace(', ', ' and ')} of the paper."
 
 
-def _verdicts(spec: FigureSpec, setting: Setting, verdicts: Sequence[Verdict]) -> list[str]:
+def _verdicts(spec: FigureSpec, setting: Setting, verdicts: Sequence[Verdict], table: Table) -> list[str]:
     parts = ["## Verdicts", _PAIRED, *([] if spec.plot == "illustration" else [_NOTATION])]
     full_updates = spec.full_updates(setting)
     for verdict in verdicts:
-        parts.append(f"**{verdict.outcome}**: {verdict.claim.text}")
+        parts.append(f"**{verdict.outcome}** ({data_and_updates(verdict, full_updates)}): {verdict.claim.text}")
         parts.append(f"Released numbers: {verdict.claim.released}.")
-        parts.append(_markdown(_COMPARISONS_HEAD, [comparison_row(each, full_updates) for each in verdict.judged]))
+        parts.append(
+            _markdown(_COMPARISONS_HEAD, [comparison_row(each, table, full_updates) for each in verdict.judged])
+        )
     return parts
 
 
@@ -126,8 +142,8 @@ def _numbers(spec: FigureSpec, setting: Setting, table: Table) -> list[str]:
         return []
     parts = [
         "## Numbers",
-        "Accuracy in per cent, mean ± standard deviation over seeds. Published: where the paper's curve ends, if that "
-        "differs from the released numbers behind it. Released, as far: after about as many updates as here.",
+        "Accuracy in per cent, mean ± standard deviation over seeds. Published curve: where smoothing over mixed rows "
+        "puts its end. Released after as many updates: straight between evaluations.",
     ]
     for view in spec.views(setting):
         parts += [f"**{view.title}**", _markdown(NUMBERS_HEAD, numbers_rows(view, table))]

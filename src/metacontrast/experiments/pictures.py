@@ -1,6 +1,7 @@
 """A figure's records as pictures, ours beside the released numbers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -19,7 +20,7 @@ _HEADS = {
     "random": Look("red", "o"),
     "random × 0.7": Look("orange", "v"),
     "random × 0.5": Look("purple", "D"),
-    "zero init": Look("green", "s"),
+    "zero init": Look("green", "s", wide=True),
     "zeroing trick": Look("blue", "^"),
     "ordinary tasks, zeroing trick": Look("grey", "x"),
 }
@@ -106,7 +107,7 @@ def _look(name: str) -> Look:
     plain = name.removeprefix("FO ").removeprefix("SO ")
     if plain in _HEADS:
         look = _HEADS[plain]
-        return Look(look.color, look.marker, dashed=name.startswith("SO ") or "ordinary" in name)
+        return replace(look, dashed=name.startswith("SO ") or "ordinary" in name)
     return _STEPS[int(name.split()[-2])]
 
 

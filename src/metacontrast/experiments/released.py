@@ -7,6 +7,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
+
 from metacontrast.experiments.spec import Line
 
 
@@ -30,12 +32,16 @@ class Released:
     final: tuple[float, float] | None
     as_plotted: float | None
 
-    def near(self, update: int) -> tuple[int, float, float] | None:
-        """Update, mean and deviation of the evaluation nearest to `update`; None where the curve is unknown."""
-        if not self.updates:
+    def at(self, update: int) -> tuple[float, float] | None:
+        """Mean and deviation after so many updates, straight between evaluations of a training that has begun.
+
+        None where the curve is unknown.
+        """
+        first = next((each for each in self.updates if each > 0), None)
+        if first is None or not first <= update <= self.updates[-1]:
             return None
-        i = min(range(len(self.updates)), key=lambda i: abs(self.updates[i] - update))
-        return self.updates[i], self.mean[i], self.std[i]
+        mean, std = (float(np.interp(update, self.updates, values)) for values in (self.mean, self.std))
+        return mean, std
 
 
 def released_curve(line: Line, quantity: str) -> Released | None:

@@ -89,9 +89,9 @@ class Comparison:
         panel: where.
         plus, minus: the readings that are added and taken away.
         measure: `higher`: the sum lies above `margin`; `equal`: within ± `margin`; `faster`: the first of `plus`
-            reaches the level that all reach in fewer updates than the first of `minus` does.
+            reaches levels that both reach in fewer updates than the first of `minus` does.
         margin: on the scale of the quantity; for `faster` unused.
-        released: what the released numbers say of it.
+        released: what the released numbers say of it, over the whole of their training.
     """
 
     label: str
@@ -182,6 +182,6 @@ def same(
 
 
 def faster(panel: str, fast: str, slow: str, quantity: str, released: str = "") -> Comparison:
-    """That one line reaches a common level in fewer updates than another."""
+    """That one line reaches common levels in fewer updates than another."""
     comparison = above(panel, fast, slow, quantity, released=released)
-    return replace(comparison, measure="faster", label=f"updates of {slow} over those of {fast}, {quantity}")
+    return replace(comparison, measure="faster", label=f"{slow} needs more updates than {fast}, {quantity}")

@@ -1,20 +1,21 @@
 """A figure's numbers as rows of text: published, released and here."""
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean, stdev
+from statistics import fmean, pstdev
 
 from metacontrast.experiments.pictures import lines_of
 from metacontrast.experiments.released import Released, released_curve
-from metacontrast.experiments.spec import Line, View
+from metacontrast.experiments.spec import Line, Reading, View
+from metacontrast.experiments.speed_ups import mean_log_ratio
 from metacontrast.experiments.verdicts import Judged, Table, Verdict
 
 NUMBERS_HEAD = (
     "",
-    "published",
+    "published curve ends at",
     "released, at the end",
-    "released, as far",
+    "released, after as many updates",
     "here",
-    "here − released, as far",
+    "here − released, after as many updates",
     "seeds, updates, tasks",
 )
 
@@ -29,28 +30,27 @@ def _numbers_row(line: Line, quantity: str, table: Table) -> Sequence[str]:
     values = [curve[update] for curve in table.curves(line.panel, line.name, quantity).values()]
     tasks = table.tasks_at(line.panel, line.name, update)
     found = released_curve(line, quantity)
-    here = f"{percent(fmean(values))} ± {percent(stdev(values))}"
-    difference = _difference(line, fmean(values), found, update)
-    return (line.name, *_released_cells(found, update), here, difference, f"{len(values)}, {update:,}, {tasks}")
-
-
-def _difference(line: Line, mean: float, found: Released | None, update: int) -> str:
-    """In points, where data and number of updates are the same."""
-    near = None if found is None else found.near(update)
-    data_differ = line.config.dataset not in ("omniglot", "mini-imagenet")
-    return "—" if near is None or near[0] != update or data_differ else f"{100 * (mean - near[1]):+.1f}"
+    there = None if found is None else found.at(update)
+    here = f"{percent(fmean(values))} ± {percent(pstdev(values))}"
+    difference = "—" if there is None or not is_same_data(line) else f"{100 * (fmean(values) - there[0]):+.1f}"
+    cells = (line.name, *_released_cells(found, update), here, _minus(difference))
+    return (*cells, f"{len(values)}, {update:,}, {tasks}")
 
 
 def _released_cells(found: Released | None, update: int) -> Sequence[str]:
     if found is None:
         return ("—", "—", "—")
-    end, near = "—", found.near(update)
+    there, end = found.at(update), "—"
     if found.final is not None:
         mean, std = found.final
         end = f"{percent(mean)} ± {percent(std)} ({found.seeds} seeds, {found.end:,})"
-    as_far = "—" if near is None else f"{percent(near[1])} ± {percent(near[2])} ({near[0]:,})"
-    published = "the same" if found.as_plotted is None else percent(found.as_plotted)
-    return (published, end, as_far)
+    as_far = "—" if there is None else f"{percent(there[0])} ± {percent(there[1])}"
+    return ("—" if found.as_plotted is None else percent(found.as_plotted), end, as_far)
+
+
+def is_same_data(line: Line) -> bool:
+    """Whether the released numbers are of the line's own data set."""
+    return line.config.dataset in ("omniglot", "mini-imagenet")
 
 
 def steps_head(view_lines: Sequence[Line], table: Table) -> list[str]:
@@ -71,18 +71,51 @@ def steps_row(line: Line, quantities: Sequence[str], table: Table) -> Sequence[s
     return cells
 
 
-def comparison_row(judged: Judged, full_updates: Mapping[str, int]) -> Sequence[str]:
+def comparison_row(judged: Judged, table: Table, full_updates: Mapping[str, int]) -> Sequence[str]:
     """One comparison: what, where, the difference with its interval, how measured, outcome, released."""
     comparison = judged.comparison
-    measured = f"{judged.interval.seeds}, {updates_of([judged], full_updates)}, {judged.tasks}"
+    measured = f"{judged.interval.seeds}, {updates_of([judged], full_updates)}, {_range(judged.tasks)}"
     return (
         comparison.label,
         comparison.panel,
         describe_interval(judged),
         measured,
         judged.outcome,
+        _released_as_far(judged, table),
         comparison.released or "—",
     )
+
+
+def _released_as_far(judged: Judged, table: Table) -> str:
+    """The same comparison of the released means after as many updates, or to the same levels; — where unknown."""
+    comparison = judged.comparison
+    if comparison.measure == "faster":
+        return _released_speed_up(judged, table)
+    signed = [(1, reading) for reading in comparison.plus] + [(-1, reading) for reading in comparison.minus]
+    found = [(sign, _released_value(comparison.panel, reading, table)) for sign, reading in signed]
+    values = [sign * value for sign, value in found if value is not None]
+    return _minus(f"{100 * sum(values):+.1f}") if len(values) == len(signed) else "—"
+
+
+def _released_value(panel: str, reading: Reading, table: Table) -> float | None:
+    line = table.lines.get((panel, reading.line))
+    curve = None if line is None else released_curve(line, reading.quantity)
+    found = None if line is None or curve is None else curve.at(line.at(reading.when))
+    return None if found is None else found[0]
+
+
+def _released_speed_up(judged: Judged, table: Table) -> str:
+    """To the same levels, where the data are the same and the released curves start below them and reach them."""
+    readings = (judged.comparison.plus[0], judged.comparison.minus[0])
+    lines = [table.lines[judged.comparison.panel, reading.line] for reading in readings]
+    found = [released_curve(line, reading.quantity) for line, reading in zip(lines, readings, strict=True)]
+    if judged.levels is None or judged.bounds or not all(map(is_same_data, lines)):
+        return "—"
+    curves = [dict(zip(each.updates, each.mean, strict=True)) for each in found if each is not None and each.updates]
+    low, high = judged.levels
+    if len(curves) < 2 or any(not min(c.values()) <= low < high <= max(c.values()) for c in curves):
+        return "—"
+    return f"{2 ** mean_log_ratio(curves[0], curves[1], low, high):.2f} times"
 
 
 def data_and_updates(verdict: Verdict, full_updates: Mapping[str, int]) -> str:
@@ -108,16 +141,31 @@ def _range(numbers: Sequence[int]) -> str:
 def describe_interval(judged: Judged) -> str:
     """The interval in its unit: points, a ratio of updates, or the plain difference."""
     interval, comparison = judged.interval, judged.comparison
-    if comparison.measure == "faster":
-        level = f"to reach {percent(judged.level or 0.0)} %"
-        return f"{2**interval.mean:.2f} times [{_ratio(interval.low)}, {_ratio(interval.high)}], {level}"
+    if judged.levels is not None:
+        ratio = f"{2**interval.mean:.2f} times [{_ratio(interval.low)}, {_ratio(interval.high)}]"
+        return f"{_at_bounds(judged)}{ratio}, {_to_levels(judged)}"
     if "/" not in comparison.plus[0].quantity:
-        return f"{interval.mean:+.3f} ± {interval.half:.3f}" + (
-            f", within {comparison.margin:g}" * bool(_equal(judged))
-        )
-    goal = f"; within {100 * comparison.margin:g}" if _equal(judged) else ""
-    goal = goal or (f"; more than {100 * comparison.margin:g}" if comparison.margin else "")
-    return f"{100 * interval.mean:+.2f} ± {100 * interval.half:.2f} points{goal}"
+        goal = f" (claim: within {comparison.margin:g})" if comparison.measure == "equal" else ""
+        return _minus(f"{interval.mean:+.3f} ± {interval.half:.3f}{goal}")
+    margin = f"{100 * comparison.margin:g}"
+    goal = f" (claim: more than {margin})" if comparison.margin else ""
+    goal = f" (claim: within ± {margin})" if comparison.measure == "equal" else goal
+    return _minus(f"{100 * interval.mean:+.2f} ± {100 * interval.half:.2f} points{goal}")
+
+
+def _at_bounds(judged: Judged) -> str:
+    return "".join(f"{bound} " for bound in sorted(judged.bounds))
+
+
+def _to_levels(judged: Judged) -> str:
+    low, high = judged.levels or (0.0, 0.0)
+    if low < high:
+        return f"to levels between {percent(low)} and {percent(high)} %"
+    return f"to {percent(high)} %, reached before the first evaluation"
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
 
 
 def percent(value: float) -> str:
@@ -127,10 +175,6 @@ def percent(value: float) -> str:
     '83.0'
     """
     return f"{100 * value:.1f}"
-
-
-def _equal(judged: Judged) -> bool:
-    return judged.comparison.measure == "equal"
 
 
 def _ratio(log2: float) -> str:

@@ -5,15 +5,20 @@
 A claim that d lies above m `holds` when the whole interval does, `does not hold` when the whole interval lies at m or
 below; that d lies within ± m `holds` when the whole interval does, `does not hold` when none of it does. Otherwise, and
 with fewer than three seeds, it is `undecided at this scale`.
+
+That A is faster than B is judged on d = log₂(updates of B / updates of A), see `speed_ups`. Where d is only known to
+lie beyond a bound, the bound takes its place, and the claim is only decided in the bound's favour.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
+from metacontrast.experiments.measurement import same_class
 from metacontrast.experiments.spec import Claim, Comparison, Line, Reading
+from metacontrast.experiments.speed_ups import Bound, SpeedUp, speed_up
 from metacontrast.training.records import Record
 
 Outcome = Literal["holds", "does not hold", "undecided at this scale"]
@@ -44,14 +49,22 @@ class Interval:
 
 @dataclass(frozen=True)
 class Judged:
-    """A comparison with what came out; for `faster` the interval is of the logarithm to base 2 of the ratio."""
+    """A comparison with what came out; for `faster` the interval is of the logarithm to base 2 of the ratio.
+
+    Args:
+        updates: after how many it is judged.
+        tasks: least and largest number of test tasks behind its numbers.
+        levels: for `faster`, between which accuracies, mean over seeds.
+        bounds: for `faster`, on which sides the ratio is only bounded.
+    """
 
     comparison: Comparison
     interval: Interval
     outcome: Outcome
     updates: int
-    tasks: int
-    level: float | None = None
+    tasks: tuple[int, int]
+    levels: tuple[float, float] | None = None
+    bounds: frozenset[Bound] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -76,15 +89,16 @@ def student_interval(values: Sequence[float]) -> Interval:
     return Interval(fmean(values), t * stdev(values) / math.sqrt(n), n)
 
 
-def outcome_of(interval: Interval, comparison: Comparison) -> Outcome:
-    """What an interval says of a comparison."""
+def outcome_of(interval: Interval, comparison: Comparison, bounds: Collection[Bound] = ()) -> Outcome:
+    """What an interval says of a comparison; a bound decides on its own side only."""
     margin = comparison.margin
     if interval.seeds < FEWEST_SEEDS:
         return "undecided at this scale"
     if comparison.measure == "equal":
         holds, fails = -margin <= interval.low and interval.high <= margin, _apart(interval, margin)
     else:
-        holds, fails = interval.low > margin, interval.high <= margin
+        holds = interval.low > margin and "at most" not in bounds
+        fails = interval.high <= margin and "at least" not in bounds
     return "holds" if holds else "does not hold" if fails else "undecided at this scale"
 
 
@@ -110,7 +124,8 @@ class Table:
         self._records: dict[tuple[str, str], dict[int, dict[int, Record]]] = {}
         for record in measurements:
             place = self._records.setdefault((record["panel"], record["line"]), {})
-            place.setdefault(record["seed"], {})[record["update"]] = record
+            values = record["values"] | same_class(record)
+            place.setdefault(record["seed"], {})[record["update"]] = record | {"values": values}
 
     def curves(self, panel: str, line: str, quantity: str) -> dict[int, dict[int, float]]:
         """By seed, the quantity by update, where it was measured."""
@@ -146,15 +161,22 @@ class Table:
 
 
 def _judge(comparison: Comparison, table: Table) -> Judged:
-    first = comparison.plus[0]
-    level = None
     if comparison.measure == "faster":
-        values, level = _speed_ups(comparison, table)
-    else:
-        values = _differences(comparison, table)
-    interval = student_interval(values)
+        return _judge_speed(comparison, table)
+    first, interval = comparison.plus[0], student_interval(_differences(comparison, table))
     updates, tasks = table.update(comparison.panel, first), table.tasks(comparison.panel, first)
-    return Judged(comparison, interval, outcome_of(interval, comparison), updates, tasks, level)
+    return Judged(comparison, interval, outcome_of(interval, comparison), updates, (tasks, tasks))
+
+
+def _judge_speed(comparison: Comparison, table: Table) -> Judged:
+    line = table.lines[comparison.panel, comparison.plus[0].line]
+    found = _speed_ups(comparison, table)
+    interval = student_interval([each.log2 for each in found])
+    bounds: frozenset[Bound] = frozenset(each.bound for each in found if each.bound is not None)
+    low, high = (fmean(each.levels[end] for each in found) for end in (0, 1))
+    tasks = [table.tasks_at(line.panel, line.name, update) for update in line.updates]
+    outcome = outcome_of(interval, comparison, bounds)
+    return Judged(comparison, interval, outcome, line.updates[-1], (min(tasks), max(tasks)), (low, high), bounds)
 
 
 def _differences(comparison: Comparison, table: Table) -> list[float]:
@@ -164,35 +186,13 @@ def _differences(comparison: Comparison, table: Table) -> list[float]:
     return [sum(each[seed] for each in plus) - sum(each[seed] for each in minus) for seed in seeds]
 
 
-def _speed_ups(comparison: Comparison, table: Table) -> tuple[list[float], float]:
-    """By seed, log2 of the slow line's updates over the fast one's, to the level that every run reaches."""
+def _speed_ups(comparison: Comparison, table: Table) -> list[SpeedUp]:
+    """By seed."""
     fast, slow = (
         table.curves(comparison.panel, reading.line, reading.quantity)
         for reading in (comparison.plus[0], comparison.minus[0])
     )
-    level = min(max(curve.values()) for curves in (fast, slow) for curve in curves.values())
-    seeds = sorted(set(fast) & set(slow))
-    ratios = [math.log2(updates_to_reach(slow[s], level) / updates_to_reach(fast[s], level)) for s in seeds]
-    return ratios, level
-
-
-def updates_to_reach(curve: Mapping[int, float], level: float) -> float:
-    """Updates until the curve, straight between its points, first reaches the level; infinite if never.
-
-    A curve that starts at or above the level counts as reaching it at its first point.
-
-    >>> updates_to_reach({10: 0.25, 20: 0.75}, 0.5)
-    15.0
-    """
-    points = sorted(curve.items())
-    before, low = points[0]
-    if low >= level:
-        return float(before)
-    for update, value in points[1:]:
-        if value >= level:
-            return before + (update - before) * (level - low) / (value - low)
-        before, low = update, value
-    return math.inf
+    return [speed_up(fast[seed], slow[seed]) for seed in sorted(set(fast) & set(slow))]
 
 
 def _apart(interval: Interval, margin: float) -> bool:

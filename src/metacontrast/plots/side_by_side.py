@@ -19,11 +19,13 @@ class Look:
         color: a name from `style.COLORS`.
         marker: of matplotlib.
         dashed: or solid.
+        wide: to be seen below another line.
     """
 
     color: str
     marker: str
     dashed: bool = False
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,12 @@ def _draw_curves(axes: Axes, curves: Sequence[MeanCurve]) -> None:
 
 def _line(look: Look) -> dict:
     style = "--" if look.dashed else "-"
-    return {"color": COLORS[look.color], "linestyle": style, "marker": look.marker, "linewidth": 1.4}
+    return {
+        "color": COLORS[look.color],
+        "linestyle": style,
+        "marker": look.marker,
+        "linewidth": 3.2 if look.wide else 1.4,
+    }
 
 
 def _columns(rows: Sequence[Row]) -> int:
