@@ -27,7 +27,7 @@ from metacontrast.cli.allocator import keep_freed_memory
 from metacontrast.maml import engine
 from metacontrast.model import norm_block
 
-ROUNDS, REPEATS = 3, 3
+REPEATS = 3
 SETTINGS = {
     "threads over tasks": {"memory": False, "fused": False},
     "+ freed memory kept": {"fused": False},
@@ -65,11 +65,11 @@ def measure(memory: bool = True, fused: bool = True, parts: bool = True, abreast
     return found
 
 
-def main(records: Path | None) -> None:
+def main(count: int, records: Path | None) -> None:
     """Alternate the settings and print the table."""
     rounds: dict[str, list[dict[str, float]]] = {setting: [] for setting in SETTINGS}
-    for number in range(ROUNDS):
-        print(f"round {number + 1} of {ROUNDS}", file=sys.stderr, flush=True)
+    for number in range(count):
+        print(f"round {number + 1} of {count}", file=sys.stderr, flush=True)
         for setting, results in rounds.items():
             command = [sys.executable, __file__, "--measure", setting]
             results.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
@@ -79,7 +79,7 @@ def main(records: Path | None) -> None:
     for setting, seconds in table.items():
         print(f"| {setting} | {' | '.join(f'{seconds[case]:.3f}' for case in cases)} |")
     if records:
-        header = {"kind": "header", **hardware("cpu"), "rounds": ROUNDS, "repeats": REPEATS}
+        header = {"kind": "header", **hardware("cpu"), "rounds": count, "repeats": REPEATS}
         lines = [header, *({"kind": "tricks", "setting": s, **seconds} for s, seconds in table.items())]
         records.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -87,9 +87,10 @@ def main(records: Path | None) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--measure", choices=SETTINGS)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--records", type=Path)
     args = parser.parse_args()
     if args.measure:
         print(json.dumps(measure(**SETTINGS[args.measure])))
     else:
-        main(args.records)
+        main(args.rounds, args.records)
