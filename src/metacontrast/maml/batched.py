@@ -1,16 +1,18 @@
-"""Tasks as one batched program: the outer gradient as a transform, mapped over tasks and over replicas (`torch.func`).
+"""Tasks as one batched program: the outer gradient as a transform, mapped over tasks and over replicas (`torch.func`),
+and the inner loop alone, mapped over tasks.
 
 The derivative is taken inside the map: that of a mean over it is silently wrong in second order through batch norm.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from metacontrast.maml.inner import Inner
+from metacontrast.maml.inner import Inner, by_transform, trajectory
 from metacontrast.maml.outer import Metrics, task_gradient_by_transform
 from metacontrast.model.model import Model
 from metacontrast.types import Episode, Head, Params, from_tensors
@@ -44,6 +46,23 @@ def compiled_gradient(model: Model, inner: Inner) -> Callable[[Params, Episode],
         return from_tensors(params, gradients), Metrics(*(m[None] for m in metrics))
 
     return gradient
+
+
+def batched_logits(
+    model: Model, params: Params, episodes: Episode, inner: Inner, steps: Collection[int]
+) -> list[Float[Tensor, "task query way"]]:
+    """Query logits of all tasks after each of `steps` inner steps.
+
+    Args:
+        episodes: tasks of one shape, stacked along a leading axis.
+    """
+
+    def of_task(episode: Episode) -> list[Tensor]:
+        path = trajectory(model, params, episode.support_x, episode.support_y, inner, differentiate=by_transform)
+        reached = (adapted for step, adapted in enumerate(path) if step in steps)
+        return [model.query_logits(adapted, episode.support_x, episode.query_x) for adapted in reached]
+
+    return torch.func.vmap(of_task)(episodes)
 
 
 @functools.lru_cache(maxsize=16)

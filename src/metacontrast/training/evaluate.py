@@ -7,7 +7,7 @@ shots and queries see the same tasks, so that their differences can be paired.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -19,6 +19,7 @@ from torch import Tensor
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.errors import InputError
 from metacontrast.maml.abreast import abreast_logits, query_features, support_means
+from metacontrast.maml.batched import batched_logits
 from metacontrast.maml.engine import tasks_abreast, unstack
 from metacontrast.maml.inner import Inner, trajectory
 from metacontrast.model.head import zero_head
@@ -26,6 +27,10 @@ from metacontrast.model.model import Model
 from metacontrast.types import Episode, Params
 
 TestHead = Literal["kept", "zeroed"]
+LogitsOf = Callable[[Model, Params, Episode, Inner, Collection[int]], Iterable[Tensor]]
+"""Query logits of several tasks after each of so many inner steps."""
+
+_BATCHED = 32
 
 
 @dataclass(frozen=True)
@@ -91,14 +96,14 @@ def evaluate(
     inner = replace(inner, steps=max(evaluation.steps), order="first")
     distinct = replace(evaluation, heads=_distinct_heads(params, evaluation.heads))
 
-    together = tasks_abreast(model, tasks[0].query_x, inner, evaluation.episodes)
+    logits_of, together = _way_of(model, tasks[0].query_x, inner, evaluation.episodes)
 
     def score(indices: Sequence[int]) -> Float[Tensor, "episode row"]:
-        return _scores(model, params, tasks.batch(indices), inner, distinct, abreast=together > 0)
+        return _scores(model, params, tasks.batch(indices), inner, distinct, logits_of)
 
     run = map if executor is None else executor.map
     scores = []
-    for some in run(score, _groups(evaluation.episodes, max(1, together))):
+    for some in run(score, _groups(evaluation.episodes, together)):
         scores.append(some)
         for _ in some:
             on_episode()
@@ -113,12 +118,18 @@ def _groups(count: int, size: int) -> list[range]:
     return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
 
+def _way_of(model: Model, query_x: Tensor, inner: Inner, episodes: int) -> tuple[LogitsOf, int]:
+    """How tasks are adapted to, and how many at once: side by side, as one program on a GPU, or one after the other."""
+    if together := tasks_abreast(model, query_x, inner, episodes):
+        return abreast_logits, together
+    return (batched_logits, _BATCHED) if query_x.is_cuda else (_logits_one_by_one, 1)
+
+
 def _scores(
-    model: Model, params: Params, episodes: Episode, inner: Inner, evaluation: Evaluation, abreast: bool
+    model: Model, params: Params, episodes: Episode, inner: Inner, evaluation: Evaluation, logits_of: LogitsOf
 ) -> Float[Tensor, "episode row"]:
-    """Accuracies of some tasks in the order of `_rows`, stepping side by side or one after the other."""
+    """Accuracies of some tasks in the order of `_rows`."""
     starts = [params if head == "kept" else zero_head(params, model.ways) for head in evaluation.heads]
-    logits_of = abreast_logits if abreast else _logits_one_by_one
     adapted = [
         _accuracy(logits, episodes.query_y)
         for start in starts
