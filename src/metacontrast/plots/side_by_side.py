@@ -108,7 +108,7 @@ def _line(look: Look) -> dict:
         "color": COLORS[look.color],
         "linestyle": style,
         "marker": look.marker,
-        "linewidth": 3.2 if look.wide else 1.4,
+        "linewidth": 2.8 if look.wide else 1.4,
     }
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from metacontrast.experiments.questions.common import head_lines, panel_name, view
+from metacontrast.experiments.questions.common import describe_quantity, head_lines, panel_name
 from metacontrast.experiments.questions.main_runs import colour_first_order
 from metacontrast.experiments.schedule import BOTH
 from metacontrast.experiments.setting import Setting, schedule
@@ -41,11 +41,12 @@ def name_of(head: str, steps: int) -> str:
 
 
 def _views(setting: Setting) -> list[View]:
+    panel = panel_name(setting, "colour", 1)
     names = {head: tuple(name_of(head, steps) for steps in _steps(setting)) for head in _HEADS}
+    drawn = [("random", "kept/own"), ("random", "zeroed/own"), ("zeroing trick", "zeroed/own")]
     return [
-        view(setting, "colour", 1, "kept/own", names["random"]),
-        view(setting, "colour", 1, "zeroed/own", names["random"]),
-        view(setting, "colour", 1, "zeroed/own", names["zeroing trick"]),
+        View(panel, quantity, f"{panel}, {head}: {describe_quantity(quantity)}", names[head])
+        for head, quantity in drawn
     ]
 
 
