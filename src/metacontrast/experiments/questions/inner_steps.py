@@ -44,10 +44,7 @@ def _views(setting: Setting) -> list[View]:
     panel = panel_name(setting, "colour", 1)
     names = {head: tuple(name_of(head, steps) for steps in _steps(setting)) for head in _HEADS}
     drawn = [("random", "kept/own"), ("random", "zeroed/own"), ("zeroing trick", "zeroed/own")]
-    return [
-        View(panel, quantity, f"{panel}, {head}: {describe_quantity(quantity)}", names[head])
-        for head, quantity in drawn
-    ]
+    return [View(panel, value, f"{panel}, {head}: {describe_quantity(value)}", names[head]) for head, value in drawn]
 
 
 def _claims(setting: Setting) -> list[Claim]:
