@@ -16,6 +16,7 @@ from statistics import median
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 import metacontrast as mc
 from metacontrast.bench.table import hardware
@@ -60,6 +61,8 @@ def main(picture: Path, records: Path | None) -> None:
             axis.set_xticks(values, [str(value) for value in values], minor=False)
             axis.minorticks_off()
     axes[0].set_ylabel("seconds")
+    axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[0].yaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes[0].legend(frameon=False, fontsize="small")
     figure.savefig(picture, dpi=150)
     if records:

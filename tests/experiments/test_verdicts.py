@@ -186,6 +186,13 @@ def test_updates_are_told_beside_those_of_the_published_training():
     assert data_and_updates(verdict, {}) == "here, 100 updates"
 
 
+def test_a_claim_about_the_end_is_undecided_before_it():
+    claim = Claim("", (above(PANEL, "a", "b", "zeroed/1"),), "", about_the_end=True)
+    arguments = lines("a", "b"), ends(a=[0.8, 0.8, 0.8], b=[0.5, 0.5, 0.5])
+    assert judge(claim, *arguments, {PANEL: 100}).outcome == "holds"
+    assert judge(claim, *arguments, {PANEL: 101}).outcome == "undecided at this scale"
+
+
 def test_the_published_training_is_longer_than_the_local_one():
     setting = Setting("local")
     assert FIGURES["initialization-and-zeroing"].full_updates(setting) == {

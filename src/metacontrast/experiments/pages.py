@@ -37,7 +37,7 @@ _PAIRED = (
     "Differences are paired by training seed on the same test tasks; the interval is Student's, over seeds, and does "
     "not cover the choice of test tasks. A claim holds when all its comparisons do, and does not when one does not, "
     "each at 95 %, without correction for their number. Verdicts are of the updates that were made here: after 300 of "
-    "3,000 nothing is said of what the other 2,700 would change."
+    "3,000 nothing is said of what the other 2,700 would change, and a claim about the end of training is undecided."
 )
 _NOTATION = (
     "`zeroed/1`: head zeroed at test, one inner step; `kept/own`: head as trained, as many steps as in training. "
@@ -52,7 +52,8 @@ def write_page(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[V
     """Draw the pictures, write the page, and return the verdicts."""
     setting = records.setting
     lines = spec.lines(setting)
-    verdicts = [judge(claim, lines, records.measurements) for claim in spec.claims(setting)]
+    full_updates = spec.full_updates(setting)
+    verdicts = [judge(claim, lines, records.measurements, full_updates) for claim in spec.claims(setting)]
     pictures = draw(folder, spec, records)
     table = Table(lines, records.measurements)
     parts = [

@@ -105,11 +105,17 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of the paper, and the comparisons that must all hold for it to hold."""
+    """A sentence of the paper, and the comparisons that must all hold for it to hold.
+
+    Args:
+        released: what the released numbers say of it.
+        about_the_end: whether nothing decides it but the end of the whole training.
+    """
 
     text: str
     comparisons: tuple[Comparison, ...]
     released: str
+    about_the_end: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ lie beyond a bound, the bound takes its place, and the claim is only decided in 
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from types import MappingProxyType
 from typing import Literal
 
 from metacontrast.experiments.measurement import same_class
@@ -109,10 +110,21 @@ def overall(outcomes: Sequence[Outcome]) -> Outcome:
     return "holds" if all(outcome == "holds" for outcome in outcomes) else "undecided at this scale"
 
 
-def judge(claim: Claim, lines: Sequence[Line], measurements: Sequence[Record]) -> Verdict:
-    """The verdict on a claim."""
+def judge(
+    claim: Claim,
+    lines: Sequence[Line],
+    measurements: Sequence[Record],
+    full_updates: Mapping[str, int] = MappingProxyType({}),
+) -> Verdict:
+    """The verdict on a claim.
+
+    Args:
+        full_updates: by panel, the updates of the whole training; a claim about its end is undecided before.
+    """
     table = Table(lines, measurements)
     judged = [_judge(comparison, table) for comparison in claim.comparisons]
+    if claim.about_the_end and any(each.updates < full_updates.get(each.comparison.panel, 0) for each in judged):
+        return Verdict(claim, judged, "undecided at this scale")
     return Verdict(claim, judged, overall([each.outcome for each in judged]))
 
 

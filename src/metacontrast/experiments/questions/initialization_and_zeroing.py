@@ -66,6 +66,7 @@ def _claims(setting: Setting) -> list[Claim]:
                 above(colour[5], "zeroing trick", "random", "zeroed/10", released="+0.14 ± 0.33 (s.e., 4 seeds)"),
             ),
             "yes at test step 1; in 5-shot nothing is left of it at test step 10",
+            about_the_end=True,
         ),
         Claim(
             "Zero initialization and the zeroing trick speed up learning on Omniglot (Fig. 12).",
@@ -91,6 +92,7 @@ def _claims(setting: Setting) -> list[Claim]:
                 above(omniglot[5], "zeroing trick", "zero init", _QUANTITY, released="+1.21 ± 0.14 (s.e., 4 seeds)"),
             ),
             "1-shot: no, once kept and zeroed heads are not mixed; 5-shot: yes",
+            about_the_end=True,
         ),
     ]
 
