@@ -19,8 +19,8 @@ DEPARTURES = (
     Departure(
         "test tasks",
         "the number that the paper says at full scale, the same tasks at every evaluation and for every seed",
-        "the same tasks at every evaluation and for every seed; there drawn with the training seed, on Omniglot anew "
-        "at each evaluation",
+        "the same tasks for every seed, fewer before the last evaluation (the first of them); there drawn with the "
+        "training seed, on Omniglot anew at each evaluation",
     ),
     Departure("test steps", "the text does not name them: those of the released code, and others beside", None),
     Departure("inner steps", "the text does not name them (5; Omniglot 2): those of the released code", None),

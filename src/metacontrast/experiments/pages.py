@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from metacontrast.experiments.departures import departures
-from metacontrast.experiments.pictures import draw
+from metacontrast.experiments.pictures import draw, lines_of
 from metacontrast.experiments.records import FigureRecords
 from metacontrast.experiments.released import source
 from metacontrast.experiments.setting import Setting
@@ -17,6 +17,7 @@ from metacontrast.experiments.tables import (
     comparison_row,
     data_and_updates,
     describe_interval,
+    is_same_test,
     numbers_rows,
     steps_head,
     steps_row,
@@ -37,7 +38,8 @@ _PAIRED = (
     "Differences are paired by training seed on the same test tasks; the interval is Student's, over seeds, and does "
     "not cover the choice of test tasks. A claim holds when all its comparisons do, and does not when one does not, "
     "each at 95 %, without correction for their number. Verdicts are of the updates that were made here: after 300 of "
-    "3,000 nothing is said of what the other 2,700 would change, and a claim about the end of training is undecided."
+    "3,000 nothing is said of what the other 2,700 would change. So a claim about the end of training is undecided "
+    "before that end, whatever its comparisons say."
 )
 _NOTATION = (
     "`zeroed/1`: head zeroed at test, one inner step; `kept/own`: head as trained, as many steps as in training. "
@@ -147,7 +149,8 @@ def _numbers(spec: FigureSpec, setting: Setting, table: Table) -> list[str]:
         "puts its end. Released after as many updates: straight between evaluations.",
     ]
     for view in spec.views(setting):
-        parts += [f"**{view.title}**", _markdown(NUMBERS_HEAD, numbers_rows(view, table))]
+        other = "" if all(map(is_same_test, lines_of(view, table))) else " (released: other test data)"
+        parts += [f"**{view.title}**{other}", _without_empty_columns(NUMBERS_HEAD, numbers_rows(view, table))]
     return [*parts, *_all_steps(spec.views(setting), table)]
 
 
@@ -186,6 +189,11 @@ def _list(title: str, items: Sequence[str]) -> list[str]:
 
 def _bullets(items: Sequence[str]) -> list[str]:
     return ["\n".join(f"- {item}" for item in items)]
+
+
+def _without_empty_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    kept = [number for number in range(len(head)) if any(row[number] != "—" for row in rows)]
+    return _markdown([head[number] for number in kept], [[row[number] for number in kept] for row in rows])
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -33,7 +33,7 @@ _OTHERS = {
     "Eq. 16": Look("blue", "^", dashed=True),
     "no interference": Look("orange", "v"),
     "no noise": Look("green", "s"),
-    "neither": Look("blue", "^"),
+    "both dropped": Look("blue", "^"),
 }
 _STEPS = {
     1: Look("red", "o"),
@@ -85,6 +85,7 @@ def _row(view: View, table: Table) -> Row:
     seeds = f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else "".join(map(str, numbers))
     same_data = view.panel.startswith("Omniglot")
     data = "Omniglot" if any(line.config.dataset == "omniglot" for line in lines) else "miniImageNet"
+    data += ", tested on bound tasks" if any(line.config.labels == "bound-tuples" for line in lines) else ""
     here_label = f"here: {len(lines[0].seeds)} seeds, band ± 1 s.d."
     return Row(view.title, here, released, here_label, f"released ({data}): {seeds} seeds, ± 1 s.d.", same_data)
 

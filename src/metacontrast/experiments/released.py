@@ -47,7 +47,7 @@ class Released:
 def released_curve(line: Line, quantity: str) -> Released | None:
     """What was released of a line's quantity."""
     head, _, steps = line.named(quantity).partition("/")
-    if line.released is None or not steps:
+    if line.released is None or head not in ("kept", "zeroed"):
         return None
     wanted = {"shots": line.released.shots, "curve": line.released.curve, "zeroed": int(head == "zeroed")}
     for row in _rows():

@@ -32,8 +32,8 @@ def _numbers_row(line: Line, quantity: str, table: Table) -> Sequence[str]:
     found = released_curve(line, quantity)
     there = None if found is None else found.at(update)
     here = f"{percent(fmean(values))} ± {percent(pstdev(values))}"
-    difference = "—" if there is None or not is_same_data(line) else f"{100 * (fmean(values) - there[0]):+.1f}"
-    cells = (line.name, *_released_cells(found, update), here, _minus(difference))
+    difference = "—" if there is None or not is_same_test(line) else _points(fmean(values) - there[0])
+    cells = (line.name, *_released_cells(found, update), here, difference)
     return (*cells, f"{len(values)}, {update:,}, {tasks}")
 
 
@@ -43,14 +43,14 @@ def _released_cells(found: Released | None, update: int) -> Sequence[str]:
     there, end = found.at(update), "—"
     if found.final is not None:
         mean, std = found.final
-        end = f"{percent(mean)} ± {percent(std)} ({found.seeds} seeds, {found.end:,})"
-    as_far = "—" if there is None else f"{percent(there[0])} ± {percent(there[1])}"
+        end = f"{_spread(mean, std, found.seeds)} ({found.seeds} seed{'s' * (found.seeds > 1)}, {found.end:,})"
+    as_far = "—" if there is None else _spread(*there, found.seeds)
     return ("—" if found.as_plotted is None else percent(found.as_plotted), end, as_far)
 
 
-def is_same_data(line: Line) -> bool:
-    """Whether the released numbers are of the line's own data set."""
-    return line.config.dataset in ("omniglot", "mini-imagenet")
+def is_same_test(line: Line) -> bool:
+    """Whether the released numbers are of the line's own data set and kind of test tasks."""
+    return line.config.dataset in ("omniglot", "mini-imagenet") and line.config.labels != "bound-tuples"
 
 
 def steps_head(view_lines: Sequence[Line], table: Table) -> list[str]:
@@ -94,7 +94,7 @@ def _released_as_far(judged: Judged, table: Table) -> str:
     signed = [(1, reading) for reading in comparison.plus] + [(-1, reading) for reading in comparison.minus]
     found = [(sign, _released_value(comparison.panel, reading, table)) for sign, reading in signed]
     values = [sign * value for sign, value in found if value is not None]
-    return _minus(f"{100 * sum(values):+.1f}") if len(values) == len(signed) else "—"
+    return _points(sum(values)) if len(values) == len(signed) else "—"
 
 
 def _released_value(panel: str, reading: Reading, table: Table) -> float | None:
@@ -109,7 +109,7 @@ def _released_speed_up(judged: Judged, table: Table) -> str:
     readings = (judged.comparison.plus[0], judged.comparison.minus[0])
     lines = [table.lines[judged.comparison.panel, reading.line] for reading in readings]
     found = [released_curve(line, reading.quantity) for line, reading in zip(lines, readings, strict=True)]
-    if judged.levels is None or judged.bounds or not all(map(is_same_data, lines)):
+    if judged.levels is None or judged.bounds or not all(map(is_same_test, lines)):
         return "—"
     curves = [dict(zip(each.updates, each.mean, strict=True)) for each in found if each is not None and each.updates]
     low, high = judged.levels
@@ -142,7 +142,8 @@ def describe_interval(judged: Judged) -> str:
     """The interval in its unit: points, a ratio of updates, or the plain difference."""
     interval, comparison = judged.interval, judged.comparison
     if judged.levels is not None:
-        ratio = f"{2**interval.mean:.2f} times [{_ratio(interval.low)}, {_ratio(interval.high)}]"
+        spread = f"[{_ratio(interval.low)}, {_ratio(interval.high)}]" if interval.half else "in every seed"
+        ratio = f"{2**interval.mean:.2f} times {spread}"
         return f"{_at_bounds(judged)}{ratio}, {_to_levels(judged)}"
     if "/" not in comparison.plus[0].quantity:
         goal = f" (claim: within {comparison.margin:g})" if comparison.measure == "equal" else ""
@@ -162,6 +163,15 @@ def _to_levels(judged: Judged) -> str:
     if low < high:
         return f"to levels between {percent(low)} and {percent(high)} %"
     return f"to {percent(high)} %, reached before the first evaluation"
+
+
+def _spread(mean: float, std: float, seeds: int) -> str:
+    return f"{percent(mean)} ± {percent(std)}" if seeds > 1 else percent(mean)
+
+
+def _points(difference: float) -> str:
+    """A difference of accuracies with its sign, in points."""
+    return _minus(f"{round(100 * difference, 1) + 0.0:+.1f}")
 
 
 def _minus(text: str) -> str:

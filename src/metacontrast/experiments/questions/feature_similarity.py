@@ -50,7 +50,7 @@ def _claims(setting: Setting) -> list[Claim]:
         Claim(
             "Query features are pulled towards the support features of their class (Section 3.2).",
             tuple(_pulled(panel, *each) for each in _SAME_CLASS.items()),
-            "no: the similarity within a class falls, only less than that between classes",
+            "no: it stays (random) or falls (zero init, trick), only less than the similarity between classes",
         ),
         Claim("MAML learns to separate the features of different classes.", (grown,), "yes"),
         Claim(

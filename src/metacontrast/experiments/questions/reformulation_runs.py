@@ -21,7 +21,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], str]] = {
         "contrastive_FO ITF=0 nCTT=1",
     ),
     "no noise": ("random", _CONTRASTIVE | {"drop_noise": True}, "contrastive_FO ITF=1 nCTT=0"),
-    "neither": (
+    "both dropped": (
         "random",
         _CONTRASTIVE | {"drop_interference": True, "drop_noise": True},
         "contrastive_FO ITF=0 nCTT=0",
