@@ -27,6 +27,9 @@ from metacontrast.types import Params, from_tensors, to_tensors
 _PATIENCE = timedelta(days=1)
 """The leader may evaluate for long while the others wait; a process that died is noticed at once."""
 
+_JOINING = timedelta(minutes=3)
+"""Processes that were started again can miss one another for good; then `torchrun` shall start them once more."""
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -124,7 +127,8 @@ def joined(device: str) -> Iterator[Ranks]:
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     with _one_line():
-        dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_PATIENCE)
+        dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_JOINING)
+        dist.distributed_c10d._set_pg_timeout(_PATIENCE, dist.group.WORLD)
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size(), processes_here(), device)
     finally:
