@@ -36,9 +36,9 @@ def invented(lines: list[Line]) -> list[dict]:
 def test_claims_and_tables_read_what_is_measured(spec: FigureSpec, setting: Setting):
     lines = spec.lines(setting)
     measurements = spec.compute() if spec.compute else invented(lines)
-    verdicts = [judge(claim, lines, measurements) for claim in spec.claims(setting)]
-    assert verdicts
     table = Table(lines, measurements)
+    verdicts = [judge(claim, table) for claim in spec.claims(setting)]
+    assert verdicts
     for view in spec.views(setting):
         if "/" in view.quantity:
             assert numbers_rows(view, table)

@@ -12,6 +12,7 @@ from metacontrast.experiments.speed_ups import speed_up, updates_to_reach
 from metacontrast.experiments.tables import data_and_updates
 from metacontrast.experiments.verdicts import (
     Interval,
+    Table,
     judge,
     outcome_of,
     overall,
@@ -42,7 +43,7 @@ def ends(**values: list[float]) -> list[dict]:
 
 def judged(claim: Comparison, records: list[dict]):
     names = {record["line"] for record in records}
-    return judge(Claim("a claim", (claim,), ""), lines(*sorted(names)), records)
+    return judge(Claim("a claim", (claim,), ""), Table(lines(*sorted(names)), records))
 
 
 def test_interval_of_two_values_is_the_cauchy_quantile_times_half_their_distance():
@@ -180,17 +181,20 @@ def test_early_is_the_last_measurement_within_the_first_fifth():
 
 
 def test_updates_are_told_beside_those_of_the_published_training():
-    verdict = judge(Claim("", (above(PANEL, "a", "b", "zeroed/1"),), ""), lines("a", "b"), ends(a=[1.0], b=[0.5]))
-    assert data_and_updates(verdict, {PANEL: 3000}) == "here, 100 of 3,000 updates"
-    assert data_and_updates(verdict, {PANEL: 100}) == "here, 100 updates"
-    assert data_and_updates(verdict, {}) == "here, 100 updates"
+    def told(full_updates: dict[str, int]) -> str:
+        table = Table(lines("a", "b"), ends(a=[1.0], b=[0.5]), full_updates)
+        return data_and_updates(judge(Claim("", (above(PANEL, "a", "b", "zeroed/1"),), ""), table))
+
+    assert told({PANEL: 3000}) == "here, 100 of 3,000 updates"
+    assert told({PANEL: 100}) == "here, 100 updates"
+    assert told({}) == "here, 100 updates"
 
 
 def test_a_claim_about_the_end_is_undecided_before_it():
     claim = Claim("", (above(PANEL, "a", "b", "zeroed/1"),), "", about_the_end=True)
     arguments = lines("a", "b"), ends(a=[0.8, 0.8, 0.8], b=[0.5, 0.5, 0.5])
-    assert judge(claim, *arguments, {PANEL: 100}).outcome == "holds"
-    assert judge(claim, *arguments, {PANEL: 101}).outcome == "undecided at this scale"
+    assert judge(claim, Table(*arguments, {PANEL: 100})).outcome == "holds"
+    assert judge(claim, Table(*arguments, {PANEL: 101})).outcome == "undecided at this scale"
 
 
 def test_the_published_training_is_longer_than_the_local_one():

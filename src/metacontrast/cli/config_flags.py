@@ -83,21 +83,20 @@ def _field_and_values(text: str) -> tuple[str, list[Any]]:
     if name not in VARIED or not equals:
         fields = ", ".join(each.replace("_", "-") for each in VARIED)
         raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=VALUE,VALUE with one of the fields {fields}")
-    parsing = _parsing(typing.get_type_hints(TrainConfig)[name])
-    found = [_value(flag, each, **parsing) for each in values.split(",")]
+    found = [_read_as_flag(name, flag, each) for each in values.split(",")]
     if len(set(found)) < len(found):
         raise argparse.ArgumentTypeError(f"{text!r} names a value twice")
     return name, found
 
 
-def _value(flag: str, text: str, type: Callable[[str], Any] = str, choices: Collection[Any] = (), **_: Any) -> Any:
+def _read_as_flag(name: str, flag: str, text: str) -> Any:
+    """What the field's own flag makes of the text."""
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    add_some_config_flags(parser, [name])
     try:
-        found = type(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{flag} cannot be {text!r}") from None
-    if choices and found not in choices:
-        raise argparse.ArgumentTypeError(f"{flag} cannot be {text!r}: choose from {', '.join(choices)}")
-    return found
+        return getattr(parser.parse_args([f"--{name.replace('_', '-')}={text}"]), name)
+    except argparse.ArgumentError as error:
+        raise argparse.ArgumentTypeError(f"{flag} cannot be {text!r}: {error.message}") from None
 
 
 def _parsing(hint: Any) -> dict[str, Any]:

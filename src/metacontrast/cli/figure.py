@@ -151,7 +151,7 @@ def _draw(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namesp
     for figure in figures:
         found = _records(figure, setting, args)
         verdicts = write_page(pages, figure, found)
-        results[figure.name] = summarize(figure, setting, verdicts)
+        results[figure.name] = summarize(verdicts)
         print(as_text(figure, verdicts))
         shared.say(f"page: {pages / figure.name}.md")
     if args.name == "all":

@@ -81,14 +81,14 @@ def train_with_progress(
     with shared.resources(args, len(ranks.own(range(config.meta_batch)))) as asked:
         resources, need = fit_to_memory(config, images, replace(asked, ranks=ranks), len(configs))
         status = _train(configs, args, images, resources, need, label)
-    runs = configs if ranks.leads else ()
-    return status, [_place_of(run) | row for run in runs for row in last_evaluation(args.out / run)]
+    runs = configs.items() if ranks.leads else ()
+    return status, [_place_of(run, each) | row for run, each in runs for row in last_evaluation(args.out / run)]
 
 
-def _place_of(run: Path) -> dict[str, Any]:
+def _place_of(run: Path, config: TrainConfig) -> dict[str, Any]:
     """Which of the replicas it is."""
     variant = {"variant": run.parts[0]} if len(run.parts) > 1 else {}
-    return variant | ({"seed": int(run.name[5:])} if run.name else {})
+    return variant | ({"seed": config.seed} if run.parts else {})
 
 
 def _continuing(args: argparse.Namespace) -> str:

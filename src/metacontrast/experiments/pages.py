@@ -9,7 +9,7 @@ from pathlib import Path
 from metacontrast.experiments.departures import departures
 from metacontrast.experiments.pictures import draw, lines_of
 from metacontrast.experiments.records import FigureRecords
-from metacontrast.experiments.released import source
+from metacontrast.experiments.released import is_same_test, source
 from metacontrast.experiments.setting import Setting
 from metacontrast.experiments.spec import FigureSpec, View
 from metacontrast.experiments.tables import (
@@ -17,7 +17,6 @@ from metacontrast.experiments.tables import (
     comparison_row,
     data_and_updates,
     describe_interval,
-    is_same_test,
     numbers_rows,
     steps_head,
     steps_row,
@@ -53,16 +52,14 @@ _NOTATION = (
 def write_page(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[Verdict]:
     """Draw the pictures, write the page, and return the verdicts."""
     setting = records.setting
-    lines = spec.lines(setting)
-    full_updates = spec.full_updates(setting)
-    verdicts = [judge(claim, lines, records.measurements, full_updates) for claim in spec.claims(setting)]
+    table = Table(spec.lines(setting), records.measurements, spec.full_updates(setting))
+    verdicts = [judge(claim, table) for claim in spec.claims(setting)]
     pictures = draw(folder, spec, records)
-    table = Table(lines, records.measurements)
     parts = [
         f"# {spec.title}",
         f"*{_papers(spec)}* {spec.question}",
         *(f"![{spec.title}: {path.stem}]({path.name})" for path in pictures),
-        *_verdicts(spec, setting, verdicts, table),
+        *_verdicts(spec, verdicts, table),
         *_numbers(spec, setting, table),
         *_list("What is wrong with the published figure", spec.faults),
         *_list("Departures", departures(setting, [spec])),
@@ -97,13 +94,12 @@ def write_summary(
     return file
 
 
-def summarize(spec: FigureSpec, setting: Setting, verdicts: Sequence[Verdict]) -> list[dict[str, str]]:
+def summarize(verdicts: Sequence[Verdict]) -> list[dict[str, str]]:
     """Claims and verdicts as plain values."""
-    full_updates = spec.full_updates(setting)
     return [
         {
             "claim": each.claim.text,
-            "data": data_and_updates(each, full_updates),
+            "data": data_and_updates(each),
             "verdict": each.outcome,
             "released": each.claim.released,
             "differences": "; ".join(f"{j.comparison.label}: {describe_interval(j)}" for j in each.judged),
@@ -128,15 +124,12 @@ def _papers(spec: FigureSpec) -> str:
     return f"Figure{'s' * (',' in spec.papers)} {spec.papers.replace(', ', ' and ')} of the paper."
 
 
-def _verdicts(spec: FigureSpec, setting: Setting, verdicts: Sequence[Verdict], table: Table) -> list[str]:
+def _verdicts(spec: FigureSpec, verdicts: Sequence[Verdict], table: Table) -> list[str]:
     parts = ["## Verdicts", _PAIRED, *([] if spec.plot == "illustration" else [_NOTATION])]
-    full_updates = spec.full_updates(setting)
     for verdict in verdicts:
-        parts.append(f"**{verdict.outcome}** ({data_and_updates(verdict, full_updates)}): {verdict.claim.text}")
+        parts.append(f"**{verdict.outcome}** ({data_and_updates(verdict)}): {verdict.claim.text}")
         parts.append(f"Released numbers: {verdict.claim.released}.")
-        parts.append(
-            _markdown(_COMPARISONS_HEAD, [comparison_row(each, table, full_updates) for each in verdict.judged])
-        )
+        parts.append(_markdown(_COMPARISONS_HEAD, [comparison_row(each, table) for each in verdict.judged]))
     return parts
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from metacontrast.experiments.records import FigureRecords
-from metacontrast.experiments.released import Released, released_curve, released_similarities
+from metacontrast.experiments.released import Released, is_of_bound_tasks, released_curve, released_similarities
 from metacontrast.experiments.spec import FigureSpec, Line, View
 from metacontrast.experiments.verdicts import Table
 from metacontrast.plots.heatmaps import Moment, draw_heatmaps
@@ -85,7 +85,7 @@ def _row(view: View, table: Table) -> Row:
     seeds = f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else "".join(map(str, numbers))
     same_data = view.panel.startswith("Omniglot")
     data = "Omniglot" if any(line.config.dataset == "omniglot" for line in lines) else "miniImageNet"
-    data += ", tested on bound tasks" if any(line.config.labels == "bound-tuples" for line in lines) else ""
+    data += ", tested on bound tasks" if any(map(is_of_bound_tasks, lines)) else ""
     here_label = f"here: {len(lines[0].seeds)} seeds, band ± 1 s.d."
     return Row(view.title, here, released, here_label, f"released ({data}): {seeds} seeds, ± 1 s.d.", same_data)
 

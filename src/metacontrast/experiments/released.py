@@ -56,6 +56,16 @@ def released_curve(line: Line, quantity: str) -> Released | None:
     return None
 
 
+def is_of_bound_tasks(line: Line) -> bool:
+    """Whether the released code tested the line's counterpart on tasks with bound labels, as it trained it."""
+    return line.config.labels == "bound-tuples"
+
+
+def is_same_test(line: Line) -> bool:
+    """Whether the released numbers are of the line's own data set and kind of test tasks."""
+    return line.config.dataset in ("omniglot", "mini-imagenet") and not is_of_bound_tasks(line)
+
+
 def released_similarities() -> Mapping[str, Mapping[str, Any]]:
     """By variant and update: maps and contrasts."""
     return json.loads(_read("released-similarities.json"))["variants"]

@@ -1,10 +1,10 @@
 """A figure's numbers as rows of text: published, released and here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean, pstdev
 
 from metacontrast.experiments.pictures import lines_of
-from metacontrast.experiments.released import Released, released_curve
+from metacontrast.experiments.released import Released, is_same_test, released_curve
 from metacontrast.experiments.spec import Line, Reading, View
 from metacontrast.experiments.speed_ups import mean_log_ratio
 from metacontrast.experiments.verdicts import Judged, Table, Verdict
@@ -48,11 +48,6 @@ def _released_cells(found: Released | None, update: int) -> Sequence[str]:
     return ("—" if found.as_plotted is None else percent(found.as_plotted), end, as_far)
 
 
-def is_same_test(line: Line) -> bool:
-    """Whether the released numbers are of the line's own data set and kind of test tasks."""
-    return line.config.dataset in ("omniglot", "mini-imagenet") and line.config.labels != "bound-tuples"
-
-
 def steps_head(view_lines: Sequence[Line], table: Table) -> list[str]:
     """All quantities that were measured at the end of any of the lines, in order."""
     names: dict[str, None] = {}
@@ -71,10 +66,10 @@ def steps_row(line: Line, quantities: Sequence[str], table: Table) -> Sequence[s
     return cells
 
 
-def comparison_row(judged: Judged, table: Table, full_updates: Mapping[str, int]) -> Sequence[str]:
+def comparison_row(judged: Judged, table: Table) -> Sequence[str]:
     """One comparison: what, where, the difference with its interval, how measured, outcome, released."""
     comparison = judged.comparison
-    measured = f"{judged.interval.seeds}, {updates_of([judged], full_updates)}, {_range(judged.tasks)}"
+    measured = f"{judged.interval.seeds}, {updates_of([judged])}, {_range(judged.tasks)}"
     return (
         comparison.label,
         comparison.panel,
@@ -118,19 +113,19 @@ def _released_speed_up(judged: Judged, table: Table) -> str:
     return f"{2 ** mean_log_ratio(curves[0], curves[1], low, high):.2f} times"
 
 
-def data_and_updates(verdict: Verdict, full_updates: Mapping[str, int]) -> str:
+def data_and_updates(verdict: Verdict) -> str:
     """The data sets of a verdict's comparisons, with how far their trainings went."""
     by_data: dict[str, list[Judged]] = {}
     for judged in verdict.judged:
         by_data.setdefault(judged.comparison.panel.partition(",")[0], []).append(judged)
-    trained = {name: updates_of(those, full_updates) for name, those in by_data.items()}
+    trained = {name: updates_of(those) for name, those in by_data.items()}
     return "; ".join(name if updates == "1" else f"{name}, {updates} updates" for name, updates in trained.items())
 
 
-def updates_of(judged: Sequence[Judged], full_updates: Mapping[str, int]) -> str:
+def updates_of(judged: Sequence[Judged]) -> str:
     """After how many updates the comparisons are judged, of how many in the published training: `300 of 3,000`."""
     here = _range([each.updates for each in judged])
-    full = [full_updates[each.comparison.panel] for each in judged if each.comparison.panel in full_updates]
+    full = [each.full_updates for each in judged if each.full_updates]
     return here if not full or _range(full) == here else f"{here} of {_range(full)}"
 
 
@@ -144,7 +139,7 @@ def describe_interval(judged: Judged) -> str:
     if judged.levels is not None:
         spread = f"[{_ratio(interval.low)}, {_ratio(interval.high)}]" if interval.half else "in every seed"
         ratio = f"{2**interval.mean:.2f} times {spread}"
-        return f"{_at_bounds(judged)}{ratio}, {_to_levels(judged)}"
+        return f"{_at_bounds(judged)}{ratio}, {_to_levels(*judged.levels)}"
     if "/" not in comparison.plus[0].quantity:
         goal = f" (claim: within {comparison.margin:g})" if comparison.measure == "equal" else ""
         return _minus(f"{interval.mean:+.3f} ± {interval.half:.3f}{goal}")
@@ -158,8 +153,7 @@ def _at_bounds(judged: Judged) -> str:
     return "".join(f"{bound} " for bound in sorted(judged.bounds))
 
 
-def _to_levels(judged: Judged) -> str:
-    low, high = judged.levels or (0.0, 0.0)
+def _to_levels(low: float, high: float) -> str:
     if low < high:
         return f"to levels between {percent(low)} and {percent(high)} %"
     return f"to {percent(high)} %, reached before the first evaluation"

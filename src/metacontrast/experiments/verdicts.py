@@ -55,6 +55,7 @@ class Judged:
     Args:
         updates: after how many it is judged.
         tasks: least and largest number of test tasks behind its numbers.
+        full_updates: how many the published training has, where that is known.
         levels: for `faster`, between which accuracies, mean over seeds.
         bounds: for `faster`, on which sides the ratio is only bounded.
     """
@@ -64,6 +65,7 @@ class Judged:
     outcome: Outcome
     updates: int
     tasks: tuple[int, int]
+    full_updates: int | None = None
     levels: tuple[float, float] | None = None
     bounds: frozenset[Bound] = frozenset()
 
@@ -110,29 +112,29 @@ def overall(outcomes: Sequence[Outcome]) -> Outcome:
     return "holds" if all(outcome == "holds" for outcome in outcomes) else "undecided at this scale"
 
 
-def judge(
-    claim: Claim,
-    lines: Sequence[Line],
-    measurements: Sequence[Record],
-    full_updates: Mapping[str, int] = MappingProxyType({}),
-) -> Verdict:
-    """The verdict on a claim.
-
-    Args:
-        full_updates: by panel, the updates of the whole training; a claim about its end is undecided before.
-    """
-    table = Table(lines, measurements)
+def judge(claim: Claim, table: "Table") -> Verdict:
+    """The verdict on a claim; one about the end of the published training is undecided before it."""
     judged = [_judge(comparison, table) for comparison in claim.comparisons]
-    if claim.about_the_end and any(each.updates < full_updates.get(each.comparison.panel, 0) for each in judged):
+    if claim.about_the_end and any(each.updates < (each.full_updates or 0) for each in judged):
         return Verdict(claim, judged, "undecided at this scale")
     return Verdict(claim, judged, overall([each.outcome for each in judged]))
 
 
 class Table:
-    """Measurements by panel, line, seed and update."""
+    """Measurements by panel, line, seed and update.
 
-    def __init__(self, lines: Sequence[Line], measurements: Sequence[Record]):
+    Args:
+        full_updates: by panel, how many updates the published training has, where that is known.
+    """
+
+    def __init__(
+        self,
+        lines: Sequence[Line],
+        measurements: Sequence[Record],
+        full_updates: Mapping[str, int] = MappingProxyType({}),
+    ):
         self.lines = {(line.panel, line.name): line for line in lines}
+        self.full_updates = full_updates
         self._records: dict[tuple[str, str], dict[int, dict[int, Record]]] = {}
         for record in measurements:
             place = self._records.setdefault((record["panel"], record["line"]), {})
@@ -177,7 +179,8 @@ def _judge(comparison: Comparison, table: Table) -> Judged:
         return _judge_speed(comparison, table)
     first, interval = comparison.plus[0], student_interval(_differences(comparison, table))
     updates, tasks = table.update(comparison.panel, first), table.tasks(comparison.panel, first)
-    return Judged(comparison, interval, outcome_of(interval, comparison), updates, (tasks, tasks))
+    full = table.full_updates.get(comparison.panel)
+    return Judged(comparison, interval, outcome_of(interval, comparison), updates, (tasks, tasks), full)
 
 
 def _judge_speed(comparison: Comparison, table: Table) -> Judged:
@@ -187,8 +190,8 @@ def _judge_speed(comparison: Comparison, table: Table) -> Judged:
     bounds: frozenset[Bound] = frozenset(each.bound for each in found if each.bound is not None)
     low, high = (fmean(each.levels[end] for each in found) for end in (0, 1))
     tasks = [table.tasks_at(line.panel, line.name, update) for update in line.updates]
-    outcome = outcome_of(interval, comparison, bounds)
-    return Judged(comparison, interval, outcome, line.updates[-1], (min(tasks), max(tasks)), (low, high), bounds)
+    outcome, end, full = outcome_of(interval, comparison, bounds), line.updates[-1], table.full_updates.get(line.panel)
+    return Judged(comparison, interval, outcome, end, (min(tasks), max(tasks)), full, (low, high), bounds)
 
 
 def _differences(comparison: Comparison, table: Table) -> list[float]:

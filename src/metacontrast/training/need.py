@@ -73,9 +73,8 @@ def need_of_update(
     if not resources.are_batched(config):
         at_once = _tasks_of_a_worker(config, model, tasks, resources)
         part = measured(2 * at_once if at_once > 1 else 1)  # of two groups, one after the other
-        return Need(
-            fixed, int(part * _BESIDE_TENSORS["loop"]), min(resources.workers, -(-config.meta_batch // at_once))
-        )
+        part = int(part * _BESIDE_TENSORS["loop"])
+        return Need(fixed, part, min(resources.workers, -(-config.meta_batch // at_once)))
     count, (one, two) = replicas * config.meta_batch, map(measured, (1, 2))
     every_task = max(0, 2 * one - two) + count * _size(*to_tensors(state.params))
     every_replica = 0 if replicas == 1 else replicas * _size(*tasks, *to_tensors(state.params))
@@ -87,7 +86,7 @@ def _tasks_of_a_worker(config: TrainConfig, model: Model, tasks: Episode, resour
     """How many tasks one worker of a loop holds at the same time."""
     if config.objective == "contrastive" or resources.engine == "compiled-loop":
         return 1
-    return max(1, min(config.meta_batch, tasks_abreast(model, tasks.query_x[0], config.inner(), len(tasks.query_x))))
+    return max(1, tasks_abreast(model, tasks.query_x[0], config.inner(), config.meta_batch))
 
 
 def _gradient_bytes(

@@ -66,9 +66,7 @@ def _read_weights_only(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path} is not a file: give a checkpoint that was released with the paper")
     try:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # PyTorch remarks on pickles of other protocols before it refuses
+        with warnings.catch_warnings(action="ignore"):  # PyTorch remarks on some pickles before it refuses them
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise nearly anything
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
