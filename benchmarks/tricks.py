@@ -31,21 +31,21 @@ REPEATS = 3
 SETTINGS = {
     "threads over tasks": {"memory": False, "fused": False},
     "+ freed memory kept": {"fused": False},
-    "+ blocks run as one": {"parts": False, "abreast": False},
-    "+ a few images at once": {"abreast": False},
+    "+ blocks run as one": {"parts": False, "together": False},
+    "+ a few images at once": {"together": False},
     "+ tasks side by side": {},
     "+ bfloat16": {"bfloat16": True},
 }
 
 
-def measure(memory: bool = True, fused: bool = True, parts: bool = True, abreast: bool = True, bfloat16: bool = False):
+def measure(memory: bool = True, fused: bool = True, parts: bool = True, together: bool = True, bfloat16: bool = False):
     """Median seconds of an outer gradient, by case and order."""
     if memory:
         keep_freed_memory()
     if not parts:
         norm_block._CACHE_BYTES = 2**40
-    if not abreast:
-        engine.tasks_abreast = lambda *_: 0
+    if not together:
+        engine._MOST_TOGETHER = 1
     torch.set_num_threads(1)
     chosen = engine.Engine(precision="bfloat16" if bfloat16 else "float32")
     found = {}

@@ -14,7 +14,7 @@ import torch
 from metacontrast import theory
 from metacontrast.analysis.gradient_parts import flatten
 from metacontrast.maml.inner import Inner
-from metacontrast.maml.outer import task_gradient
+from metacontrast.maml.outer import task_outcome
 from metacontrast.model.encoders import conv4_released
 from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model
@@ -39,7 +39,7 @@ def random_case(seed: int) -> tuple[Params, Episode]:
 
 def actual(params: Params, episode: Episode, scope, order, steps: int) -> torch.Tensor:
     """The algorithm's gradient of the encoder."""
-    return flatten(task_gradient(MODEL, params, episode, Inner(steps, LR, scope, order))[0].encoder)
+    return flatten(task_outcome(MODEL, params, episode, Inner(steps, LR, scope, order)).gradient.encoder)
 
 
 def split(params: Params, episode: Episode, order: str, steps: int) -> torch.Tensor:

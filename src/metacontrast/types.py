@@ -33,16 +33,25 @@ class Episode(NamedTuple):
     query_y: Int[Tensor, "*task query"]
 
 
+def head_tensors(head: Head) -> list[Tensor]:
+    """The weight, and the bias if there is one."""
+    return [t for t in head if t is not None]
+
+
+def head_from(tensors: Sequence[Tensor]) -> Head:
+    """The inverse of `head_tensors`."""
+    weight, *bias = tensors
+    return Head(weight, bias[0] if bias else None)
+
+
 def to_tensors(params: Params) -> list[Tensor]:
     """All tensors of `params` in a fixed order: the encoder's, the head's weight, its bias if there is one."""
-    return [*params.encoder.values(), *(t for t in params.head if t is not None)]
+    return [*params.encoder.values(), *head_tensors(params.head)]
 
 
 def from_tensors(like: Params, tensors: Sequence[Tensor]) -> Params:
     """The inverse of `to_tensors`: these tensors in the structure of `like`."""
-    encoder = dict(zip(like.encoder, tensors, strict=False))
-    weight, *bias = tensors[len(encoder) :]
-    return Params(encoder, Head(weight, bias[0] if bias else None))
+    return Params(dict(zip(like.encoder, tensors, strict=False)), head_from(tensors[len(like.encoder) :]))
 
 
 def map_params(function: Callable[..., Tensor], *params: Params) -> Params:

@@ -9,14 +9,12 @@ import torch
 
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.errors import InputError
-from metacontrast.maml.abreast import abreast_logits
-from metacontrast.maml.batched import batched_logits
 from metacontrast.maml.inner import Inner, adapt
 from metacontrast.model.encoders import build_encoder
 from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model
-from metacontrast.training.evaluate import Evaluation, _logits_one_by_one, confidence_interval, evaluate
-from metacontrast.types import map_params
+from metacontrast.training.evaluate import Evaluation, confidence_interval, evaluate, logits_after
+from metacontrast.types import Episode, map_params
 from toy_images import noisy_images
 
 IMAGES = noisy_images(seed=2)
@@ -29,17 +27,20 @@ INNER = Inner(1, 0.4)
 @pytest.mark.parametrize("norm", ["transductive", "inductive"])
 @pytest.mark.parametrize("head", ["learned", "prototype", "shared"])
 @pytest.mark.parametrize("scope", ["all", "head", "encoder"])
-def test_every_way_of_adapting_gives_the_same_logits(scope, head, norm):
-    """Side by side, as one program and one after the other: in double precision, to 1e-12 of the largest."""
+def test_tasks_together_have_the_logits_of_tasks_alone(scope, head, norm):
+    """As one batch, mapped over tasks and one after the other: in double precision, to 1e-12 of the largest."""
     model = replace(MODEL, head=head, norm=norm)
     params = map_params(torch.Tensor.double, model.init(torch.Generator().manual_seed(0)))
     episodes = TASKS.batch(range(3))
     episodes = episodes._replace(support_x=episodes.support_x.double(), query_x=episodes.query_x.double())
-    arguments = model, params, episodes, Inner(3, 0.1, scope), (0, 1, 3)
-    plain, *others = (torch.stack([*way(*arguments)]) for way in (_logits_one_by_one, abreast_logits, batched_logits))
-    assert plain.shape == (3, 3, 12, 3)
-    for other in others:
-        assert torch.allclose(plain, other, rtol=0, atol=1e-12 * plain.abs().max().item())
+
+    def found(model: Model, episodes: Episode) -> torch.Tensor:
+        return torch.stack([*logits_after(model, params, episodes, Inner(3, 0.1, scope), (0, 1, 3))])
+
+    alone = torch.cat([found(model, Episode(*(t[i : i + 1] for t in episodes))) for i in range(3)], 1)
+    assert alone.shape == (3, 3, 12, 3)
+    for together in (found(model, episodes), found(replace(model, fused=False), episodes)):
+        assert torch.allclose(alone, together, rtol=0, atol=1e-12 * alone.abs().max().item())
 
 
 @pytest.mark.parametrize("scope", ["all", "head"])

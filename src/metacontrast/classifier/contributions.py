@@ -10,6 +10,7 @@ zeros that is η/|S| (1[y_s = k] − 1/K) φ(s)ᵀφ(q) where all classes have a
 sum over support images too: 1[y_s = k] (2 φ(s)ᵀφ(q) − φ(s)ᵀc_k) / n_k.
 """
 
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from metacontrast.classifier.candidates import Candidate
 from metacontrast.classifier.support import balanced_weights
-from metacontrast.maml.inner import Inner, classification_loss, inner_step
+from metacontrast.maml.inner import Inner, task_losses, trajectory
 from metacontrast.model.head import class_means
 from metacontrast.model.model import Model, apply_head
 from metacontrast.types import Head, Params, to_tensors
@@ -53,15 +54,14 @@ def trace(
         with torch.no_grad():
             return _trace_means(model.features(params.encoder, x), y, model.ways)
     weights = balanced_weights(y, x.dtype)
-    step = Inner(1, candidate.lr, inner.scope, "first", inner.loss)
+    steps = Inner(candidate.steps, candidate.lr, inner.scope, "first", inner.loss)
     first = current = model.start(params, x, y)
     parts = []
-    for _ in range(candidate.steps):
+    for after in islice(trajectory(model, params, x, y, steps, weights), 1, None):
         with torch.no_grad():
             features = model.features(current.encoder, x)
-        errors = _errors(apply_head(current.head, features), y, step, weights)
-        parts.append((candidate.lr * errors, features))
-        current = inner_step(model, current, x, y, step, weights)
+        parts.append((candidate.lr * _errors(apply_head(current.head, features), y, steps, weights), features))
+        current = after
     offset = torch.stack([coefficients for coefficients, _ in parts]).sum(0)
     moved = any(not torch.equal(a, b) for a, b in zip(_encoder(first), _encoder(current), strict=True))
     return Trace(parts, offset if first.head.bias is not None else torch.zeros_like(offset), first.head, moved)
@@ -96,7 +96,7 @@ def _errors(
     """−∂L/∂z."""
     with torch.enable_grad():
         leaf = logits.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(classification_loss(leaf, y, inner.loss, weights), leaf)
+        (gradient,) = torch.autograd.grad(task_losses(leaf, y, inner.loss, weights), leaf)
     return -gradient
 
 

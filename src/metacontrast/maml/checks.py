@@ -17,8 +17,9 @@ def check_tasks(model: Model, params: Params, episodes: Episode, scope: str) -> 
     """Raise `InputError` for tasks, one or a batch, whose outer gradient cannot be taken."""
     check_support(model, params, episodes.support_x, episodes.support_y, scope)
     check_labels("query", episodes.query_x, episodes.query_y, model.ways)
-    if not params.encoder and not params.head.weight.numel():
-        raise InputError("nothing is learned: the encoder is frozen and the head is built from prototypes")
+    if not params.encoder and model.head in ("prototype", "zeroed"):
+        fixed = "built from prototypes" if model.head == "prototype" else "zero"
+        raise InputError(f"nothing is learned: the encoder is frozen and the head is {fixed}")
 
 
 def check_support(

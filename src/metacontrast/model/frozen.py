@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from metacontrast.errors import InputError
+from metacontrast.model.image_wise import keeps_images_apart
 from metacontrast.model.model import Model
 from metacontrast.model.normalization import TaskBatchNorm
 
@@ -38,10 +39,29 @@ class FixedNorm(nn.Module):
 def freeze(
     model: Model, encoder: dict[str, Tensor], support_x: Float[Tensor, "support channel height width"]
 ) -> nn.Module:
-    """The model's encoder with these parameters, every batch norm fixed to the statistics of the support images."""
+    """The model's encoder with these parameters, every batch norm fixed to the statistics of the support images.
+
+    Raises:
+        InputError: an encoder of unknown layers computes other features for three support images alone than together.
+    """
     module = copy.deepcopy(model.encoder).to(support_x.device, support_x.dtype)
     module.load_state_dict(encoder, strict=False)
-    return _replace_norms(module, _fixed_norms(module, support_x))
+    frozen = _replace_norms(module, _fixed_norms(module, support_x))
+    if not keeps_images_apart(frozen, FixedNorm):
+        _check_images_apart(frozen, support_x[:3])
+    return frozen
+
+
+def _check_images_apart(frozen: nn.Module, images: Float[Tensor, "image channel height width"]) -> None:
+    """Raise `InputError` where an image's features change with the images beside it by more than rounding."""
+    with torch.no_grad():
+        together, alone = frozen(images), torch.cat([frozen(image[None]) for image in images])
+    change = ((together - alone).norm() / together.norm().clamp_min(1e-30)).item()
+    if not change < 1e-3:
+        raise InputError(
+            f"the encoder's features of an image change by {change:.0%} with the other images in the batch, so that "
+            "single images cannot be classified: use an encoder that computes each image alone"
+        )
 
 
 def frozen_like(model: Model) -> nn.Module:

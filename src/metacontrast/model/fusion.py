@@ -59,6 +59,12 @@ class FusedSequential(nn.Sequential):
         """Whether every layer with parameters is in a block, so that parameters may have a leading axis for tasks."""
         return all(isinstance(block, partial) or not list(block.parameters()) for block in self._blocks)
 
+    def __getitem__(self, idx: slice | int) -> nn.Module:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One layer, or some of them as an ordinary `nn.Sequential`."""
+        if isinstance(idx, slice):
+            return nn.Sequential(OrderedDict(list(self._modules.items())[idx]))
+        return super().__getitem__(idx)
+
     def forward(self, input: Tensor) -> Tensor:
         """The output of the last layer."""
         if not runs_fused(input):

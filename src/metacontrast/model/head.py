@@ -68,10 +68,16 @@ def one_hot(labels: Int[Tensor, "*image"], ways: int, dtype: torch.dtype) -> Flo
     return (labels[..., None] == torch.arange(ways, device=labels.device)).to(dtype)
 
 
-def check_ways(kind: HeadKind, rows: int, ways: int) -> None:
-    """Raise `InputError` when a learned head of `rows` classes is asked to start a task of another number of ways."""
+def check_start(kind: HeadKind, head: Head, ways: int) -> None:
+    """Raise `InputError` where tasks of so many ways cannot start from this head.
+
+    On a CPU a `zeroed` head is also checked to be zero.
+    """
+    rows = len(head.weight)
     if kind in ("learned", "zeroed") and rows != ways:
         raise InputError(
             f"the head was trained for {rows} classes and cannot be kept for {ways}: "
             "use a zeroed head (--head zeroed) or tasks of the trained number of ways"
         )
+    if kind == "zeroed" and head.weight.is_cpu and any(t.any() for t in head if t is not None):
+        raise InputError("head='zeroed', but the parameters' head is not zero: use zero_head(params) or head='learned'")

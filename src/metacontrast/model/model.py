@@ -3,6 +3,7 @@
 import copy
 import threading
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -12,9 +13,10 @@ from torch.func import functional_call
 from metacontrast.errors import InputError
 from metacontrast.model import normalization
 from metacontrast.model.fusion import fuse, runs_fused, takes_tasks
-from metacontrast.model.head import HeadKind, check_ways, class_means, draw_head, prototype_head, repeat_head
+from metacontrast.model.head import HeadKind, check_start, class_means, draw_head, prototype_head, repeat_head
+from metacontrast.model.image_wise import keeps_images_apart
 from metacontrast.model.normalization import AnyNorm
-from metacontrast.types import Head, Params
+from metacontrast.types import Head, Params, head_from, head_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +63,12 @@ class Model:
         object.__setattr__(self, "encoder", encoder)
         object.__setattr__(self, "_trained", trained)
         object.__setattr__(self, "feature_size", size)
-        object.__setattr__(self, "_own", _PerThread(encoder, self.fused))
+        object.__setattr__(self, "_own", _PerThread(encoder, self.fused, trained))
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether no parameter of the encoder is learned."""
+        return not self._trained
 
     def init(self, generator: torch.Generator, head_init_scale: float = 1.0) -> Params:
         """Starting parameters.
@@ -98,21 +105,83 @@ class Model:
         """The same model with the encoder's own buffers on `device`."""
         return replace(self, encoder=copy.deepcopy(self.encoder).to(device))
 
-    def runs_abreast(self, images: Tensor) -> bool:
-        """Whether `features` takes an encoder whose parameters have a leading axis for tasks, on such images."""
-        return self.fused and self._own.takes_tasks and runs_fused(images)
+    def batches_tasks(self, images: Tensor, moving: bool) -> bool:
+        """Whether the images of several tasks may pass through the encoder as one batch.
+
+        Only where every layer is known to keep images apart, and, if the encoder is `moving`, to take parameters with
+        a leading task axis.
+
+        Args:
+            images: of one task or of several.
+        """
+        if not self._own.keeps_images_apart:
+            return False
+        return not moving or (self.fused and self._own.takes_tasks and runs_fused(images))
+
+    def for_tasks(self, encoder: dict[str, Tensor], tasks: int) -> dict[str, Tensor]:
+        """The encoder's parameters with a leading task axis, which takes no memory."""
+        if self.has_task_axis(encoder):
+            return encoder
+        return {name: _kernel_order(t).expand(tasks, *t.shape) for name, t in encoder.items()}
+
+    def has_task_axis(self, encoder: dict[str, Tensor]) -> bool:
+        """Whether the encoder's parameters differ between tasks."""
+        return any(t.ndim > self._own.dimensions[name] for name, t in encoder.items())
+
+    def only_task(self, params: Params) -> Params:
+        """Parameters of one task without their task axis."""
+        encoder, head = params
+        if self.has_task_axis(encoder):
+            encoder = {name: t[0] for name, t in encoder.items()}
+        return Params(encoder, head_from([t[0] for t in head_tensors(head)]))
 
     def features(
         self,
         encoder: dict[str, Tensor],
         images: Float[Tensor, "image channel height width"],
         reference: int = 0,
-        tasks: int = 1,
     ) -> Float[Tensor, "image feature"]:
-        """φ(x) of `tasks` tasks of equal size, one after the other.
+        """φ(x) of one task's images.
 
-        Batch norms take their statistics from the first `reference` images of each task, or from all if 0.
+        Batch norms take their statistics from the first `reference` images, or from all if 0.
         """
+        return self._call(encoder, images, 1, reference)
+
+    def task_features(
+        self,
+        encoder: dict[str, Tensor],
+        images: Float[Tensor, "task image channel height width"],
+        reference: int = 0,
+    ) -> Float[Tensor, "task image feature"]:
+        """φ(x) of every task's images; the encoder's parameters may have a leading task axis.
+
+        One batch where `batches_tasks` allows it; else the encoder is mapped over tasks by `torch.func.vmap`, so that
+        images meet only images of their own task.
+        """
+        moving = self.has_task_axis(encoder)
+        if len(images) == 1:
+            alone = {name: t[0] for name, t in encoder.items()} if moving else encoder
+            return self.features(alone, images[0], reference)[None]
+        if self.batches_tasks(images, moving):
+            frozen = self._own.frozen if moving else {}
+            encoder = encoder | {name: t.expand(len(images), *t.shape) for name, t in frozen.items()}
+            return self._call(encoder, images.flatten(0, 1), len(images), reference).unflatten(0, images.shape[:2])
+        return self._map(encoder, images, reference, moving)
+
+    def _map(self, encoder: dict[str, Tensor], images: Tensor, reference: int, moving: bool) -> Tensor:
+        def one_task(encoder: dict[str, Tensor], images: Tensor) -> Tensor:
+            return self.features(encoder, images, reference)
+
+        try:
+            if moving:
+                return torch.func.vmap(one_task)(encoder, images)
+            return torch.func.vmap(partial(one_task, encoder))(images)
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"the encoder cannot be mapped over tasks ({reason}): use the engine 'loop'") from error
+
+    def _call(self, encoder: dict[str, Tensor], images: Tensor, tasks: int, reference: int) -> Tensor:
+        """Features of the images of `tasks` tasks, one after the other."""
         if self.fused and images.ndim == 4 and runs_fused(images):
             images = channels_last(images)
         own = self._own
@@ -128,11 +197,20 @@ class Model:
         support_x: Float[Tensor, "support channel height width"],
         query_x: Float[Tensor, "query channel height width"],
     ) -> Float[Tensor, "query feature"]:
-        """φ(q) under the model's normalization policy."""
+        """φ(q) of one task under the model's normalization policy."""
+        return self.query_task_features(encoder, support_x[None], query_x[None])[0]
+
+    def query_task_features(
+        self,
+        encoder: dict[str, Tensor],
+        support_x: Float[Tensor, "task support channel height width"],
+        query_x: Float[Tensor, "task query channel height width"],
+    ) -> Float[Tensor, "task query feature"]:
+        """φ(q) of every task under the model's normalization policy; parameters may have a leading task axis."""
         if self.norm != "inductive":
-            return self.features(encoder, query_x)
-        reference = len(support_x)
-        return self.features(encoder, torch.cat([support_x, query_x]), reference)[reference:]
+            return self.task_features(encoder, query_x)
+        shots = support_x.shape[1]
+        return self.task_features(encoder, torch.cat([support_x, query_x], 1), shots)[:, shots:]
 
     def logits(self, params: Params, images: Float[Tensor, "image channel height width"]) -> Float[Tensor, "image way"]:
         """W φ(x) + b for the support images, normalized by one another."""
@@ -144,37 +222,48 @@ class Model:
         support_x: Float[Tensor, "support channel height width"],
         query_x: Float[Tensor, "query channel height width"],
     ) -> Float[Tensor, "query way"]:
-        """W φ(q) + b for query images under the model's normalization policy."""
+        """W φ(q) + b for one task's query images under the model's normalization policy."""
         return apply_head(params.head, self.query_features(params.encoder, support_x, query_x))
 
     def start(
         self,
         params: Params,
-        support_x: Float[Tensor, "support channel height width"],
-        support_y: Int[Tensor, " support"],
+        support_x: Float[Tensor, "*task support channel height width"],
+        support_y: Int[Tensor, "*task support"],
     ) -> Params:
-        """The parameters from which a task's inner loop starts: the head is repeated or built from the support set."""
+        """The parameters from which a task's inner loop starts: the head is repeated or built from the support set.
+
+        With a leading task axis every task has a head of its own; the encoder is the same for all.
+        """
         encoder, head = params
-        if self.head == "shared" and len(head.weight) == 1:
-            return Params(encoder, repeat_head(head, self.ways))
+        if support_y.ndim == 1:
+            return self.only_task(self.start(params, support_x[None], support_y[None]))
         if self.head == "prototype" and len(head.weight) == 0:
-            return Params(encoder, prototype_head(class_means(self.features(encoder, support_x), support_y, self.ways)))
-        check_ways(self.head, len(head.weight), self.ways)
-        return params
+            features = self.task_features(encoder, support_x)
+            means = [class_means(*task, self.ways) for task in zip(features, support_y, strict=True)]
+            return Params(encoder, prototype_head(torch.stack(means)))
+        if self.head == "shared" and len(head.weight) == 1:
+            head = repeat_head(head, self.ways)
+        check_start(self.head, head, self.ways)
+        tasks = len(support_y)
+        return Params(encoder, head_from([t.expand(tasks, *t.shape) for t in head_tensors(head)]))
 
 
 class _PerThread(threading.local):
     """An encoder for every thread: `functional_call` swaps tensors in and out of the module that it calls."""
 
-    def __init__(self, encoder: nn.Module, fused: bool):
-        self.fused = fused
+    def __init__(self, encoder: nn.Module, fused: bool, trained: tuple[str, ...]):
+        self.fused, self.trained = fused, trained
         own = copy.deepcopy(encoder)
+        self.keeps_images_apart = keeps_images_apart(own)
         self.encoder = fuse(own) if fused else own
         self.takes_tasks = takes_tasks(self.encoder)
         self.task_buffers = normalization.task_buffer_names(self.encoder)
+        self.dimensions = {name: p.ndim for name, p in self.encoder.named_parameters()}
+        self.frozen = {name: p for name, p in self.encoder.named_parameters() if name not in trained}
 
-    def __reduce__(self) -> tuple[type["_PerThread"], tuple[nn.Module, bool]]:
-        return _PerThread, (self.encoder, self.fused)
+    def __reduce__(self) -> tuple[type["_PerThread"], tuple[nn.Module, bool, tuple[str, ...]]]:
+        return _PerThread, (self.encoder, self.fused, self.trained)
 
 
 def channels_last(
@@ -184,9 +273,17 @@ def channels_last(
     return images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
-def apply_head(head: Head, features: Float[Tensor, "image feature"]) -> Float[Tensor, "image way"]:
-    """W φ + b."""
-    return torch.nn.functional.linear(features, head.weight, head.bias)
+def _kernel_order(tensor: Tensor) -> Tensor:
+    """A convolution's weight in the memory order that its kernels take."""
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+
+
+def apply_head(head: Head, features: Float[Tensor, "*task image feature"]) -> Float[Tensor, "*task image way"]:
+    """W φ + b, of one task or of every task."""
+    if head.weight.ndim == 2:
+        return torch.nn.functional.linear(features, head.weight, head.bias)
+    scores = features @ head.weight.mT
+    return scores if head.bias is None else scores + head.bias[..., None, :]
 
 
 def _not_features(found: object, images: int, size: int) -> str:

@@ -7,7 +7,7 @@ shots and queries see the same tasks, so that their differences can be paired.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -18,19 +18,13 @@ from torch import Tensor
 
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.errors import InputError
-from metacontrast.maml.abreast import abreast_logits, query_features, support_means
-from metacontrast.maml.batched import batched_logits
-from metacontrast.maml.engine import tasks_abreast, unstack
+from metacontrast.maml.engine import AUTO, Engine
 from metacontrast.maml.inner import Inner, trajectory
-from metacontrast.model.head import zero_head
-from metacontrast.model.model import Model
+from metacontrast.model.head import class_means, zero_head
+from metacontrast.model.model import Model, apply_head
 from metacontrast.types import Episode, Params
 
 TestHead = Literal["kept", "zeroed"]
-LogitsOf = Callable[[Model, Params, Episode, Inner, Collection[int]], Iterable[Tensor]]
-"""Query logits of several tasks after each of so many inner steps."""
-
-_BATCHED = 32
 
 
 @dataclass(frozen=True)
@@ -84,6 +78,7 @@ def evaluate(
     evaluation: Evaluation,
     executor: Executor | None = None,
     on_episode: Callable[[], object] = lambda: None,
+    engine: Engine = AUTO,
 ) -> list[Row]:
     """Adapt to each test task and score its query images; one row per head and number of steps, then the baseline.
 
@@ -91,19 +86,22 @@ def evaluate(
         inner: step size, scope and loss of the adaptation; its number of steps is replaced by `evaluation.steps`.
         executor: a thread pool to spread the tasks over.
         on_episode: called after every task, for a progress bar.
+        engine: how the tasks run.
     """
     model = model.with_ways(tasks.ways)
     inner = replace(inner, steps=max(evaluation.steps), order="first")
     distinct = replace(evaluation, heads=_distinct_heads(params, evaluation.heads))
 
-    logits_of, together = _way_of(model, tasks[0].query_x, inner, evaluation.episodes)
+    group = engine.group_size(model, inner, tasks[0].query_x, evaluation.episodes)
+
+    starts = [_start(model, params, head) for head in distinct.heads]
 
     def score(indices: Sequence[int]) -> Float[Tensor, "episode row"]:
-        return _scores(model, params, tasks.batch(indices), inner, distinct, logits_of)
+        return _scores(starts, tasks.batch(indices), inner, evaluation.steps)
 
     run = map if executor is None else executor.map
     scores = []
-    for some in run(score, _groups(evaluation.episodes, together)):
+    for some in run(score, _groups(evaluation.episodes, group)):
         scores.append(some)
         for _ in some:
             on_episode()
@@ -118,39 +116,33 @@ def _groups(count: int, size: int) -> list[range]:
     return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
 
-def _way_of(model: Model, query_x: Tensor, inner: Inner, episodes: int) -> tuple[LogitsOf, int]:
-    """How tasks are adapted to, and how many at once: side by side, as one program on a GPU, or one after the other."""
-    if together := tasks_abreast(model, query_x, inner, episodes):
-        return abreast_logits, together
-    return (batched_logits, _BATCHED) if query_x.is_cuda else (_logits_one_by_one, 1)
-
-
 def _scores(
-    model: Model, params: Params, episodes: Episode, inner: Inner, evaluation: Evaluation, logits_of: LogitsOf
+    starts: Sequence[tuple[Model, Params]], episodes: Episode, inner: Inner, steps: Collection[int]
 ) -> Float[Tensor, "episode row"]:
     """Accuracies of some tasks in the order of `_rows`."""
-    starts = [params if head == "kept" else zero_head(params, model.ways) for head in evaluation.heads]
     adapted = [
         _accuracy(logits, episodes.query_y)
         for start in starts
-        for logits in logits_of(model, start, episodes, inner, evaluation.steps)
+        for logits in logits_after(*start, episodes, inner, steps)
     ]
-    return torch.stack([*adapted, _accuracy(_nearest_mean_scores(model, params, episodes), episodes.query_y)], 1)
+    return torch.stack([*adapted, _accuracy(_nearest_mean_scores(*starts[0], episodes), episodes.query_y)], 1)
 
 
-def _logits_one_by_one(
+def _start(model: Model, params: Params, head: TestHead) -> tuple[Model, Params]:
+    """The model and parameters that the inner loop starts from."""
+    return (model, params) if head == "kept" else (replace(model, head="zeroed"), zero_head(params, model.ways))
+
+
+def logits_after(
     model: Model, params: Params, episodes: Episode, inner: Inner, steps: Collection[int]
 ) -> Iterator[Float[Tensor, "task query way"]]:
-    """Query logits of all tasks after each of `steps` inner steps."""
-    paths = [trajectory(model, params, each.support_x, each.support_y, inner) for each in unstack(episodes)]
-    for step, adapted in enumerate(zip(*paths, strict=True)):
+    """Yield every task's query logits after each of `steps` inner steps."""
+    for step, adapted in enumerate(trajectory(model, params, episodes.support_x, episodes.support_y, inner)):
         if step in steps:
-            yield torch.stack([_logits(model, *each) for each in zip(adapted, unstack(episodes), strict=True)])
-
-
-def _logits(model: Model, adapted: Params, episode: Episode) -> Float[Tensor, "query way"]:
-    with torch.no_grad():
-        return model.query_logits(adapted, episode.support_x, episode.query_x)
+            with torch.no_grad():
+                query = model.query_task_features(adapted.encoder, episodes.support_x, episodes.query_x)
+                logits = apply_head(adapted.head, query)
+            yield logits
 
 
 def _distinct_heads(params: Params, heads: tuple[TestHead, ...]) -> tuple[TestHead, ...]:
@@ -162,8 +154,10 @@ def _distinct_heads(params: Params, heads: tuple[TestHead, ...]) -> tuple[TestHe
 def _nearest_mean_scores(model: Model, params: Params, episodes: Episode) -> Float[Tensor, "task query way"]:
     """Minus the Euclidean distance of every query feature to every mean support feature, without adaptation."""
     with torch.no_grad():
-        query, means = (found(model, params.encoder, episodes) for found in (query_features, support_means))
-    return -torch.cdist(query, means)
+        support = model.task_features(params.encoder, episodes.support_x)
+        query = model.query_task_features(params.encoder, episodes.support_x, episodes.query_x)
+    means = [class_means(*task, model.ways) for task in zip(support, episodes.support_y, strict=True)]
+    return -torch.cdist(query, torch.stack(means))
 
 
 def _accuracy(scores: Float[Tensor, "task query way"], labels: Int[Tensor, "task query"]) -> Float[Tensor, " task"]:

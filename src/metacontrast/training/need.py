@@ -18,7 +18,6 @@ from functools import partial
 import torch
 
 from metacontrast.data.images import ClassImages
-from metacontrast.maml.engine import tasks_abreast
 from metacontrast.model.model import Model
 from metacontrast.tensor_bytes import peak_bytes
 from metacontrast.training.config import TrainConfig
@@ -84,9 +83,9 @@ def need_of_update(
 
 def _tasks_of_a_worker(config: TrainConfig, model: Model, tasks: Episode, resources: Resources) -> int:
     """How many tasks one worker of a loop holds at the same time."""
-    if config.objective == "contrastive" or resources.engine == "compiled-loop":
+    if config.objective == "contrastive":
         return 1
-    return max(1, tasks_abreast(model, tasks.query_x[0], config.inner(), config.meta_batch))
+    return resources.engine_of(config).group_size(model, config.inner(), tasks.query_x[0], config.meta_batch)
 
 
 def _gradient_bytes(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from metacontrast.maml.engine import mean_over_tasks
-from metacontrast.maml.inner import Inner, classification_loss
+from metacontrast.maml.inner import Inner, task_losses
 from metacontrast.maml.outer import Metrics
 from metacontrast.model.model import Model, apply_head
 from metacontrast.theory import adapted_heads, contrastive_loss, head_gradient
@@ -70,4 +70,4 @@ def contrastive_task_gradient(
 
 def _metrics(logits: Tensor, labels: Tensor, inner: Inner) -> Metrics:
     accuracy = (logits.argmax(1) == labels).to(logits.dtype).mean()
-    return Metrics(classification_loss(logits, labels, inner.loss)[None], accuracy[None])
+    return Metrics(task_losses(logits, labels, inner.loss)[None], accuracy[None])

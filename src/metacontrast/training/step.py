@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from metacontrast.maml.engine import Engine, EngineName, replica_gradients
+from metacontrast.maml.engine import Engine, EngineName, meta_gradient
 from metacontrast.maml.outer import Metrics
 from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model
@@ -57,7 +57,7 @@ class Resources:
 
     def are_batched(self, config: TrainConfig) -> bool:
         """Whether the tasks of an update run as one batched program, cut into chunks."""
-        return self.engine_of(config).is_batched(torch.device(self.device), config.inner())
+        return self.engine_of(config).is_batched(torch.device(self.device))
 
 
 ONE_CPU = Resources()
@@ -77,7 +77,10 @@ def outer_gradients(
     """Of each replica, the gradient of its batch of tasks that training follows, and the metrics of every task."""
     if config.objective == "maml":
         engine = resources.engine_of(config)
-        return replica_gradients(model, params, batches, config.inner(), resources.executor, engine)
+        return [
+            meta_gradient(model, one, tasks, config.inner(), resources.executor, engine)
+            for one, tasks in zip(params, batches, strict=True)
+        ]
     gradient_of = partial(contrastive_gradient, inner=config.inner(), executor=resources.executor, **config.dropped())
     return [gradient_of(model, *each) for each in zip(params, batches, strict=True)]
 

@@ -1,0 +1,383 @@
+"""Encoders of kinds that nothing here was built for: the slow right path, whatever they do with their batch.
+
+Tasks must never meet: not in training, evaluation, the classifier or explain. The reference calls the plain module,
+task by task, under ordinary autograd in float64.
+"""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.parametrize import register_parametrization
+
+import reference
+from metacontrast import FewShotClassifier
+from metacontrast.analysis.task_view import view_task
+from metacontrast.classifier.image_format import ImageFormat
+from metacontrast.classifier.starting_point import StartingPoint
+from metacontrast.data.episodes import EpisodeSampler
+from metacontrast.errors import InputError
+from metacontrast.maml.engine import Engine, meta_gradient
+from metacontrast.maml.inner import Inner, adapt
+from metacontrast.model.head import class_means, zero_head
+from metacontrast.model.image_wise import keeps_images_apart
+from metacontrast.model.model import Model
+from metacontrast.training.evaluate import Evaluation, evaluate
+from metacontrast.types import Episode, to_tensors
+from toy_images import noisy_images
+
+TOLERANCE = 1e-12
+WAYS, SIZE, SIDE = 3, 5, 6
+
+
+def layers() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(32, SIZE), nn.Tanh())
+
+
+class Wrapped(nn.Module):
+    """A body and a function of its input or output, as a user would write it."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = layers()
+
+
+class Mirrored(Wrapped):
+    """Features averaged over an image and its mirror image."""
+
+    def forward(self, x):
+        one, other = self.body(torch.cat([x, x.flip(-1)])).chunk(2)
+        return (one + other) / 2
+
+
+class Centred(Wrapped):
+    """Features minus the batch's mean."""
+
+    def forward(self, x):
+        found = self.body(x)
+        return found - found.mean(0)
+
+
+class Standardized(Wrapped):
+    """Batch standardization written by hand."""
+
+    def forward(self, x):
+        found = self.body(x)
+        return (found - found.mean(0)) / (found.var(0, correction=0) + 0.1).sqrt()
+
+
+class Attending(Wrapped):
+    """Attention across the images of the batch."""
+
+    def forward(self, x):
+        found = self.body(x)
+        return torch.softmax(found @ found.T, 1) @ found
+
+
+class Ranked(Wrapped):
+    """Features divided by the largest of the batch."""
+
+    def forward(self, x):
+        found = self.body(x)
+        return found / found.abs().amax(0)
+
+
+class Iterated(Wrapped):
+    """A forward that iterates over its layers."""
+
+    def forward(self, x):
+        for layer in self.body:
+            x = layer(x)
+        return x
+
+
+class Sliced(Wrapped):
+    """A forward that slices and indexes its layers."""
+
+    def forward(self, x):
+        return self.body[-1](self.body[3](self.body[:3](x)))
+
+
+class Recurrent(nn.Module):
+    """A recurrent network over the rows of an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = nn.GRU(SIDE, SIZE, batch_first=True)
+
+    def forward(self, x):
+        return self.rows(x[:, 0])[1][0]
+
+
+class Tokens(nn.Module):
+    """A class token of the batch's size, as vision transformers have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(1, 1, SIZE))
+        self.project = nn.Linear(SIDE, SIZE)
+
+    def forward(self, x):
+        rows = torch.cat([self.token.expand(len(x), -1, -1), self.project(x[:, 0])], 1)
+        return (torch.softmax(rows @ rows.mT, -1) @ rows)[:, 0]
+
+
+class Reused(nn.Module):
+    """One layer that runs twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.again = nn.Linear(SIDE**2, SIZE), nn.Linear(SIZE, SIZE)
+
+    def forward(self, x):
+        return torch.tanh(self.again(torch.tanh(self.again(self.first(x.flatten(1))))))
+
+
+class MeanTaker(nn.Module):
+    """A layer without parameters that mixes images, for use within known layers."""
+
+    def forward(self, x):
+        return x - x.mean(0)
+
+
+class MixingConvolution(nn.Conv2d):
+    """A subclass of a known layer that mixes images."""
+
+    def forward(self, input):
+        return super().forward(input - input.mean(0))
+
+
+def sequential_with(layer: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), layer, nn.Flatten(), nn.Linear(32, SIZE))
+
+
+def hooked() -> nn.Module:
+    body = layers()
+    body[0].register_forward_hook(lambda module, inputs, output: output - output.mean(0))
+    return body
+
+
+def overridden() -> nn.Module:
+    body = layers()
+    body.forward = lambda x: (found := nn.Sequential.forward(body, x)) - found.mean(0)
+    return body
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def reparametrized() -> nn.Module:
+    body = layers()
+    register_parametrization(body[3], "weight", Doubled())
+    return body
+
+
+class Softmaxed(Wrapped):
+    """A softmax over the batch, by a known layer with an unusual argument."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(*layers(), nn.Softmax(dim=0))
+
+    def forward(self, x):
+        return self.body(x)
+
+
+KINDS = {
+    "mirrored": Mirrored,
+    "centred": Centred,
+    "standardized": Standardized,
+    "attending": Attending,
+    "ranked": Ranked,
+    "iterated": Iterated,
+    "sliced": Sliced,
+    "recurrent": Recurrent,
+    "tokens": Tokens,
+    "reused": Reused,
+    "mixing layer": lambda: sequential_with(MeanTaker()),
+    "mixing subclass": lambda: nn.Sequential(MixingConvolution(1, 2, 3), *list(layers())[1:]),
+    "hooked": hooked,
+    "softmax over the batch": Softmaxed,
+    "reparametrized": reparametrized,
+}
+MIXING = ("centred", "standardized", "attending", "ranked", "mixing layer", "mixing subclass", "hooked")
+
+
+def build(kind: str) -> nn.Module:
+    torch.manual_seed(0)
+    return KINDS[kind]().double()
+
+
+def model_of(kind: str, **options) -> tuple[Model, reference.Params]:
+    model = Model(build(kind), WAYS, feature_size=SIZE, **options)
+    params = model.init(torch.Generator().manual_seed(1))
+    return model, params
+
+
+def plain_features(kind: str):
+    """The module itself, in training mode so that batch norms take the batch's statistics."""
+    module = build(kind).train()
+
+    def features(encoder, x):
+        fresh = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        return torch.func.functional_call(module, (encoder, fresh), (x,))
+
+    return features
+
+
+def batch(tasks: int = 4) -> Episode:
+    rng, y = torch.Generator().manual_seed(5), torch.arange(WAYS).repeat_interleave(2).expand(tasks, -1)
+    support, query = (torch.rand(tasks, 2 * WAYS, 1, SIDE, SIDE, generator=rng, dtype=torch.float64) for _ in range(2))
+    return Episode(support, y, query, y)
+
+
+def assert_same(found: list[torch.Tensor], expected: list[torch.Tensor], tolerance: float = TOLERANCE) -> None:
+    scale = max(t.abs().max() for t in expected)
+    assert scale > 1e-6, "a gradient that vanishes proves nothing"
+    for a, b in zip(found, expected, strict=True):
+        assert (a - b).abs().max() <= tolerance * scale
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+@pytest.mark.parametrize("scope", ["all", "head", "encoder"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_outer_gradient_is_plain_autograds(kind, scope, order):
+    """Several tasks a batch, in every scope and order, by loop and by map: a task meets its own images alone."""
+    if kind == "recurrent" and order == "second":
+        pytest.skip("PyTorch has no second derivative of its fused recurrent layers")
+    model, params = model_of(kind)
+    episodes = batch()
+    each = [Episode(*parts) for parts in zip(*episodes, strict=True)]
+    expected = reference.meta_gradient(plain_features(kind), params, each, 2, 0.1, scope, order)
+    for engine in ("loop", "vmap"):
+        if kind == "recurrent" and engine == "vmap":
+            continue
+        found, _ = meta_gradient(model, params, episodes, Inner(2, 0.1, scope, order), engine=Engine(engine))
+        assert_same(to_tensors(found), to_tensors(expected))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_evaluation_scores_every_task_alone(kind):
+    """Accuracies of kept and zeroed heads and of the nearest mean against tasks that are computed one by one."""
+    images = noisy_images(seed=2)
+    tasks = EpisodeSampler(images, WAYS, 2, 3)
+    torch.manual_seed(0)
+    side = nn.AdaptiveAvgPool2d(SIDE)
+    encoder = nn.Sequential(side, KINDS[kind]())
+    model = Model(encoder, WAYS, feature_size=SIZE)
+    params, inner = model.init(torch.Generator().manual_seed(1)), Inner(1, 0.3)
+    rows = evaluate(model, params, tasks, inner, Evaluation((1,), episodes=6))
+    for row in rows:
+        right = []
+        for index in range(6):
+            support_x, support_y, query_x, query_y = tasks[index]
+            if row.method == "maml":
+                start = params if row.head == "kept" else zero_head(params)
+                adapted = adapt(model, start, support_x, support_y, inner)
+                answers = model.query_logits(adapted, support_x, query_x).argmax(1)
+            else:
+                means = class_means(model.features(params.encoder, support_x), support_y, WAYS)
+                answers = torch.cdist(model.features(params.encoder, query_x), means).argmin(1)
+            right.append((answers == query_y).double().mean())
+        assert row.accuracy == pytest.approx(torch.stack(right).mean().item(), abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "recurrent"])
+def test_explain_takes_the_same_gradient(kind):
+    """What `explain` takes apart is the gradient of plain autograd."""
+    model, params = model_of(kind)
+    episode = Episode(*(part[0] for part in batch()))
+    expected = reference.meta_gradient(plain_features(kind), params, [episode], 1, 0.1, "all", "first")
+    found = view_task(model, params, Inner(1, 0.1), episode).gradients[0]
+    assert_same([found], [torch.cat([t.flatten() for t in expected.encoder.values()])])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_classifier_refuses_an_encoder_that_mixes_images_and_serves_any_other(kind):
+    """An answer must not depend on what else is asked: such an encoder is refused in one line."""
+    torch.manual_seed(0)
+    start = StartingPoint.from_encoder(KINDS[kind](), ImageFormat(1, SIDE), Inner(2, 0.3, "head"), SIZE)
+    x = torch.rand(6, SIDE, SIDE, generator=torch.Generator().manual_seed(3)).mul(255).byte().numpy()
+    classifier = FewShotClassifier(start)
+    if kind in MIXING or kind == "softmax over the batch":
+        with pytest.raises(InputError, match="change by"):
+            classifier.fit(x, [0, 0, 1, 1, 2, 2])
+        return
+    classifier.fit(x, [0, 0, 1, 1, 2, 2])
+    one_by_one = [classifier.predict_proba(image[None])[0].tolist() for image in x]
+    assert torch.allclose(torch.tensor(classifier.predict_proba(x).tolist()), torch.tensor(one_by_one), atol=1e-5)
+
+
+def test_what_is_known_to_keep_images_apart_is_what_does():
+    """Known layers are recognized, in the built-in encoders too; none of the kinds above passes for known."""
+    assert keeps_images_apart(layers().eval())
+    assert not keeps_images_apart(nn.Sequential(nn.Flatten(0)).eval())
+    assert not keeps_images_apart(nn.Sequential(nn.BatchNorm2d(3)).train())
+    assert not any(keeps_images_apart(copy.deepcopy(build(kind)).eval()) for kind in KINDS)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_part_of_a_convolution_may_be_frozen(seed):
+    """Weights and biases frozen at random: the gradient of the rest is the reference's."""
+    rng = torch.Generator().manual_seed(seed)
+    torch.manual_seed(0)
+    own = nn.Sequential(
+        *(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.Flatten())
+    ).double()
+    for parameter in own.parameters():
+        parameter.requires_grad_(bool(torch.rand((), generator=rng) < 0.5))
+    if not any(p.requires_grad for p in own.parameters()):
+        own[0].weight.requires_grad_(True)
+    model = Model(own, WAYS, feature_size=12)
+    params, episodes = model.init(rng), batch()
+    module = copy.deepcopy(own).train()
+
+    def features(encoder, x):
+        fresh = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        return torch.func.functional_call(module, (encoder, fresh), (x,))
+
+    each = [Episode(*parts) for parts in zip(*episodes, strict=True)]
+    expected = reference.meta_gradient(features, params, each, 2, 0.1, "all", "second")
+    found, _ = meta_gradient(model, params, episodes, Inner(2, 0.1, order="second"))
+    assert_same(to_tensors(found), to_tensors(expected))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("norm", ["transductive", "inductive"])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("order", ["first", "second"])
+@pytest.mark.parametrize("scope", ["all", "head"])
+def test_what_a_zeroed_head_saves_changes_no_number(scope, order, steps, norm, bias):
+    """From a head of zeros the first step leaves the encoder: skipping its gradient is exact, to 1e-12 in float64.
+
+    The plain path is that of a learned head whose start happens to be zero.
+    """
+    from metacontrast.model.encoders import conv4
+
+    encoder = conv4(1, 28, filters=4)
+    zeroed = Model(encoder, WAYS, head="zeroed", norm=norm, head_bias=bias)
+    plain = replace(zeroed, head="learned", fused=False)
+    params = zeroed.init(torch.Generator().manual_seed(0))
+    params = reference.Params({n: t.double() for n, t in params.encoder.items()}, params.head)
+    params = params._replace(head=type(params.head)(*(None if t is None else t.double() for t in params.head)))
+    rng, y = torch.Generator().manual_seed(5), torch.arange(WAYS).repeat_interleave(2).expand(4, -1)
+    support, query = (torch.rand(4, 2 * WAYS, 1, 28, 28, generator=rng, dtype=torch.float64) for _ in range(2))
+    episodes, inner = Episode(support, y, query, y), Inner(steps, 0.1, scope, order)
+    expected, losses = meta_gradient(plain, params, episodes, inner)
+    for engine in ("loop", "vmap"):
+        found, metrics = meta_gradient(zeroed, params, episodes, inner, engine=Engine(engine))
+        assert_same(list(found.encoder.values()), list(expected.encoder.values()))
+        assert not any(t.any() for t in found.head if t is not None)
+        torch.testing.assert_close(metrics.loss, losses.loss, rtol=1e-12, atol=0)
+
+
+def test_a_zeroed_head_that_is_not_zero_is_refused():
+    """The shortcut would be wrong from any other head."""
+    model, params = model_of("reused", head="zeroed")
+    params.head.weight[0, 0] = 1
+    with pytest.raises(InputError, match="is not zero"):
+        meta_gradient(model, params, batch(), Inner(1, 0.1))
