@@ -1,6 +1,8 @@
 """Encoders from elsewhere: frozen or adapted, with whatever layers they come with; what is wrong is said in a line."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -258,3 +260,33 @@ def test_a_second_derivative_that_pytorch_lacks_says_what_to_do():
         model = Model(Transformer(), WAYS, feature_size=16)
         with pytest.raises(InputError, match=r"order='second' needs .*sdpa_kernel\(SDPBackend\.MATH\)"):
             meta_gradient(model, model.init(generator()), tasks(1, torch.float32), Inner(order="second"))
+
+
+class Classifier(nn.Module):
+    def __init__(self, classes: int):
+        super().__init__()
+        self.body, self.fc = nn.Flatten(), nn.Linear(64, classes)
+
+    def forward(self, x):
+        return self.fc(self.body(x))
+
+
+@pytest.mark.parametrize("classes", [3, 7, 1000])
+def test_a_whole_classifier_as_encoder_is_warned_of(classes):
+    """Its outputs would get a second head; the warning says how to cut the first."""
+    with pytest.warns(UserWarning, match=r"'fc' \(64 to .*replace that layer by nn.Identity\(\) and pass feature_size=64"):
+        Model(Classifier(classes), WAYS, feature_size=classes)
+    cut = Classifier(classes)
+    cut.fc = nn.Identity()
+    assert Model(cut, WAYS, feature_size=64).feature_size == 64
+
+
+def test_a_projection_at_the_end_of_an_encoder_is_not_a_classifier():
+    assert Model(nn.Sequential(nn.Flatten(), nn.Linear(64, 16)), WAYS, feature_size=16).feature_size == 16
+
+
+def test_a_step_size_that_is_a_tensor_is_refused_rather_than_its_gradient_lost():
+    """In a process without the checks of types that tests run under."""
+    code = "import torch; from metacontrast.maml.inner import Inner; Inner(lr=torch.tensor(0.1, requires_grad=True))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "InputError: inner lr is a tensor, whose gradient would be lost" in done.stderr

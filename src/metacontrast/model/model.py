@@ -2,6 +2,7 @@
 
 import copy
 import threading
+import warnings
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -60,6 +61,7 @@ class Model:
             raise InputError("the encoder does not say how long its features are: pass feature_size=...")
         if self.ways < 2:
             raise InputError(f"ways={self.ways}, but a task needs at least 2 classes")
+        _warn_of_a_classifier(encoder, size, self.ways)
         object.__setattr__(self, "encoder", encoder)
         object.__setattr__(self, "_trained", trained)
         object.__setattr__(self, "feature_size", size)
@@ -271,6 +273,23 @@ def channels_last(
 ) -> Float[Tensor, "image channel height width"]:
     """The same images in the memory order image, height, width, channel, which a single channel does not hide."""
     return images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+
+_CLASSIFIER_NAMES = {"fc", "classifier", "head", "heads", "logits", "last_linear"}
+
+
+def _warn_of_a_classifier(encoder: nn.Module, size: int, ways: int) -> None:
+    """Warn where an encoder's last layer looks like a classifier's, on which the model would put a second head."""
+    leaves = [(name, module) for name, module in encoder.named_modules() if not list(module.children())]
+    if not leaves or not isinstance(leaves[-1][1], nn.Linear) or leaves[-1][1].out_features != size:
+        return
+    name, last = leaves[-1]
+    if size in (ways, 1000) or _CLASSIFIER_NAMES & set(name.split(".")):
+        warnings.warn(
+            f"the encoder ends in the linear layer {name!r} ({last.in_features} to {size}), which looks like a whole "
+            f"classifier: to cut it, replace that layer by nn.Identity() and pass feature_size={last.in_features}",
+            stacklevel=4,
+        )
 
 
 def _kernel_order(tensor: Tensor) -> Tensor:
