@@ -4,6 +4,9 @@ from pathlib import Path
 
 import torch
 
+FILLED = 0.8
+"""The share of free memory that a chunk of tasks may take, because its need is an estimate."""
+
 _CGROUPS = {  # version: mount, limit, use, and the part of the use that is only cached files
     1: ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     2: ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),

@@ -274,7 +274,9 @@ class Classifier(nn.Module):
 @pytest.mark.parametrize("classes", [3, 7, 1000])
 def test_a_whole_classifier_as_encoder_is_warned_of(classes):
     """Its outputs would get a second head; the warning says how to cut the first."""
-    with pytest.warns(UserWarning, match=r"'fc' \(64 to .*replace that layer by nn.Identity\(\) and pass feature_size=64"):
+    with pytest.warns(
+        UserWarning, match=r"'fc' \(64 to .*replace that layer by nn.Identity\(\) and pass feature_size=64"
+    ):
         Model(Classifier(classes), WAYS, feature_size=classes)
     cut = Classifier(classes)
     cut.fc = nn.Identity()

@@ -9,14 +9,19 @@ import torch
 
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.errors import InputError
+from metacontrast.free_memory import FILLED
+from metacontrast.maml.engine import Engine
 from metacontrast.maml.inner import Inner, adapt
 from metacontrast.model.encoders import build_encoder
 from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model
+from metacontrast.tensor_bytes import peak_bytes
+from metacontrast.training import evaluate as evaluation_module
 from metacontrast.training.evaluate import Evaluation, confidence_interval, evaluate, logits_after
 from metacontrast.types import Episode, map_params
 from toy_images import noisy_images
 
+original_batch = EpisodeSampler.batch
 IMAGES = noisy_images(seed=2)
 TASKS = EpisodeSampler(IMAGES, 3, 1, 4)
 MODEL = Model(build_encoder("conv4-released", IMAGES.shape, 8), ways=3)
@@ -123,3 +128,23 @@ def test_heads_that_know_no_number_of_ways_are_kept_at_any(head):
 def test_the_interval_shrinks_with_the_root_of_the_number_of_tasks():
     scores = torch.tensor([[0.0], [1.0]] * 50, dtype=torch.float64)
     assert confidence_interval(scores)[0] == pytest.approx(1.96 * scores.std().item() / 10)
+
+
+@pytest.mark.parametrize(("share", "fewest", "most"), [(0.5, 1, 3), (4, 4, 40), (None, 1, 1)])
+def test_an_evaluation_takes_as_many_tasks_at_once_as_fit_into_memory(share, fewest, most, monkeypatch):
+    """Free memory of so many times what two tasks take; the accuracies are those of the loop."""
+    taken, batches = [], []
+    monkeypatch.setattr(evaluation_module, "peak_bytes", lambda work: taken.append(peak_bytes(work)) or taken[-1])
+    monkeypatch.setattr(
+        evaluation_module, "free_bytes", lambda device: None if share is None else int(share * taken[-1] / FILLED)
+    )
+    monkeypatch.setattr(
+        EpisodeSampler, "batch", lambda self, indices: batches.append(len(indices)) or original_batch(self, indices)
+    )
+    together = evaluate(MODEL, PARAMS, TASKS, INNER, Evaluation((1,), episodes=40), engine=Engine("vmap"))
+    measured, batches = batches[:2], batches[2:]
+    assert measured == [1, 2]
+    assert fewest <= max(batches) <= most
+    alone = evaluate(MODEL, PARAMS, TASKS, INNER, Evaluation((1,), episodes=40))
+    for found, expected in zip(together, alone, strict=True):
+        assert found.accuracy == pytest.approx(expected.accuracy, abs=2 / (40 * 12))

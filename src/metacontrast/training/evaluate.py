@@ -18,10 +18,12 @@ from torch import Tensor
 
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.errors import InputError
+from metacontrast.free_memory import FILLED, free_bytes
 from metacontrast.maml.engine import AUTO, Engine
 from metacontrast.maml.inner import Inner, trajectory
 from metacontrast.model.head import class_means, zero_head
 from metacontrast.model.model import Model, apply_head
+from metacontrast.tensor_bytes import peak_bytes
 from metacontrast.types import Episode, Params
 
 TestHead = Literal["kept", "zeroed"]
@@ -92,13 +94,15 @@ def evaluate(
     inner = replace(inner, steps=max(evaluation.steps), order="first")
     distinct = replace(evaluation, heads=_distinct_heads(params, evaluation.heads))
 
-    group = engine.group_size(model, inner, tasks[0].query_x, evaluation.episodes)
-
     starts = [_start(model, params, head) for head in distinct.heads]
 
     def score(indices: Sequence[int]) -> Float[Tensor, "episode row"]:
         return _scores(starts, tasks.batch(indices), inner, evaluation.steps)
 
+    images = tasks[0].query_x
+    if engine.chunk is None and engine.is_batched(images.device):
+        engine = replace(engine, chunk=_tasks_that_fit(score, images.device))
+    group = engine.group_size(model, inner, images, evaluation.episodes)
     run = map if executor is None else executor.map
     scores = []
     for some in run(score, _groups(evaluation.episodes, group)):
@@ -109,6 +113,13 @@ def evaluate(
     if distinct.heads != evaluation.heads:
         adapted = [replace(row, head=head) for head in evaluation.heads for row in adapted]
     return [*adapted, baseline]
+
+
+def _tasks_that_fit(score: Callable[[Sequence[int]], object], device: torch.device) -> int:
+    """How many tasks fill `FILLED` of the free memory, by what one and two of them take."""
+    one, two = (peak_bytes(lambda count=count: score(range(count))) for count in (1, 2))
+    free = free_bytes(str(device))
+    return 1 if free is None else max(1, int(FILLED * free - max(0, 2 * one - two)) // max(1, two - one))
 
 
 def _groups(count: int, size: int) -> list[range]:

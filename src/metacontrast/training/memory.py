@@ -4,14 +4,11 @@ from dataclasses import replace
 
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
-from metacontrast.free_memory import free_bytes
+from metacontrast.free_memory import FILLED, free_bytes
 from metacontrast.tensor_bytes import MoreThanAllowed
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.need import Need, need_of_update
 from metacontrast.training.step import Resources
-
-_FILLED = 0.8
-"""The share of free memory that a chunk of tasks may take, because the need is an estimate."""
 
 
 def fit_to_memory(
@@ -36,7 +33,7 @@ def fit_to_memory(
     if room is None:
         return resources, _in_words(need)
     if resources.are_batched(config) and resources.chunk is None:
-        need = replace(need, parts=max(1, min(need.parts, need.fitting(int(_FILLED * room)))))
+        need = replace(need, parts=max(1, min(need.parts, need.fitting(int(FILLED * room)))))
         resources = replace(resources, chunk=need.parts)
     text = f"{_in_words(need)}, and {_readable(room)} are free"
     if need.total > room:
