@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -110,8 +110,13 @@ def normalize(
     scaled = images.to(torch.float32).div_(255)
     if tuple(mean) == (0.0,) and tuple(std) == (1.0,):
         return scaled
-    column_mean, column_std = (torch.tensor(v, device=images.device)[:, None, None] for v in (mean, std))
-    return scaled.sub_(column_mean).div_(column_std)
+    return scaled.sub_(_column(tuple(mean), images.device)).div_(_column(tuple(std), images.device))
+
+
+@lru_cache(maxsize=64)
+def _column(values: tuple[float, ...], device: torch.device) -> Float[Tensor, "channel 1 1"]:
+    """One number for each channel, kept where the images lie: to copy it there anew makes the host wait for a GPU."""
+    return torch.tensor(values, device=device)[:, None, None]
 
 
 def group_by_class(
