@@ -102,6 +102,11 @@ class FakeDevice(TorchDispatchMode):
         self.waits: list[str] = []
         """For every time that the host waited: the operator, and the line of the library that asked."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Without this PyTorch loads its compiler, which takes seconds."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return self.run(func, args, kwargs or {})
 
@@ -117,7 +122,7 @@ class FakeDevice(TorchDispatchMode):
         if _waits(func, args, kwargs, given, stays):
             self.waits.append(f"{func} at {_where()}")
         inner_args, inner_kwargs = tree_map_only(FakeTensor, lambda t: t.numbers, (args, kwargs))
-        found = func(*inner_args, **(inner_kwargs if asked is None else {**inner_kwargs, "device": "cpu"}))
+        found = _compute(func, inner_args, inner_kwargs if asked is None else {**inner_kwargs, "device": "cpu"})
         if changed := _changed(func, args, kwargs):
             return changed[0] if len(changed) == 1 else changed
         return tree_map_only(Tensor, lambda t: FakeTensor(t, self), found) if stays else found
@@ -137,10 +142,18 @@ def fake_device(name: str) -> Iterator[FakeDevice]:
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # `Module.to` makes new parameters of our type
     known = patch.multiple(torch.cuda, **_CUDA) if name == "cuda" else contextlib.nullcontext()
     try:
-        with patch("torch.tensor", tensor), known, FakeDevice(torch.device(name)) as device:
+        with patch("torch.tensor", tensor), known, FakeDevice(torch.device(f"{name}:0")) as device:
             yield device
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(overwrites)
+
+
+def _compute(func: Any, args: Any, kwargs: Any) -> Any:
+    """An operator on the CPU, whose batch norm of bfloat16 has no derivative by float32 parameters; a GPU's has."""
+    if func is not _aten.native_batch_norm_backward.default or args[1].dtype != torch.bfloat16:
+        return func(*args, **kwargs)
+    by_input, *others = func(*tree_map_only(Tensor, lambda t: t.float() if t.is_floating_point() else t, args))
+    return by_input.bfloat16(), *others
 
 
 def _changed(func: Any, args: Any, kwargs: Any) -> tuple[Any, ...]:

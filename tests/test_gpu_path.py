@@ -45,6 +45,7 @@ LEARNING = [pair for pair in product(HEADS, SCOPES) if pair not in (("zeroed", "
 """Heads and scopes, but for equal rows that stand still: nothing can be told apart by them."""
 SOME = [(*pair, NORMS[n % 2], ORDERS[n // 2 % 2]) for n, pair in enumerate(LEARNING)]
 """Each with one policy and one order."""
+ALL = [(*pair, *rest) for pair in LEARNING for rest in product(NORMS, ORDERS)]
 
 only_cuda = pytest.mark.skipif(NAME != "cuda", reason="on a device called cuda: see the last test of this file")
 
@@ -79,10 +80,15 @@ def gap(found: Params, expected: Params) -> float:
 
 def test_the_device_refuses_operands_of_two_devices(device):
     """A number meets a tensor in elementwise arithmetic, and row numbers index from the CPU; nothing else."""
-    a, b = torch.ones(2, 2), torch.ones(2, 2, device=NAME)
+    a, b, row = torch.ones(2, 2), torch.ones(2, 2, device=NAME), torch.tensor([1])
     assert (b * torch.tensor(2.0)).sum().item() == 8
-    assert b[torch.tensor([1])].shape == (1, 2)
-    for mixed in (lambda: a + b, lambda: a @ b, lambda: torch.cat([a, b]), lambda: b.index_select(0, torch.tensor([0]))):
+    assert b[row].shape == (1, 2)
+    for mixed in (
+        lambda: a + b,
+        lambda: a @ b,
+        lambda: torch.cat([a, b]),
+        lambda: b.index_select(0, row),
+    ):
         with pytest.raises(DeviceMismatch):
             mixed()
 
@@ -121,7 +127,7 @@ def test_work_and_copies_that_do_not_block_are_no_waits(device):
 # Outer gradients and updates
 
 
-@pytest.mark.parametrize(("head", "scope", "norm", "order"), [(*p, *q) for p in LEARNING for q in product(NORMS, ORDERS)])
+@pytest.mark.parametrize(("head", "scope", "norm", "order"), ALL)
 def test_outer_gradients_are_the_cpus(device, head, scope, norm, order):
     """In float64, up to rounding; the host waits for nothing."""
     own = start(replace(BASE, head=head, inner_scope=scope, norm=norm, order=order))

@@ -33,9 +33,7 @@ def contrasts(maps: Float[Tensor, "map way way"]) -> dict[str, float | None]:
     return {name: None if value != value else value for name, value in zip(MAPS, values, strict=True)}
 
 
-def _among(
-    features: Float[Tensor, "image feature"], y: Int[Tensor, " image"], ways: int
-) -> Float[Tensor, "way way"]:
+def _among(features: Float[Tensor, "image feature"], y: Int[Tensor, " image"], ways: int) -> Float[Tensor, "way way"]:
     """The map of a set with itself; 0/0 for a class of one sample."""
     values = cosine(features, features)
     return class_means(values, 1 - torch.eye(len(y), dtype=values.dtype, device=values.device), y, y, ways)
