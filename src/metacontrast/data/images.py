@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +83,12 @@ class ClassImages:
         self, images: UInt8[Tensor, "*rows channel height width"]
     ) -> Float[Tensor, "*rows channel height width"]:
         """Uint8 images as the model sees them: `(x / 255 - mean) / std`."""
-        return normalize(images, self.mean, self.std)
+        return normalize(images, self.mean, self.std, self._columns if images.device == self.images.device else None)
+
+    @cached_property
+    def _columns(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation, kept where the images lie."""
+        return _columns(self.mean, self.std, self.images.device)
 
     def select(self, chosen: Sequence[int], name: str | None = None) -> "ClassImages":
         """Only these classes, in this order."""
@@ -104,19 +109,27 @@ class ClassImages:
 
 
 def normalize(
-    images: UInt8[Tensor, "*rows channel height width"], mean: Sequence[float], std: Sequence[float]
+    images: UInt8[Tensor, "*rows channel height width"],
+    mean: Sequence[float],
+    std: Sequence[float],
+    columns: tuple[Tensor, Tensor] | None = None,
 ) -> Float[Tensor, "*rows channel height width"]:
-    """`(x / 255 - mean) / std` as float32; `mean` and `std` have one number for all channels or one for each."""
+    """`(x / 255 - mean) / std` as float32; `mean` and `std` have one number for all channels or one for each.
+
+    Args:
+        columns: `mean` and `std` as tensors on the device of the images, where they are there already.
+    """
     scaled = images.to(torch.float32).div_(255)
     if tuple(mean) == (0.0,) and tuple(std) == (1.0,):
         return scaled
-    return scaled.sub_(_column(tuple(mean), images.device)).div_(_column(tuple(std), images.device))
+    column_mean, column_std = columns or _columns(mean, std, images.device)
+    return scaled.sub_(column_mean).div_(column_std)
 
 
-@lru_cache(maxsize=64)
-def _column(values: tuple[float, ...], device: torch.device) -> Float[Tensor, "channel 1 1"]:
-    """One number for each channel, kept where the images lie: to copy it there anew makes the host wait for a GPU."""
-    return torch.tensor(values, device=device)[:, None, None]
+def _columns(mean: Sequence[float], std: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation as `(channel, 1, 1)` on a device, without waiting for it."""
+    first, second = (torch.tensor(v).to(device, non_blocking=True)[:, None, None] for v in (mean, std))
+    return first, second
 
 
 def group_by_class(
