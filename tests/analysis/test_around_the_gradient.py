@@ -63,7 +63,7 @@ def test_a_head_only_inner_loop_leaves_the_maps_alone():
 def test_a_class_of_one_image_has_no_similarity_with_itself():
     """Not a 1 that would pass for a measurement; the contrast of such a map is not defined."""
     x, y = torch.eye(2), torch.tensor([0, 1])
-    maps = similarity_maps(x, y, x.repeat(2, 1), y.repeat(2))
+    maps = similarity_maps(x, y, x.repeat(2, 1), y.repeat(2), ways=2)
     assert maps[2].diagonal().isnan().all()
     assert maps[2][0, 1] == 0
     assert contrasts(maps) == {"query-support": 1, "query-query": 1, "support-support": None}

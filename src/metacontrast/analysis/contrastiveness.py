@@ -18,11 +18,14 @@ from torch import Tensor
 from metacontrast.analysis.gradient_parts import REMAINDER, Part, describe_parts, drop_rounding
 from metacontrast.analysis.label_order import Order, cyclic_orders, label_order_accuracy, spread
 from metacontrast.analysis.similarity import contrasts
+from metacontrast.analysis.spectrum import spectrum
 from metacontrast.analysis.task_view import TaskView, view_task
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import unstack
 from metacontrast.maml.inner import Inner
+from metacontrast.maml.precision import arithmetic
 from metacontrast.model.model import Model
+from metacontrast.theory.similarity import check_present
 from metacontrast.types import Episode, Params
 
 MEANS = ("loss", "accuracy", "wrong_sign_share", "head_norm", "head_spread")
@@ -117,19 +120,23 @@ def explain_tasks(
         ordered_tasks: on how many of the tasks.
     """
     _check(params, model, inner)
-    (gradient, *parts), views = _view_tasks(model, params, episodes, inner, executor)
-    if not torch.isfinite(gradient).all():
-        raise InputError("the outer gradient is not finite: lower the inner learning rate (--inner-lr at training)")
-    gradient = drop_rounding(gradient, torch.stack(parts))
+    support_y, query_y = episodes.support_y.cpu(), episodes.query_y.cpu()
+    if not episodes.support_y.is_cpu:
+        _check_labels(support_y, query_y, model.ways)
     orders = cyclic_orders(model.ways, label_orders)
     few = Episode(*(part[:ordered_tasks] for part in episodes))
-    reordered = label_order_accuracy(model, params, few, inner, orders[1:], executor)
+    with arithmetic("float32", episodes.query_x.device):
+        (gradient, *parts), views = _view_tasks(model, params, episodes, inner, executor)
+        if not torch.isfinite(gradient).all():
+            raise InputError("the outer gradient is not finite: lower the inner learning rate (--inner-lr at training)")
+        gradient = drop_rounding(gradient, torch.stack(parts))
+        reordered = label_order_accuracy(model, params, few, inner, orders[1:], executor)
     return Explanation(
         gradient_norm=gradient.double().norm().item(),
         parts=describe_parts(gradient, torch.stack(parts)),
-        **_summary(views),
-        query_y=episodes.query_y[0].cpu(),
-        support_y=episodes.support_y[0].cpu(),
+        **_summary(views, inner.lr),
+        query_y=query_y[0],
+        support_y=support_y[0],
         orders=orders,
         order_accuracy=torch.cat([views.accuracy[None, :ordered_tasks], reordered]).cpu(),
     )
@@ -151,18 +158,33 @@ def _view_tasks(
     return total / len(views), TaskView([], *map(torch.stack, others))
 
 
-def _summary(views: TaskView) -> dict[str, Any]:
+def _summary(views: TaskView, inner_lr: float) -> dict[str, Any]:
     """Means over the stacked views, the spectrum, and the coefficients of the first task."""
-    size = views.eigenvalues.abs()
+    eigenvalues = spectrum(views.curvature, views.head.shape[-1], inner_lr).cpu()
+    size = eigenvalues.abs()
+    each = views.loss, views.accuracy, views.wrong_sign_share, views.head.norm(dim=(1, 2)), _spreads(views.head)
     return {
         "tasks": len(views.loss),
-        **{name: getattr(views, name).mean().item() for name in MEANS},
+        **dict(zip(MEANS, torch.stack(each).mean(1).tolist(), strict=True)),
         "coefficients": views.coefficients[0].cpu(),
-        "eigenvalues": views.eigenvalues.cpu(),
+        "eigenvalues": eigenvalues,
         "condition_number": (size.amax(-1) / size.amin(-1)).quantile(0.5).item(),
         "before": views.before.mean(0).cpu(),
         "after": views.after.mean(0).cpu(),
     }
+
+
+def _spreads(heads: Float[Tensor, "task way extended"]) -> Float[Tensor, " task"]:
+    """Norm of w̃_k − mean_j w̃_j over all rows k; exactly 0 for equal rows."""
+    offsets = heads - heads[:, :1]
+    return (offsets - offsets.mean(1, keepdim=True)).norm(dim=(1, 2))
+
+
+def _check_labels(support_y: Int[Tensor, "task support"], query_y: Int[Tensor, "task query"], ways: int) -> None:
+    """What the theory looks at for every task where labels lie on the CPU, here once for all tasks of a GPU."""
+    for name, labels in (("support", support_y), ("query", query_y)):
+        for each in labels:
+            check_present(name, each, ways)
 
 
 def _check(params: Params, model: Model, inner: Inner) -> None:

@@ -2,7 +2,7 @@
 
 Three maps, class by class, of mean cosine similarity (paper, Fig. 2): query with support, query with query, support
 with support. Within a set, a sample is not paired with itself; a class of one sample then has no similarity with
-itself, and the diagonal of that map is not a number.
+itself, which is not a number.
 """
 
 import torch
@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from metacontrast.theory import contrast, similarity_heatmap
+from metacontrast.theory.similarity import class_means, cosine
 
 MAPS = ("query-support", "query-query", "support-support")
 
@@ -19,10 +20,11 @@ def similarity_maps(
     support_y: Int[Tensor, " support"],
     query: Float[Tensor, "query feature"],
     query_y: Int[Tensor, " query"],
+    ways: int,
 ) -> Float[Tensor, "map way way"]:
-    """The three maps in the order of `MAPS`; each class needs a support and a query sample."""
-    across = similarity_heatmap(query, query_y, support, support_y)
-    return torch.stack([across, _among(query, query_y), _among(support, support_y)])
+    """The three maps in the order of `MAPS`; each of the `ways` classes needs a support and a query sample."""
+    across = similarity_heatmap(query, query_y, support, support_y, ways=ways)
+    return torch.stack([across, _among(query, query_y, ways), _among(support, support_y, ways)])
 
 
 def contrasts(maps: Float[Tensor, "map way way"]) -> dict[str, float | None]:
@@ -31,8 +33,7 @@ def contrasts(maps: Float[Tensor, "map way way"]) -> dict[str, float | None]:
     return {name: None if value != value else value for name, value in zip(MAPS, values, strict=True)}
 
 
-def _among(features: Float[Tensor, "image feature"], y: Int[Tensor, " image"]) -> Float[Tensor, "way way"]:
-    counts = torch.bincount(y)
-    if counts.min() > 1:
-        return similarity_heatmap(features, y)
-    return similarity_heatmap(features, y, include_self_pairs=True).fill_diagonal_(torch.nan)
+def _among(features: Float[Tensor, "image feature"], y: Int[Tensor, " image"], ways: int) -> Float[Tensor, "way way"]:
+    """The map of a set with itself; 0/0 for a class of one sample."""
+    values = cosine(features, features)
+    return class_means(values, 1 - torch.eye(len(y), dtype=values.dtype, device=values.device), y, y, ways)

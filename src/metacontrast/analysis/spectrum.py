@@ -14,7 +14,6 @@ from metacontrast.model.model import apply_head
 from metacontrast.types import Head
 
 
-@torch.no_grad()
 def preconditioner_spectrum(
     support: Float[Tensor, "support feature"], head: Head, inner_lr: float
 ) -> Float[Tensor, "way extended"]:
@@ -26,11 +25,26 @@ def preconditioner_spectrum(
     >>> preconditioner_spectrum(2 * torch.eye(3)[:2], zero, inner_lr=0.5)[0]
     tensor([0.5000, 0.5000, 1.0000])
     """
+    return spectrum(support_curvature(support, head), support.shape[1] + (head.bias is not None), inner_lr)
+
+
+@torch.no_grad()
+def support_curvature(support: Float[Tensor, "support feature"], head: Head) -> Float[Tensor, "way support support"]:
+    """The |S| × |S| matrix of every class."""
     s = apply_head(head, support).softmax(1)
     products = support @ support.T + (head.bias is not None)
     root = (s / len(s)).sqrt()
-    curvature = torch.linalg.eigvalsh(torch.einsum("ak,ab,bk->kab", root, products, root))
-    size = support.shape[1] + (head.bias is not None)
-    largest = curvature.clamp_min(0).flip(1)[:, :size]
-    rest = largest.new_zeros(len(largest), size - largest.shape[1])
-    return 1 - inner_lr * torch.cat([largest, rest], dim=1)
+    return torch.einsum("ak,ab,bk->kab", root, products, root)
+
+
+def spectrum(
+    curvature: Float[Tensor, "*task way support support"], extended: int, inner_lr: float
+) -> Float[Tensor, "*task way extended"]:
+    """`preconditioner_spectrum` from such matrices, of many tasks at once: a GPU is waited for once a call.
+
+    Args:
+        extended: how many eigenvalues there are, zeros included.
+    """
+    largest = torch.linalg.eigvalsh(curvature).clamp_min(0).flip(-1)[..., :extended]
+    rest = largest.new_zeros(*largest.shape[:-1], extended - largest.shape[-1])
+    return 1 - inner_lr * torch.cat([largest, rest], dim=-1)

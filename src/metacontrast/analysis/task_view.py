@@ -12,7 +12,7 @@ from torch import Tensor
 from metacontrast import theory
 from metacontrast.analysis.gradient_parts import flatten
 from metacontrast.analysis.similarity import similarity_maps
-from metacontrast.analysis.spectrum import preconditioner_spectrum
+from metacontrast.analysis.spectrum import support_curvature
 from metacontrast.maml.inner import Inner
 from metacontrast.maml.outer import task_outcome
 from metacontrast.model.model import Model, apply_head
@@ -30,9 +30,8 @@ class TaskView(NamedTuple):
         loss, accuracy: of the query images after adaptation.
         coefficients: contrastive coefficients, Eq. 6 and 21.
         wrong_sign_share: share of all of them that have the wrong sign.
-        eigenvalues: of I − ηH_k, per class.
-        head_norm: norm of the head that starts the task, weight and bias together.
-        head_spread: the same of its rows minus their mean row.
+        curvature: of every class, see `spectrum.support_curvature`.
+        head: that starts the task, weight and bias together.
         before, after: similarity maps of the features before and after adaptation.
     """
 
@@ -41,9 +40,8 @@ class TaskView(NamedTuple):
     accuracy: Float[Tensor, ""]
     coefficients: Float[Tensor, "query support"]
     wrong_sign_share: Float[Tensor, ""]
-    eigenvalues: Float[Tensor, "way extended"]
-    head_norm: Float[Tensor, ""]
-    head_spread: Float[Tensor, ""]
+    curvature: Float[Tensor, "way support support"]
+    head: Float[Tensor, "way extended"]
     before: Float[Tensor, "map way way"]
     after: Float[Tensor, "map way way"]
 
@@ -63,11 +61,10 @@ def view_task(model: Model, params: Params, inner: Inner, episode: Episode) -> T
         outcome.metrics.accuracy[0],
         coefficients,
         theory.wrong_sign_share(coefficients, episode.query_y, episode.support_y),
-        preconditioner_spectrum(support, start.head, inner.lr),
-        joint(start.head).norm(),
-        _spread(start.head),
-        similarity_maps(support, episode.support_y, query, episode.query_y),
-        similarity_maps(adapted_support, episode.support_y, outcome.query, episode.query_y),
+        support_curvature(support, start.head),
+        joint(start.head),
+        similarity_maps(support, episode.support_y, query, episode.query_y, model.ways),
+        similarity_maps(adapted_support, episode.support_y, outcome.query, episode.query_y, model.ways),
     )
 
 
@@ -93,17 +90,13 @@ def _split(model: Model, start: Params, inner: Inner, episode: Episode) -> tuple
 
 
 def _pull_back(features: Tensor, encoder: dict[str, Tensor], signal: Tensor) -> Tensor:
-    """The gradient of the encoder that an error signal makes; a single 0, without work, where the signal is zero."""
-    if not signal.any():
+    """The gradient of the encoder that an error signal makes; on a CPU a single 0, without work, for a signal of zeros.
+
+    On a GPU to look at the signal would take longer than the work.
+    """
+    if signal.is_cpu and not signal.any():
         return signal.new_zeros(())
     return flatten(pull_back(features, encoder, signal))
-
-
-def _spread(head: Head) -> Float[Tensor, ""]:
-    """Norm of w̃_k − mean_j w̃_j over all rows k; exactly 0 for equal rows."""
-    rows = joint(head)
-    offsets = rows - rows[:1]
-    return (offsets - offsets.mean(0)).norm()
 
 
 def _coefficients(

@@ -16,6 +16,7 @@ from metacontrast.classifier.progress import Track, unseen
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.classifier.support import Support
 from metacontrast.errors import InputError
+from metacontrast.maml.precision import arithmetic
 from metacontrast.model.frozen import freeze
 from metacontrast.model.head import class_means
 from metacontrast.model.model import apply_head
@@ -94,8 +95,9 @@ class Fitted:
 
     def answer(self, pixels: UInt8[Tensor, "image channel height width"]) -> Answers:
         """Answers for images in the model's format, a batch at a time, computed where the network is."""
-        with torch.no_grad():
-            parts = [self.network(batch.to(self.network.weight.device)) for batch in pixels.split(BATCH)]
+        device = self.network.weight.device
+        with torch.no_grad(), arithmetic("float32", device):
+            parts = [self.network(batch.to(device)) for batch in pixels.split(BATCH)]
         logits, found = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
         probabilities = (logits.double() / self.temperature).softmax(1)
         return Answers(probabilities, found, calibration.is_rejected(found, self.threshold))
@@ -104,12 +106,17 @@ class Fitted:
 def fit_support(
     start: StartingPoint, support: Support, plan: Plan, device: str = "cpu", track: Track = unseen
 ) -> Fitted:
-    """Choose the way, calibrate, then learn from the whole support set.
+    """Choose the way, calibrate, then learn from the whole support set, in IEEE single precision.
 
     Args:
         device: where it is computed; the result is on the CPU.
         track: shows how far the cross-validation is.
     """
+    with arithmetic("float32", torch.device(device)):
+        return _fit_support(start, support, plan, device, track)
+
+
+def _fit_support(start: StartingPoint, support: Support, plan: Plan, device: str, track: Track) -> Fitted:
     model, params = task_start(start.model.to(device), start.params_on(device), len(support.classes))
     x, y = start.images.to_input(support.images.to(device)), support.y.to(device)
     held_out = cross_validate(model, params, x, y, plan.inner, (PROTOTYPE, *plan.stepping), plan.folds, track)

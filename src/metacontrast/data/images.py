@@ -83,7 +83,12 @@ class ClassImages:
         self, images: UInt8[Tensor, "*rows channel height width"]
     ) -> Float[Tensor, "*rows channel height width"]:
         """Uint8 images as the model sees them: `(x / 255 - mean) / std`."""
-        return normalize(images, self.mean, self.std)
+        return normalize(images, self.mean, self.std, self._columns if images.device == self.images.device else None)
+
+    @cached_property
+    def _columns(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation, kept where the images lie."""
+        return _columns(self.mean, self.std, self.images.device)
 
     def select(self, chosen: Sequence[int], name: str | None = None) -> "ClassImages":
         """Only these classes, in this order."""
@@ -104,14 +109,27 @@ class ClassImages:
 
 
 def normalize(
-    images: UInt8[Tensor, "*rows channel height width"], mean: Sequence[float], std: Sequence[float]
+    images: UInt8[Tensor, "*rows channel height width"],
+    mean: Sequence[float],
+    std: Sequence[float],
+    columns: tuple[Tensor, Tensor] | None = None,
 ) -> Float[Tensor, "*rows channel height width"]:
-    """`(x / 255 - mean) / std` as float32; `mean` and `std` have one number for all channels or one for each."""
+    """`(x / 255 - mean) / std` as float32; `mean` and `std` have one number for all channels or one for each.
+
+    Args:
+        columns: `mean` and `std` as tensors on the device of the images, where they are there already.
+    """
     scaled = images.to(torch.float32).div_(255)
     if tuple(mean) == (0.0,) and tuple(std) == (1.0,):
         return scaled
-    column_mean, column_std = (torch.tensor(v, device=images.device)[:, None, None] for v in (mean, std))
+    column_mean, column_std = columns or _columns(mean, std, images.device)
     return scaled.sub_(column_mean).div_(column_std)
+
+
+def _columns(mean: Sequence[float], std: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation as `(channel, 1, 1)` on a device, without waiting for it."""
+    first, second = (torch.tensor(v).to(device, non_blocking=True)[:, None, None] for v in (mean, std))
+    return first, second
 
 
 def group_by_class(

@@ -63,7 +63,7 @@ def _similarity(run: TrainedRun, images: ClassImages) -> Record:
     with torch.no_grad():
         support = run.model.features(run.params.encoder, support_x)
         query = run.model.query_features(run.params.encoder, support_x, query_x)
-    maps = similarity_maps(support, support_y, query, query_y)
+    maps = similarity_maps(support, support_y, query, query_y, run.config.ways)
     rounded = {name: _rounded(each) for name, each in zip(MAPS, maps, strict=True)}
     return {"values": {name: round(value or 0.0, 5) for name, value in contrasts(maps).items()}, "maps": rounded}
 

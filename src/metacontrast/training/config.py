@@ -68,7 +68,7 @@ class TrainConfig:
     meta_batch: int = _option(32, "tasks per update")
     updates: int = _option(300, "number of outer updates")
     precision: Precision = _option(
-        "float32", "arithmetic of an update; tf32 is a GPU's; bfloat16 is faster and coarser"
+        "float32", "arithmetic of an update: IEEE float32; tf32, coarser, a GPU's; or bfloat16, coarsest"
     )
 
     eval_every: int = _option(50, "updates between evaluations; 0: only after the last")

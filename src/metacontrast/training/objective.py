@@ -18,6 +18,7 @@ from torch import Tensor
 from metacontrast.maml.engine import mean_over_tasks
 from metacontrast.maml.inner import Inner, task_losses
 from metacontrast.maml.outer import Metrics
+from metacontrast.maml.precision import at_precision
 from metacontrast.model.model import Model, apply_head
 from metacontrast.theory import adapted_heads, contrastive_loss, head_gradient
 from metacontrast.types import Episode, Params
@@ -47,7 +48,7 @@ def contrastive_gradient(
         drop_interference=drop_interference,
         drop_noise=drop_noise,
     )
-    return mean_over_tasks(task, params, episodes, executor)
+    return mean_over_tasks(at_precision("float32", task), params, episodes, executor)
 
 
 def contrastive_task_gradient(

@@ -100,13 +100,15 @@ def outer_step(state: TrainState, gradient: Params, zeroed: bool) -> None:
 def update(
     state: TrainState, model: Model, episodes: Episode, config: TrainConfig, resources: Resources = ONE_CPU
 ) -> Metrics:
-    """One outer update on a batch of tasks.
+    """One outer update on a batch of tasks; the metrics are on the CPU.
+
+    A GPU is waited for once, at the end, for everything that is read.
 
     Args:
         episodes: all tasks of the update, or this process's own where `resources.ranks` share it.
 
     Raises:
-        NotFinite: the parameters stay as they were where it was the gradient.
+        NotFinite: the state is then of no use: go on from an earlier one.
     """
     return update_replicas([state], model, [episodes], [config], resources)[0]
 
@@ -121,12 +123,12 @@ def update_replicas(
     """`update` of several replicas; their gradients are one program (`replicas.check_alike`), taken together or not."""
     own = outer_gradients(model, [state.params for state in states], batches, configs[0], resources)
     found = [resources.ranks.mean(*each, configs[0].meta_batch) for each in own]
-    for number, (gradient, metrics) in enumerate(found):
-        _check_finite(number, [metrics.loss, *to_tensors(gradient)])
-    for number, (state, config, (gradient, _)) in enumerate(zip(states, configs, found, strict=True)):
+    for state, config, (gradient, _) in zip(states, configs, found, strict=True):
         outer_step(state, gradient, zeroed=config.head == "zeroed")
-        _check_finite(number, to_tensors(state.params))
-    return [metrics for _, metrics in found]
+    return [
+        _read(number, metrics, [*to_tensors(gradient), *to_tensors(state.params)])
+        for number, (state, (gradient, metrics)) in enumerate(zip(states, found, strict=True))
+    ]
 
 
 class NotFinite(Exception):
@@ -141,7 +143,10 @@ class NotFinite(Exception):
         self.replica = replica
 
 
-def _check_finite(replica: int, tensors: Sequence[Tensor]) -> None:
-    """Raise where a number is not finite; a GPU is waited for once."""
-    if not torch.stack([torch.isfinite(t).all() for t in tensors]).all():
+def _read(replica: int, metrics: Metrics, tensors: Sequence[Tensor]) -> Metrics:
+    """The metrics on the CPU, in the one copy that also says whether they and all `tensors` are finite."""
+    finite = torch.stack([t.isfinite().all() for t in (*metrics, *tensors)]).all()
+    is_finite, *values = torch.cat([finite[None].to(metrics.loss.dtype), *metrics]).cpu().split([1, *map(len, metrics)])
+    if not is_finite:
         raise NotFinite(replica)
+    return Metrics(*values)
