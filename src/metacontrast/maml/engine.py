@@ -39,8 +39,7 @@ class Engine:
     Args:
         name: see the module.
         chunk: tasks at once under `vmap`; None is all of them.
-        precision: `float32` leaves the tensors' own precision; `tf32` lets a GPU round the factors of products to 10
-            bits; `bfloat16` keeps what flows between layers at 8 bits of precision, sums and parameters at 24.
+        precision: of products and of what flows between layers, see `metacontrast.maml.precision`.
     """
 
     name: EngineName = "auto"

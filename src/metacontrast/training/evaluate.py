@@ -21,10 +21,11 @@ from metacontrast.errors import InputError
 from metacontrast.free_memory import FILLED, free_bytes
 from metacontrast.maml.engine import AUTO, Engine
 from metacontrast.maml.inner import Inner, trajectory
+from metacontrast.maml.precision import at_precision
 from metacontrast.model.head import class_means, zero_head
 from metacontrast.model.model import Model, apply_head
 from metacontrast.tensor_bytes import peak_bytes
-from metacontrast.types import Episode, Params
+from metacontrast.types import Episode, Params, head_tensors
 
 TestHead = Literal["kept", "zeroed"]
 
@@ -96,8 +97,10 @@ def evaluate(
 
     starts = [_start(model, params, head) for head in distinct.heads]
 
+    scores_of = at_precision("float32", lambda episodes: _scores(starts, episodes, inner, evaluation.steps))
+
     def score(indices: Sequence[int]) -> Float[Tensor, "episode row"]:
-        return _scores(starts, tasks.batch(indices), inner, evaluation.steps)
+        return scores_of(tasks.batch(indices))
 
     images = tasks[0].query_x
     if engine.chunk is None and engine.is_batched(images.device):
@@ -130,13 +133,17 @@ def _groups(count: int, size: int) -> list[range]:
 def _scores(
     starts: Sequence[tuple[Model, Params]], episodes: Episode, inner: Inner, steps: Collection[int]
 ) -> Float[Tensor, "episode row"]:
-    """Accuracies of some tasks in the order of `_rows`."""
+    """Accuracies of some tasks in the order of `_rows`; a GPU is waited for once."""
     adapted = [
         _accuracy(logits, episodes.query_y)
         for start in starts
         for logits in logits_after(*start, episodes, inner, steps)
     ]
-    return torch.stack([*adapted, _accuracy(_nearest_mean_scores(*starts[0], episodes), episodes.query_y)], 1)
+    baseline = _accuracy(_nearest_mean_scores(*starts[0], episodes), episodes.query_y)
+    found = torch.stack([*adapted, baseline], 1).cpu()
+    if not torch.isfinite(found).all():
+        raise InputError("the model's outputs are not finite: it diverged; lower --inner-lr, or --outer-lr at training")
+    return found
 
 
 def _start(model: Model, params: Params, head: TestHead) -> tuple[Model, Params]:
@@ -158,7 +165,7 @@ def logits_after(
 
 def _distinct_heads(params: Params, heads: tuple[TestHead, ...]) -> tuple[TestHead, ...]:
     """Without the work done twice: a head that is zero anyway is the same kept and zeroed."""
-    is_zeroed = params.head.weight.numel() > 0 and not any(t.any() for t in params.head if t is not None)
+    is_zeroed = params.head.weight.numel() > 0 and not torch.cat([t.flatten() for t in head_tensors(params.head)]).any()
     return heads[:1] if is_zeroed else heads
 
 
@@ -172,9 +179,9 @@ def _nearest_mean_scores(model: Model, params: Params, episodes: Episode) -> Flo
 
 
 def _accuracy(scores: Float[Tensor, "task query way"], labels: Int[Tensor, "task query"]) -> Float[Tensor, " task"]:
-    if not torch.isfinite(scores).all():
-        raise InputError("the model's outputs are not finite: it diverged; lower --inner-lr, or --outer-lr at training")
-    return (scores.argmax(2) == labels).double().mean(1).cpu()
+    """Share of right answers of every task, NaN where a score is not finite."""
+    right = (scores.argmax(2) == labels).double().mean(1)
+    return torch.where(torch.isfinite(scores).flatten(1).all(1), right, torch.nan)
 
 
 def _rows(model: Model, evaluation: Evaluation, scores: Float[Tensor, "episode row"]) -> list[Row]:

@@ -18,6 +18,7 @@ from functools import partial
 import torch
 
 from metacontrast.data.images import ClassImages
+from metacontrast.maml.inner import standing_steps
 from metacontrast.model.model import Model
 from metacontrast.tensor_bytes import peak_bytes
 from metacontrast.training.config import TrainConfig
@@ -77,7 +78,9 @@ def need_of_update(
     count, (one, two) = replicas * config.meta_batch, map(measured, (1, 2))
     every_task = max(0, 2 * one - two) + count * _size(*to_tensors(state.params))
     every_replica = 0 if replicas == 1 else replicas * _size(*tasks, *to_tensors(state.params))
-    part = max(1, two - one) * _BESIDE_TENSORS["vmap" if device.type == "cpu" else "loop"]
+    moving = standing_steps(model, config.inner()) < config.inner_steps
+    is_mapped = device.type == "cpu" and not model.batches_tasks(tasks.query_x, moving)
+    part = max(1, two - one) * _BESIDE_TENSORS["vmap" if is_mapped else "loop"]
     return Need(fixed + every_task + every_replica, int(part), min(count, resources.chunk or count))
 
 
@@ -103,7 +106,7 @@ def _gradient_bytes(
     order its graph.
     """
     alone = replace(resources, executor=None, chunk=None, engine=resources.engine.removeprefix("compiled-"))
-    few = Episode(*(t[[number % len(t) for number in range(count)]] for t in tasks))
+    few = Episode(*(torch.stack([t[number % len(t)] for number in range(count)]) for t in tasks))
 
     def at(steps: int) -> int:
         short = replace(config, inner_steps=steps)
