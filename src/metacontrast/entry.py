@@ -1,6 +1,9 @@
-"""The process's entry: Ctrl-C is exit 130 also while the libraries are being imported."""
+"""The process's entry: Ctrl-C is one line and exit 130 at any time, also while libraries are being imported."""
 
+import os
+import signal
 import sys
+from types import FrameType
 
 from metacontrast.version import INTERRUPTED
 
@@ -8,9 +11,28 @@ from metacontrast.version import INTERRUPTED
 def run() -> int:
     """Run the command line of this process."""
     try:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _interrupt)
         from metacontrast.cli.main import run as run_command
 
         return run_command()
     except KeyboardInterrupt:
-        print("metacontrast: interrupted", file=sys.stderr)
+        _say_so()
         return INTERRUPTED
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise `KeyboardInterrupt`, but end the process at once inside an import.
+
+    Libraries that import parts of themselves on demand may take the exception for a missing part, and recurse.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            _say_so()
+            os._exit(INTERRUPTED)
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def _say_so() -> None:
+    print("metacontrast: interrupted", file=sys.stderr, flush=True)

@@ -27,6 +27,7 @@ from metacontrast.data.decode import MAX_PIXELS
 from metacontrast.data.gather import Item
 from metacontrast.device import find_device
 from metacontrast.errors import InputError
+from metacontrast.files import as_path, why_no_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -249,7 +250,8 @@ def _labelled(X: Any, y: Any) -> tuple[list[Item], list[Hashable]]:
     folder = folder_of(X)
     if y is None:
         if folder is None and isinstance(X, str | Path):
-            raise InputError(f"{X} is not a folder: give one that holds a folder of images for each class")
+            X = as_path(X)
+            raise InputError(f"{X} {why_no_folder(X)}; give a folder that holds a folder of images for each class")
         if folder is None:
             raise InputError("labels are missing: give one for each image, or a folder with a folder for each class")
         items = labelled_items(folder)

@@ -17,7 +17,7 @@ from torch import nn
 from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.data.specs import DATASETS, FOLDER
 from metacontrast.errors import InputError
-from metacontrast.files import parse_json, write_text
+from metacontrast.files import as_path, is_folder, parse_json, write_text
 from metacontrast.maml.inner import Inner
 from metacontrast.model.model import Model
 from metacontrast.training.config import TrainConfig
@@ -123,8 +123,8 @@ def find_model(model: str | Path) -> Path:
     names = pretrained_names()
     if str(model) in names:
         return PRETRAINED / str(model)
-    folder = Path(model).expanduser()
-    if not (folder.is_dir() and str(model).strip()):
+    folder = as_path(model)
+    if not (is_folder(folder) and str(model).strip()):
         close = difflib.get_close_matches(str(model), names, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         known, name = ", ".join(names) or "none is installed", str(model) or "''"
