@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any, TextIO
+from typing import Any
 
 from metacontrast.errors import one_line, without_controls
 
@@ -14,7 +14,7 @@ from metacontrast.errors import one_line, without_controls
 class ShownControls:
     """A text stream on which control characters are written as escapes, but for those `kept`."""
 
-    def __init__(self, stream: TextIO, kept: str):
+    def __init__(self, stream: Any, kept: str):
         self._stream, self._kept = stream, kept
 
     def write(self, text: str) -> int:
