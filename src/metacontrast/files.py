@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -54,7 +54,11 @@ def check_writable(folder: Path, name: str = "") -> None:
     Nothing is left behind, and nothing that is there changes.
     """
     try:
-        place = next((each for each in (folder, *folder.absolute().parents) if each.exists()), folder)
+        folder = folder.absolute()
+        place = next(each for each in (folder, *folder.parents) if each.exists())
+        for part in (folder / name).relative_to(place).parts:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                (place / part).lstat()  # raises for names that no file can have
         if name and (folder / name).is_dir():
             raise InputError(f"cannot write {folder / name}: it is a folder; name a file")
         _temporary(place, name).unlink()
@@ -160,6 +164,15 @@ def write_tensors(
         except SafetensorError as error:
             raise OSError(str(error)) from error
         _sort_metadata(temporary)
+
+
+@contextlib.contextmanager
+def open_tensors(path: Path) -> Iterator[Any]:
+    """Open a safetensors file; by its number where its path is not UTF-8, which safetensors does not take."""
+    with contextlib.ExitStack() as stack:
+        is_utf8 = as_utf8(str(path)).decode() == str(path)
+        name = path if is_utf8 else f"/dev/fd/{stack.enter_context(path.open('rb')).fileno()}"
+        yield stack.enter_context(safe_open(name, framework="pt"))
 
 
 def _sort_metadata(path: Path) -> None:

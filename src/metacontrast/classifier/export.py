@@ -55,7 +55,8 @@ def export(state: State, path: Path, form: Format) -> Path:
     program = _program(state)
     with atomic_path(path) as temporary, _quiet():
         if form == "torch":
-            torch.export.save(program, temporary, extra_files={f"{METADATA}.json": facts})
+            with temporary.open("wb") as file:  # given a path, PyTorch takes only UTF-8
+                torch.export.save(program, file, extra_files={f"{METADATA}.json": facts})
         else:
             _save_onnx(program, temporary, facts)
     return path

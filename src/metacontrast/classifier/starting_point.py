@@ -18,7 +18,7 @@ from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.classifier.stored_values import stored_inner
 from metacontrast.data.specs import DATASETS, FOLDER
 from metacontrast.errors import InputError
-from metacontrast.files import as_path, is_folder, parse_json, write_text
+from metacontrast.files import as_path, check_writable, is_folder, parse_json, write_text
 from metacontrast.maml.inner import Inner
 from metacontrast.model.model import Model
 from metacontrast.training.config import TrainConfig
@@ -160,7 +160,8 @@ def check_format(text: bytes, file: Path, known: str, version: int) -> dict[str,
 
 
 def check_replaceable(folder: Path, known: str) -> None:
-    """Raise when `folder` holds a model of another kind, such as a training run, that would be overwritten."""
+    """Raise when `folder` cannot be written, or holds a model of another kind, such as a training run."""
+    check_writable(folder)
     if any((folder / name).exists() for name in (CONFIG, TENSORS)) and _format_of(folder / CONFIG) != known:
         raise InputError(f"{folder} holds files that are not those of a {known}: choose another folder to write to")
 

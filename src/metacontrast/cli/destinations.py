@@ -37,8 +37,11 @@ def images_folder(dataset: str) -> list[Path]:
 
 
 def _real(path: Path) -> str:
-    """One name for all spellings of a path and all links to it; `Path.resolve` raises on a link to itself."""
-    return os.path.realpath(path)
+    """One name for all spellings of a path and all links to it; what cannot be a path is its own name."""
+    try:
+        return os.path.realpath(path)
+    except (OSError, ValueError):
+        return str(path)
 
 
 def _lies_in(file: Path, folders: set[str]) -> bool:

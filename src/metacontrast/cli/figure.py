@@ -77,13 +77,14 @@ def execute(args: argparse.Namespace) -> int:
     figures = find_figures(args.name)
     figure_engine.check_flags(args)
     setting = choose_setting(args.scale, args.protocol, args.data_root)
+    if not args.plan:
+        runs = [] if args.redraw else [_place(args).runs, args.records]
+        check_destinations([as_path(args.data_root or data_root())], folders=[*runs, _pages(setting, args)])
     for line in departures(setting, figures):
         shared.say(f"departure: {line}")
     if args.plan:
         _print_plan(figures, setting, _place(args))
         return 0
-    runs = [] if args.redraw else [_place(args).runs, args.records]
-    check_destinations([as_path(args.data_root or data_root())], folders=[*runs, _pages(setting, args)])
     if not args.redraw and not _train(figures, setting, args):
         shared.say("stopped and saved; the same command continues")
         return INTERRUPTED
