@@ -172,7 +172,11 @@ def open_tensors(path: Path) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         is_utf8 = as_utf8(str(path)).decode() == str(path)
         name = path if is_utf8 else f"/dev/fd/{stack.enter_context(path.open('rb')).fileno()}"
-        yield stack.enter_context(safe_open(name, framework="pt"))
+        try:
+            opened = stack.enter_context(safe_open(name, framework="pt"))
+        except RuntimeError as error:  # PyTorch's, when the file has gone since it was looked at
+            raise OSError(str(error)) from error
+        yield opened
 
 
 def _sort_metadata(path: Path) -> None:

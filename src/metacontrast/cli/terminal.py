@@ -22,6 +22,10 @@ class ShownControls:
         self._stream.write(without_controls(text, self._kept))
         return len(text)
 
+    def flush(self) -> None:
+        """Send what was written."""
+        self._stream.flush()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
