@@ -7,6 +7,8 @@ from types import FrameType
 
 from metacontrast.version import INTERRUPTED
 
+_MESSAGE = "metacontrast: interrupted"
+
 
 def run() -> int:
     """Run the command line of this process."""
@@ -17,7 +19,7 @@ def run() -> int:
 
         return run_command()
     except KeyboardInterrupt:
-        _say_so()
+        print(_MESSAGE, file=sys.stderr)
         return INTERRUPTED
 
 
@@ -28,11 +30,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     """
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            _say_so()
+            os.write(2, f"{_MESSAGE}\n".encode())  # the interrupted code may be in the middle of a `print`
             os._exit(INTERRUPTED)
         frame = frame.f_back
     raise KeyboardInterrupt
-
-
-def _say_so() -> None:
-    print("metacontrast: interrupted", file=sys.stderr, flush=True)

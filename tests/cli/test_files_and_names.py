@@ -35,6 +35,8 @@ def place(tmp_path_factory) -> Path:
     write_run(root / "run", tiny_run(), {})
     (root / "checkpoint.pt").write_bytes(b"released")
     (root / "data").mkdir()
+    write_folder(root / "broken", IMAGES, LABELS)
+    (root / "broken" / "class0" / "a.png").write_bytes(b"")
     FewShotClassifier(root / "model").fit(root / "images").save(root / "classifier")
     return root
 
@@ -280,10 +282,19 @@ def test_an_ignored_interrupt_stays_ignored(tmp_path):
         ),
         (
             ("fit", "{}/images", "--model", "{}/model", "--out", "{}/x", "--max-pixels", "9"),
-            ("more than the limit of 9", "raise --max-pixels", "set --skip-unreadable"),
+            ("more than the limit of 9", "raise --max-pixels", "leave them out with --skip-unreadable"),
         ),
         (("fit", "{}/images", "--model", "{}/model", "--out", "{}/x", "--steps", "0"), ("--steps 0, but it must",)),
         (("fit", "{}/images", "--model", "{}/model", "--out", "{}/x", "--lr", "nan"), ("--lr nan, but it must",)),
+        (("data", "check", "folder:{}/broken"), ("leave them out with `train --skip-unreadable`",)),
+        (
+            ("evaluate", "{}/model", "--dataset", "folder:{}/broken"),
+            ("a.png is empty (0 bytes); replace or remove them\n",),
+        ),
+        (
+            ("train", "--dataset", "glyphs", "--rotations", "--out", "{}/x"),
+            ("--rotations True does not apply to glyphs",),
+        ),
         (("train", "--ways", "1", "--out", "{}/x"), ("--ways 1, but it must be 2 or more",)),
         (("train", "--inner-lr", "0", "--out", "{}/x"), ("--inner-lr 0.0, but it must",)),
     ],

@@ -228,7 +228,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         items, labels = _labelled(X, y)
         numbered = [item._replace(label=str(i)) for i, item in enumerate(items)]
         limit, skip = check_max_pixels(self.max_pixels), bool(self.skip_unreadable)
-        advice = f"{_ADVICE}, or set skip_unreadable to leave them out"
+        advice = f"{_ADVICE}, or leave them out with skip_unreadable"
         track = self._track(numbered, "reading", "image")
         kept, images = start.images.read(track, limit, skip_unreadable=skip, advice=advice)
         return kept, [labels[int(item.label)] for item in kept], images

@@ -185,7 +185,7 @@ def _read_format(file: Path) -> dict[str, Any]:
     if isinstance(facts, dict) and facts.get("format") == "metacontrast-classifier":
         raise InputError(
             f"{file.parent} holds a fitted classifier, not a meta-trained model: give the model that it was fitted "
-            "from, or load the classifier with FewShotClassifier.load"
+            "from (`metacontrast predict` and FewShotClassifier.load take the classifier)"
         )
     return check_format(text, file, FORMAT, VERSION) if not isinstance(facts, dict) or "format" in facts else facts
 

@@ -47,6 +47,7 @@ def execute_get(args: argparse.Namespace) -> None:
 def execute_check(args: argparse.Namespace) -> None:
     """Read a data set as a whole, print its counts and digests, fail when it is not whole."""
     report = check_dataset(args.name, args.data_root)
+    args.flags["skip_unreadable"] = "`train --skip-unreadable`"
     if args.json:
         shared.print_json(report)
     else:

@@ -58,9 +58,10 @@ def with_flags(message: str, flags: Mapping[str, str]) -> str:
     Args:
         flags: the flag of every parameter that the command has.
     """
-    names = "|".join(sorted(map(re.escape, flags), key=len, reverse=True))
-    given = rf"(?<![\w./'\"-])(?<!: )({names})=(?:'(\w+)'|(?=\S))"
-    message = re.sub(given, lambda found: f"{flags[found[1]]} {found[2] or ''}", message)
+    given = r"(?<![\w./'\"-])(?<!: )(\w+)=(?:'(\w+)'|(?=\S))"
+    message = re.sub(
+        given, lambda found: f"{flags[found[1]]} {found[2] or ''}" if found[1] in flags else found[0], message
+    )
     alone = r"(?<![\w./'\"=-])(\w+_\w+)(?![./'\"-]\w|=)"
     return re.sub(alone, lambda found: flags.get(found[1], found[1]), message)
 

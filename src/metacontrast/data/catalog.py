@@ -68,10 +68,8 @@ def find_dataset(name: str, root: Path | str | None = None) -> tuple[DatasetSpec
 def check_options(spec: DatasetSpec, options: ReadOptions) -> None:
     """Raise `InputError` for an option that does not apply to the set, or a value that no set takes."""
     for option in fields(options):
-        if option.name not in spec.options and getattr(options, option.name) != option.default:
-            raise InputError(
-                f"{option.name} does not apply to {spec.name}: leave it out (it takes {', '.join(spec.options)})"
-            )
+        if option.name not in spec.options and (value := getattr(options, option.name)) != option.default:
+            raise InputError(f"{option.name}={value!r} does not apply to {spec.name}: leave it out")
     _check_choice("resample", options.resample, (None, *get_args(Resample)))
     _check_choice("split_scheme", options.split_scheme, get_args(SplitScheme))
     size = options.image_size
