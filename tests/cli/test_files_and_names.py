@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import metacontrast
 from classifier_kit import grey_images, tiny_model_folder, tiny_run, tiny_start, write_folder
 from metacontrast import FewShotClassifier
 from metacontrast.cli import bench, convert, demo, explain, figure, train
@@ -256,6 +257,17 @@ def test_an_interrupt_during_an_import_is_one_line(module, tmp_path):
     words = [module, "fit", str(tmp_path), "--model", "omniglot-conv4", "--out", str(tmp_path / "c")]
     done = subprocess.run([sys.executable, "-c", INTERRUPTED_IMPORT, *words], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "metacontrast: interrupted\n")
+
+
+def test_the_entry_imports_next_to_nothing_before_it_takes_interrupts():
+    """Guards: what Python does before the entry's handler is set cannot be caught, so it is kept short."""
+    code = "import sys; before = set(sys.modules); import metacontrast.entry; print(*sorted(set(sys.modules) - before))"
+    source = {"PYTHONPATH": str(Path(metacontrast.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, env=os.environ | source)
+    allowed = {"_signal", "enum", "functools", "operator", "reprlib", "signal", "types", "collections", "keyword"}
+    extra = {name for name in done.stdout.split() if not name.startswith(("metacontrast", "_"))} - allowed
+    assert done.stdout.strip()
+    assert not extra
 
 
 def test_an_ignored_interrupt_stays_ignored(tmp_path):
