@@ -296,7 +296,6 @@ def test_an_ignored_interrupt_stays_ignored(tmp_path):
         ),
         (("fit", "{}/images", "--model", "{}/model", "--out", "{}/x", "--steps", "0"), ("--steps 0, but it must",)),
         (("fit", "{}/images", "--model", "{}/model", "--out", "{}/x", "--lr", "nan"), ("--lr nan, but it must",)),
-        (("data", "check", "folder:{}/broken"), ("leave them out with `train --skip-unreadable`",)),
         (
             ("evaluate", "{}/model", "--dataset", "folder:{}/broken"),
             ("a.png is empty (0 bytes); replace or remove them\n",),
@@ -314,6 +313,12 @@ def test_messages_give_the_right_reason_and_name_flags(words, parts, place, caps
     before = content(place)
     refused(words_of(place, *words), capsys, *parts)
     assert content(place) == before
+
+
+def test_a_check_of_data_names_the_command_that_has_the_flag(place, capsys):
+    status, _, err = outcome(words_of(place, "data", "check", "folder:{}/broken"), capsys)
+    assert status == 2
+    assert "leave them out with `train --skip-unreadable`\n" in err
 
 
 def test_an_unreadable_image_of_predict_names_the_flag(place, capsys):
