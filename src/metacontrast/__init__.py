@@ -3,11 +3,9 @@
 Names are imported when they are first asked for, so that the command line is there at once.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
 from metacontrast.version import __version__
 
+TYPE_CHECKING = False  # without importing `typing`, so that `entry` soon has its way of taking Ctrl-C
 if TYPE_CHECKING:
     from metacontrast import theory
     from metacontrast.classifier.estimator import FewShotClassifier
@@ -61,7 +59,9 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str):
+    import importlib
+
     if name in _MODULES:
         return importlib.import_module(_MODULES[name])
     if name not in _HOMES:

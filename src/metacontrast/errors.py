@@ -1,28 +1,49 @@
 """The errors for what a user can mend."""
 
+import functools
+
 
 class InputError(ValueError):
     """Bad input: the message is one line that says what is wrong and what to do about it.
 
     The command line prints that line and exits with 2; Python callers catch it as a `ValueError`.
-    What cannot be printed, as in names of files, is written as an escape.
+    Control characters, as in names of files, are written as escapes.
 
     >>> print(InputError("no such file: 'a\\nb'; check its name"))
     no such file: 'a\\nb'; check its name
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
-
-
-def one_line(text: str) -> str:
-    r"""The text on one line of one column: file names may hold line breaks and tabs, which are shown as escapes.
-
-    >>> print(one_line("a\tfile\n"))
-    a\tfile\n
-    """
-    return text.translate({ord(each): repr(each)[1:-1] for each in "\t\n\r\v\f\x85\u2028\u2029"})
+        super().__init__(one_line(message))
 
 
 class InUseError(InputError):
     """Another process holds what is asked for; it may be free later."""
+
+
+def one_line(text: str) -> str:
+    r"""The text on one line of one column, for names of files and classes: control characters are shown as escapes.
+
+    >>> print(one_line("a\tfile\n\x1b[2J"))
+    a\tfile\n\x1b[2J
+    """
+    return without_controls(text, kept="")
+
+
+def without_controls(text: str, kept: str) -> str:
+    """The text with escapes in place of characters that a terminal obeys or cannot write, but for those `kept`.
+
+    These are the control characters, the marks that reverse the direction of writing, line separators, and halves of
+    surrogate pairs, which stand for bytes of file names that are not UTF-8.
+    """
+    return text.translate(_escapes(kept))
+
+
+@functools.cache
+def _escapes(kept: str) -> dict[int, str]:
+    return {code: repr(chr(code))[1:-1] for code in CONTROLS if chr(code) not in kept}
+
+
+_SURROGATES = range(0xD800, 0xE000)
+_MARKS = (0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+CONTROLS = (*range(0x20), *range(0x7F, 0xA0), *_MARKS, *_SURROGATES)

@@ -119,7 +119,8 @@ def test_one_image_is_one_class():
         ({"folds": 1}, "folds=1"),
         ({"reject": 1.0}, "reject=1.0"),
         ({"reject": 0.01}, "needs 99 images"),
-        ({"reject": 0.2, "folds": 0}, "there are 0"),
+        ({"reject": 0.2, "folds": 0}, "folds=0 holds out none"),
+        ({"steps": 10**9}, "steps=1000000000, but it must be 10000 or less"),
         ({"lr": 3e38, "steps": 9, "scope": "all", "folds": 0}, "diverged"),
     ],
 )

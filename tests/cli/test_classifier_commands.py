@@ -86,7 +86,7 @@ def test_a_run_directory_is_a_model_and_is_never_overwritten(place, tmp_path, ca
     before = (tmp_path / "run" / "model.safetensors").read_bytes()
     assert run([*fit, str(tmp_path / "c"), "--lr", "0.1"]) == 0
     assert "trained with --norm transductive" in capsys.readouterr().err
-    fails(capsys, [*fit, str(tmp_path / "run")], "choose another folder")
+    fails(capsys, [*fit, str(tmp_path / "run")], "is read by this command")
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
     assert run(["predict", str(tmp_path / "c"), str(place / "my images")]) == 0
 
@@ -254,11 +254,11 @@ def test_a_gpu_that_is_not_there_is_one_line(command, place, tmp_path, capsys):
         (["fit", "{}/my images", "--model", "{}/model", "--out", "{}/x", "--reject", "0.001"], "needs 999 images"),
         (["fit", "", "--model", "{}/model", "--out", "{}/x"], "invalid path value: ''"),
         (["fit", "{}/my images", "--model", "", "--out", "{}/x"], "'' is not a run directory"),
-        (["fit", "{}/my images", "--model", "{}/model", "--out", "{}/x", "--max-pixels", "0"], "max_pixels=0"),
+        (["fit", "{}/my images", "--model", "{}/model", "--out", "{}/x", "--max-pixels", "0"], "--max-pixels 0"),
         (["fit", "{}/my images", "--model", "{}/classifier", "--out", "{}/x"], "not a meta-trained model"),
         (["evaluate", "{}/classifier", "--dataset", "folder:{}/my images"], "not a meta-trained model"),
         (["predict", "{}/classifier", ""], "invalid path value: ''"),
-        (["predict", "{}/classifier", "{}/my images", "--max-pixels", "-3"], "max_pixels=-3"),
+        (["predict", "{}/classifier", "{}/my images", "--max-pixels", "-3"], "--max-pixels -3"),
         (["predict", "{}/classifier", "{}/my images", "--device", "tpu"], "--device"),
         (["export", "{}/classifier", "--out", ""], "invalid path value: ''"),
         (["predict", "{}/missing", "{}/my images"], "is not a folder"),

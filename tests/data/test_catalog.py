@@ -56,9 +56,9 @@ def test_an_unknown_split_is_told_with_those_that_are():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("cifar-fs", ReadOptions(invert=True), "invert does not apply to cifar-fs: leave it out"),
-        ("glyphs", ReadOptions(split_scheme="released"), "split_scheme does not apply to glyphs"),
-        ("glyphs", ReadOptions(rotations=True), "rotations does not apply to glyphs"),
+        ("cifar-fs", ReadOptions(invert=True), "invert=True does not apply to cifar-fs: leave it out"),
+        ("glyphs", ReadOptions(split_scheme="released"), "split_scheme='released' does not apply to glyphs"),
+        ("glyphs", ReadOptions(rotations=True), "rotations=True does not apply to glyphs"),
         ("omniglot", ReadOptions(image_size=0), "image_size=0 is not between 1 and 1024"),
         ("omniglot", ReadOptions(image_size=100_000), "image_size=100000 is not between"),
     ],

@@ -209,7 +209,7 @@ def test_what_cannot_be_a_set_of_classes_is_one_line(tmp_path):
     draw(tmp_path, "loose/1.png", "one/a/1.png", "mixed/train/a/1.png", "mixed/other/1.png", "halves/train/a/1.png")
     cases = {
         "none": ("train", "none is not a folder"),
-        "loose/1.png": ("train", r"1\.png is not a folder"),
+        "loose/1.png": ("train", r"1\.png is a file, not a folder"),
         "empty": ("train", "no class folders \\(and 0 images"),
         "loose": ("train", "no class folders \\(and 1 images"),
         "one": ("train", r"classes with readable images: 1 \('a'\), but a task needs at least 2"),

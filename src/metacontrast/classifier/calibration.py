@@ -53,6 +53,10 @@ def rejection_threshold(scores: Float[Tensor, " image"], rate: float) -> float:
         raise InputError(
             f"reject={rate}, but it must lie between 0 and 1: the share of known images that may be refused"
         )
+    if len(scores) == 0:
+        raise InputError(
+            f"reject={rate} is set on held-out images, and no class has a second image to hold out: add images"
+        )
     j = math.floor(rate * (len(scores) + 1) + 1e-9)
     if j < 1:
         raise InputError(

@@ -16,7 +16,16 @@ from metacontrast.classifier import storage
 from metacontrast.classifier.explanation import Explanation, explainer
 from metacontrast.classifier.fitted import Answers, fit_support
 from metacontrast.classifier.inputs import as_items, folder_of, labelled_items
-from metacontrast.classifier.labels import as_array, as_labels, composed, weighted_mean
+from metacontrast.classifier.labels import (
+    as_array,
+    as_labels,
+    as_plain,
+    check_reject_label,
+    composed,
+    from_json,
+    to_json,
+    weighted_mean,
+)
 from metacontrast.classifier.plan import Plan, check_max_pixels, make_plan
 from metacontrast.classifier.progress import Track, unseen, with_bar
 from metacontrast.classifier.starting_point import StartingPoint, load_starting_point, save_starting_point
@@ -27,10 +36,12 @@ from metacontrast.data.decode import MAX_PIXELS
 from metacontrast.data.gather import Item
 from metacontrast.device import find_device
 from metacontrast.errors import InputError
+from metacontrast.files import as_path, why_no_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_ADVICE = "replace or remove them, or raise max_pixels for those that are too large"
 _NOT_SAVED = ("model", "device", "verbose")
 
 
@@ -52,6 +63,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             cross-validation prefers, None with the adapted model.
         folds: the most parts of the cross-validation that sets temperature, rejection and `compare_`; 0 leaves it out.
         reject: the share of images of known classes that may be refused so that unknown ones are; None refuses nothing.
+        reject_label: what `predict` calls a refused image, no class's label. With None the labels are objects; with a
+            label of the classes' kind, such as `"unknown"` among texts or -1 among numbers, they stay of that kind,
+            which scikit-learn's reports need.
         max_pixels: larger images are refused before they are unpacked.
         skip_unreadable: leave out images of the support set that cannot be read.
         device: where to compute: `cpu`, `cuda`, or `auto` for the GPU where there is one.
@@ -75,6 +89,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         baseline: Any = None,
         folds: Any = 5,
         reject: Any = None,
+        reject_label: Any = None,
         max_pixels: Any = MAX_PIXELS,
         skip_unreadable: Any = False,
         device: Any = "auto",
@@ -87,6 +102,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.baseline = baseline
         self.folds = folds
         self.reject = reject
+        self.reject_label = reject_label
         self.max_pixels = max_pixels
         self.skip_unreadable = skip_unreadable
         self.device = device
@@ -104,7 +120,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         Where `steps`, `lr` or `scope` are given they become what the saved model adapts with by default.
         """
         start, plan = self._start_and_plan()
-        save_starting_point(replace(start, inner=plan.inner), Path(folder))
+        save_starting_point(replace(start, inner=plan.inner), as_path(folder))
 
     def save(self, folder: str | Path) -> None:
         """Write the fitted classifier, support images included: `config.json` and `model.safetensors`.
@@ -112,13 +128,23 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         Labels must be text, numbers or tuples of these.
         """
         parameters = {name: value for name, value in self.get_params().items() if name not in _NOT_SAVED}
-        storage.save(Path(folder), self._fitted_state(), parameters)
+        if (label := parameters["reject_label"]) is not None:
+            parameters["reject_label"] = to_json(as_plain(label))
+        storage.save(as_path(folder), self._fitted_state(), parameters)
 
     @classmethod
     def load(cls, folder: str | Path) -> "FewShotClassifier":
         """The fitted classifier that `save` or `metacontrast fit` wrote."""
-        state, parameters = storage.load(Path(folder))
-        return cls(state.start, **parameters)._remember(state)
+        folder = as_path(folder)
+        state, parameters = storage.load(folder)
+        try:
+            loaded = cls().set_params(**parameters | {"reject_label": from_json(parameters.get("reject_label"))})
+            loaded._plan(state.start)
+            check_max_pixels(loaded.max_pixels)
+            check_reject_label(loaded.reject_label, state.support.classes)
+        except ValueError as error:
+            raise InputError(f"{folder / storage.CONFIG}: parameters: {error}") from error
+        return loaded.set_params(model=state.start)._remember(state)
 
     def fit(self, X: Any, y: Any = None) -> "FewShotClassifier":
         """Learn the classes of labelled images, or with `y` left out of a folder that has a folder for each class."""
@@ -138,7 +164,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return self._learn(start, plan, join(self.support_, images, labels, [item.name for item in items]))
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """The label of every image; with `reject` set, None for an image that is refused."""
+        """The label of every image; with `reject` set, `reject_label` for an image that is refused."""
         return self._labels(self.answer(X))
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
@@ -146,7 +172,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return self.answer(X).probabilities.numpy()
 
     def is_rejected(self, X: Any) -> NDArray[np.bool_]:
-        """Which images are refused as unlike every class; none unless `reject` is set."""
+        """A mask of the images that are refused as unlike every class; none unless `reject` is set."""
         return self.answer(X).rejected.numpy()
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
@@ -202,30 +228,34 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         items, labels = _labelled(X, y)
         numbered = [item._replace(label=str(i)) for i, item in enumerate(items)]
         limit, skip = check_max_pixels(self.max_pixels), bool(self.skip_unreadable)
-        kept, images = start.images.read(self._track(numbered, "reading", "image"), limit, skip_unreadable=skip)
+        advice = f"{_ADVICE}, or leave them out with skip_unreadable"
+        track = self._track(numbered, "reading", "image")
+        kept, images = start.images.read(track, limit, skip_unreadable=skip, advice=advice)
         return kept, [labels[int(item.label)] for item in kept], images
 
     def _answer(self, items: list[Item]) -> Answers:
         state = self._fitted_state()
-        _, pixels = state.start.images.read(items, check_max_pixels(self.max_pixels))
+        _, pixels = state.start.images.read(items, check_max_pixels(self.max_pixels), advice=_ADVICE)
         return state.fitted.on(find_device(self.device)).answer(pixels)
 
     def _pixels(self, image: Any) -> torch.Tensor:
-        return self._fitted_state().start.images.read(as_items([image]), check_max_pixels(self.max_pixels))[1][0]
+        form, limit = self._fitted_state().start.images, check_max_pixels(self.max_pixels)
+        return form.read(as_items([image]), limit, advice=_ADVICE)[1][0]
 
     @property
     def _track(self) -> Track:
         return with_bar if self.verbose else unseen
 
     def _labels(self, answers: Answers) -> NDArray[Any]:
-        labels = self.classes_[answers.probabilities.argmax(1).numpy()]
+        guesses = answers.probabilities.argmax(1).numpy()
         if self.threshold_ is None:
-            return labels
-        labels = labels.astype(object)
-        labels[answers.rejected.numpy()] = None
-        return labels
+            return self.classes_[guesses]
+        refused = check_reject_label(self.reject_label, self._fitted_state().support.classes)
+        known = as_array([*self.classes_.tolist(), refused])
+        return known[np.where(answers.rejected.numpy(), len(self.classes_), guesses)]
 
     def _learn(self, start: StartingPoint, plan: Plan, support: Support) -> "FewShotClassifier":
+        check_reject_label(self.reject_label, support.classes)
         fitted = fit_support(start, support, plan, find_device(self.device), self._track)
         return self._remember(State(start, support, plan, fitted))
 
@@ -249,7 +279,8 @@ def _labelled(X: Any, y: Any) -> tuple[list[Item], list[Hashable]]:
     folder = folder_of(X)
     if y is None:
         if folder is None and isinstance(X, str | Path):
-            raise InputError(f"{X} is not a folder: give one that holds a folder of images for each class")
+            X = as_path(X)
+            raise InputError(f"{X} {why_no_folder(X)}; give a folder that holds a folder of images for each class")
         if folder is None:
             raise InputError("labels are missing: give one for each image, or a folder with a folder for each class")
         items = labelled_items(folder)

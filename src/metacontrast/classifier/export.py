@@ -25,7 +25,7 @@ from metacontrast.classifier.fitted import Fitted, Network
 from metacontrast.classifier.labels import to_json
 from metacontrast.classifier.storage import State
 from metacontrast.errors import InputError
-from metacontrast.files import atomic_path
+from metacontrast.files import as_utf8, atomic_path, check_writable
 
 Format = Literal["onnx", "torch"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
@@ -50,11 +50,13 @@ class Exported(nn.Module):
 
 def export(state: State, path: Path, form: Format) -> Path:
     """Write the file, whole or not at all."""
-    facts = json.dumps(_facts(state), ensure_ascii=False)
+    check_writable(path.parent, path.name)
+    facts = as_utf8(json.dumps(_facts(state), ensure_ascii=False)).decode()
     program = _program(state)
     with atomic_path(path) as temporary, _quiet():
         if form == "torch":
-            torch.export.save(program, temporary, extra_files={f"{METADATA}.json": facts})
+            with temporary.open("wb") as file:  # given a path, PyTorch takes only UTF-8
+                torch.export.save(program, file, extra_files={f"{METADATA}.json": facts})
         else:
             _save_onnx(program, temporary, facts)
     return path

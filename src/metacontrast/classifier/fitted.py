@@ -125,7 +125,7 @@ def _fit_support(start: StartingPoint, support: Support, plan: Plan, device: str
     with torch.no_grad():
         means = class_means(model.features(adapted.encoder, x), y, model.ways)
     if not all(t.isfinite().all() for t in (means, adapted.head.weight)):
-        raise InputError(f"adapting with lr={chosen.lr:g} and {chosen.steps} steps diverged: lower lr or steps")
+        raise InputError(f"adapting with lr={chosen.lr:g} and steps={chosen.steps} diverged: lower one of them")
     found = held_out.get(chosen)
     return Fitted(
         Network(freeze(model, adapted.encoder, x), adapted.head, means, start.images).eval().cpu(),

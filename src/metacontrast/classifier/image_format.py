@@ -52,9 +52,18 @@ class ImageFormat:
             yield item, (255 - found if self.invert and isinstance(found, np.ndarray) else found)
 
     def read(
-        self, items: Iterable[Item], max_pixels: int = MAX_PIXELS, *, skip_unreadable: bool = False
+        self,
+        items: Iterable[Item],
+        max_pixels: int = MAX_PIXELS,
+        *,
+        skip_unreadable: bool = False,
+        advice: str = "replace or remove them",
     ) -> tuple[list[Item], UInt8[Tensor, "image channel height width"]]:
-        """The items that could be read and their pixels; unless skipped, one that cannot be read is an `InputError`."""
+        """The items that could be read and their pixels; unless skipped, one that cannot be read is an `InputError`.
+
+        Args:
+            advice: what the caller can do about images that cannot be read.
+        """
         kept, pixels, problems = [], [], []
         for item, found in self.read_each(items, max_pixels):
             if isinstance(found, UnreadableImage):
@@ -64,9 +73,7 @@ class ImageFormat:
                 pixels.append(found)
         summary = f"{len(problems)} of {len(problems) + len(kept)} images cannot be used: {enumerate_some(problems)}"
         if problems and not skip_unreadable:
-            raise InputError(
-                f"{summary}; replace or remove them, raise max_pixels if they are too large, or set skip_unreadable"
-            )
+            raise InputError(f"{summary}; {advice}")
         if problems:
             logger.warning("%s; they are left out", summary)
         if not pixels:

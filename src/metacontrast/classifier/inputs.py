@@ -24,6 +24,7 @@ from metacontrast.data.decode import Source
 from metacontrast.data.folder import class_files, image_folders, split_classes
 from metacontrast.data.gather import Item
 from metacontrast.errors import InputError
+from metacontrast.files import as_path, is_folder
 
 CHANNELS = (1, 3, 4)
 
@@ -32,8 +33,7 @@ def folder_of(images: Any) -> Path | None:
     """The folder that `images` names, if it names one; an empty name would silently be the current folder."""
     if isinstance(images, str) and not images.strip():
         raise InputError("the name of the images' folder is empty: check the variable that it comes from")
-    is_folder = isinstance(images, str | Path) and Path(images).expanduser().is_dir()
-    return Path(images).expanduser() if is_folder else None
+    return as_path(images) if isinstance(images, str | Path) and is_folder(as_path(images)) else None
 
 
 def labelled_items(folder: Path, split: str = "train") -> list[Item]:
@@ -64,7 +64,7 @@ def as_items(images: Any) -> list[Item]:
 def _named(images: Any) -> Iterator[tuple[str, Source]]:
     for index, image in enumerate(_stack(images)):
         if isinstance(image, str | Path):
-            yield str(image), Path(image).expanduser()
+            yield str(image), as_path(image)
         elif isinstance(image, bytes | Image.Image):
             yield f"image {index}", image
         else:

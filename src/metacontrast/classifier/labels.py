@@ -24,7 +24,7 @@ def as_labels(labels: Any, images: int) -> list[Hashable]:
     if shape is not None and len(shape) != 1:
         raise InputError(f"labels have shape {tuple(shape)}, but there must be one label for each image")
     to_list = getattr(labels, "tolist", None)
-    plain = [_as_plain(label) for label in (labels if to_list is None else to_list())]
+    plain = [as_plain(label) for label in (labels if to_list is None else to_list())]
     if len(plain) != images:
         raise InputError(f"{images} images and {len(plain)} labels: there must be one label for each image")
     for label in plain:
@@ -59,6 +59,14 @@ def composed(names: Sequence[str]) -> list[Hashable]:
     """Folder names in Unicode's composed form; two that become one are an `InputError`."""
     _check_clashes(list(dict.fromkeys(names)))
     return [unicodedata.normalize("NFC", name) for name in names]
+
+
+def check_reject_label(label: Any, classes: Sequence[Hashable]) -> Hashable:
+    """What a refused image is called, as a plain value; `InputError` where that is a class's label."""
+    plain = as_plain(label)
+    if not isinstance(plain, Hashable) or plain in classes:
+        raise InputError(f"reject_label={plain!r} is a class's label or not hashable: name one that no class has")
+    return plain
 
 
 def weighted_mean(values: Sequence[bool], weights: Any = None) -> float:
@@ -99,7 +107,7 @@ def from_json(label: Any) -> Hashable:
     return tuple(map(from_json, label)) if isinstance(label, list) else label
 
 
-def _as_plain(label: Any) -> Any:
+def as_plain(label: Any) -> Any:
     """NumPy's and PyTorch's single numbers as Python's: the latter are equal to nothing but themselves."""
     is_number = isinstance(label, np.generic) or (isinstance(label, torch.Tensor) and label.ndim == 0)
     return label.item() if is_number else label

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metacontrast.classifier.explanation import Explanation
 from metacontrast.classifier.storage import State
+from metacontrast.errors import one_line
 from metacontrast.plots.contributions import ContributionPicture, draw_contributions
 from metacontrast.plots.style import save_figure
 
@@ -19,10 +20,10 @@ def draw_explanation(state: State, found: Explanation, pixels: Tensor, count: in
     rows = found.strongest(count)
     return draw_contributions(
         ContributionPicture(
-            f"{found.label} rather than {found.against}: logit difference {found.difference:.3g}",
+            f"{_shown(found.label)} rather than {_shown(found.against)}: logit difference {found.difference:.3g}",
             _as_seen(state, pixels),
             _as_seen(state, state.support.images[rows]),
-            [str(found.labels[row]) for row in rows],
+            [_shown(found.labels[row]) for row in rows],
             found.contributions[rows],
         )
     )
@@ -33,6 +34,11 @@ def save_explanation(state: State, found: Explanation, pixels: Tensor, path: Pat
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
         return save_figure(draw_explanation(state, found, pixels), path)
+
+
+def _shown(label: object) -> str:
+    """A label on one line, in which matplotlib sees no formula."""
+    return one_line(str(label)).replace("$", r"\$")
 
 
 def _as_seen(state: State, pixels: Tensor) -> NDArray[np.uint8]:

@@ -11,6 +11,7 @@ from metacontrast.maml.inner import Inner
 Baseline = Literal["none", "prototype", "auto"]
 BASELINES = (None, "none", "prototype", "auto")
 SCOPES = (None, "head", "all")
+MOST_STEPS = 10_000
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,20 @@ def make_plan(inner: Inner, *, steps: Any, lr: Any, scope: Any, baseline: Any, f
     _check_choice("baseline", baseline, BASELINES)
     automatic = isinstance(steps, str) and steps == "auto"
     if not (steps is None or automatic or _is_whole(steps, 1)):
-        raise InputError(f"steps={steps!r}, but it must be 'auto', 1 or more, or None for the model's own")
+        raise InputError(f"steps={steps!r}, but it must be auto, or 1 or more; left out it is the model's own")
     if not (lr is None or (isinstance(lr, Real) and 0 < float(lr) < float("inf"))):
-        raise InputError(f"lr={lr!r}, but it must be above 0 and finite, or None for the model's own")
+        raise InputError(f"lr={lr!r}, but it must be above 0 and finite; left out it is the model's own")
     if not (_is_whole(folds, 0) and folds != 1):
         raise InputError(f"folds={folds!r}, but it must be 2 or more, or 0 for no cross-validation")
     if not (reject is None or (isinstance(reject, Real) and 0 < float(reject) < 1)):
-        raise InputError(f"reject={reject!r}, but it must lie between 0 and 1, or be None to refuse nothing")
+        raise InputError(f"reject={reject!r}, but it must lie between 0 and 1; left out nothing is refused")
+    if reject is not None and folds == 0:
+        raise InputError(
+            f"reject={reject!r} is set on held-out images, and folds=0 holds out none: leave out one of them"
+        )
     own = max(inner.steps, 1) if steps is None or automatic else int(steps)
+    if own > MOST_STEPS:
+        raise InputError(f"steps={own}, but it must be {MOST_STEPS} or less")
     wanted = replace(inner, steps=own, lr=float(lr or inner.lr), scope=scope or inner.scope)
     return Plan(wanted, automatic, baseline or "none", int(folds), None if reject is None else float(reject))
 
@@ -74,4 +81,5 @@ def _is_whole(value: Any, least: int) -> bool:
 
 def _check_choice(name: str, value: Any, choices: tuple[str | None, ...]) -> None:
     if not (value is None or isinstance(value, str)) or value not in choices:
-        raise InputError(f"{name}={value!r}, but it must be one of {', '.join(map(repr, choices))}")
+        known = ", ".join(choice for choice in choices if choice)
+        raise InputError(f"{name}={value!r}, but it must be one of {known}, or left out")

@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from metacontrast.classifier.image_format import ImageFormat
+from metacontrast.classifier.stored_values import stored_inner
 from metacontrast.data.specs import DATASETS, FOLDER
 from metacontrast.errors import InputError
-from metacontrast.files import parse_json, write_text
+from metacontrast.files import as_path, check_writable, is_folder, parse_json, write_text
 from metacontrast.maml.inner import Inner
 from metacontrast.model.model import Model
 from metacontrast.training.config import TrainConfig
@@ -85,7 +86,7 @@ def load_starting_point(model: Any) -> StartingPoint:
     facts = _read_format(folder / CONFIG)
     start = from_run(str(model), load_run(folder))
     chosen = facts.get("adaptation")
-    return start if chosen is None else dataclasses.replace(start, inner=_inner(chosen, folder / CONFIG))
+    return start if chosen is None else dataclasses.replace(start, inner=stored_inner(chosen, folder / CONFIG))
 
 
 def load_model(model: str | Path) -> TrainedRun:
@@ -94,7 +95,7 @@ def load_model(model: str | Path) -> TrainedRun:
     facts, run = _read_format(folder / CONFIG), load_run(folder)
     if "adaptation" not in facts:
         return run
-    inner = _inner(facts["adaptation"], folder / CONFIG)
+    inner = stored_inner(facts["adaptation"], folder / CONFIG)
     fields = {"inner_steps": inner.steps, "inner_lr": inner.lr, "inner_scope": inner.scope, "inner_loss": inner.loss}
     return dataclasses.replace(run, config=dataclasses.replace(run.config, **fields, eval_steps=(inner.steps,)))
 
@@ -123,8 +124,8 @@ def find_model(model: str | Path) -> Path:
     names = pretrained_names()
     if str(model) in names:
         return PRETRAINED / str(model)
-    folder = Path(model).expanduser()
-    if not (folder.is_dir() and str(model).strip()):
+    folder = as_path(model)
+    if not (is_folder(folder) and str(model).strip()):
         close = difflib.get_close_matches(str(model), names, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         known, name = ", ".join(names) or "none is installed", str(model) or "''"
@@ -140,26 +141,27 @@ def from_run(name: str, run: TrainedRun) -> StartingPoint:
     return StartingPoint(name, run.model.with_norm("inductive"), run.params, images, inner, run)
 
 
-def read_facts(file: Path, known: str, version: int) -> dict[str, Any]:
-    """A configuration file's content, after a check of its format and version."""
+def check_format(text: bytes, file: Path, known: str, version: int) -> dict[str, Any]:
+    """What a configuration file says, after a check of its format and version."""
     try:
-        facts = parse_json(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        facts = parse_json(text)
+    except ValueError as error:
         raise InputError(
             f"{file} cannot be read ({error}): the folder is incomplete or damaged, copy it anew"
         ) from error
     if not isinstance(facts, dict) or facts.get("format") != known:
         raise InputError(f"{file} is not that of a {known}: check the folder's name")
-    if facts.get("format_version") != version:
+    if facts.get("format_version") not in range(1, version + 1):
         raise InputError(
-            f"{file} has format version {facts.get('format_version')}, this library reads {version}: "
+            f"{file} has format version {facts.get('format_version')}, this library reads 1 to {version}: "
             "use the version of metacontrast that wrote it, or a newer one"
         )
     return facts
 
 
 def check_replaceable(folder: Path, known: str) -> None:
-    """Raise when `folder` holds a model of another kind, such as a training run, that would be overwritten."""
+    """Raise when `folder` cannot be written, or holds a model of another kind, such as a training run."""
+    check_writable(folder)
     if any((folder / name).exists() for name in (CONFIG, TENSORS)) and _format_of(folder / CONFIG) != known:
         raise InputError(f"{folder} holds files that are not those of a {known}: choose another folder to write to")
 
@@ -171,27 +173,21 @@ def _format_of(file: Path) -> str | None:
         return None
 
 
-def _inner(values: Any, file: Path) -> Inner:
-    try:
-        return Inner(**values)
-    except TypeError as error:
-        raise InputError(f"{file} does not say how to adapt ({error}): it is damaged or not from here") from error
-
-
 def _read_format(file: Path) -> dict[str, Any]:
     """A run directory's configuration names no format; a saved model's must be one that is known here."""
     if not file.exists() and not file.with_name(TENSORS).exists():
         raise InputError(f"{file.parent} holds no trained model yet: train at least to the first checkpoint")
     try:
-        facts = parse_json(file.read_text(encoding="utf-8"))
+        text = file.read_bytes()
+        facts = parse_json(text)
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read ({error}): the folder holds no model or is incomplete") from error
     if isinstance(facts, dict) and facts.get("format") == "metacontrast-classifier":
         raise InputError(
             f"{file.parent} holds a fitted classifier, not a meta-trained model: give the model that it was fitted "
-            "from, or load the classifier with FewShotClassifier.load"
+            "from (`metacontrast predict` and FewShotClassifier.load take the classifier)"
         )
-    return read_facts(file, FORMAT, VERSION) if not isinstance(facts, dict) or "format" in facts else facts
+    return check_format(text, file, FORMAT, VERSION) if not isinstance(facts, dict) or "format" in facts else facts
 
 
 def _resample(config: TrainConfig) -> Any:

@@ -1,12 +1,18 @@
-"""A fitted classifier in a folder: `config.json`, which a person can read, and `model.safetensors`.
+"""A fitted classifier in a folder: `config.json`, which a person can read, and `model.safetensors`, which it names.
 
 The tensors are the meta-trained start, the support images and the adapted network; a digest ties them to the
 configuration, so that files of different classifiers are not taken for one.
+
+Saving over a classifier writes `model-N.safetensors` beside the old file, N being the next number, then replaces
+`config.json` in one step, then removes the old file: whoever reads meanwhile finds one whole classifier, the old or the
+new, and needs no lock.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +31,14 @@ from metacontrast.classifier.starting_point import (
     CONFIG,
     TENSORS,
     StartingPoint,
+    check_format,
     check_replaceable,
     from_run,
-    read_facts,
 )
+from metacontrast.classifier.stored_values import CLASSIFIER, check_values
 from metacontrast.classifier.support import Support
 from metacontrast.errors import InputError
-from metacontrast.files import write_text
+from metacontrast.files import as_utf8, exclusive, is_folder, remove_leftovers, why_no_folder, write_text
 from metacontrast.maml.inner import Inner
 from metacontrast.model.frozen import frozen_like
 from metacontrast.training import checkpoint
@@ -39,7 +46,9 @@ from metacontrast.training.config import config_from_values
 from metacontrast.training.run import TrainedRun
 from metacontrast.types import Head
 
-FORMAT, VERSION = "metacontrast-classifier", 1
+FORMAT, VERSION = "metacontrast-classifier", 2
+PATIENCE = 60.0
+_PATTERN = "model*.safetensors"
 
 
 @dataclass(frozen=True)
@@ -64,25 +73,75 @@ def save(folder: Path, state: State, parameters: dict[str, Any]) -> None:
     if state.start.run is None:
         raise InputError(f"{state.start.name} is not a model of this library: a classifier on it cannot be saved")
     check_replaceable(folder, FORMAT)
-    facts = _facts(state, state.start.run, parameters)
-    text = json.dumps(facts, indent=1, ensure_ascii=False, default=_plain) + "\n"
-    stored = checkpoint.Stored(_tensors(state), {"config": _digest(text)})
-    checkpoint.save(folder / TENSORS, stored)
-    write_text(folder / CONFIG, text)
+    facts, tensors = _facts(state, state.start.run, parameters), _tensors(state)
+    with exclusive(folder / ".lock", f"another process is saving to {folder}: wait or choose another folder", PATIENCE):
+        before = set(folder.glob(_PATTERN)) if (folder / CONFIG).exists() else set()
+        number = 1 + max((n for file in folder.glob(_PATTERN) if (n := _number(file.name)) is not None), default=-1)
+        _write(folder, facts | {"tensors": f"model-{number}.safetensors" if number else TENSORS}, tensors)
+        for file in before:
+            if _number(file.name) is not None:
+                file.unlink(missing_ok=True)
 
 
 def load(folder: Path) -> tuple[State, dict[str, Any]]:
-    """What `save` wrote."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder: give the one that `metacontrast fit --out` wrote")
-    facts = read_facts(folder / CONFIG, FORMAT, VERSION)
-    stored = checkpoint.load(folder / TENSORS)
-    if stored.facts.get("config") != _digest((folder / CONFIG).read_text(encoding="utf-8")):
-        raise InputError(f"{folder}: {CONFIG} and {TENSORS} do not belong together: restore both from one copy")
+    """What `save` wrote; where another process saves meanwhile, what was there before or is there then."""
+    if not is_folder(folder):
+        raise InputError(f"{folder} {why_no_folder(folder)}; give the folder that `metacontrast fit --out` wrote")
+    text = _read_config(folder)
+    while True:
+        try:
+            return _load(folder, text)
+        except InputError:
+            before, text = text, _read_config(folder)
+            if before == text:
+                raise
+
+
+def _write(folder: Path, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Write the tensors, then the configuration that names them, or neither."""
+    text = json.dumps(facts, indent=1, ensure_ascii=False, default=_plain) + "\n"
+    for name in (CONFIG, _PATTERN):
+        remove_leftovers(folder, name)
+    try:
+        checkpoint.save(folder / facts["tensors"], checkpoint.Stored(tensors, {"config": _digest(as_utf8(text))}))
+        write_text(folder / CONFIG, text)
+    except BaseException:
+        with contextlib.suppress(OSError, InputError):
+            if not (folder / CONFIG).exists() or _read_config(folder) != as_utf8(text):
+                (folder / facts["tensors"]).unlink(missing_ok=True)
+        raise
+
+
+def _read_config(folder: Path) -> bytes:
+    try:
+        return (folder / CONFIG).read_bytes()
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not any(folder.glob(_PATTERN)):
+            raise InputError(
+                f"{folder} holds no fitted classifier: give the folder that `metacontrast fit --out` wrote"
+            ) from error
+        raise InputError(f"{folder / CONFIG} cannot be read ({error.strerror}): the folder is incomplete") from error
+
+
+def _load(folder: Path, text: bytes) -> tuple[State, dict[str, Any]]:
+    facts = check_format(text, folder / CONFIG, FORMAT, VERSION)
+    name = facts.get("tensors", TENSORS)
+    if _number(name) is None:
+        raise InputError(f"{folder / CONFIG} names tensors {name!r}, which is not a file of a classifier: fit it again")
+    stored = checkpoint.load(folder / name)
+    if stored.facts.get("config") != _digest(text):
+        raise InputError(f"{folder}: {CONFIG} and {name} do not belong together: restore both from one copy")
+    check_values(facts, CLASSIFIER, folder / CONFIG)
     try:
         return _state(facts, stored.tensors, folder), facts["parameters"]
     except (KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"{folder / CONFIG} does not describe a classifier ({error}): fit it again") from error
+
+
+def _number(name: Any) -> int | None:
+    """N of `model-N.safetensors`, 0 of `model.safetensors`, None of anything else."""
+    found = re.fullmatch(r"model(-[1-9][0-9]{0,17})?\.safetensors", name) if isinstance(name, str) else None
+    return found and int((found[1] or "-0")[1:])
 
 
 def _facts(state: State, run: TrainedRun, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -118,8 +177,7 @@ def _tensors(state: State) -> dict[str, Tensor]:
 
 def _state(facts: dict[str, Any], tensors: dict[str, Tensor], folder: Path) -> State:
     start = _start(facts, _below("start.", tensors), folder)
-    images, y = tensors["support.images"], tensors["support.y"]
-    support = Support(images, y, tuple(facts["support"]), tuple(map(from_json, facts["classes"])))
+    support = _support(facts, tensors, start.images.shape, folder)
     plan = Plan(**(facts["plan"] | {"inner": Inner(**facts["plan"]["inner"])}))
     fitted = Fitted(
         _network(start, len(support.classes), _below("network.", tensors)),
@@ -130,6 +188,20 @@ def _state(facts: dict[str, Any], tensors: dict[str, Tensor], folder: Path) -> S
         tuple(Score(**score) for score in facts["compare"]),
     )
     return State(start, support, plan, fitted)
+
+
+def _support(facts: dict[str, Any], tensors: dict[str, Tensor], shape: tuple[int, ...], folder: Path) -> Support:
+    images, y, names = tensors["support.images"], tensors["support.y"], facts["support"]
+    is_whole = (images.dtype, y.dtype, tuple(images.shape)) == (torch.uint8, torch.int64, (len(names), *shape))
+    if not is_whole or y.shape != (len(names),) or not 0 <= int(y.min()) <= int(y.max()) < len(facts["classes"]):
+        raise InputError(f"{folder}: the support images are not those that {CONFIG} describes: fit it again")
+    support = Support(images, y, tuple(names), tuple(map(from_json, facts["classes"])))
+    if support.counts.tolist() != facts["counts"]:
+        raise InputError(
+            f"{folder / CONFIG}: counts is {facts['counts']}, but the classes have {support.counts.tolist()} images: "
+            "restore the file or fit again"
+        )
+    return support
 
 
 def _start(facts: dict[str, Any], tensors: dict[str, Tensor], folder: Path) -> StartingPoint:
@@ -147,6 +219,8 @@ def _network(start: StartingPoint, ways: int, tensors: dict[str, Tensor]) -> Net
     head = Head(torch.zeros(ways, size), torch.zeros(ways))
     network = Network(frozen_like(start.model), head, torch.zeros(ways, size), start.images)
     network.load_state_dict(tensors)
+    if not all(t.isfinite().all() for t in network.state_dict().values()):
+        raise InputError("the network of the saved classifier holds values that are not finite: fit it again")
     return network.eval()
 
 
@@ -154,12 +228,12 @@ def _plain(value: Any) -> Any:
     """A NumPy number as Python's own."""
     if isinstance(value, np.generic):
         return value.item()
-    raise TypeError(f"{type(value).__name__} cannot be written to {CONFIG}")
+    raise InputError(f"a parameter is a {type(value).__name__}, which cannot be written to {CONFIG}: use plain values")
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()

@@ -12,6 +12,7 @@ from metacontrast.bench.cases import CASES, ORDERS
 from metacontrast.bench.engines import ENGINES, FLOOR, OURS, PEERS, Engine, Environment, default_python, probe
 from metacontrast.bench.measure import measure
 from metacontrast.cli import shared
+from metacontrast.cli.destinations import check_destinations
 from metacontrast.device import find_device
 from metacontrast.errors import InputError
 
@@ -52,6 +53,8 @@ def execute(args: argparse.Namespace) -> None:
     if args.repeats < 1:
         raise InputError(f"--repeats {args.repeats}, but it must be 1 or more")
     find_device(args.device)
+    if args.records:
+        check_destinations([], files=[args.records])
     environment = probe(args.peers or default_python())
     header = table.hardware(args.device) | {"peers": environment.versions, "seed": args.seed, "repeats": args.repeats}
     engines = chosen_engines(args.engines, environment)

@@ -5,7 +5,7 @@ from typing import Any
 
 from metacontrast.cli import shared
 from metacontrast.data.catalog import DATASETS, check_dataset, get_dataset
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, one_line
 
 
 def add_parser(commands: Any) -> None:
@@ -41,16 +41,17 @@ def execute_list(args: argparse.Namespace) -> None:
 def execute_get(args: argparse.Namespace) -> None:
     """Fetch a data set and say where it is."""
     where = get_dataset(args.name, args.data_root)
-    shared.print_json({"dataset": args.name, "path": str(where)}) if args.json else print(where)
+    shared.print_json({"dataset": args.name, "path": str(where)}) if args.json else print(one_line(str(where)))
 
 
 def execute_check(args: argparse.Namespace) -> None:
     """Read a data set as a whole, print its counts and digests, fail when it is not whole."""
     report = check_dataset(args.name, args.data_root)
+    args.flags["skip_unreadable"] = "`train --skip-unreadable`"
     if args.json:
         shared.print_json(report)
     else:
-        print(f"{report['name']} in {report['root']}")
+        print(one_line(f"{report['name']} in {report['root']}"))
         for split, facts in report["splits"].items():
             print(f"{split:<6}{facts['classes']:>6} classes{facts['images']:>8} images   digest {facts['digest']}")
     if not report["verified"]:

@@ -10,11 +10,12 @@ from tqdm import tqdm
 
 from metacontrast.cli import shared
 from metacontrast.cli.config_flags import add_config_flags, config_from_flags
+from metacontrast.cli.destinations import check_destinations, images_folder
 from metacontrast.cli.train import train_with_progress
 from metacontrast.data import load_dataset
 from metacontrast.data.images import ClassImages
 from metacontrast.demo import DemoResult, demo_configs, results_table, write_report
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, one_line
 from metacontrast.explain.findings import Findings, explain_run
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Evaluation, Row, evaluate
@@ -51,6 +52,7 @@ def execute(args: argparse.Namespace) -> int:
             raise InputError(f"demo compares a learned and a zeroed head: leave out --{flag.replace('_', '-')}")
     base = _config(args)
     Evaluation(episodes=args.episodes)
+    check_destinations(images_folder(base.dataset), folders=[args.out])
     images = load_dataset(base.dataset, "test", args.data_root, base.read_options())
     results = []
     for (label, config), color in zip(demo_configs(base).items(), _COLORS, strict=True):
@@ -64,7 +66,7 @@ def execute(args: argparse.Namespace) -> int:
         results.append(DemoResult(label, color, place, run, rows, findings))
     page = write_report(args.out, results, images, shlex.join(["metacontrast", *sys.argv[1:]]))
     print(results_table(results))
-    print(f"\nreport: {page}")
+    print(f"\nreport: {one_line(str(page))}")
     if args.json:
         shared.print_json({"report": str(page), "results": {r.label: [vars(row) for row in r.rows] for r in results}})
     return 0

@@ -10,8 +10,9 @@ from typing import Any
 from tqdm import tqdm
 
 from metacontrast.cli import shared
+from metacontrast.cli.destinations import check_destinations, images_folder
 from metacontrast.cli.evaluate import images_like_the_runs
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, one_line
 from metacontrast.explain.findings import explain_run
 from metacontrast.explain.report import write_report
 from metacontrast.explain.text import as_text, setting
@@ -43,6 +44,8 @@ def execute(args: argparse.Namespace) -> None:
     if args.episodes < 1:
         raise InputError(f"--episodes {args.episodes}, but it must be 1 or more")
     run, kept = load_run(args.run), load_kept(args.run)
+    out = args.out or args.run / "explain"
+    check_destinations([args.run, *images_folder(args.dataset or run.config.dataset)], folders=[out])
     config = run.config if args.seed is None else replace(run.config, seed=args.seed)
     images = images_like_the_runs(args, run)
     with (
@@ -51,9 +54,9 @@ def execute(args: argparse.Namespace) -> None:
     ):
         tasks = config.test_tasks(images.to(resources.device))
         found = explain_run(run, kept, tasks, args.episodes, resources, bar.update)
-    report = write_report(args.out or args.run / "explain", found, shlex.join(["metacontrast", *sys.argv[1:]]))
+    report = write_report(out, found, shlex.join(["metacontrast", *sys.argv[1:]]))
     shared.say(f"{args.run}: {setting(found)}")
     print(as_text(found))
-    print(f"\nreport: {report}")
+    print(f"\nreport: {one_line(str(report))}")
     if args.json:
         shared.print_json({"run": str(args.run), "report": str(report), "scalars": found.explanation.scalars()})

@@ -4,6 +4,8 @@ import argparse
 from typing import Any
 
 from metacontrast.cli import shared
+from metacontrast.cli.destinations import check_destinations
+from metacontrast.errors import one_line
 
 
 def add_parser(commands: Any) -> None:
@@ -30,5 +32,6 @@ def execute(args: argparse.Namespace) -> None:
 
     state, _ = load(args.classifier)
     path = args.out or args.classifier / f"classifier{SUFFIXES[args.format]}"
+    check_destinations([args.classifier], files=[path], endings=tuple(SUFFIXES.values()))
     export(state, path, args.format)
-    shared.print_json({"file": str(path), "format": args.format}) if args.json else print(path)
+    shared.print_json({"file": str(path), "format": args.format}) if args.json else print(one_line(str(path)))

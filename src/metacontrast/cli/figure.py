@@ -15,6 +15,7 @@ import torch
 
 from metacontrast.cli import figure_engine, shared
 from metacontrast.cli.allocator import keep_freed_memory
+from metacontrast.cli.destinations import check_destinations
 from metacontrast.cli.progress import stop_on_interrupt
 from metacontrast.data.catalog import data_root
 from metacontrast.device import DEVICES, find_device
@@ -28,6 +29,7 @@ from metacontrast.experiments.records import FigureRecords, collect, load_record
 from metacontrast.experiments.run_figures import all_runs, check_data, make_runs
 from metacontrast.experiments.setting import Protocol, ScaleName, Setting, choose_setting
 from metacontrast.experiments.spec import FigureSpec
+from metacontrast.files import as_path
 from metacontrast.version import INTERRUPTED
 
 
@@ -75,6 +77,9 @@ def execute(args: argparse.Namespace) -> int:
     figures = find_figures(args.name)
     figure_engine.check_flags(args)
     setting = choose_setting(args.scale, args.protocol, args.data_root)
+    if not args.plan:
+        runs = [] if args.redraw else [_place(args).runs, args.records]
+        check_destinations([as_path(args.data_root or data_root())], folders=[*runs, _pages(setting, args)])
     for line in departures(setting, figures):
         shared.say(f"departure: {line}")
     if args.plan:
@@ -89,14 +94,14 @@ def execute(args: argparse.Namespace) -> int:
 
 def _place(args: argparse.Namespace) -> Place:
     device = find_device(args.device) if args.address is None else args.device
-    data = (args.data_root or data_root()).expanduser()
+    data = as_path(args.data_root or data_root())
     return Place((args.out or _default_runs()).absolute(), data.absolute(), device)
 
 
 def _default_runs() -> Path:
     """In the folder that holds caches, which the variable METACONTRAST_CACHE names."""
     named = os.environ.get("METACONTRAST_CACHE")
-    return (Path(named).expanduser() if named else platformdirs.user_cache_path("metacontrast")) / "figure-runs"
+    return (as_path(named) if named else platformdirs.user_cache_path("metacontrast")) / "figure-runs"
 
 
 def _print_plan(figures: Sequence[FigureSpec], setting: Setting, place: Place) -> None:
@@ -146,7 +151,7 @@ def _progress(run: PlannedRun, status: str, place: Place, done: int, of: int, se
 
 
 def _draw(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namespace) -> None:
-    pages = args.pages or Path("docs/figures") / ("" if setting.folder == "local" else setting.folder)
+    pages = _pages(setting, args)
     results = {}
     for figure in figures:
         found = _records(figure, setting, args)
@@ -158,6 +163,10 @@ def _draw(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namesp
         shared.say(f"summary: {write_summary(pages, results, figures, setting)}")
     if args.json:
         shared.print_json({"scale": setting.scale, "protocol": setting.protocol, "figures": results})
+
+
+def _pages(setting: Setting, args: argparse.Namespace) -> Path:
+    return args.pages or Path("docs/figures") / ("" if setting.folder == "local" else setting.folder)
 
 
 def _records(figure: FigureSpec, setting: Setting, args: argparse.Namespace) -> FigureRecords:

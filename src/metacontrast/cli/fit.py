@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metacontrast.cli import shared
+from metacontrast.cli.destinations import check_destinations
 from metacontrast.data.decode import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -52,12 +53,13 @@ def add_max_pixels_flag(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> None:
     """Fit, save, say how well each way does."""
     from metacontrast.classifier.estimator import FewShotClassifier
-    from metacontrast.classifier.starting_point import check_replaceable
+    from metacontrast.classifier.starting_point import check_replaceable, find_model
     from metacontrast.classifier.storage import FORMAT
 
     names = ("steps", "lr", "scope", "baseline", "reject", "folds", "skip_unreadable", "max_pixels", "device")
     parameters = {name: getattr(args, name) for name in names}
     classifier = FewShotClassifier(args.model, **parameters, verbose=sys.stderr.isatty())
+    check_destinations([args.folder, find_model(args.model)], folders=[args.out])
     check_replaceable(args.out, FORMAT)
     classifier.fit(args.folder)
     classifier.save(args.out)

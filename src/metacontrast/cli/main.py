@@ -2,18 +2,30 @@
 
 import argparse
 import contextlib
-import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from metacontrast.cli.terminal import shown_controls, with_flags
 from metacontrast.errors import InputError, one_line
+from metacontrast.files import what_failed
 from metacontrast.version import __version__
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one line."""
+    """An argument parser whose complaint is one line, and which tells what its flags are called."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.color = False  # the escape sequences of Python 3.14
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As argparse does; `flags` has the flag of every option of the command and its verb."""
+        found, rest = super().parse_known_args(args, namespace)
+        own = {each.dest: each.option_strings[0] for each in self._actions if each.option_strings}
+        found.flags = own | getattr(found, "flags", {})
+        return found, rest
 
     def error(self, message: str) -> NoReturn:
         """Print the complaint and where to read more, exit with 2."""
@@ -46,28 +58,26 @@ def build_parser() -> Parser:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
-    _write_any_letter()
-    try:
-        args = build_parser().parse_args(arguments)
-        status = args.execute(args) or 0
-        sys.stdout.flush()
-    except InputError as error:
-        print(f"metacontrast: error: {one_line(str(error))}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        _drop_output()
-        return 1
-    except OSError as error:
-        _drop_output()
-        print(f"metacontrast: error: {error.strerror or error}: free some space or mend the path", file=sys.stderr)
-        return 2
-    return status
+    with shown_controls():
+        args = argparse.Namespace(flags={})
+        try:
+            args = build_parser().parse_args(arguments)
+            status = args.execute(args) or 0
+            sys.stdout.flush()
+        except InputError as error:
+            return _refuse(with_flags(str(error), args.flags))
+        except BrokenPipeError:
+            _drop_output()
+            return 1
+        except OSError as error:
+            _drop_output()
+            return _refuse(what_failed(error))
+        return status
 
 
-def _write_any_letter() -> None:
-    """File and class names may hold letters that standard output's encoding has not: they are shown as escapes."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")
+def _refuse(message: str) -> int:
+    print(f"metacontrast: error: {one_line(message)}", file=sys.stderr)
+    return 2
 
 
 def _drop_output() -> None:

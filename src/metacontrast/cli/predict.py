@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from metacontrast.cli import shared
+from metacontrast.cli.destinations import check_destinations
 from metacontrast.cli.fit import add_max_pixels_flag
+from metacontrast.cli.terminal import with_flags
 from metacontrast.errors import InputError, one_line
+from metacontrast.files import is_folder
 
 if TYPE_CHECKING:
     from metacontrast.classifier.explanation import Explanation
@@ -52,9 +55,12 @@ def execute(args: argparse.Namespace) -> int:
         raise InputError("--pictures draws explanations: add --explain")
     if args.csv and args.explain:
         raise InputError("--csv has no columns for explanations: use --json with --explain")
+    files = _files(args.images)
+    if args.pictures:
+        pictures = (_picture(args.pictures, number) for number in range(len(files)))
+        check_destinations([args.classifier, *files], folders=[args.pictures], files=pictures)
     classifier = FewShotClassifier.load(args.classifier)
     classifier.set_params(max_pixels=args.max_pixels, device=args.device)
-    files = _files(args.images)
     found = classifier.predict_each(files, explain=args.explain)
     shown = tqdm(found, total=len(files), desc="predicting", unit="image", disable=None, leave=False)
     write = _writer(args)
@@ -62,13 +68,13 @@ def execute(args: argparse.Namespace) -> int:
     for number, prediction in enumerate(shown):
         if prediction.problem:
             broken.append(prediction)
-            tqdm.write(one_line(f"metacontrast: {prediction.problem}"), file=sys.stderr)
+            tqdm.write(one_line(f"metacontrast: {with_flags(prediction.problem, args.flags)}"), file=sys.stderr)
             continue
         write(prediction)
         if args.json:
             answered.append(_as_json(prediction))
         if args.pictures:
-            _draw(classifier.state_, prediction, args.pictures / f"{number:06d}.png")
+            _draw(classifier.state_, prediction, _picture(args.pictures, number))
     if args.json:
         unreadable = [{"image": each.image, "problem": each.problem} for each in broken]
         shared.print_json({"predictions": answered, "unreadable": unreadable})
@@ -81,7 +87,11 @@ def execute(args: argparse.Namespace) -> int:
 def _files(paths: Iterable[Path]) -> list[Path]:
     from metacontrast.classifier.inputs import files_below
 
-    return [file for path in paths for file in (files_below(path) if path.is_dir() else [path])]
+    return [file for path in paths for file in (files_below(path) if is_folder(path) else [path])]
+
+
+def _picture(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.png"
 
 
 def _writer(args: argparse.Namespace) -> Any:

@@ -15,7 +15,7 @@ import torch
 
 from metacontrast.cli.allocator import keep_freed_memory
 from metacontrast.device import DEVICES, find_device
-from metacontrast.errors import InputError, one_line
+from metacontrast.errors import CONTROLS, InputError, one_line
 from metacontrast.maml.engine import EngineName
 from metacontrast.training.ranks import processes_here
 from metacontrast.training.step import Resources
@@ -123,10 +123,13 @@ def say(message: str) -> None:
 
 
 def print_json(result: dict[str, Any] | list[dict[str, Any]]) -> None:
-    """The result for a program, one line: letters as they are where standard output can write them, else escaped."""
-    text = json.dumps(result, ensure_ascii=False)
+    """The result for a program, one line: letters as they are where standard output can show them, else escaped."""
+    text = json.dumps(result, ensure_ascii=False).translate(_JSON_ESCAPES)
     try:
         text.encode(sys.stdout.encoding or "ascii")
     except UnicodeEncodeError:
-        text = json.dumps(result)
+        text = json.dumps(result).translate(_JSON_ESCAPES)
     print(text, flush=True)
+
+
+_JSON_ESCAPES = {code: f"\\u{code:04x}" for code in CONTROLS}

@@ -11,6 +11,7 @@ from typing import Any
 
 from metacontrast.cli import shared
 from metacontrast.cli.config_flags import add_config_flags, add_vary_flag, config_from_flags
+from metacontrast.cli.destinations import check_destinations, images_folder
 from metacontrast.cli.determinism import add_deterministic_flag, determinism
 from metacontrast.cli.progress import Progress, stop_on_interrupt
 from metacontrast.data import load_dataset
@@ -56,6 +57,7 @@ def add_parser(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Train, with a progress bar."""
     config = config_from_flags(args)
+    check_destinations(images_folder(config.dataset), folders=[args.out])
     with joined(find_device(args.device)) as ranks, _reported_by(ranks), determinism(args.deterministic):
         status, results = train_with_progress(config, args, ranks=ranks)
         if status == "stopped":

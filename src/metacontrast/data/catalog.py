@@ -13,6 +13,7 @@ from metacontrast.data.images import ClassImages, cached
 from metacontrast.data.options import ReadOptions, Resample, SplitScheme
 from metacontrast.data.specs import DATASETS, FOLDER, DatasetSpec
 from metacontrast.errors import InputError
+from metacontrast.files import as_path
 
 LARGEST_SIZE = 1024
 DEFAULTS = ReadOptions()
@@ -56,21 +57,19 @@ def find_dataset(name: str, root: Path | str | None = None) -> tuple[DatasetSpec
     """What is known of a data set, and the folder in which it is looked for."""
     kind, _, path = name.partition(":")
     if kind == FOLDER.name and path:
-        return FOLDER, Path(path).expanduser()
+        return FOLDER, as_path(path)
     if name not in DATASETS:
         close = difflib.get_close_matches(name, DATASETS, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise InputError(f"no data set {name!r}: {hint}there are {', '.join(DATASETS)} and folder:PATH")
-    return DATASETS[name], Path(root).expanduser() if root is not None else data_root()
+    return DATASETS[name], as_path(root) if root is not None else data_root()
 
 
 def check_options(spec: DatasetSpec, options: ReadOptions) -> None:
     """Raise `InputError` for an option that does not apply to the set, or a value that no set takes."""
     for option in fields(options):
-        if option.name not in spec.options and getattr(options, option.name) != option.default:
-            raise InputError(
-                f"{option.name} does not apply to {spec.name}: leave it out (it takes {', '.join(spec.options)})"
-            )
+        if option.name not in spec.options and (value := getattr(options, option.name)) != option.default:
+            raise InputError(f"{option.name}={value!r} does not apply to {spec.name}: leave it out")
     _check_choice("resample", options.resample, (None, *get_args(Resample)))
     _check_choice("split_scheme", options.split_scheme, get_args(SplitScheme))
     size = options.image_size
@@ -122,13 +121,13 @@ def check_dataset(name: str, root: Path | str | None = None) -> dict[str, Any]:
 def data_root() -> Path:
     """The folder of the data sets: `$METACONTRAST_DATA`, else `data` in the user's cache folder."""
     named = os.environ.get("METACONTRAST_DATA")
-    return Path(named).expanduser() if named else platformdirs.user_cache_path("metacontrast") / "data"
+    return as_path(named) if named else platformdirs.user_cache_path("metacontrast") / "data"
 
 
 def cache_folder() -> Path:
     """The folder of the cache files: `$METACONTRAST_CACHE`, else `images` in the user's cache folder."""
     named = os.environ.get("METACONTRAST_CACHE")
-    return Path(named).expanduser() if named else platformdirs.user_cache_path("metacontrast") / "images"
+    return as_path(named) if named else platformdirs.user_cache_path("metacontrast") / "images"
 
 
 def _check_choice(option: str, value: object, choices: tuple[object, ...]) -> None:

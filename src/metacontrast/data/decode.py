@@ -20,6 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from metacontrast.data.options import Resample
 from metacontrast.errors import InputError, one_line
+from metacontrast.files import is_address
 
 Mode = Literal["L", "RGB"]
 Source = Path | bytes | NDArray[np.uint8] | Image.Image
@@ -72,7 +73,7 @@ def decode(
     except Image.DecompressionBombError as error:
         limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
         pixels = re.search(r"\d+", str(error))
-        raise _too_large(name, int(pixels[0]) if pixels else limit + 1, limit) from error
+        raise _too_large(name, int(pixels[0]) if pixels else limit + 1, limit, "make it smaller") from error
     except Exception as error:  # on damaged files Pillow's readers raise nearly anything
         raise UnreadableImage(name, _reason(source, error)) from error
     return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
@@ -137,17 +138,20 @@ def _to_8_bits(grey: np.ndarray) -> NDArray[np.uint8]:
     return np.rint(grey * (255 / top)).astype(np.uint8)
 
 
-def _too_large(name: str, pixels: int, limit: int) -> UnreadableImage:
-    return UnreadableImage(
-        name, f"has {pixels} pixels, more than the limit of {limit}", "make it smaller, or raise max_pixels"
-    )
+def _too_large(
+    name: str, pixels: int, limit: int, advice: str = "make it smaller, or raise max_pixels"
+) -> UnreadableImage:
+    return UnreadableImage(name, f"has {pixels} pixels, more than the limit of {limit}", advice)
 
 
 def _reason(source: Source, error: Exception) -> str:
-    is_empty_file = isinstance(source, Path) and source.is_file() and source.stat().st_size == 0
-    if is_empty_file or (isinstance(source, bytes) and not source):
-        return "is empty (0 bytes)"
+    if isinstance(error, FileNotFoundError) and isinstance(source, Path) and is_address(source):
+        return "is an address, not a file: download it first"
     if isinstance(error, UnidentifiedImageError):
-        return "is not an image of a known format"
+        return "is empty (0 bytes)" if _is_empty(source) else "is not an image of a known format"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return f"cannot be read ({' '.join(text.split()) or type(error).__name__})"
+
+
+def _is_empty(source: Source) -> bool:
+    return not source if isinstance(source, bytes) else isinstance(source, Path) and source.stat().st_size == 0

@@ -25,6 +25,7 @@ from metacontrast.data.images import ClassImages, group_by_class
 from metacontrast.data.options import ReadOptions
 from metacontrast.data.variants import with_variants
 from metacontrast.errors import InputError
+from metacontrast.files import is_folder, why_no_folder
 
 READER_VERSION = 1
 SPLITS = ("all", "train", "val", "test")
@@ -72,8 +73,8 @@ def image_folders(root: Path) -> ClassFiles:
 
 def class_files(root: Path) -> ClassFiles:
     """The image files of every class folder under `root`, by its path below `root`."""
-    if not root.is_dir():
-        raise InputError(f"{root} is not a folder: give one that holds a folder of images for each class")
+    if not is_folder(root):
+        raise InputError(f"{root} {why_no_folder(root)}; give a folder that holds a folder of images for each class")
     found = image_folders(root)
     loose = found.pop(".", [])
     if not found:

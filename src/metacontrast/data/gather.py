@@ -100,5 +100,5 @@ def _summary(where: str, unreadable: Sequence[str], emptied: Sequence[str], tota
 
 def _report(summary: str, options: ReadOptions) -> None:
     if not options.skip_unreadable:
-        raise InputError(f"{summary}; replace or remove them, or set skip_unreadable to leave them out")
+        raise InputError(f"{summary}; replace or remove them, or leave them out with skip_unreadable")
     logger.warning("%s; they are left out", summary)

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from metacontrast.errors import InputError
-from metacontrast.files import parse_json, write_tensors
+from metacontrast.files import open_tensors, parse_json, write_tensors
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def _write_cache(path: Path, source: str, images: ClassImages) -> None:
 def _read_cache(path: Path, source: str) -> ClassImages | None:
     """What the cache file holds, or None when it is missing, stale or damaged."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_tensors(path) as file:
             metadata = file.metadata() or {}
             facts = parse_json(metadata["facts"])
             is_whole = hashlib.sha256(metadata["facts"].encode()).hexdigest() == metadata["facts_digest"]

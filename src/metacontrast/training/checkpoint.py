@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from metacontrast.errors import InputError
-from metacontrast.files import parse_json, write_tensors
+from metacontrast.files import open_tensors, parse_json, write_tensors
 from metacontrast.types import Head, Params
 
 
@@ -42,7 +42,7 @@ def load(path: Path) -> Stored:
     if not path.is_file():
         raise InputError(f"{path} does not exist: check the folder's name")
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_tensors(path) as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         facts = metadata["facts"]
