@@ -9,7 +9,7 @@ first-order MAML has two seeds at the end. Of Fig. 3 there is one run, every 200
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -109,14 +109,14 @@ def _measure(
     known = read_run(records) if records.exists() else None
     if known is not None and any(each.get("sha256") == digest and each["tasks"] >= tasks for each in known.measured.values()):
         return None
-    inner = {"inner_lr": 0.1, "inner_steps": 1} if run.panel == HEAD_ONLY else {}
-    trained = load_released(file, dataset="mini-imagenet", **inner)
+    adaptation = {"inner_lr": 0.1, "inner_steps": 1} if run.panel == HEAD_ONLY else {}
+    trained = load_released(file, dataset="mini-imagenet", **adaptation)
     images = _test_images(data_root, trained.config.read_options())
     evaluation = Evaluation((1,), BOTH, tasks)
     found = count_correct(trained, common_tasks(trained, images), trained.config.inner(), evaluation, resources)
     line = {"kind": "measurement", "update": trained.updates, "file": file.name, "sha256": digest, **found}
     made = provenance(resources.device) | {"data": {images.name: images.digest}}
-    header: Record = {"kind": "header", "run": run.folder.name, "inner": inner, "made": [made]}
+    header: Record = {"kind": "header", "run": run.folder.name, "inner": asdict(trained.config.inner()), "made": [made]}
     new = RunRecords(header, {trained.updates: line})
     write_run(records, new if known is None else known | new)
     return trained.updates

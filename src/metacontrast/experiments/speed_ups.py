@@ -7,8 +7,9 @@ them, and log₂(updates of the slow curve / updates of the fast one) between th
 
 mean over five levels between the higher of the two first points and the lower of the two highest ones, because a single
 level is decided by the noise of one evaluation. Of several seeds the lower bounds give the lower end of the interval and
-the upper bounds the upper end (Imbens and Manski 2004), each with three parts of error: the spread over seeds, the place
-between two evaluations, taken as uniform, and the choice of test tasks, by bootstrap.
+the upper bounds the upper end (Imbens and Manski 2004), each with two parts of error: the spread over seeds, and the
+choice of test tasks, by bootstrap. The spread over seeds counts at least as much as if every time lay uniformly between
+its two evaluations: seeds that fall between the same ones need not be alike.
 """
 
 import math
@@ -65,13 +66,13 @@ def reached_between(curve: Curve, level: float) -> tuple[float, float]:
     """The last evaluation before the curve first reaches the level, and the one at which it has.
 
     >>> reached_between({10: 0.25, 20: 0.75}, 0.5), reached_between({10: 0.6}, 0.5), reached_between({10: 0.1}, 0.5)
-    ((10, 20), (0.0, 10), (10, inf))
+    ((10.0, 20.0), (0.0, 10.0), (10.0, inf))
     """
     before = 0.0
     for update, value in sorted(curve.items()):
         if value >= level:
-            return before, update
-        before = update
+            return before, float(update)
+        before = float(update)
     return before, math.inf
 
 
@@ -108,7 +109,7 @@ def _estimate(values: Sequence[float], resampled: Sequence[float], found: Sequen
     n, mean = len(values), fmean(values)
     if n < 2 or math.isinf(mean):
         return Estimate(mean, ((math.inf, 1),), n, tasks if tasks > 1 else 0)
-    of_seeds = (variance(values) + fmean(each.within for each in found)) / n
+    of_seeds = max(variance(values), fmean(each.within for each in found)) / n
     if tasks == 1:
         return Estimate(mean, ((of_seeds, n - 1),), n)
     finite = [value for value in resampled if math.isfinite(value)]

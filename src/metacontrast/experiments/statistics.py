@@ -30,7 +30,7 @@ LOOKS = {3: 0.5, 5: 0.25, 8: 0.15, 12: 0.1}
 """Numbers of seeds at which a verdict may be given, and the share of `ERROR` that each may spend: fixed beforehand."""
 FEWEST_SEEDS = min(LOOKS)
 _WEIGHT = 1.5
-_HALVINGS = 60
+_HALVINGS = 50
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Estimate:
     """
 
     mean: float
-    parts: tuple[tuple[float, float], ...]
+    parts: tuple[tuple[float, int], ...]
     seeds: int
     tasks: int = 0
 

@@ -148,21 +148,21 @@ _ORDER: tuple[Outcome, ...] = ("supported", "not supported", "inconclusive", "no
 
 
 def _outcome(claim: Claim, judged: Sequence[Judged], lacking: Sequence[Comparison]) -> tuple[Outcome, str]:
-    heard = [each for each in judged if claim.speaks != "end" or each.is_at_the_end]
-    early = [each for each in judged if claim.speaks != "early" and not each.is_at_the_end]
-    if any(each.outcome == "not supported" for each in heard):
+    unfinished = [each for each in judged if claim.speaks != "early" and not each.is_at_the_end]
+    can_be_refuted = claim.speaks != "end" or not unfinished
+    if can_be_refuted and any(each.outcome == "not supported" for each in judged):
         return "not supported", ""
-    if lacking or early or any(each.error == 0 for each in heard):
-        return "not testable yet", "; ".join(_needs(judged, early, lacking))
-    if all(each.outcome == "supported" for each in heard):
+    if lacking or unfinished or any(each.error == 0 for each in judged):
+        return "not testable yet", "; ".join(_needs(judged, unfinished, lacking))
+    if all(each.outcome == "supported" for each in judged):
         return "supported", ""
-    wide = [each for each in heard if each.outcome == "inconclusive"]
+    wide = [each for each in judged if each.outcome == "inconclusive"]
     return "inconclusive", "; ".join(dict.fromkeys(f"{each.comparison.label}: {_seeds_needed(each)}" for each in wide))
 
 
-def _needs(judged: Sequence[Judged], early: Sequence[Judged], lacking: Sequence[Comparison]) -> list[str]:
+def _needs(judged: Sequence[Judged], unfinished: Sequence[Judged], lacking: Sequence[Comparison]) -> list[str]:
     """What would make it testable."""
-    updates = {f"needs {each.full_updates:,} updates, has {each.updates:,}" for each in early}
+    updates = {f"{each.comparison.panel} needs {each.full_updates:,} updates, has {each.updates:,}" for each in unfinished}
     seeds = {f"needs {FEWEST_SEEDS} seeds, has {each.lower.seeds}" for each in judged if each.error == 0}
     return [*sorted(updates), *sorted(seeds), *dict.fromkeys(f"not measured: {each.label}" for each in lacking)]
 

@@ -10,7 +10,7 @@ from metacontrast.experiments.questions.main_runs import (
     omniglot_second_order,
 )
 from metacontrast.experiments.setting import Setting
-from metacontrast.experiments.spec import Claim, Comparison, FigureSpec, Line, Reading, View, When, above, faster, same
+from metacontrast.experiments.spec import Claim, Comparison, FigureSpec, Line, Reading, View, above, faster, same
 
 
 def _lines(setting: Setting) -> list[Line]:
@@ -54,7 +54,7 @@ def _claims(setting: Setting) -> list[Claim]:
         ),
         Claim(
             "On Omniglot 5-shot the trick does more for FOMAML than for SOMAML (Fig. 13).",
-            (_more(omniglot, "early", "−4.6 after 300"), _more(omniglot, "end", "+3.8 after 3,000")),
+            (_more(omniglot, "+3.8 after 3,000; −4.6 after 300"),),
             "at the end (+4.3 against +0.6 points); early on it is the other way round (+4.6 against +9.2 after 300)",
             "end",
         ),
@@ -78,10 +78,10 @@ def _claims(setting: Setting) -> list[Claim]:
     ]
 
 
-def _more(panel: str, when: When, released: str) -> Comparison:
-    plus = Reading("FO zeroing trick", "zeroed/1", when), Reading("SO random", "zeroed/1", when)
-    minus = Reading("FO random", "zeroed/1", when), Reading("SO zeroing trick", "zeroed/1", when)
-    label = f"gain by the trick, FO − SO, zeroed/1, {when}"
+def _more(panel: str, released: str) -> Comparison:
+    plus = Reading("FO zeroing trick", "zeroed/1"), Reading("SO random", "zeroed/1")
+    minus = Reading("FO random", "zeroed/1"), Reading("SO zeroing trick", "zeroed/1")
+    label = "gain by the trick, FO − SO, zeroed/1, end"
     return Comparison(label, panel, plus, minus, released=released)
 
 
