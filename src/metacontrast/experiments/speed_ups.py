@@ -118,7 +118,7 @@ def _estimate(values: Sequence[float], resampled: Sequence[float], found: Sequen
 
 def _width(curve: Curve, cell: tuple[float, float]) -> float:
     """Of the place between two evaluations on the scale of log₂; at an open end that of the neighbouring one."""
-    updates, (before, there) = sorted(curve), cell
+    updates, (before, there) = sorted(map(float, curve)), cell
     if before == 0:
         return _log2(updates[min(1, len(updates) - 1)], updates[0])
     return _log2(there, before) if math.isfinite(there) else _log2(updates[-1], updates[max(0, len(updates) - 2)])
