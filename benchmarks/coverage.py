@@ -3,8 +3,8 @@
     python benchmarks/coverage.py [--tries 20000] [--speed]
 
 Prints, for 3, 5, 8 and 12 seeds, the least and the largest coverage of the nominal 95 % over many ratios of the
-deviations of seeds, tasks and what is left, the deviation of seeds 0 among them. With `--speed`, the coverage of the ratio
-of updates of curves whose true ratio is known, evaluated as the figures do.
+deviations of seeds, tasks and what is left, the deviation of seeds 0 among them. With `--speed`, the coverage of the
+ratio of updates of curves whose true ratio is known, evaluated as the figures do.
 """
 
 import argparse

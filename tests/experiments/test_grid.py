@@ -6,9 +6,9 @@ import pytest
 
 from metacontrast.errors import InputError, InUseError
 from metacontrast.experiments.catalog import FIGURES
+from metacontrast.experiments.counts import decode
 from metacontrast.experiments.grid import Place, PlannedRun, carry_out, planned_runs
 from metacontrast.experiments.pool import carry_out_all
-from metacontrast.experiments.counts import decode
 from metacontrast.experiments.run_figures import all_runs
 from metacontrast.experiments.schedule import Schedule
 from metacontrast.experiments.setting import Setting

@@ -7,8 +7,8 @@ from metacontrast.experiments.catalog import FIGURES
 from metacontrast.experiments.measurement import measured_names
 from metacontrast.experiments.setting import Setting, base_config
 from metacontrast.experiments.spec import FigureSpec, Line
-from metacontrast.experiments.tables import numbers_rows
 from metacontrast.experiments.table import Table
+from metacontrast.experiments.tables import numbers_rows
 from metacontrast.experiments.verdicts import judge
 
 SETTINGS = [Setting(scale, protocol) for scale in ("smoke", "local", "full") for protocol in ("released", "paper")]

@@ -89,7 +89,9 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(execute=execute)
 
 
-_PAGES = "where pages and pictures go (default: docs/figures; of the length smoke or the paper's protocol a folder in it)"
+_PAGES = (
+    "where pages and pictures go (default: docs/figures; of the length smoke or the paper's protocol a folder in it)"
+)
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -213,4 +215,3 @@ def _draw(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namesp
         shared.say(f"summary: {write_summary(pages, results, figures, setting)}")
     if args.json:
         shared.print_json({"scale": setting.scale, "protocol": setting.protocol, "figures": results})
-

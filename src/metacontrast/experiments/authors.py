@@ -107,7 +107,9 @@ def _measure(
     """The updates behind the checkpoint; None when it is recorded."""
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     known = read_run(records) if records.exists() else None
-    if known is not None and any(each.get("sha256") == digest and each["tasks"] >= tasks for each in known.measured.values()):
+    if known is not None and any(
+        each.get("sha256") == digest and each["tasks"] >= tasks for each in known.measured.values()
+    ):
         return None
     adaptation = {"inner_lr": 0.1, "inner_steps": 1} if run.panel == HEAD_ONLY else {}
     trained = load_released(file, dataset="mini-imagenet", **adaptation)

@@ -1,6 +1,6 @@
 """Numbers of correct query images per test task, as one character each: compact, and whole in every JSON file.
 
-    0 … 43 are the characters from `0` on, 44 and more those after the backslash, which JSON would have to escape.
+0 … 43 are the characters from `0` on, 44 and more those after the backslash, which JSON would have to escape.
 """
 
 from collections.abc import Iterable

@@ -27,6 +27,7 @@ class Departure(NamedTuple):
     concerns: Callable[[Line], bool] = lambda line: True
 
 
+_CIFAR_FS = "CIFAR-FS, 32 × 32, in place of miniImageNet; accuracies are not comparable with the paper's"
 DEPARTURES = (
     Departure(
         "test tasks",
@@ -80,7 +81,8 @@ DEPARTURES = (
     Departure("seeds", "0, 1, 2, …", "0, 1, 2, …; there 222 to 225, 1 to 4 and others, several curves lack some"),
     Departure(
         "data",
-        *["CIFAR-FS, 32 × 32, in place of miniImageNet; accuracies are not comparable with the paper's"] * 2,
+        _CIFAR_FS,
+        _CIFAR_FS,
         lambda line: line.config.dataset == "cifar-fs",
     ),
 )
@@ -91,7 +93,10 @@ def departures(protocol: str, figure: FigureSpec, lines: Sequence[Line]) -> list
     if not lines:
         return []
     if all(line.config.dataset == "glyphs" for line in lines):
-        return ["2 updates on tiny networks and embedded glyphs, 2 seeds: the verdicts mean nothing", *figure.departures]
+        return [
+            "2 updates on tiny networks and embedded glyphs, 2 seeds: the verdicts mean nothing",
+            *figure.departures,
+        ]
     found = []
     for each in DEPARTURES:
         text = each.from_paper if protocol == "paper" else each.from_released
@@ -102,4 +107,6 @@ def departures(protocol: str, figure: FigureSpec, lines: Sequence[Line]) -> list
 
 def all_departures(setting: Setting, figures: Sequence[FigureSpec]) -> list[str]:
     """Of several figures, each once."""
-    return [*dict.fromkeys(text for each in figures for text in departures(setting.protocol, each, each.lines(setting)))]
+    return [
+        *dict.fromkeys(text for each in figures for text in departures(setting.protocol, each, each.lines(setting)))
+    ]

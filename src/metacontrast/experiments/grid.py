@@ -63,7 +63,10 @@ class PlannedRun:
     def _suffices(self, update: int, record: Record | None) -> bool:
         if record is None:
             return False
-        wanted, kind = measured_names(self.schedule, update), "values" if self.schedule.what == "similarity" else "correct"
+        wanted, kind = (
+            measured_names(self.schedule, update),
+            "values" if self.schedule.what == "similarity" else "correct",
+        )
         tasks = 1 if self.schedule.what == "similarity" else self.schedule.tasks_at(update)
         return wanted <= set(record.get(kind, ())) and record["tasks"] >= tasks
 

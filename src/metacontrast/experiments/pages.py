@@ -43,7 +43,7 @@ _PAIRED = (
     "Differences are paired by training seed and by test task, and taken at the last stage that all curves of a "
     "comparison have reached. The interval covers seeds and test tasks (crossed random effects) where correct answers "
     "were counted per task; where the tasks column says *means only* it covers the seeds alone, which is weaker "
-    "evidence. It is of 95 % with three seeds, the first of the looks at 3, 5, 8 and 12 seeds, and wider at later ones. "
+    "evidence. It is of 95 % with three seeds, the first of the looks at 3, 5, 8 and 12 seeds, of more later. "
     "A claim is *supported* when all its comparisons are, an equality by two one-sided tests; *not supported* when one "
     "is refuted, corrected for their number; *inconclusive* when an interval is too wide; *not testable yet* when it "
     "speaks of a part of training, or of seeds, that were not reached."
@@ -107,12 +107,14 @@ def write_summary(
     parts = [
         "# Every figure of the paper, with a verdict",
         f"Protocol `{setting.protocol}`. {counts_of(results)} {_PAIRED}",
-        "The p value is that of the claim's least certain comparison, or of the one that refutes it, corrected for the "
-        "looks and the number of comparisons; in brackets after Holm's correction over all claims that were testable. A "
-        "verdict whose p value is above .05 after that correction is one that chance alone may bring forth among so many.",
+        "The p value is that of the claim's least certain comparison, or of the one that refutes it, corrected for "
+        "looks and comparisons; in brackets with Holm's correction over all claims that were testable as well: above "
+        ".05 there, chance alone may give one such verdict among so many.",
         _markdown(SUMMARY_HEAD, rows),
         "## What is undecided, and what would decide it",
-        *_bullets([f"{each['claim']} {each['reason']}." for found in results.values() for each in found if each["reason"]]),
+        *_bullets(
+            [f"{each['claim']} {each['reason']}." for found in results.values() for each in found if each["reason"]]
+        ),
         f"Released numbers: {source()}.",
         "## Command",
         _command(f"metacontrast figure all{_flags(setting)}", f"metacontrast figure all{_flags(setting)} --redraw"),
@@ -180,8 +182,9 @@ def _verdicts(spec: FigureSpec, verdicts: Sequence[Verdict], table: Table) -> li
 
 
 _AUTHORS = (
-    "*The authors' models*: the checkpoints that they released, measured here on the common test tasks, on another copy "
-    "of the images, on which accuracies are two to three points lower than published. Their models, our measurement."
+    "*The authors' models*: the checkpoints that they released, measured here on the common test tasks, on another "
+    "copy of the images, on which accuracies are two to three points lower than published. Their models, our "
+    "measurement."
 )
 
 
@@ -190,8 +193,8 @@ def _numbers(spec: FigureSpec, records: FigureRecords, table: Table) -> list[str
         return []
     parts = [
         "## Numbers",
-        "Accuracy in per cent, mean ± sample standard deviation over seeds. Published curve: where smoothing over mixed "
-        "rows puts its end. Released after as many updates: straight between evaluations.",
+        "Accuracy in per cent, mean ± sample standard deviation over seeds. Published curve: where smoothing over "
+        "mixed rows puts its end. Released after as many updates: straight between evaluations.",
     ]
     views = views_of(spec, records.settings, table)
     for view in views:

@@ -1,8 +1,8 @@
 """What is kept of runs and figures: JSON-lines files from which figures are redrawn and judged without compute or data.
 
-Every run has one file, whichever figures it belongs to; it grows by stages. Its header says how it was made; every other
-line is what was measured after so many updates: `values` (means) and, as `counts` encodes them, `correct` queries on
-every common test task.
+Every run has one file, whichever figures it belongs to; it grows by stages. Its header says how it was made; every
+other line is what was measured after so many updates: `values` (means) and, as `counts` encodes them, the `correct`
+queries of every common test task.
 
     {"kind": "header", "config": {...}, "train_split": "train", "made": [{"versions", "device", "revision", "data"}]}
     {"kind": "measurement", "update": 300, "queries": 75, "tasks": 1000, "values": {...}, "correct": {...}}

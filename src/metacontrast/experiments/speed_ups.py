@@ -6,8 +6,8 @@ them, and log₂(updates of the slow curve / updates of the fast one) between th
     log₂(last of slow below / first of fast there) … log₂(first of slow there / last of fast below),
 
 mean over five levels between the higher of the two first points and the lower of the two highest ones, because a single
-level is decided by the noise of one evaluation. Of several seeds the lower bounds give the lower end of the interval and
-the upper bounds the upper end (Imbens and Manski 2004), each with two parts of error: the spread over seeds, and the
+level is decided by the noise of one evaluation. Of several seeds the lower bounds give the lower end of the interval
+and the upper bounds the upper end (Imbens and Manski 2004), each with two parts of error: the spread over seeds, and the
 choice of test tasks, by bootstrap. The spread over seeds counts at least as much as if every time lay uniformly between
 its two evaluations: seeds that fall between the same ones need not be alike.
 """
@@ -135,7 +135,7 @@ def _between(low: float, high: float) -> list[float]:
 
 
 def mean_log_ratio(fast: Curve, slow: Curve, low: float, high: float) -> float:
-    """log₂ of the ratio of updates, mean over levels inside of `low` to `high`, curves straight between their points."""
+    """log₂ of the ratio of updates, mean over levels inside of `low` to `high`, curves straight between points."""
     return fmean(
         math.log2(updates_to_reach(slow, level) / updates_to_reach(fast, level)) for level in _between(low, high)
     )

@@ -10,9 +10,9 @@ column means and of what is left (Searle, Casella and McCulloch, Variance Compon
     a + b,      a = var(d_i.)/n,    b = max(0, var(d_.t)/m − σ̂_E²/(nm)).
 
 Its critical value lies between Student's t with n − 1 degrees of freedom and with m − 1, weighted as Cochran and Cox do
-(Experimental Designs, 1957), but by a^1.5 and b^1.5. The exponent was chosen by simulation: with 1 the 95 % intervals of
-three seeds cover up to 97.4 %, with Satterthwaite's degrees of freedom as few as 92.4 %, with 1.5 between 94.5 and 96.7
-(`benchmarks/coverage.py`).
+(Experimental Designs, 1957), but by a^1.5 and b^1.5. The exponent was chosen by simulation: with 1 the 95 % intervals
+of three seeds cover up to 97.4 %, with Satterthwaite's degrees of freedom as few as 92.4 %, with 1.5 between 94.5 and
+96.7 (`benchmarks/coverage.py`).
 """
 
 import math

@@ -86,12 +86,12 @@ class Table:
         known = [self.full_updates.get((panel, reading.line)) for reading in readings]
         return min((each for each in known if each is not None), default=None)
 
-    def tasks(
-        self, panel: str, readings: Sequence[Reading], update: int, seeds: Sequence[int]
-    ) -> tuple[int, bool]:
+    def tasks(self, panel: str, readings: Sequence[Reading], update: int, seeds: Sequence[int]) -> tuple[int, bool]:
         """On how many common test tasks, and whether every one of them was counted."""
         found = [(self._record(panel, each, update, seed), each) for seed in seeds for each in readings]
-        counted = all(self._name(panel, each.line, each.quantity) in record.get("correct", {}) for record, each in found)
+        counted = all(
+            self._name(panel, each.line, each.quantity) in record.get("correct", {}) for record, each in found
+        )
         return min(record["tasks"] for record, _ in found), counted
 
     def scores(

@@ -10,8 +10,8 @@ seeds, and k comparisons in the claim, a comparison is
     inconclusive       otherwise,
 
 where an equality is tested by two one-sided tests. A claim is supported when all its comparisons are, and not
-supported when one is not, except that a claim which speaks of the end of training is `not testable yet` before that end,
-and one which speaks of all of training is not supported, or not testable yet, but never supported before it.
+supported when one is not, except that a claim which speaks of the end of training is `not testable yet` before that
+end, and one which speaks of all of training is not supported or not testable yet, but never supported, before it.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from metacontrast.experiments.spec import Claim, Comparison, Reading
+from metacontrast.experiments.spec import Claim, Comparison, Reading, When
 from metacontrast.experiments.speed_ups import estimate_speed_up
 from metacontrast.experiments.statistics import (
     ERROR,
@@ -162,7 +162,9 @@ def _outcome(claim: Claim, judged: Sequence[Judged], lacking: Sequence[Compariso
 
 def _needs(judged: Sequence[Judged], unfinished: Sequence[Judged], lacking: Sequence[Comparison]) -> list[str]:
     """What would make it testable."""
-    updates = {f"{each.comparison.panel} needs {each.full_updates:,} updates, has {each.updates:,}" for each in unfinished}
+    updates = {
+        f"{each.comparison.panel} needs {each.full_updates:,} updates, has {each.updates:,}" for each in unfinished
+    }
     seeds = {f"needs {FEWEST_SEEDS} seeds, has {each.lower.seeds}" for each in judged if each.error == 0}
     return [*sorted(updates), *sorted(seeds), *dict.fromkeys(f"not measured: {each.label}" for each in lacking)]
 
@@ -206,7 +208,8 @@ _Found = tuple[Estimate, Estimate, int, tuple[float, float] | None]
 def _judge_difference(comparison: Comparison, table: Table, planned: int) -> _Found | None:
     readings = [*comparison.plus, *comparison.minus]
     stages: dict[str, tuple[int, list[int]]] = {}
-    for when in dict.fromkeys(each.when for each in readings):
+    whens: list[When] = [*dict.fromkeys(each.when for each in readings)]
+    for when in whens:
         found = table.stage(comparison.panel, readings, when)
         if found is None:
             return None

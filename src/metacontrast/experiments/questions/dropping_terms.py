@@ -40,7 +40,9 @@ def _claims(setting: Setting) -> list[Claim]:
             f"not supported: {frozen} against the curve called original (head frozen), {maml} against real MAML",
             "throughout",
             (
-                above(HEAD_ONLY, _AUTHORS[name], "Eq. 7, head frozen", "zeroed/1", "end", 0.01, f"{frozen} as published"),
+                above(
+                    HEAD_ONLY, _AUTHORS[name], "Eq. 7, head frozen", "zeroed/1", "end", 0.01, f"{frozen} as published"
+                ),
                 above(HEAD_ONLY, _AUTHORS[name], "MAML, FO, random", "zeroed/1", "early", 0.01),
             ),
         )

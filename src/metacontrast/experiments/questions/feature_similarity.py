@@ -23,7 +23,9 @@ def _lines(setting: Setting) -> list[Line]:
 
 def _on_test_classes(line: Line, setting: Setting) -> Line:
     panel = line.panel.replace(f"5-way {_IMAGES}-shot", "one fixed 5-way task")
-    return Line(panel, line.name, line.config, line.schedule, setting.seed_numbers(10), line.released, train_split="test")
+    return Line(
+        panel, line.name, line.config, line.schedule, setting.seed_numbers(10), line.released, train_split="test"
+    )
 
 
 def _views(setting: Setting) -> list[View]:

@@ -44,7 +44,7 @@ SPEC = FigureSpec(
     views=_views,
     claims=_claims,
     departures=(
-        "The released code leaves the tasks per update undefined for 25 shots; here 2 as in 5-shot, drawn afresh. Of the "
-        "smoke length 10 shots.",
+        "The released code leaves the tasks per update undefined for 25 shots; here 2 as in 5-shot, drawn afresh. "
+        "The length smoke has 10 shots.",
     ),
 )
