@@ -7,9 +7,9 @@ them, and log₂(updates of the slow curve / updates of the fast one) between th
 
 mean over five levels between the higher of the two first points and the lower of the two highest ones, because a single
 level is decided by the noise of one evaluation. Of several seeds the lower bounds give the lower end of the interval
-and the upper bounds the upper end (Imbens and Manski 2004), each with two parts of error: the spread over seeds, and the
-choice of test tasks, by bootstrap. The spread over seeds counts at least as much as if every time lay uniformly between
-its two evaluations: seeds that fall between the same ones need not be alike.
+and the upper bounds the upper end (Imbens and Manski 2004), each with two parts of error: the spread over seeds, and
+the choice of test tasks, by bootstrap. The spread over seeds counts at least as much as if every time lay uniformly
+between its two evaluations: seeds that fall between the same ones need not be alike.
 """
 
 import math

@@ -157,7 +157,7 @@ def _outcome(claim: Claim, judged: Sequence[Judged], lacking: Sequence[Compariso
     if all(each.outcome == "supported" for each in judged):
         return "supported", ""
     wide = [each for each in judged if each.outcome == "inconclusive"]
-    return "inconclusive", "; ".join(dict.fromkeys(f"{each.comparison.label}: {_seeds_needed(each)}" for each in wide))
+    return "inconclusive", "; ".join(f"{each.comparison.panel}, {each.comparison.label}: {_lack(each)}" for each in wide)
 
 
 def _needs(judged: Sequence[Judged], unfinished: Sequence[Judged], lacking: Sequence[Comparison]) -> list[str]:
@@ -169,8 +169,10 @@ def _needs(judged: Sequence[Judged], unfinished: Sequence[Judged], lacking: Sequ
     return [*sorted(updates), *sorted(seeds), *dict.fromkeys(f"not measured: {each.label}" for each in lacking)]
 
 
-def _seeds_needed(judged: Judged) -> str:
-    """At which look the same spread would decide."""
+def _lack(judged: Judged) -> str:
+    """What leaves it open: evaluations that are too far apart, or the number of seeds."""
+    if judged.lower.mean <= 0 < judged.upper.mean and judged.comparison.measure == "faster":
+        return "the evaluations are too far apart"
     for seeds in LOOKS:
         more = replace(
             judged,
