@@ -157,7 +157,9 @@ def _outcome(claim: Claim, judged: Sequence[Judged], lacking: Sequence[Compariso
     if all(each.outcome == "supported" for each in judged):
         return "supported", ""
     wide = [each for each in judged if each.outcome == "inconclusive"]
-    return "inconclusive", "; ".join(f"{each.comparison.panel}, {each.comparison.label}: {_lack(each)}" for each in wide)
+    return "inconclusive", "; ".join(
+        f"{each.comparison.panel}, {each.comparison.label}: {_lack(each)}" for each in wide
+    )
 
 
 def _needs(judged: Sequence[Judged], unfinished: Sequence[Judged], lacking: Sequence[Comparison]) -> list[str]:

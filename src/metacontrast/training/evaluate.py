@@ -90,7 +90,8 @@ def evaluate(
         on_episode: called after every task, for a progress bar.
         engine: how the tasks run.
     """
-    return _rows(model, evaluation, evaluate_tasks(model, params, tasks, inner, evaluation, executor, on_episode))
+    scores = evaluate_tasks(model, params, tasks, inner, evaluation, executor, on_episode, engine)
+    return _rows(model, evaluation, scores)
 
 
 def evaluate_tasks(
@@ -101,6 +102,7 @@ def evaluate_tasks(
     evaluation: Evaluation,
     executor: Executor | None = None,
     on_episode: Callable[[], object] = lambda: None,
+    engine: Engine = AUTO,
 ) -> Float[Tensor, "episode row"]:
     """The accuracy on every single test task; the columns are the rows that `evaluate` averages, the same arguments."""
     model = model.with_ways(tasks.ways)
