@@ -1,5 +1,6 @@
 """The authors' own models, measured on the common test tasks: generated checkpoints of their form."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -121,8 +122,7 @@ def test_records_hold_the_counts_that_evaluate_averages(released, tmp_path):
 
 def test_the_command_measures_records_and_draws(released, tmp_path, monkeypatch, capsys):
     """Nothing is trained; the page says whose models they are."""
-    monkeypatch.setattr(authors, "STAGE_TASKS", TASKS)
-    monkeypatch.setattr(authors.measure_all, "__defaults__", (TASKS,))
+    monkeypatch.setattr(authors, "measure_all", partial(measure_all, tasks=TASKS))
     words = ["figure", "comparing-features", "--authors-models", str(released)]
     assert run([*words, "--records", str(tmp_path), "--pages", str(tmp_path / "pages")]) == 0
     assert "mini_maml_SO_init1_seed1, model_E1.pt: update 8" in capsys.readouterr().err
