@@ -117,7 +117,7 @@ def _setting(args: argparse.Namespace) -> Setting:
         if (value := getattr(args, name)) is not None and value < least:
             raise InputError(f"--{name} {value}, but it must be {least} or more")
     if args.until is not None and args.scale == "smoke":
-        raise InputError("--until with --scale smoke, which has 2 updates: leave one of them out")
+        raise InputError(f"--until {args.until} with --scale smoke, which has 2 updates: leave one of them out")
     setting = Setting(args.scale, args.protocol, until=args.until, seeds=args.seeds)
     return replace(setting, colour=args.colour) if args.colour else choose_setting(setting, args.data_root)
 
