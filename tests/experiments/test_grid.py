@@ -6,9 +6,9 @@ import pytest
 
 from metacontrast.errors import InputError, InUseError
 from metacontrast.experiments.catalog import FIGURES
+from metacontrast.experiments.counts import decode
 from metacontrast.experiments.grid import Place, PlannedRun, carry_out, planned_runs
 from metacontrast.experiments.pool import carry_out_all
-from metacontrast.experiments.records import grid_digest
 from metacontrast.experiments.run_figures import all_runs
 from metacontrast.experiments.schedule import Schedule
 from metacontrast.experiments.setting import Setting
@@ -19,7 +19,7 @@ from metacontrast.training.records import read_records
 CONFIG = TrainConfig(
     dataset="glyphs", filters=2, queries=2, meta_batch=1, eval_every=0, eval_episodes=2, checkpoint_every=1
 )
-SCHEDULE = Schedule((2, 4), last_steps=(1,), tasks=2, last_tasks=2)
+SCHEDULE = Schedule((2, 4), stage_steps=(1,), tasks=2, stage_tasks=2)
 
 
 def planned(updates: tuple[int, ...] = (2, 4), **changes) -> PlannedRun:
@@ -41,7 +41,7 @@ def test_figures_share_runs_and_agree_on_what_is_measured(scale, protocol):
     assert len({run.key for run in together}) == len(together)
 
 
-def test_every_verdict_at_local_scale_rests_on_three_seeds_or_more():
+def test_every_verdict_rests_on_three_seeds_or_more():
     setting = Setting("local")
     assert all(len(line.seeds) >= 3 for figure in FIGURES.values() for line in figure.lines(setting))
 
@@ -139,9 +139,40 @@ def test_runs_in_two_processes_give_the_numbers_of_one(tmp_path):
         assert run.measured(tmp_path / "1") == run.measured(tmp_path / "2")
 
 
-def test_another_grid_has_another_digest():
-    spec = FIGURES["inner-steps"]
-    digests = {
-        grid_digest(spec, Setting(scale, protocol)) for scale in ("local", "full") for protocol in ("paper", "released")
-    }
-    assert len(digests) == 4
+def test_correct_counts_per_task_are_kept(tmp_path):
+    """Every mean is the mean of its counts, and the tasks of a smaller number are the first of a larger one."""
+    run = planned()
+    carry_out(run, Place(tmp_path), never)
+    few = run.measured(tmp_path)[4]
+    assert set(few["correct"]) == set(few["values"])
+    for name, text in few["correct"].items():
+        assert decode(text).mean() / few["queries"] == pytest.approx(few["values"][name], abs=1e-5)
+    more = replace(run, schedule=replace(run.schedule, stage_tasks=6))
+    assert more.missing(tmp_path) == [4]
+    carry_out(more, Place(tmp_path), never)
+    assert {name: text[:2] for name, text in more.measured(tmp_path)[4]["correct"].items()} == few["correct"]
+
+
+def test_means_of_an_older_version_are_measured_again():
+    """What was measured without counts per task does not suffice."""
+    counted = {"tasks": 2, "values": {"zeroed/1": 0.5, "nearest-mean": 0.5}}
+    assert planned().lacking({2: counted, 4: counted}) == [2, 4]
+    assert planned().lacking({u: counted | {"correct": dict.fromkeys(counted["values"], "55")} for u in (2, 4)}) == []
+
+
+@pytest.mark.parametrize(("until", "ends"), [(100, {100}), (700, {700}), (10**6, {3000, 30_000})])
+def test_a_length_in_updates_cuts_every_run_but_never_exceeds_the_published_one(until, ends):
+    setting = Setting(until=until)
+    lines = FIGURES["initialization-and-zeroing"].lines(setting)
+    assert {line.schedule.end for line in lines} == ends
+    for line in lines:
+        assert line.schedule.tasks_at(line.schedule.end) == 1000
+
+
+def test_runs_of_all_lengths_are_the_same_runs():
+    """So that a longer length continues what is there."""
+    keys = [
+        {run.key for run in all_runs([FIGURES["zeroing-at-test"]], setting)}
+        for setting in (Setting("local"), Setting("full"), Setting(until=1234))
+    ]
+    assert keys[0] == keys[1] == keys[2]

@@ -37,7 +37,7 @@ FIGURE = ("figure", "second-order-one-shot", "--scale", "smoke", "--jobs", "1")
 
 
 def planned(seed: int, updates: int) -> PlannedRun:
-    schedule = Schedule((1, updates), last_steps=(1,), tasks=2, last_tasks=2)
+    schedule = Schedule((1, updates), stage_steps=(1,), tasks=2, stage_tasks=2)
     return PlannedRun(f"seed {seed}", replace(SMALL, seed=seed, updates=updates), schedule)
 
 
@@ -75,13 +75,17 @@ def test_a_figure_made_by_ray_has_the_records_of_the_local_one(tmp_path, capfd):
     local = capfd.readouterr()
     assert command([*FIGURE, "--engine", "ray", *places(tmp_path / "ray")]) == 0
     rayed = capfd.readouterr()
-    files = [tmp_path / name / "records" / "smoke" / "second-order-one-shot.jsonl" for name in ("local", "ray")]
-    first, second = (file.read_bytes().split(b"\n", 1) for file in files)
-    assert first[1] == second[1]
+    first, second = (recorded_lines(tmp_path / name / "records" / "smoke") for name in ("local", "ray"))
+    assert first == second
     assert rayed.out == local.out
     assert len(rayed.err.splitlines()) == len(local.err.splitlines())
     assert not list((tmp_path / "ray" / "out").glob(".grid-*"))
     assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def recorded_lines(folder: Path) -> dict[str, bytes]:
+    """Of every run, its records below the header."""
+    return {file.name: file.read_bytes().split(b"\n", 1)[1] for file in folder.iterdir()}
 
 
 def worker_pids(notes: Path) -> list[int]:
@@ -177,8 +181,8 @@ def test_a_cluster_that_is_there_makes_the_figure_and_stays(cluster, tmp_path):
         assert "[6/6" in done.stderr
         assert "note:" not in done.stderr
     assert command([*FIGURE, *places(tmp_path / "local")]) == 0
-    files = [tmp_path / name / "records/smoke/second-order-one-shot.jsonl" for name in ("local", "one", "two")]
-    assert len({file.read_bytes().split(b"\n", 1)[1] for file in files}) == 1
+    first, *others = (recorded_lines(tmp_path / name / "records" / "smoke") for name in ("local", "one", "two"))
+    assert others == [first, first]
 
 
 @needs_ray

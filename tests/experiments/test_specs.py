@@ -7,8 +7,9 @@ from metacontrast.experiments.catalog import FIGURES
 from metacontrast.experiments.measurement import measured_names
 from metacontrast.experiments.setting import Setting, base_config
 from metacontrast.experiments.spec import FigureSpec, Line
+from metacontrast.experiments.table import Table
 from metacontrast.experiments.tables import numbers_rows
-from metacontrast.experiments.verdicts import Table, judge
+from metacontrast.experiments.verdicts import judge
 
 SETTINGS = [Setting(scale, protocol) for scale in ("smoke", "local", "full") for protocol in ("released", "paper")]
 
@@ -52,10 +53,10 @@ def test_compared_lines_are_taken_after_as_many_updates_on_as_many_tasks(spec: F
     for claim in spec.claims(setting):
         for comparison in claim.comparisons:
             readings = [*comparison.plus, *comparison.minus]
-            whens = {reading.when for reading in readings}
-            updates = {table.update(comparison.panel, reading) for reading in readings}
-            tasks = {(reading.when, table.tasks(comparison.panel, reading)) for reading in readings}
-            assert len(updates) == len(tasks) == len(whens), comparison
+            for when in {reading.when for reading in readings}:
+                stages = [table.stage(comparison.panel, [reading], when) for reading in readings]
+                assert None not in stages, comparison
+                assert stages == [table.stage(comparison.panel, readings, when)] * len(stages), comparison
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.folder)

@@ -29,7 +29,7 @@ def counted(config, *rest, **named):
 
 grid.train = counted
 pool.RETRY_SECONDS = 0.2
-schedule = Schedule((40,), last_steps=(1,), tasks=2, last_tasks=2)
+schedule = Schedule((40,), stage_steps=(1,), tasks=2, stage_tasks=2)
 configs = [TrainConfig(**values) for values in json.loads(sys.argv[2])]
 runs = [grid.PlannedRun("a run", config, schedule) for config in configs]
 (root / sys.argv[3]).touch()
@@ -43,7 +43,7 @@ SEEDS = range(3)
 
 
 def planned(seed: int) -> PlannedRun:
-    schedule = Schedule((40,), last_steps=(1,), tasks=2, last_tasks=2)
+    schedule = Schedule((40,), stage_steps=(1,), tasks=2, stage_tasks=2)
     return PlannedRun("a run", replace(TrainConfig(**VALUES), seed=seed, updates=40), schedule)
 
 

@@ -1,34 +1,33 @@
-"""Verdicts: the arithmetic of paired differences, and that a false claim is called false."""
+"""Verdicts: paired differences over seeds and tasks, stages, four outcomes, and that a false claim is called false."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from metacontrast.experiments.catalog import FIGURES
+from metacontrast.experiments.counts import decode, encode
 from metacontrast.experiments.schedule import Schedule
 from metacontrast.experiments.setting import Setting
 from metacontrast.experiments.spec import Claim, Comparison, Line, Reading, above, faster, same
-from metacontrast.experiments.speed_ups import speed_up, updates_to_reach
-from metacontrast.experiments.tables import data_and_updates
-from metacontrast.experiments.verdicts import (
-    Interval,
-    Table,
-    judge,
-    outcome_of,
-    overall,
-    student_interval,
-)
+from metacontrast.experiments.speed_ups import estimate_speed_up, reached_between, speed_up, updates_to_reach
+from metacontrast.experiments.table import Table
+from metacontrast.experiments.tables import data_and_updates, describe_interval
+from metacontrast.experiments.verdicts import Verdict, judge, judge_together
 from metacontrast.training.config import TrainConfig
 
 PANEL = "here"
+UPDATES = (10, 20, 100)
+QUERIES = 75
 
 
-def lines(*names: str, updates: tuple[int, ...] = (10, 20, 100)) -> list[Line]:
+def lines(*names: str, updates: tuple[int, ...] = UPDATES) -> list[Line]:
     return [Line(PANEL, name, TrainConfig(), Schedule(updates), range(3)) for name in names]
 
 
-def measurements(curves: dict[str, list[list[float]]], updates: tuple[int, ...] = (10, 20, 100)) -> list[dict]:
-    """By line, per seed, the accuracy after each of `updates`."""
+def means(curves: dict[str, list[list[float]]], updates: tuple[int, ...] = UPDATES) -> list[dict]:
+    """By line, per seed, the accuracy after each of `updates`, without counts."""
     return [
         {"panel": PANEL, "line": line, "seed": seed, "update": update, "tasks": 5, "values": {"zeroed/1": value}}
         for line, seeds in curves.items()
@@ -38,86 +37,226 @@ def measurements(curves: dict[str, list[list[float]]], updates: tuple[int, ...] 
 
 
 def ends(**values: list[float]) -> list[dict]:
-    return measurements({line: [[0.2, 0.3, value] for value in found] for line, found in values.items()})
+    return means({line: [[0.2, 0.3, value] for value in found] for line, found in values.items()})
 
 
-def judged(claim: Comparison, records: list[dict]):
+def counted(line: str, accuracies: np.ndarray, update: int, panel: str = PANEL) -> list[dict]:
+    """Records of one update with counts; `accuracies` by seed and task."""
+    return [
+        {
+            "panel": panel,
+            "line": line,
+            "seed": seed,
+            "update": update,
+            "tasks": len(row),
+            "queries": QUERIES,
+            "values": {"zeroed/1": float(np.mean(np.round(row * QUERIES)) / QUERIES)},
+            "correct": {"zeroed/1": encode(np.round(row * QUERIES).astype(int).tolist())},
+        }
+        for seed, row in enumerate(accuracies)
+    ]
+
+
+def claim_of(*comparisons: Comparison, speaks: str = "early") -> Claim:
+    return Claim("a claim", comparisons, "", speaks)  # type: ignore[arg-type]
+
+
+def judged(comparison: Comparison, records: list[dict]) -> Verdict:
     names = {record["line"] for record in records}
-    return judge(Claim("a claim", (claim,), ""), Table(lines(*sorted(names)), records))
+    return judge(claim_of(comparison), Table(lines(*sorted(names)), records))
 
 
-def test_interval_of_two_values_is_the_cauchy_quantile_times_half_their_distance():
-    """With one degree of freedom Student's t is Cauchy: its 97.5 % point is tan(0.475 π), exactly."""
-    interval = student_interval([3.0, 5.0])
-    assert interval.mean == 4
-    assert interval.half == pytest.approx(math.tan(0.475 * math.pi), rel=1e-4)
-
-
-def test_interval_of_three_values_has_the_closed_form_quantile():
-    """With two degrees of freedom t_p = (2p - 1) sqrt(2 / (4 p (1 - p)))."""
-    p = 0.975
-    t = (2 * p - 1) * math.sqrt(2 / (4 * p * (1 - p)))
-    assert student_interval([1.0, 2.0, 3.0]).half == pytest.approx(t / math.sqrt(3), rel=1e-4)
-
-
-def test_interval_narrows_with_seeds_towards_the_normal_one():
-    halves = [student_interval([0.0, 1.0] * n).half * math.sqrt(2 * n) / 0.5 for n in (2, 5, 50)]
-    assert halves[0] > halves[1] > halves[2] > 1.96
-
-
-def test_one_value_decides_nothing():
-    assert student_interval([1.0]).half == math.inf
+def test_counts_survive_their_encoding():
+    """Every count of up to 300 queries, in a text that JSON writes with one character each up to 77."""
+    counts = list(range(301))
+    assert decode(encode(counts)).tolist() == counts
+    assert all(character.isascii() and character not in '"\\' for character in encode(range(78)))
 
 
 def test_differences_are_paired_by_seed():
     """Seeds that differ by ten points among themselves leave a steady difference of one point certain."""
-    records = ends(a=[0.31, 0.41, 0.51], b=[0.30, 0.40, 0.50])
-    verdict = judged(above(PANEL, "a", "b", "zeroed/1"), records)
-    assert verdict.judged[0].interval.mean == pytest.approx(0.01)
-    assert verdict.judged[0].interval.half == pytest.approx(0, abs=1e-12)
-    assert verdict.outcome == "holds"
+    verdict = judged(above(PANEL, "a", "b", "zeroed/1"), ends(a=[0.31, 0.41, 0.51], b=[0.30, 0.40, 0.50]))
+    estimate = verdict.judged[0].lower
+    assert (estimate.mean, estimate.error) == (pytest.approx(0.01), pytest.approx(0, abs=1e-12))
+    assert verdict.outcome == "supported"
 
 
-def test_a_claim_that_fails_does_not_hold():
+def test_differences_are_paired_by_task():
+    """Tasks that differ by 30 points leave a steady difference of four queries in 75 certain."""
+    tasks = np.random.default_rng(0).uniform(0.4, 0.7, (3, 50))
+    records = counted("a", tasks + 4 / QUERIES, 100) + counted("b", tasks, 100)
+    estimate = judged(above(PANEL, "a", "b", "zeroed/1"), records).judged[0].lower
+    assert (estimate.mean, estimate.error) == (pytest.approx(4 / QUERIES), pytest.approx(0, abs=1e-12))
+    assert (estimate.seeds, estimate.tasks) == (3, 50)
+
+
+def test_only_common_tasks_are_compared():
+    """The first tasks of the longer list, which are the same ones; means of another number are of these as well."""
+    tasks = np.random.default_rng(0).uniform(0.4, 0.7, (3, 50))
+    records = counted("a", tasks, 100) + counted("b", tasks[:, :20], 100)
+    estimate = judged(above(PANEL, "a", "b", "zeroed/1"), records).judged[0].lower
+    assert (estimate.mean, estimate.tasks) == (0, 20)
+    old = [{k: v for k, v in record.items() if k != "correct"} for record in records[3:]]
+    weaker = judged(above(PANEL, "a", "b", "zeroed/1"), records[:3] + old).judged[0].lower
+    assert weaker.mean == pytest.approx(0, abs=1e-12)
+    assert weaker.tasks == 0
+
+
+def test_a_claim_that_fails_is_not_supported():
     records = ends(a=[0.30, 0.41, 0.50], b=[0.40, 0.50, 0.61])
-    assert judged(above(PANEL, "a", "b", "zeroed/1"), records).outcome == "does not hold"
+    assert judged(above(PANEL, "a", "b", "zeroed/1"), records).outcome == "not supported"
 
 
-def test_a_difference_smaller_than_claimed_does_not_hold():
+def test_a_difference_smaller_than_claimed_is_not_supported():
     records = ends(a=[0.401, 0.501, 0.601], b=[0.40, 0.50, 0.60])
-    assert judged(above(PANEL, "a", "b", "zeroed/1"), records).outcome == "holds"
-    assert judged(above(PANEL, "a", "b", "zeroed/1", margin=0.005), records).outcome == "does not hold"
+    assert judged(above(PANEL, "a", "b", "zeroed/1"), records).outcome == "supported"
+    assert judged(above(PANEL, "a", "b", "zeroed/1", margin=0.005), records).outcome == "not supported"
 
 
-def test_noise_leaves_a_claim_undecided():
-    records = ends(a=[0.40, 0.55, 0.60], b=[0.45, 0.50, 0.58])
-    assert judged(above(PANEL, "a", "b", "zeroed/1"), records).outcome == "undecided at this scale"
+def test_noise_is_inconclusive_and_the_reason_says_how_many_seeds_would_decide():
+    verdict = judged(above(PANEL, "a", "b", "zeroed/1"), ends(a=[0.40, 0.47, 0.60], b=[0.45, 0.40, 0.50]))
+    assert verdict.outcome == "inconclusive"
+    assert verdict.reason == "here, a − b, zeroed/1, end: the same spread would not be decided with 12 seeds"
+    near = judged(above(PANEL, "a", "b", "zeroed/1"), ends(a=[0.46, 0.54, 0.62], b=[0.44, 0.50, 0.57]))
+    assert near.reason.endswith("with 5 seeds")
 
 
-def test_two_seeds_decide_nothing():
-    records = ends(a=[0.9, 0.9], b=[0.1, 0.1])
-    assert judged(above(PANEL, "a", "b", "zeroed/1"), records).outcome == "undecided at this scale"
+def test_two_seeds_are_not_testable_yet():
+    verdict = judged(above(PANEL, "a", "b", "zeroed/1"), ends(a=[0.9, 0.9], b=[0.1, 0.1]))
+    assert (verdict.outcome, verdict.p) == ("not testable yet", None)
+    assert verdict.reason == "needs 3 seeds, has 2"
+
+
+def test_seeds_between_two_looks_are_not_looked_at():
+    records = ends(a=[0.31, 0.41, 0.51, 0.0], b=[0.30, 0.40, 0.50, 0.9])
+    assert judged(above(PANEL, "a", "b", "zeroed/1"), records).judged[0].lower.seeds == 3
 
 
 @pytest.mark.parametrize(
     ("low", "high", "outcome"),
     [
-        (-0.009, 0.008, "holds"),
-        (0.011, 0.02, "does not hold"),
-        (-0.03, -0.02, "does not hold"),
-        (-0.02, 0.001, "undecided at this scale"),
+        (-0.009, 0.008, "supported"),
+        (0.011, 0.02, "not supported"),
+        (-0.03, -0.02, "not supported"),
+        (-0.02, 0.001, "inconclusive"),
     ],
 )
 def test_alike_means_that_the_whole_interval_lies_within_the_margin(low, high, outcome):
-    interval = Interval((low + high) / 2, (high - low) / 2, 3)
-    assert outcome_of(interval, same(PANEL, "a", "b", "zeroed/1", 0.01)) == outcome
+    """Three seeds with the mean and the spread that give the interval; t_2 at 97.5 % is sqrt(2) 0.95 / sqrt(0.0975)."""
+    t = math.sqrt(2) * 0.95 / math.sqrt(1 - 0.95**2)
+    middle, spread = (low + high) / 2, (high - low) / 2 * math.sqrt(3) / t
+    records = ends(a=[0.5 + middle - spread, 0.5 + middle, 0.5 + middle + spread], b=[0.5, 0.5, 0.5])
+    verdict = judged(same(PANEL, "a", "b", "zeroed/1", 0.01), records)
+    assert verdict.judged[0].interval == (pytest.approx(low), pytest.approx(high))
+    assert verdict.outcome == outcome
+
+
+def test_refuting_a_claim_is_corrected_for_its_number_of_comparisons():
+    """A p value of .02 refutes a claim of one comparison at 2.5 %, but not one of two."""
+    records = ends(a=[0.42, 0.405, 0.395], b=[0.45, 0.45, 0.45], c=[0.1, 0.1, 0.1])
+    failing, fine = above(PANEL, "a", "b", "zeroed/1"), above(PANEL, "b", "c", "zeroed/1")
+    table = Table(lines("a", "b", "c"), records)
+    one, two = judge(claim_of(failing), table), judge(claim_of(failing, fine), table)
+    assert 0.025 < one.judged[0].p_against < 0.05
+    assert two.judged[0].p_against == pytest.approx(2 * one.judged[0].p_against)
+    assert (one.outcome, two.outcome) == ("not supported", "inconclusive")
+
+
+def test_a_claim_is_supported_when_all_its_comparisons_are():
+    records = ends(a=[0.6, 0.61, 0.62], b=[0.5, 0.51, 0.52], c=[0.5, 0.6, 0.4])
+    table = Table(lines("a", "b", "c"), records)
+    sure, unsure = above(PANEL, "a", "b", "zeroed/1"), above(PANEL, "b", "c", "zeroed/1")
+    assert judge(claim_of(sure), table).outcome == "supported"
+    assert judge(claim_of(sure, unsure), table).outcome == "inconclusive"
+    assert judge(claim_of(sure, above(PANEL, "b", "a", "zeroed/1")), table).outcome == "not supported"
 
 
 def test_a_difference_of_differences_adds_and_takes_away_per_seed():
     records = ends(a=[0.5, 0.6, 0.7], b=[0.4, 0.5, 0.6], c=[0.3, 0.3, 0.3], d=[0.25, 0.25, 0.25])
     readings = [Reading(name, "zeroed/1") for name in "abcd"]
     claim = Comparison("", PANEL, (readings[0], readings[3]), (readings[1], readings[2]))
-    assert judged(claim, records).judged[0].interval.mean == pytest.approx(0.05)
+    assert judged(claim, records).judged[0].lower.mean == pytest.approx(0.05)
+
+
+SURE = above(PANEL, "a", "b", "zeroed/1")
+AHEAD = ends(a=[0.8, 0.8, 0.8], b=[0.5, 0.5, 0.5])
+BEHIND = ends(a=[0.5, 0.5, 0.5], b=[0.8, 0.8, 0.8])
+
+
+@pytest.mark.parametrize(
+    ("speaks", "records", "before", "there"),
+    [
+        ("early", AHEAD, "supported", "supported"),
+        ("early", BEHIND, "not supported", "not supported"),
+        ("end", AHEAD, "not testable yet", "supported"),
+        ("end", BEHIND, "not testable yet", "not supported"),
+        ("throughout", AHEAD, "not testable yet", "supported"),
+        ("throughout", BEHIND, "not supported", "not supported"),
+    ],
+)
+def test_what_a_claim_speaks_of_decides_when_it_can_be_tested(speaks, records, before, there):
+    for full, outcome in ((1000, before), (100, there)):
+        table = Table(lines("a", "b"), records, {(PANEL, name): full for name in "ab"})
+        verdict = judge(claim_of(SURE, speaks=speaks), table)
+        assert verdict.outcome == outcome
+        assert (outcome == "not testable yet") == (verdict.reason == "here needs 1,000 updates, has 100")
+
+
+def test_a_verdict_is_given_at_the_last_stage_that_all_curves_have_reached():
+    """One curve has gone further on all seeds, the other on one; the stage is the last with three seeds of both."""
+    records = means({"a": [[0.5, 0.6, 0.9]] * 3, "b": [[0.4, 0.5, 0.95]] * 3})
+    records = [r for r in records if r["line"] == "a" or r["update"] < 100 or r["seed"] == 0]
+    verdict = judged(SURE, records)
+    assert (verdict.judged[0].updates, verdict.outcome) == (20, "supported")
+    assert data_and_updates(verdict) == "here, 20 updates"
+
+
+def test_a_stage_with_a_thousand_counted_tasks_comes_before_a_later_one_with_means():
+    rows = np.random.default_rng(0).uniform(0.4, 0.7, (3, 1000))
+    records = counted("a", rows + 4 / QUERIES, 20) + counted("b", rows, 20)
+    assert judged(SURE, records + ends(a=[0.1] * 3, b=[0.9] * 3)[2::3]).judged[0].updates == 20
+    few = counted("a", rows[:, :250] + 4 / QUERIES, 20) + counted("b", rows[:, :250], 20)
+    assert judged(SURE, few + ends(a=[0.1] * 3, b=[0.9] * 3)[2::3]).judged[0].updates == 100
+
+
+def test_early_is_the_last_measurement_within_the_first_fifth_of_the_published_training():
+    table = Table(lines("a"), ends(a=[0.5]), {(PANEL, "a"): 100})
+    readings = [Reading("a", "zeroed/1")]
+    assert table.stage(PANEL, readings, "early") == (20, [0])
+    assert table.stage(PANEL, readings, "end") == (100, [0])
+    longer = Table(lines("a"), ends(a=[0.5]), {(PANEL, "a"): 1000})
+    assert longer.stage(PANEL, readings, "early") == (100, [0])
+
+
+def test_what_was_not_measured_is_said():
+    missing = above(PANEL, "a", "c", "zeroed/1")
+    verdict = judge(claim_of(SURE, missing), Table(lines("a", "b"), AHEAD))
+    assert verdict.outcome == "not testable yet"
+    assert verdict.reason == "not measured: a − c, zeroed/1, end"
+    refuted = judge(claim_of(SURE, missing), Table(lines("a", "b"), BEHIND))
+    assert refuted.outcome == "not supported"
+
+
+def elsewhere(records: list[dict], panel: str) -> list[dict]:
+    return [record | {"panel": panel} for record in records]
+
+
+def test_several_bodies_of_evidence_must_agree():
+    there = above("there", "a", "b", "zeroed/1")
+    claim = replace(claim_of(SURE), authors=(there,))
+    both = [claim, replace(claim, comparisons=(above("nowhere", "a", "b", "zeroed/1"),))]
+    cases = [(AHEAD, AHEAD, "supported"), (AHEAD, BEHIND, "inconclusive"), (AHEAD, [], "supported")]
+    for ours, theirs, outcome in cases:
+        table = Table(lines("a", "b"), ours + elsewhere(theirs, "there"))
+        verdict = judge_together(both, table)
+        assert verdict.outcome == outcome
+        assert len(verdict.judged) == 1 + bool(theirs)
+    noise = ends(a=[0.40, 0.55, 0.60], b=[0.45, 0.50, 0.58])
+    assert judge_together(both, Table(lines("a", "b"), noise + elsewhere(AHEAD, "there"))).outcome == "supported"
+
+
+def test_nothing_measured_is_not_testable_yet():
+    assert judge_together([claim_of(SURE)], Table(lines("a", "b"), [])).outcome == "not testable yet"
 
 
 def test_updates_to_a_level_lie_on_the_line_between_evaluations():
@@ -125,86 +264,104 @@ def test_updates_to_a_level_lie_on_the_line_between_evaluations():
     assert updates_to_reach(curve, 0.6) == pytest.approx(60)
     assert updates_to_reach(curve, 0.1) == 10
     assert updates_to_reach(curve, 0.9) == math.inf
+    assert reached_between(curve, 0.6) == (20, 100)
 
 
-def test_a_curve_stretched_by_a_factor_needs_so_many_times_the_updates():
-    curve = {10: 0.2, 20: 0.35, 50: 0.4, 100: 0.8}
-    stretched = {3 * update: value for update, value in curve.items()}
-    assert 2 ** speed_up(curve, stretched).log2 == pytest.approx(3)
-    assert 2 ** speed_up(stretched, curve).log2 == pytest.approx(1 / 3)
-    assert speed_up(curve, stretched).levels == (0.2, 0.8)
+def test_the_ratio_of_a_stretched_curve_lies_within_its_bounds():
+    """Three times the updates, seen at the same evaluations: level 0.5 is reached in (10, 20] and in (20, 60]."""
+    fast, slow = {10: 0.2, 20: 0.8, 60: 0.8}, {10: 0.1, 20: 0.2, 60: 0.8}
+    found = speed_up(fast, slow)
+    assert (found.low, found.high) == (pytest.approx(0), pytest.approx(math.log2(6)))
+    assert found.levels == (0.2, 0.8)
+    assert speed_up(slow, fast).low == pytest.approx(-math.log2(6))
 
 
-def test_a_lucky_evaluation_moves_few_of_the_levels():
-    slow = {10: 0.2, 20: 0.3, 30: 0.4, 40: 0.5}
-    fast = {10: 0.2, 20: 0.5}
-    assert abs(speed_up(fast, slow).log2 - speed_up(fast, slow | {30: 0.5}).log2) < 0.2
+def test_what_starts_above_all_of_the_other_has_no_upper_bound():
+    found = speed_up({10: 0.5, 20: 0.6}, {10: 0.2, 40: 0.4})
+    assert (found.low, found.high) == (0, math.inf)
 
 
-def test_what_starts_above_all_of_the_other_is_faster_by_an_unknown_factor():
-    fast, slow = [0.5, 0.6, 0.9], [0.2, 0.4, 0.3]
-    records = measurements({"fast": [fast] * 3, "slow": [slow] * 3})
-    found = judged(faster(PANEL, "fast", "slow", "zeroed/1"), records)
-    assert 2 ** found.judged[0].interval.mean == pytest.approx(20 / 10)
-    assert found.judged[0].bounds == {"at least"}
-    assert found.outcome == "holds"
-    assert judged(faster(PANEL, "slow", "fast", "zeroed/1"), records).outcome == "does not hold"
+@pytest.mark.parametrize("curve", [[0.5, 0.6, 0.9], [0.2, 0.5, 0.9]])
+def test_the_interval_of_a_ratio_never_has_zero_width(curve):
+    """Three seeds that are alike to the last digit, as happens on a coarse grid of evaluations."""
+    records = means({"fast": [curve] * 3, "slow": [[0.2, 0.3, 0.4]] * 3})
+    found = judged(faster(PANEL, "fast", "slow", "zeroed/1"), records).judged[0]
+    low, high = found.interval
+    assert low < found.lower.mean < high
+    assert "in every seed" not in describe_interval(found)
 
 
-def test_a_bound_decides_on_its_own_side_only():
-    claim = faster(PANEL, "a", "b", "zeroed/1")
-    assert outcome_of(Interval(-1.0, 0.1, 3), claim, {"at least"}) == "undecided at this scale"
-    assert outcome_of(Interval(1.0, 0.1, 3), claim, {"at most"}) == "undecided at this scale"
-    assert outcome_of(Interval(-1.0, 0.1, 3), claim, {"at most"}) == "does not hold"
-    assert outcome_of(Interval(1.0, 0.1, 3), claim, {"at least"}) == "holds"
+def test_a_curve_that_is_clearly_faster_is_and_the_other_is_not():
+    updates = (10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100)
+    seeds = [0.9, 1.0, 1.1]
+    curves = {
+        name: [[1 - math.exp(-update * seed / time) for update in updates] for seed in seeds]
+        for name, time in (("fast", 20), ("slow", 80))
+    }
+    table = Table(lines("fast", "slow", updates=updates), means(curves, updates))
+    assert judge(claim_of(faster(PANEL, "fast", "slow", "zeroed/1")), table).outcome == "supported"
+    assert judge(claim_of(faster(PANEL, "slow", "fast", "zeroed/1")), table).outcome == "not supported"
 
 
-def test_the_speed_of_lines_that_differ_by_their_seeds_alone_is_undecided():
+def test_the_speed_of_lines_that_differ_by_their_seeds_alone_is_inconclusive():
     curves = [[0.2, 0.4, 0.8], [0.21, 0.38, 0.82], [0.19, 0.42, 0.78]]
-    records = measurements({"a": curves, "b": curves[1:] + curves[:1]})
-    found = judged(faster(PANEL, "a", "b", "zeroed/1"), records)
-    assert found.outcome == "undecided at this scale"
-    assert found.judged[0].tasks == (5, 5)
+    records = means({"a": curves, "b": curves[1:] + curves[:1]})
+    assert judged(faster(PANEL, "a", "b", "zeroed/1"), records).outcome == "inconclusive"
 
 
-def test_a_claim_holds_when_all_its_comparisons_do():
-    assert overall(["holds", "holds"]) == "holds"
-    assert overall(["holds", "undecided at this scale"]) == "undecided at this scale"
-    assert overall(["holds", "undecided at this scale", "does not hold"]) == "does not hold"
-
-
-def test_early_is_the_last_measurement_within_the_first_fifth():
-    (line,) = lines("a")
-    assert (line.at("early"), line.at("end")) == (20, 100)
-    (short,) = lines("a", updates=(50, 100))
-    assert short.at("early") == 50
+def test_few_test_tasks_widen_the_interval_of_a_ratio():
+    """The bootstrap over tasks adds to the error; the same numbers as means only leave it out."""
+    generator = np.random.default_rng(0)
+    curves = [
+        {update: 0.3 + update / scale + generator.normal(0, 0.15, (3, 40)) for update in (10, 20, 30, 40)}
+        for scale in (100, 200)
+    ]
+    lower, _, levels = estimate_speed_up(*curves)
+    alone, _, same_levels = estimate_speed_up(*({u: v.mean(1, keepdims=True) for u, v in c.items()} for c in curves))
+    assert levels == pytest.approx(same_levels)
+    assert lower.mean == pytest.approx(alone.mean)
+    assert lower.error > 1.1 * alone.error
+    assert (lower.tasks, alone.tasks) == (40, 0)
 
 
 def test_updates_are_told_beside_those_of_the_published_training():
-    def told(full_updates: dict[str, int]) -> str:
-        table = Table(lines("a", "b"), ends(a=[1.0], b=[0.5]), full_updates)
-        return data_and_updates(judge(Claim("", (above(PANEL, "a", "b", "zeroed/1"),), ""), table))
+    def told(full: int | None) -> str:
+        known = {} if full is None else {(PANEL, name): full for name in "ab"}
+        return data_and_updates(judge(claim_of(SURE), Table(lines("a", "b"), ends(a=[1.0], b=[0.5]), known)))
 
-    assert told({PANEL: 3000}) == "here, 100 of 3,000 updates"
-    assert told({PANEL: 100}) == "here, 100 updates"
-    assert told({}) == "here, 100 updates"
-
-
-def test_a_claim_about_the_end_is_undecided_before_it():
-    claim = Claim("", (above(PANEL, "a", "b", "zeroed/1"),), "", about_the_end=True)
-    arguments = lines("a", "b"), ends(a=[0.8, 0.8, 0.8], b=[0.5, 0.5, 0.5])
-    assert judge(claim, Table(*arguments, {PANEL: 100})).outcome == "holds"
-    assert judge(claim, Table(*arguments, {PANEL: 101})).outcome == "undecided at this scale"
+    assert [told(full) for full in (3000, 100, None)] == [
+        "here, 100 of 3,000 updates",
+        "here, 100 updates",
+        "here, 100 updates",
+    ]
 
 
-def test_the_published_training_is_longer_than_the_local_one():
+def test_every_claim_about_the_end_needs_the_published_length():
+    """What the issue lists: these were judged at a tenth of it or less."""
+    ends_of = {claim.text: claim.speaks for spec in FIGURES.values() for claim in spec.claims(Setting())}
+    for start in (
+        "The zeroing trick keeps the network from memorizing",
+        "A head scaled by 0.5 behaves like one at zero",
+        "Zeroing the head at test raises accuracy on Omniglot",
+        "With the trick, bound labels cost nothing",
+        "FOMAML with and without the trick, and SOMAML with it, converge",
+    ):
+        assert [speaks for text, speaks in ends_of.items() if text.startswith(start)] == ["end"]
+
+
+def test_the_claim_of_section_b6_is_about_the_runs_of_figure_8():
+    texts = [claim.text for claim in FIGURES["exact-reformulation"].claims(Setting())]
+    assert any("(Section B.6)" in text for text in texts)
+    assert not any("B.6" in claim.text for claim in FIGURES["first-and-second-order"].claims(Setting()))
+
+
+def test_the_published_lengths():
     setting = Setting("local")
-    assert FIGURES["initialization-and-zeroing"].full_updates(setting) == {
-        "Omniglot, 5-way 1-shot": 3000,
-        "Omniglot, 5-way 5-shot": 3000,
-        "CIFAR-FS, 5-way 1-shot": 30_000,
-        "CIFAR-FS, 5-way 5-shot": 30_000,
-    }
+    full = FIGURES["initialization-and-zeroing"].full_updates(setting)
+    assert {panel.split(",")[0]: end for (panel, _), end in full.items()} == {"Omniglot": 3000, "CIFAR-FS": 30_000}
+    assert set(FIGURES["inner-steps"].full_updates(setting).values()) == {17_500}
+    assert set(FIGURES["inner-steps"].full_updates(Setting("local", "paper")).values()) == {30_000}
+    assert set(FIGURES["exact-reformulation"].full_updates(setting).values()) == {20_000}
     for spec in FIGURES.values():
         full = spec.full_updates(setting)
-        assert all(line.updates[-1] <= full[line.panel] for line in spec.lines(setting))
+        assert all(line.updates[-1] <= full[line.panel, line.name] for line in spec.lines(setting))

@@ -2,10 +2,9 @@
 
 import argparse
 import os
-import shlex
-import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -20,16 +19,19 @@ from metacontrast.cli.progress import stop_on_interrupt
 from metacontrast.data.catalog import data_root
 from metacontrast.device import DEVICES, find_device
 from metacontrast.errors import InputError
-from metacontrast.experiments import cost
+from metacontrast.experiments import authors, cost
 from metacontrast.experiments.catalog import FIGURES, find_figures
-from metacontrast.experiments.departures import departures
+from metacontrast.experiments.departures import all_departures
 from metacontrast.experiments.grid import Place, PlannedRun
 from metacontrast.experiments.pages import as_text, summarize, write_page, write_summary
-from metacontrast.experiments.records import FigureRecords, collect, load_records, records_file, write_records
-from metacontrast.experiments.run_figures import all_runs, check_data, make_runs
-from metacontrast.experiments.setting import Protocol, ScaleName, Setting, choose_setting
+from metacontrast.experiments.pool import carry_out_all
+from metacontrast.experiments.records import collect, load_records, recorded
+from metacontrast.experiments.run_figures import all_runs, check_data
+from metacontrast.experiments.setting import COLOURS, Protocol, ScaleName, Setting, choose_setting
 from metacontrast.experiments.spec import FigureSpec
+from metacontrast.experiments.statistics import FEWEST_SEEDS, LOOKS
 from metacontrast.files import as_path
+from metacontrast.training.step import Resources
 from metacontrast.version import INTERRUPTED
 
 
@@ -46,8 +48,28 @@ def add_parser(commands: Any) -> None:
         "--scale",
         choices=get_args(ScaleName),
         default="local",
-        help="smoke: embedded glyphs, seconds, proves nothing; local: Omniglot and CIFAR-FS, hours on two cores; "
-        "full: the paper's size, days (default: %(default)s)",
+        help="the length by name. smoke: 2 updates on embedded glyphs, proves nothing; local: 100 to 600 updates on "
+        "Omniglot and CIFAR-FS, hours on two cores; full: the published length, days (default: %(default)s)",
+    )
+    parser.add_argument("--until", type=int, metavar="UPDATES", help="the length in updates, in place of --scale")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=FEWEST_SEEDS,
+        metavar="N",
+        help=f"training seeds; verdicts are given at {', '.join(map(str, LOOKS))} (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--colour",
+        choices=COLOURS,
+        help="colour images to train on (default: cifar-fs; with --until or --scale full mini-imagenet if it is there)",
+    )
+    parser.add_argument(
+        "--authors-models",
+        type=Path,
+        metavar="DIR",
+        help="train nothing, but measure the models that the authors released, in results/miniimagenet of their "
+        "repository; what was measured is kept, the last checkpoint of every run comes first",
     )
     parser.add_argument(
         "--protocol",
@@ -69,27 +91,40 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(execute=execute)
 
 
-_PAGES = "where pages and pictures go (default: docs/figures, with a folder for every scale but local)"
+_PAGES = (
+    "where pages and pictures go (default: docs/figures; of the length smoke or the paper's protocol a folder in it)"
+)
 
 
 def execute(args: argparse.Namespace) -> int:
     """Train, collect, draw, judge."""
     figures = find_figures(args.name)
     figure_engine.check_flags(args)
-    setting = choose_setting(args.scale, args.protocol, args.data_root)
+    setting = _setting(args)
     if not args.plan:
         runs = [] if args.redraw else [_place(args).runs, args.records]
         check_destinations([as_path(args.data_root or data_root())], folders=[*runs, _pages(setting, args)])
-    for line in departures(setting, figures):
+    for line in all_departures(setting, figures):
         shared.say(f"departure: {line}")
     if args.plan:
-        _print_plan(figures, setting, _place(args))
+        _print_plan(figures, setting, args)
         return 0
-    if not args.redraw and not _train(figures, setting, args):
+    compute = _measure_authors if args.authors_models else _train
+    if not args.redraw and not compute(figures, setting, args):
         shared.say("stopped and saved; the same command continues")
         return INTERRUPTED
     _draw(figures, setting, args)
     return 0
+
+
+def _setting(args: argparse.Namespace) -> Setting:
+    for name, least in (("until", 1), ("seeds", 1)):
+        if (value := getattr(args, name)) is not None and value < least:
+            raise InputError(f"--{name} {value}, but it must be {least} or more")
+    if args.until is not None and args.scale == "smoke":
+        raise InputError(f"--until {args.until} with --scale smoke, which has 2 updates: leave one of them out")
+    setting = Setting(args.scale, args.protocol, until=args.until, seeds=args.seeds)
+    return replace(setting, colour=args.colour) if args.colour else choose_setting(setting, args.data_root)
 
 
 def _place(args: argparse.Namespace) -> Place:
@@ -104,23 +139,42 @@ def _default_runs() -> Path:
     return (as_path(named) if named else platformdirs.user_cache_path("metacontrast")) / "figure-runs"
 
 
-def _print_plan(figures: Sequence[FigureSpec], setting: Setting, place: Place) -> None:
-    seen: set[str] = set()
+def _print_plan(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namespace) -> None:
+    place, seen = _place(args), set()
     for figure in figures:
         runs = [run for run in all_runs([figure], setting) if run.key not in seen]
         seen |= {run.key for run in runs}
         hours = sum(map(cost.seconds, runs)) / 3600
         print(f"{figure.name}: {len(runs)} runs of its own, about {hours:.2f} core-hours")
         for run in runs:
-            state = "complete" if run.is_complete(place.runs) else f"about {cost.as_time(cost.seconds(run))}"
+            is_there = _is_there(run, place, args.records / setting.folder)
+            state = "complete" if is_there else f"about {cost.as_time(cost.seconds(run))}"
             print(f"  {run.label}: {run.schedule.end} updates, {state}, {run.folder(place.runs).name}")
 
 
+def _is_there(run: PlannedRun, place: Place, records: Path) -> bool:
+    """Whether everything that is wanted of a run is measured, here or in the records."""
+    return run.is_complete(place.runs) or not run.lacking(recorded(records, run))
+
+
+def _measure_authors(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namespace) -> bool:
+    """Measure the authors' checkpoints that are not recorded; False when stopped."""
+    runs, place = authors.find_runs(args.authors_models.expanduser()), _place(args)
+    records = args.records / "authors"
+    torch.set_num_threads(1)
+    with stop_on_interrupt() as should_stop:
+        for done in authors.measure_all(runs, records, place.data_root, Resources(place.device)):
+            shared.say(done)
+            if should_stop():
+                return False
+    return True
+
+
 def _train(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namespace) -> bool:
-    """Make the runs that are missing; False when stopped."""
-    place, runs = _place(args), all_runs(figures, setting)
-    check_data(runs, setting, args.data_root)
-    missing = [run for run in runs if not run.is_complete(place.runs)]
+    """Make the runs that are missing, and add to the records; False when stopped."""
+    place, runs, records = _place(args), all_runs(figures, setting), args.records / setting.folder
+    missing = [run for run in runs if not _is_there(run, place, records)]
+    check_data(missing, setting, args.data_root)
     total = cost.remaining_seconds(missing, place.runs)
     jobs = figure_engine.runs_at_a_time(args, len(missing))
     shared.say(
@@ -128,15 +182,17 @@ def _train(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Names
         f"{cost.as_time(total / jobs)} with {jobs} at a time; they lie in {place.runs}"
     )
     if not missing:
+        collect(runs, place.runs, records)
         return True
     torch.set_num_threads(1)
     check_there = partial(check_data, missing, setting, place.data_root)
     with stop_on_interrupt() as should_stop, figure_engine.engine(args, place, jobs, check_there) as engine:
         started, done, failed = time.monotonic(), 0, []
-        for run, status in make_runs(missing, place, jobs, should_stop, keep_freed_memory, engine):
+        for run, status in carry_out_all(missing, place, jobs, should_stop, keep_freed_memory, engine):
             done += status == "complete"
             failed += [f"{run.label}: {status}"] if status.startswith("failed") else []
             shared.say(_progress(run, status, place, done, len(missing), time.monotonic() - started))
+        collect(runs, place.runs, records)
         if failed:
             raise InputError(f"{len(failed)} runs failed, the others are kept; the first is {failed[0]}")
         return not should_stop()
@@ -152,9 +208,10 @@ def _progress(run: PlannedRun, status: str, place: Place, done: int, of: int, se
 
 def _draw(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namespace) -> None:
     pages = _pages(setting, args)
+    known = [] if setting.scale == "smoke" else authors.load_authors(args.records / "authors")
     results = {}
     for figure in figures:
-        found = _records(figure, setting, args)
+        found = replace(load_records(args.records / setting.folder, figure, setting), authors=known)
         verdicts = write_page(pages, figure, found)
         results[figure.name] = summarize(verdicts)
         print(as_text(figure, verdicts))
@@ -166,13 +223,4 @@ def _draw(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namesp
 
 
 def _pages(setting: Setting, args: argparse.Namespace) -> Path:
-    return args.pages or Path("docs/figures") / ("" if setting.folder == "local" else setting.folder)
-
-
-def _records(figure: FigureSpec, setting: Setting, args: argparse.Namespace) -> FigureRecords:
-    file = records_file(args.records, figure, setting)
-    if args.redraw:
-        return load_records(file, figure, setting)
-    found = collect(figure, setting, _place(args).runs, shlex.join(["metacontrast", *sys.argv[1:]]))
-    write_records(file, found)
-    return found
+    return args.pages or Path("docs/figures") / ("" if setting.folder == "runs" else setting.folder)

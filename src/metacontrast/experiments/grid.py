@@ -7,7 +7,7 @@ there is not done again. A lock says that a run is being worked on; it falls wit
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -42,7 +42,7 @@ class PlannedRun:
     @property
     def key(self) -> str:
         """Everything that decides the parameters after a given number of updates, as a digest."""
-        return _key(self.config, self.train_split)
+        return run_key(self.config, self.train_split)
 
     def folder(self, root: Path) -> Path:
         """Where it lies."""
@@ -54,13 +54,21 @@ class PlannedRun:
 
     def missing(self, root: Path) -> list[int]:
         """The updates after which something is still to be measured."""
-        found = self.measured(root)
+        return self.lacking(self.measured(root))
+
+    def lacking(self, found: Mapping[int, Record]) -> list[int]:
+        """The updates that these measurements leave to be done."""
         return [update for update in self.schedule.updates if not self._suffices(update, found.get(update))]
 
     def _suffices(self, update: int, record: Record | None) -> bool:
-        wanted, tasks = measured_names(self.schedule, update), self.schedule.tasks_at(update)
-        is_similarity = self.schedule.what == "similarity"
-        return record is not None and wanted <= set(record["values"]) and (is_similarity or record["tasks"] == tasks)
+        if record is None:
+            return False
+        wanted, kind = (
+            measured_names(self.schedule, update),
+            "values" if self.schedule.what == "similarity" else "correct",
+        )
+        tasks = 1 if self.schedule.what == "similarity" else self.schedule.tasks_at(update)
+        return wanted <= set(record.get(kind, ())) and record["tasks"] >= tasks
 
     def measured(self, root: Path) -> dict[int, Record]:
         """What has been measured, by update."""
@@ -87,7 +95,8 @@ def not_default(value: Any) -> dict[str, Any]:
 
 
 @cache
-def _key(config: TrainConfig, train_split: str) -> str:
+def run_key(config: TrainConfig, train_split: str) -> str:
+    """The digest of what decides a run but for its length."""
     deciding = {name: value for name, value in not_default(config).items() if name not in _BOOKKEEPING}
     text = json.dumps(deciding | {"train_split": train_split}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]

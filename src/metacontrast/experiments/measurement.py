@@ -1,7 +1,7 @@
 """What is measured of a kept model: accuracy on the test tasks of one seed, or how alike its features are.
 
 Every run of a data set and shape of tasks is tested on the same tasks, whatever its training seed, so that runs can
-be compared pair by pair. The interval of such a difference covers the training seed, not the choice of test tasks.
+be compared pair by pair and task by task. What is kept is the number of correct queries on every single task.
 """
 
 from dataclasses import replace
@@ -13,8 +13,10 @@ from torch import Tensor
 from metacontrast.analysis.similarity import MAPS, contrasts, similarity_maps
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.data.images import ClassImages
+from metacontrast.experiments.counts import encode
 from metacontrast.experiments.schedule import Schedule, quantity
-from metacontrast.training.evaluate import Evaluation, evaluate
+from metacontrast.maml.inner import Inner
+from metacontrast.training.evaluate import Evaluation, evaluate_tasks
 from metacontrast.training.records import Record
 from metacontrast.training.run import TrainedRun
 from metacontrast.training.step import Resources
@@ -35,26 +37,42 @@ def measured_names(schedule: Schedule, update: int) -> set[str]:
 def measure(
     run: TrainedRun, schedule: Schedule, train_images: ClassImages, test_images: ClassImages, resources: Resources
 ) -> Record:
-    """The values of a kept model, by name, and on how many tasks."""
+    """The values of a kept model, by name, on how many tasks, and the correct queries of every one of these."""
     if schedule.what == "similarity":
         return {"tasks": 1} | _similarity(run, train_images)
-    tasks = schedule.tasks_at(run.updates)
-    sampler = replace(run.config.test_tasks(test_images), seed=TEST_SEED)
-    values = _accuracies(run, schedule, sampler, resources)
-    if schedule.also_bound:
-        bound = _accuracies(run, schedule, replace(sampler, labels=run.config.labels), resources)
-        values |= {f"bound {name}": value for name, value in bound.items() if "/" in name}
-    return {"tasks": tasks, "values": values}
-
-
-def _accuracies(run: TrainedRun, schedule: Schedule, tasks: EpisodeSampler, resources: Resources) -> dict[str, float]:
     evaluation = Evaluation(schedule.steps_at(run.updates), schedule.heads, schedule.tasks_at(run.updates))
     inner = run.config.inner()
     inner = inner if schedule.scope is None else replace(inner, scope=schedule.scope)
+    sampler = common_tasks(run, test_images)
+    found = count_correct(run, sampler, inner, evaluation, resources)
+    if schedule.also_bound:
+        bound = count_correct(run, replace(sampler, labels=run.config.labels), inner, evaluation, resources)
+        for kind in ("values", "correct"):
+            found[kind] |= {f"bound {name}": value for name, value in bound[kind].items() if "/" in name}
+    return found
+
+
+def common_tasks(run: TrainedRun, images: ClassImages) -> EpisodeSampler:
+    """The test tasks that every run of the data set and shape is tested on, one after the other."""
+    return replace(run.config.test_tasks(images), seed=TEST_SEED)
+
+
+def count_correct(
+    run: TrainedRun, tasks: EpisodeSampler, inner: Inner, evaluation: Evaluation, resources: Resources
+) -> Record:
+    """By quantity, the accuracy and, one character per task, the number of correct queries."""
     model, params = run.model.to(resources.device), run.params_on(resources.device)
-    rows = evaluate(model, params, tasks, inner, evaluation, resources.executor)
-    names = (quantity(row.head, row.steps) if row.method == "maml" else row.method for row in rows)
-    return {name: round(row.accuracy, 5) for name, row in zip(names, rows, strict=True)}
+    scores = evaluate_tasks(model, params, tasks, inner, evaluation, resources.executor)
+    steps = sorted(set(evaluation.steps))
+    names = [*(quantity(head, step) for head in evaluation.heads for step in steps), "nearest-mean"]
+    queries = tasks.ways * tasks.queries
+    counts = (scores.T * queries).round().int()
+    return {
+        "queries": queries,
+        "tasks": evaluation.episodes,
+        "values": {name: round(row.mean().item(), 5) for name, row in zip(names, scores.T, strict=True)},
+        "correct": {name: encode(row.tolist()) for name, row in zip(names, counts, strict=True)},
+    }
 
 
 def _similarity(run: TrainedRun, images: ClassImages) -> Record:

@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, pstdev
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 
 from metacontrast.experiments.records import FigureRecords
 from metacontrast.experiments.released import Released, is_of_bound_tasks, released_curve, released_similarities
+from metacontrast.experiments.setting import Setting
 from metacontrast.experiments.spec import FigureSpec, Line, View
-from metacontrast.experiments.verdicts import Table
+from metacontrast.experiments.table import Table
 from metacontrast.plots.heatmaps import Moment, draw_heatmaps
 from metacontrast.plots.side_by_side import Look, MeanCurve, Row, draw_side_by_side
 from metacontrast.plots.style import save_figure
@@ -56,9 +57,9 @@ def draw(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[Path]:
 
 
 def _draw_curves(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[Path]:
-    table = Table(spec.lines(records.setting), records.measurements)
+    table = Table(records.lines, records.measurements)
     by_data: dict[str, list[View]] = {}
-    for view in spec.views(records.setting):
+    for view in views_of(spec, records.settings, table):
         by_data.setdefault(view.panel.partition(",")[0], []).append(view)
     return [
         save_figure(
@@ -67,6 +68,12 @@ def _draw_curves(folder: Path, spec: FigureSpec, records: FigureRecords) -> list
         )
         for data, views in by_data.items()
     ]
+
+
+def views_of(spec: FigureSpec, settings: Sequence[Setting], table: Table) -> list[View]:
+    """The panels of which there is something to draw, each once."""
+    views = dict.fromkeys(view for setting in settings for view in spec.views(setting.in_full()))
+    return [view for view in views if lines_of(view, table)]
 
 
 def lines_of(view: View, table: Table) -> list[Line]:
@@ -86,15 +93,20 @@ def _row(view: View, table: Table) -> Row:
     same_data = view.panel.startswith("Omniglot")
     data = "Omniglot" if any(line.config.dataset == "omniglot" for line in lines) else "miniImageNet"
     data += ", tested on bound tasks" if any(map(is_of_bound_tasks, lines)) else ""
-    here_label = f"here: {len(lines[0].seeds)} seeds, band ± 1 s.d."
+    count = len(table.curves(lines[0].panel, lines[0].name, view.quantity))
+    here_label = f"here: {count} seeds, band ± 1 s.d."
     return Row(view.title, here, released, here_label, f"released ({data}): {seeds} seeds, ± 1 s.d.", same_data)
 
 
 def _here(line: Line, quantity: str, table: Table) -> MeanCurve:
-    curves = list(table.curves(line.panel, line.name, quantity).values())
+    curves = [curve for curve in table.curves(line.panel, line.name, quantity).values() if curve]
     updates = sorted(set.intersection(*(set(curve) for curve in curves)))
     values = [[curve[update] for curve in curves] for update in updates]
-    return MeanCurve(line.name, _look(line.name), updates, [*map(fmean, values)], [*map(pstdev, values)])
+    return MeanCurve(line.name, _look(line.name), updates, [*map(fmean, values)], [*map(_spread, values)])
+
+
+def _spread(values: Sequence[float]) -> float:
+    return stdev(values) if len(values) > 1 else 0.0
 
 
 def _released(name: str, curve: Released) -> MeanCurve:
@@ -114,12 +126,13 @@ def _look(name: str) -> Look:
 
 def _draw_similarities(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[Path]:
     return [
-        save_figure(_heatmaps(view, spec.lines(records.setting), records), folder / f"{spec.name}-{view.quantity}.png")
-        for view in spec.views(records.setting)
+        save_figure(_heatmaps(view, records), folder / f"{spec.name}-{view.quantity}.png")
+        for view in views_of(spec, records.settings, Table(records.lines, records.measurements))
     ]
 
 
-def _heatmaps(view: View, lines: Sequence[Line], records: FigureRecords) -> Any:
+def _heatmaps(view: View, records: FigureRecords) -> Any:
+    lines = [line for line in records.lines if line.panel == view.panel]
     moments = [_moment(line, view.quantity, records) for line in lines]
     names = [f"here, update {update}" for update in lines[0].updates]
     names += [f"released, {update}" for update in ("1", "11", "101")]
@@ -129,7 +142,8 @@ def _heatmaps(view: View, lines: Sequence[Line], records: FigureRecords) -> Any:
 def _moment(line: Line, name: str, records: FigureRecords) -> Moment:
     maps, contrasts = [], []
     for update in line.updates:
-        rows = [r for r in records.measurements if r["line"] == line.name and r["update"] == update]
+        rows = [r for r in records.measurements if (r["panel"], r["line"]) == (line.panel, line.name)]
+        rows = [r for r in rows if r["update"] == update]
         maps.append(np.mean([r["maps"][name] for r in rows], axis=0))
         contrasts.append(fmean(r["values"][name] for r in rows))
     for released in released_similarities()[line.name].values():

@@ -1,111 +1,147 @@
-"""What is kept of a figure: one JSON-lines file from which it is redrawn and judged without compute or data.
+"""What is kept of runs and figures: JSON-lines files from which figures are redrawn and judged without compute or data.
 
-The header says how the numbers were made. Every other line is what was measured of one run after so many updates.
+Every run has one file, whichever figures it belongs to; it grows by stages. Its header says how it was made; every
+other line is what was measured after so many updates: `values` (means) and, as `counts` encodes them, the `correct`
+queries of every common test task.
+
+    {"kind": "header", "config": {...}, "train_split": "train", "made": [{"versions", "device", "revision", "data"}]}
+    {"kind": "measurement", "update": 300, "queries": 75, "tasks": 1000, "values": {...}, "correct": {...}}
+
+A measurement without `correct` is of an older version, which kept means only.
 """
 
-import hashlib
+import dataclasses
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from metacontrast.errors import InputError
-from metacontrast.experiments.grid import PlannedRun, not_default, planned_runs
-from metacontrast.experiments.setting import Setting
+from metacontrast.experiments.grid import PlannedRun, run_key
+from metacontrast.experiments.setting import COLOURS, Setting
 from metacontrast.experiments.spec import FigureSpec, Line
+from metacontrast.experiments.statistics import LOOKS
 from metacontrast.files import write_text
-from metacontrast.training.records import Record, provenance, read_records
+from metacontrast.training.config import config_from_values
+from metacontrast.training.records import Record, read_records
+
+MOST_SEEDS = max(LOOKS)
+
+
+@dataclass(frozen=True)
+class RunRecords:
+    """One run's numbers under the header that says how they were made."""
+
+    header: Record
+    measured: Mapping[int, Record] = field(default_factory=dict)
+
+    def __or__(self, other: "RunRecords") -> "RunRecords":
+        """Both together; of the same update what was counted on more tasks, the other's where they are alike."""
+        updates = sorted({*self.measured, *other.measured})
+        made = [*self.header["made"], *(each for each in other.header["made"] if each not in self.header["made"])]
+        found = {u: max((m[u] for m in (other.measured, self.measured) if u in m), key=_worth) for u in updates}
+        return RunRecords(other.header | {"made": made}, found)
+
+
+def _worth(record: Record) -> tuple[bool, int, int]:
+    return "correct" in record, record["tasks"], len(record["values"])
 
 
 @dataclass(frozen=True)
 class FigureRecords:
-    """A figure's numbers under the header that says how they were made."""
+    """A figure's numbers: its lines, and what was measured of them in every setting.
 
-    header: Record
-    measurements: list[Record]
+    Args:
+        settings: one per colour data set of which there are records, the paper's own first.
+        made: in which ways.
+        authors: what was measured of the authors' models.
+    """
 
-    @property
-    def setting(self) -> Setting:
-        """Under which it was made."""
-        return Setting(**self.header["setting"])
-
-
-def records_file(folder: Path, spec: FigureSpec, setting: Setting) -> Path:
-    """Where a figure's records lie below `folder`."""
-    return folder / setting.folder / f"{spec.name}.jsonl"
-
-
-def collect(spec: FigureSpec, setting: Setting, root: Path, command: str) -> FigureRecords:
-    """The numbers of a figure whose runs are complete under `root`."""
-    lines = spec.lines(setting)
-    header = {
-        "kind": "header",
-        "figure": spec.name,
-        "setting": asdict(setting),
-        "grid": grid_digest(spec, setting),
-        "command": command,
-        "made": _origins(planned_runs(lines), root) if lines else [provenance("cpu")],
-    }
-    measurements = [record for line in lines for record in _of_line(line, root)]
-    return FigureRecords(header, measurements + (spec.compute() if spec.compute else []))
+    settings: Sequence[Setting]
+    lines: Sequence[Line]
+    measurements: Sequence[Record]
+    made: Sequence[Record]
+    authors: Sequence[Record] = ()
 
 
-def write_records(file: Path, records: FigureRecords) -> None:
-    """Header first, then one line per measurement."""
-    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in (records.header, *records.measurements))
-    write_text(file, "".join(lines))
+def read_run(file: Path) -> RunRecords:
+    """What `write_run` wrote; `InputError` for anything else."""
+    header, *rest = read_records(file) or [{}]
+    if header.get("kind") != "header" or "made" not in header:
+        raise InputError(f"{file} holds no records of a run: restore or remove it")
+    return RunRecords(header, {record["update"]: record for record in rest})
 
 
-def load_records(file: Path, spec: FigureSpec, setting: Setting) -> FigureRecords:
-    """What `write_records` wrote, of this figure in this setting; `InputError` for anything else."""
-    if not file.exists():
-        raise InputError(f"{file} does not exist, nothing to redraw: leave out --redraw to make it")
-    header, *measurements = read_records(file) or [{}]
-    if header.get("kind") != "header" or header.get("figure") != spec.name:
-        raise InputError(f"{file} holds no records of the figure {spec.name}: restore it or leave out --redraw")
-    found = FigureRecords(header, measurements)
-    _check_grid(file, found, spec, setting)
-    return found
+def write_run(file: Path, records: RunRecords) -> None:
+    """Header first, then one line per update."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = (records.header, *(records.measured[update] for update in sorted(records.measured)))
+    write_text(file, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in lines))
 
 
-def grid_digest(spec: FigureSpec, setting: Setting) -> str:
-    """What a figure's runs are and what is measured of them, as a digest."""
-    lines = [
-        [line.panel, line.name, line.updates, not_default(line.schedule), [run.key for run in planned_runs([line])]]
-        for line in spec.lines(setting)
-    ]
-    return hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:20]
+def run_file(folder: Path, run: PlannedRun) -> Path:
+    """Where a run's records lie in `folder`."""
+    return folder / f"{run.folder(folder).name}.jsonl"
 
 
-def _check_grid(file: Path, found: FigureRecords, spec: FigureSpec, setting: Setting) -> None:
-    theirs = found.header.get("setting", {})
-    for name in ("scale", "protocol"):
-        if theirs.get(name) != getattr(setting, name):
-            raise InputError(
-                f"{file} was made with {name} {theirs.get(name)}, not {getattr(setting, name)}: leave out --redraw "
-                "to make it anew, or name its own"
-            )
-    if found.header["grid"] != grid_digest(spec, found.setting):
-        raise InputError(
-            f"{file} is of another configuration (grid {found.header['grid']}, now {grid_digest(spec, found.setting)}):"
-            " leave out --redraw to make it anew"
-        )
+def recorded(folder: Path, run: PlannedRun) -> Mapping[int, Record]:
+    """What is recorded of a run, by update."""
+    file = run_file(folder, run)
+    return read_run(file).measured if file.exists() else {}
 
 
-def _of_line(line: Line, root: Path) -> Iterable[Record]:
-    for run, seed in zip(planned_runs([line]), line.seeds, strict=True):
-        measured = run.measured(root)
-        for update in line.updates:
-            place = {"panel": line.panel, "line": line.name, "seed": seed}
-            yield {"kind": "measurement", **place, **measured[update]}
-
-
-def _origins(runs: Iterable[PlannedRun], root: Path) -> list[Record]:
-    """The different ways in which the runs were made, each once, with the digests of the data."""
-    found: list[Record] = []
+def collect(runs: Iterable[PlannedRun], root: Path, folder: Path) -> None:
+    """Add what was measured of runs below `root` to their records in `folder`."""
     for run in runs:
-        header = run.header(root)
-        origin = {name: header.get(name) for name in ("versions", "device", "revision", "data")}
-        if origin not in found:
-            found.append(origin)
-    return found
+        if not (measured := run.measured(root)):
+            continue
+        made = {name: run.header(root).get(name) for name in ("versions", "device", "revision", "data")}
+        header = header_of(run, [made])
+        found = RunRecords(header, {u: {"kind": "measurement", **each} for u, each in measured.items()})
+        file = run_file(folder, run)
+        write_run(file, read_run(file) | found if file.exists() else found)
+
+
+def header_of(run: PlannedRun, made: Sequence[Record]) -> Record:
+    """What the records of a run start with."""
+    config = {name: value for name, value in dataclasses.asdict(run.config).items() if name != "updates"}
+    return {"kind": "header", "config": config, "train_split": run.train_split, "made": [*made]}
+
+
+def load_records(folder: Path, spec: FigureSpec, setting: Setting) -> FigureRecords:
+    """Everything that is recorded of a figure, at any length; `InputError` where that is nothing."""
+    settings = [setting] if setting.scale == "smoke" else [dataclasses.replace(setting, colour=c) for c in COLOURS]
+    found = [(each, [*_of_setting(folder, spec.lines(each.in_full()))]) for each in settings]
+    kept = [each for each, rows in found if rows] or [setting]
+    lines = {(line.panel, line.name): line for each in kept for line in spec.lines(each.in_full())}
+    rows = {(r["panel"], r["line"], r["seed"], r["update"]): (r, made) for _, some in found for r, made in some}
+    if spec.compute:
+        return FigureRecords(kept, [], spec.compute(), [])
+    if not rows:
+        raise InputError(f"{folder} holds no records of the figure {spec.name}: leave out --redraw to make them")
+    ways: list[Any] = []
+    for _, made in rows.values():
+        ways += [each for each in made if each not in ways]
+    return FigureRecords(kept, [*lines.values()], [record for record, _ in rows.values()], ways)
+
+
+def _of_setting(folder: Path, lines: Iterable[Line]) -> Iterable[tuple[Record, Sequence[Record]]]:
+    for line in lines:
+        for seed in range(max(MOST_SEEDS, len(line.seeds))):
+            config = dataclasses.replace(line.config, updates=line.schedule.end, seed=seed)
+            run = PlannedRun("", config, line.schedule, line.train_split)
+            if not (file := run_file(folder, run)).exists():
+                continue
+            records = read_run(file)
+            _check_run(file, records, run)
+            for update, record in records.measured.items():
+                if line.until is None or update <= line.until:
+                    yield {**record, "panel": line.panel, "line": line.name, "seed": seed}, records.header["made"]
+
+
+def _check_run(file: Path, records: RunRecords, run: PlannedRun) -> None:
+    config = config_from_values(records.header.get("config"), str(file))
+    key = run_key(dataclasses.replace(config, updates=run.config.updates), records.header.get("train_split", "train"))
+    if key != run.key:
+        raise InputError(f"{file} is of another configuration (its own key is {key}): restore or remove it")

@@ -1,6 +1,7 @@
 """The released numbers of the paper's code, packaged: curves, final accuracies and similarity maps."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +19,7 @@ class Released:
 
     Args:
         seeds: how many it averages.
-        updates, mean, std: accuracy and its standard deviation over seeds; empty where only the end is known.
+        updates, mean, std: accuracy and its sample standard deviation over seeds; empty where only the end is known.
         end: the last update.
         final: mean of the last five evaluations, and its standard deviation over seeds.
         as_plotted: where the published curve ends, if that is something else.
@@ -83,7 +84,11 @@ def _as_released(row: Mapping[str, Any], steps: str) -> Released | None:
         return None
     updates, mean, std = (row[name] if is_drawn else () for name in ("updates", "mean", "std"))
     plotted = row.get("as_plotted") if is_drawn else None
-    return Released(row["seeds"], updates, mean, std, row["updates"][-1], final and tuple(final), plotted)
+    seeds = row["seeds"]
+    of_a_sample = math.sqrt(seeds / max(1, seeds - 1))  # the file has the deviation of a population
+    deviations = [value * of_a_sample for value in std]
+    at_the_end = final and (final[0], final[1] * of_a_sample)
+    return Released(seeds, updates, mean, deviations, row["updates"][-1], at_the_end, plotted)
 
 
 @cache

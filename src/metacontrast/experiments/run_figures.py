@@ -1,13 +1,12 @@
-"""From a list of figures to their records: what must be trained, and collecting it once it is there."""
+"""From a list of figures to their runs, and whether the data for these are there."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from metacontrast.data.catalog import find_dataset
 from metacontrast.errors import InputError
 from metacontrast.experiments.catalog import FIGURES
-from metacontrast.experiments.grid import Place, PlannedRun, planned_runs
-from metacontrast.experiments.pool import Engine, Outcome, carry_out_all
+from metacontrast.experiments.grid import PlannedRun, planned_runs
 from metacontrast.experiments.setting import Setting
 from metacontrast.experiments.spec import FigureSpec
 
@@ -29,19 +28,6 @@ def check_data(runs: Sequence[PlannedRun], setting: Setting, data_root: Path | N
                 f"{error}; without {name} there {'is' if len(free) == 1 else 'are'} {', '.join(free) or 'no figures'}, "
                 "and with --scale smoke all"
             ) from error
-
-
-def make_runs(
-    runs: Sequence[PlannedRun],
-    place: Place,
-    jobs: int,
-    should_stop: Callable[[], bool],
-    prepare: Callable[[], object],
-    engine: Engine | None = None,
-) -> Iterator[Outcome]:
-    """Carry out those that are not complete, one outcome after the other."""
-    missing = [run for run in runs if not run.is_complete(place.runs)]
-    return carry_out_all(missing, place, jobs, should_stop, prepare, engine)
 
 
 def _datasets(figure: FigureSpec, setting: Setting) -> set[str]:

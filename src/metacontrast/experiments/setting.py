@@ -1,10 +1,10 @@
-"""Under which protocol and at which scale a figure is reproduced, and the training that follows from it.
+"""Under which protocol and to which length a figure is reproduced, and the training that follows from it.
 
-`released` is what the authors' code ran, `paper` what their text says. The scales are `smoke` (seconds, embedded
-glyphs, proves only that everything runs), `local` (hours on two cores) and `full` (the paper's own size).
+`released` is what the authors' code ran, `paper` what their text says. The length is a number of updates, or a name:
+`local` (what two cores do in hours), `full` (the published length), `smoke` (2 updates on embedded glyphs; proves only
+that everything runs). A longer run continues a shorter one.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,26 +13,40 @@ from metacontrast.data.catalog import find_dataset
 from metacontrast.data.options import ReadOptions
 from metacontrast.errors import InputError
 from metacontrast.experiments.schedule import Schedule
+from metacontrast.experiments.statistics import FEWEST_SEEDS
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.recipes import recipe
 
 ScaleName = Literal["smoke", "local", "full"]
 Protocol = Literal["paper", "released"]
 Family = Literal["omniglot", "colour"]
+COLOURS = ("mini-imagenet", "cifar-fs")
+"""The paper's colour images, and what stands in where they are not to be had."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A scale, a protocol, and the data set that stands where the paper has miniImageNet."""
+    """How far, under which protocol, on which colour images, and on how many seeds.
+
+    Args:
+        scale: the length by name.
+        protocol: whose settings.
+        colour: the data set that stands where the paper has miniImageNet.
+        until: the length in updates, in place of the name's; the published length is never exceeded.
+        seeds: training seeds.
+    """
 
     scale: ScaleName = "local"
     protocol: Protocol = "released"
     colour: str = "cifar-fs"
+    until: int | None = None
+    seeds: int = FEWEST_SEEDS
 
     @property
     def folder(self) -> str:
-        """Where its records lie among others'."""
-        return self.scale if self.protocol == "released" else f"{self.scale}-{self.protocol}"
+        """Where its pages and records lie among others'."""
+        name = "smoke" if self.scale == "smoke" else "runs"
+        return name if self.protocol == "released" else f"{name}-{self.protocol}"
 
     def dataset(self, family: Family) -> str:
         """The data set that is really used."""
@@ -40,21 +54,25 @@ class Setting:
             return "glyphs"
         return "omniglot" if family == "omniglot" else self.colour
 
-    def seeds(self, at_local: int = 3) -> range:
-        """Training seeds; 4 at full scale unless more are asked for."""
-        return {"smoke": range(2), "local": range(at_local), "full": range(max(4, at_local))}[self.scale]
+    def seed_numbers(self, at_least: int = 0) -> range:
+        """The training seeds."""
+        return range(2) if self.scale == "smoke" else range(max(self.seeds, at_least))
+
+    def in_full(self) -> "Setting":
+        """The same at the published length."""
+        return self if self.scale == "smoke" else replace(self, scale="full", until=None)
 
 
-def choose_setting(scale: ScaleName, protocol: Protocol, data_root: Path | None) -> Setting:
-    """At full scale miniImageNet where it is to be found; CIFAR-FS elsewhere."""
-    if scale == "full":
+def choose_setting(setting: Setting, data_root: Path | None) -> Setting:
+    """On miniImageNet where a length or the full one is asked for and it is to be found; on CIFAR-FS elsewhere."""
+    if setting.scale == "full" or setting.until is not None:
         spec, place = find_dataset("mini-imagenet", data_root)
         try:
             spec.reader.sources(place, ReadOptions())
-            return Setting(scale, protocol, "mini-imagenet")
+            return replace(setting, colour="mini-imagenet")
         except InputError:
             pass
-    return Setting(scale, protocol)
+    return setting
 
 
 def base_config(setting: Setting, family: Family, shots: int, **changes: Any) -> TrainConfig:
@@ -85,38 +103,26 @@ def _tiny(config: TrainConfig) -> TrainConfig:
     )
 
 
-_STAGES = {
-    "omniglot": (30, 60, 150, 300, 600, 900, 1500, 2250, 3000, 6000, 10_000, 20_000, 30_000),
-    "colour": (50, 100, 200, 300, 600, 1000, 2000, 5000, 10_000, 15_000, 20_000, 30_000),
+_OMNIGLOT = (*range(30, 301, 30), 360, 420, 480, 540, 600, 750, 900, *range(1200, 3001, 300), 6000)
+_COLOUR = (50, 100, 200, 300, 400, 500, 600, 800, 1000, 1500, 2000, 3000, 4000, 5000, 7500)
+_LATE = (10_000, 12_500, 15_000, 17_500, 20_000, 22_500, 25_000, 27_500, 30_000)
+MEASURED = {
+    "omniglot": (*_OMNIGLOT, *_LATE),
+    "cifar-fs": (*_COLOUR, *_LATE),
+    "mini-imagenet": (*sorted({*_COLOUR, 1250, 2500}), *_LATE),
 }
-_NOTHING: Mapping[str, Any] = {}
-_FULL_TASKS = {("omniglot", "released"): 992, ("omniglot", "paper"): 500}
+"""By data set, the updates after which a run is measured: many early ones, where the curves are steep."""
 
 
-def schedule(
-    setting: Setting, family: Family, local: int, full: int, at_local: Mapping[str, Any] = _NOTHING, **options: Any
-) -> Schedule:
-    """The family's measured updates up to the end: `local` or `full` updates.
+def schedule(setting: Setting, family: Family, local: int, full: int, **options: Any) -> Schedule:
+    """The family's measured updates up to the end of the chosen length.
 
     Args:
-        at_local: fields of `Schedule` that are otherwise at local scale.
+        local, full: the lengths of these names.
         options: fields of `Schedule`.
-
-    The stages of a smaller scale are among those of a larger one, which therefore continues its runs.
     """
     if setting.scale == "smoke":
-        return Schedule((1, 2), **{**options, "tasks": 2, "last_tasks": 2})
-    if setting.scale == "local":
-        return Schedule(_stages(family, local), **{**_LOCAL_TASKS[family], **options, **at_local})
-    many = _FULL_TASKS.get((family, setting.protocol), 400)
-    return Schedule(_stages(family, full), **{"tasks": many, "last_tasks": many, **options})
-
-
-def _stages(family: Family, end: int) -> tuple[int, ...]:
-    return (*(stage for stage in _STAGES[family] if stage < end), end)
-
-
-_LOCAL_TASKS: dict[Family, dict[str, Any]] = {
-    "omniglot": {"tasks": 150, "last_tasks": 400},
-    "colour": {"tasks": 60, "last_tasks": 120},
-}
+        return Schedule((1, 2), **{**options, "tasks": 2, "stage_tasks": 2})
+    end = min(setting.until or (local if setting.scale == "local" else full), full)
+    measured = MEASURED[setting.dataset(family)]
+    return Schedule((*(update for update in measured if update < end), end), **options)

@@ -12,6 +12,7 @@ from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import Record
 
 When = Literal["early", "end"]
+Speaks = Literal["early", "end", "throughout"]
 Measure = Literal["higher", "equal", "faster"]
 PlotKind = Literal["curves", "heatmaps", "illustration"]
 
@@ -55,13 +56,6 @@ class Line:
         end = self.schedule.end if self.until is None else self.until
         return tuple(update for update in self.schedule.updates if update <= end)
 
-    def at(self, when: When) -> int:
-        """The last measured update, or the last one within the first fifth of these (else the first)."""
-        end = self.updates[-1]
-        if when == "end":
-            return end
-        return max((update for update in self.updates if 5 * update <= end), default=self.updates[0])
-
     def named(self, quantity: str) -> str:
         """A quantity of this line: `own` stands for as many inner steps as in training."""
         return quantity.replace("/own", f"/{self.config.inner_steps}")
@@ -73,7 +67,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Reading:
-    """One number per seed: a quantity of a line, early on or at the end."""
+    """A quantity of a line on every seed and test task.
+
+    Args:
+        when: `end`: at the last stage that all curves of the comparison have reached; `early`: at the last of these
+            within the first fifth of the published training.
+    """
 
     line: str
     quantity: str
@@ -109,13 +108,16 @@ class Claim:
 
     Args:
         released: what the released numbers say of it.
-        about_the_end: whether nothing decides it but the end of the whole training.
+        speaks: of which part of training: of the `early` part, which any length tests; of the `end`, which nothing
+            else tests; or of training `throughout`, which any length can refute and only the end can support.
+        authors: the same sentence, of the authors' own models as measured here.
     """
 
     text: str
     comparisons: tuple[Comparison, ...]
     released: str
-    about_the_end: bool = False
+    speaks: Speaks
+    authors: tuple[Comparison, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -165,10 +167,10 @@ class FigureSpec:
     faults: tuple[str, ...] = ()
     departures: tuple[str, ...] = ()
 
-    def full_updates(self, setting: Setting) -> dict[str, int]:
-        """By panel, how many updates the published training has."""
-        lines = self.lines(replace(setting, scale="full"))
-        return {line.panel: max(each.updates[-1] for each in lines if each.panel == line.panel) for line in lines}
+    def full_updates(self, setting: Setting) -> dict[tuple[str, str], int]:
+        """By panel and line, how many updates the published training has."""
+        lines = self.lines(replace(setting, scale="full", until=None))
+        return {(line.panel, line.name): line.updates[-1] for line in lines}
 
 
 def above(

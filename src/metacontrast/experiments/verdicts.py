@@ -1,214 +1,260 @@
-"""Verdicts: differences paired by training seed on the same test tasks, with their 95 % interval.
+"""Verdicts on the paper's claims.
 
-    d_i = Σ plus − Σ minus, one per seed;     d̄ ± t · s / √n,     t = 97.5 % point of Student's t with n − 1 degrees
+A comparison is the mean of a difference over training seeds and common test tasks. It is taken at the last stage that
+all its curves have reached; `statistics` has the interval, which covers seeds and tasks where correct answers were
+counted per task, and seeds only where nothing but means is kept. With the one-sided error e that is left for so many
+seeds, and k comparisons in the claim, a comparison is
 
-A claim that d lies above m `holds` when the whole interval does, `does not hold` when the whole interval lies at m or
-below; that d lies within ± m `holds` when the whole interval does, `does not hold` when none of it does. Otherwise, and
-with fewer than three seeds, it is `undecided at this scale`.
+    supported          if its p value for the claim is at most e,
+    not supported      if its p value against the claim is at most e/k,
+    inconclusive       otherwise,
 
-That A is faster than B is judged on d = log₂(updates of B / updates of A), see `speed_ups`. Where d is only known to
-lie beyond a bound, the bound takes its place, and the claim is only decided in the bound's favour.
+where an equality is tested by two one-sided tests. A claim is supported when all its comparisons are, and not
+supported when one is not, except that a claim which speaks of the end of training is `not testable yet` before that
+end, and one which speaks of all of training is not supported or not testable yet, but never supported, before it.
 """
 
-import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean, stdev
-from types import MappingProxyType
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from metacontrast.experiments.measurement import same_class
-from metacontrast.experiments.spec import Claim, Comparison, Line, Reading
-from metacontrast.experiments.speed_ups import Bound, SpeedUp, speed_up
-from metacontrast.training.records import Record
+import numpy as np
 
-Outcome = Literal["holds", "does not hold", "undecided at this scale"]
-FEWEST_SEEDS = 3
+from metacontrast.experiments.spec import Claim, Comparison, Reading, When
+from metacontrast.experiments.speed_ups import estimate_speed_up
+from metacontrast.experiments.statistics import (
+    ERROR,
+    FEWEST_SEEDS,
+    LOOKS,
+    Estimate,
+    error_at_look,
+    over_seeds,
+    over_seeds_and_tasks,
+    seeds_at_look,
+    with_more_seeds,
+)
+from metacontrast.experiments.table import Table
 
-_T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
-"""97.5 % points of Student's t for 1, 2, … degrees of freedom."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over seeds with its 95 % interval."""
-
-    mean: float
-    half: float
-    seeds: int
-
-    @property
-    def low(self) -> float:
-        """Lower end."""
-        return self.mean - self.half
-
-    @property
-    def high(self) -> float:
-        """Upper end."""
-        return self.mean + self.half
+Outcome = Literal["supported", "not supported", "inconclusive", "not testable yet"]
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A comparison with what came out; for `faster` the interval is of the logarithm to base 2 of the ratio.
+    """A comparison with what came out; for `faster` of the logarithm to base 2 of the ratio of updates.
 
     Args:
+        lower, upper: the estimate; two for `faster`, of whose bounds each gives one end of the interval.
+        error: one-sided error that so many seeds may spend; 0 where there are too few.
+        rivals: number of comparisons in the claim.
         updates: after how many it is judged.
-        tasks: least and largest number of test tasks behind its numbers.
         full_updates: how many the published training has, where that is known.
         levels: for `faster`, between which accuracies, mean over seeds.
-        bounds: for `faster`, on which sides the ratio is only bounded.
     """
 
     comparison: Comparison
-    interval: Interval
-    outcome: Outcome
+    lower: Estimate
+    upper: Estimate
+    error: float
+    rivals: int
     updates: int
-    tasks: tuple[int, int]
     full_updates: int | None = None
     levels: tuple[float, float] | None = None
-    bounds: frozenset[Bound] = frozenset()
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """With the error that decides, or of 95 % where there are too few seeds for a decision."""
+        tail = self.error or ERROR / 2
+        return self.lower.interval(tail)[0], self.upper.interval(tail)[1]
+
+    @property
+    def p_for(self) -> float:
+        """One-sided p value for the claim, corrected for the looks."""
+        margin = self.comparison.margin
+        p = self.lower.p_within(margin) if self.comparison.measure == "equal" else self.lower.p_above(margin)
+        return self._over_looks(p)
+
+    @property
+    def p_against(self) -> float:
+        """One-sided p value against the claim, corrected for the looks and the number of comparisons."""
+        margin = self.comparison.margin
+        p = self.lower.p_outside(margin) if self.comparison.measure == "equal" else self.upper.p_below(margin)
+        return self._over_looks(self.rivals * p)
+
+    @property
+    def outcome(self) -> Outcome:
+        """What it says of the claim, as far as training went."""
+        if self.p_for <= ERROR:
+            return "supported"
+        return "not supported" if self.p_against <= ERROR else "inconclusive"
+
+    @property
+    def is_at_the_end(self) -> bool:
+        """Whether longer training would not change what is compared."""
+        readings = [*self.comparison.plus, *self.comparison.minus]
+        speaks_early = self.comparison.measure == "faster" or all(each.when == "early" for each in readings)
+        return speaks_early or self.updates >= (self.full_updates or 0)
+
+    def _over_looks(self, p: float) -> float:
+        return min(1.0, p * ERROR / self.error) if self.error else 1.0
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim, its comparisons, and the verdict that follows from them."""
+    """A claim, its comparisons, and the verdict that follows from them.
+
+    Args:
+        reason: why nothing was decided, and what would decide it; empty otherwise.
+        p: of the direction that came out, or of the likelier one; none where it was not testable.
+    """
 
     claim: Claim
     judged: Sequence[Judged]
     outcome: Outcome
+    reason: str = ""
+    p: float | None = None
 
 
-def student_interval(values: Sequence[float]) -> Interval:
-    """Mean and half the 95 % interval; infinite for a single value.
+def judge(claim: Claim, table: Table) -> Verdict:
+    """The verdict on a claim by one body of evidence: the comparisons of the claim."""
+    found = [_judge(comparison, table, len(claim.comparisons)) for comparison in claim.comparisons]
+    judged = [each for each in found if each is not None]
+    lacking = [each for each, one in zip(claim.comparisons, found, strict=True) if one is None]
+    outcome, reason = _outcome(claim, judged, lacking)
+    p = None if outcome == "not testable yet" else _p(judged, outcome)
+    return Verdict(claim, judged, outcome, reason, p)
 
-    >>> round(student_interval([1.0, 2.0, 3.0]).half, 3)  # 4.303 / sqrt(3)
-    2.484
+
+def judge_together(claims: Sequence[Claim], table: Table) -> Verdict:
+    """One claim by several bodies of evidence: each colour data set's comparisons, and the authors' models.
+
+    Those that decide must agree; where none does, one that is inconclusive comes before one that is not testable yet.
     """
-    n = len(values)
-    if n < 2:
-        return Interval(fmean(values), math.inf, n)
-    t = _T_975[n - 2] if n - 2 < len(_T_975) else 2.13
-    return Interval(fmean(values), t * stdev(values) / math.sqrt(n), n)
-
-
-def outcome_of(interval: Interval, comparison: Comparison, bounds: Collection[Bound] = ()) -> Outcome:
-    """What an interval says of a comparison; a bound decides on its own side only."""
-    margin = comparison.margin
-    if interval.seeds < FEWEST_SEEDS:
-        return "undecided at this scale"
-    if comparison.measure == "equal":
-        holds, fails = -margin <= interval.low and interval.high <= margin, _apart(interval, margin)
+    bodies = {claim.comparisons: claim for claim in claims}
+    bodies |= {claim.authors: replace(claim, comparisons=claim.authors) for claim in claims if claim.authors}
+    verdicts = [judge(claim, table) for claim in bodies.values()]
+    found = [each for each in verdicts if each.judged] or verdicts[:1]
+    decided = {each.outcome for each in found if each.outcome in ("supported", "not supported")}
+    if len(decided) > 1:
+        outcome, reason = "inconclusive", "the bodies of evidence disagree"
     else:
-        holds = interval.low > margin and "at most" not in bounds
-        fails = interval.high <= margin and "at least" not in bounds
-    return "holds" if holds else "does not hold" if fails else "undecided at this scale"
+        first = min(found, key=lambda each: _ORDER.index(each.outcome))
+        outcome, reason = first.outcome, first.reason
+    tested = [each.p for each in found if each.p is not None]
+    p = min(1.0, len(tested) * min(tested)) if tested and outcome != "not testable yet" else None
+    return Verdict(claims[0], [one for each in found for one in each.judged], outcome, reason, p)
 
 
-def overall(outcomes: Sequence[Outcome]) -> Outcome:
-    """All must hold; one that does not hold decides."""
-    if "does not hold" in outcomes:
-        return "does not hold"
-    return "holds" if all(outcome == "holds" for outcome in outcomes) else "undecided at this scale"
+_ORDER: tuple[Outcome, ...] = ("supported", "not supported", "inconclusive", "not testable yet")
 
 
-def judge(claim: Claim, table: "Table") -> Verdict:
-    """The verdict on a claim; one about the end of the published training is undecided before it."""
-    judged = [_judge(comparison, table) for comparison in claim.comparisons]
-    if claim.about_the_end and any(each.updates < (each.full_updates or 0) for each in judged):
-        return Verdict(claim, judged, "undecided at this scale")
-    return Verdict(claim, judged, overall([each.outcome for each in judged]))
-
-
-class Table:
-    """Measurements by panel, line, seed and update.
-
-    Args:
-        full_updates: by panel, how many updates the published training has, where that is known.
-    """
-
-    def __init__(
-        self,
-        lines: Sequence[Line],
-        measurements: Sequence[Record],
-        full_updates: Mapping[str, int] = MappingProxyType({}),
-    ):
-        self.lines = {(line.panel, line.name): line for line in lines}
-        self.full_updates = full_updates
-        self._records: dict[tuple[str, str], dict[int, dict[int, Record]]] = {}
-        for record in measurements:
-            place = self._records.setdefault((record["panel"], record["line"]), {})
-            values = record["values"] | same_class(record)
-            place.setdefault(record["seed"], {})[record["update"]] = record | {"values": values}
-
-    def curves(self, panel: str, line: str, quantity: str) -> dict[int, dict[int, float]]:
-        """By seed, the quantity by update, where it was measured."""
-        known = self.lines.get((panel, line))
-        name = quantity if known is None else known.named(quantity)
-        return {
-            seed: {update: record["values"][name] for update, record in by_update.items() if name in record["values"]}
-            for seed, by_update in self._records[panel, line].items()
-        }
-
-    def read(self, panel: str, reading: Reading) -> dict[int, float]:
-        """One number per seed."""
-        update = self.update(panel, reading)
-        curves = self.curves(panel, reading.line, reading.quantity)
-        return {seed: curve[update] for seed, curve in curves.items()}
-
-    def update(self, panel: str, reading: Reading) -> int:
-        """When it is taken; what was computed without training has one moment."""
-        line = self.lines.get((panel, reading.line))
-        return 1 if line is None else line.at(reading.when)
-
-    def tasks(self, panel: str, reading: Reading) -> int:
-        """The number of test tasks behind it."""
-        return self.tasks_at(panel, reading.line, self.update(panel, reading))
-
-    def tasks_at(self, panel: str, line: str, update: int) -> int:
-        """The number of test tasks after so many updates."""
-        return min(by_update[update]["tasks"] for by_update in self._records[panel, line].values())
-
-    def quantities(self, panel: str, line: str, update: int) -> list[str]:
-        """What was measured after so many updates."""
-        return list(next(iter(self._records[panel, line].values()))[update]["values"])
-
-
-def _judge(comparison: Comparison, table: Table) -> Judged:
-    if comparison.measure == "faster":
-        return _judge_speed(comparison, table)
-    first, interval = comparison.plus[0], student_interval(_differences(comparison, table))
-    updates, tasks = table.update(comparison.panel, first), table.tasks(comparison.panel, first)
-    full = table.full_updates.get(comparison.panel)
-    return Judged(comparison, interval, outcome_of(interval, comparison), updates, (tasks, tasks), full)
-
-
-def _judge_speed(comparison: Comparison, table: Table) -> Judged:
-    line = table.lines[comparison.panel, comparison.plus[0].line]
-    found = _speed_ups(comparison, table)
-    interval = student_interval([each.log2 for each in found])
-    bounds: frozenset[Bound] = frozenset(each.bound for each in found if each.bound is not None)
-    low, high = (fmean(each.levels[end] for each in found) for end in (0, 1))
-    tasks = [table.tasks_at(line.panel, line.name, update) for update in line.updates]
-    outcome, end, full = outcome_of(interval, comparison, bounds), line.updates[-1], table.full_updates.get(line.panel)
-    return Judged(comparison, interval, outcome, end, (min(tasks), max(tasks)), full, (low, high), bounds)
-
-
-def _differences(comparison: Comparison, table: Table) -> list[float]:
-    plus = [table.read(comparison.panel, reading) for reading in comparison.plus]
-    minus = [table.read(comparison.panel, reading) for reading in comparison.minus]
-    seeds = sorted(set.intersection(*(set(each) for each in plus + minus)))
-    return [sum(each[seed] for each in plus) - sum(each[seed] for each in minus) for seed in seeds]
-
-
-def _speed_ups(comparison: Comparison, table: Table) -> list[SpeedUp]:
-    """By seed."""
-    fast, slow = (
-        table.curves(comparison.panel, reading.line, reading.quantity)
-        for reading in (comparison.plus[0], comparison.minus[0])
+def _outcome(claim: Claim, judged: Sequence[Judged], lacking: Sequence[Comparison]) -> tuple[Outcome, str]:
+    unfinished = [each for each in judged if claim.speaks != "early" and not each.is_at_the_end]
+    can_be_refuted = claim.speaks != "end" or not unfinished
+    if can_be_refuted and any(each.outcome == "not supported" for each in judged):
+        return "not supported", ""
+    if lacking or unfinished or any(each.error == 0 for each in judged):
+        return "not testable yet", "; ".join(_needs(judged, unfinished, lacking))
+    if all(each.outcome == "supported" for each in judged):
+        return "supported", ""
+    wide = [each for each in judged if each.outcome == "inconclusive"]
+    return "inconclusive", "; ".join(
+        f"{each.comparison.panel}, {each.comparison.label}: {_lack(each)}" for each in wide
     )
-    return [speed_up(fast[seed], slow[seed]) for seed in sorted(set(fast) & set(slow))]
 
 
-def _apart(interval: Interval, margin: float) -> bool:
-    return interval.low > margin or interval.high < -margin
+def _needs(judged: Sequence[Judged], unfinished: Sequence[Judged], lacking: Sequence[Comparison]) -> list[str]:
+    """What would make it testable."""
+    updates = {
+        f"{each.comparison.panel} needs {each.full_updates:,} updates, has {each.updates:,}" for each in unfinished
+    }
+    seeds = {f"needs {FEWEST_SEEDS} seeds, has {each.lower.seeds}" for each in judged if each.error == 0}
+    return [*sorted(updates), *sorted(seeds), *dict.fromkeys(f"not measured: {each.label}" for each in lacking)]
+
+
+def _lack(judged: Judged) -> str:
+    """What leaves it open: evaluations that are too far apart, or the number of seeds."""
+    if judged.lower.mean <= 0 < judged.upper.mean and judged.comparison.measure == "faster":
+        return "the evaluations are too far apart"
+    for seeds in LOOKS:
+        more = replace(
+            judged,
+            lower=with_more_seeds(judged.lower, seeds),
+            upper=with_more_seeds(judged.upper, seeds),
+            error=error_at_look(seeds, seeds),
+        )
+        if seeds > judged.lower.seeds and more.outcome != "inconclusive":
+            return f"the same spread would be decided with {seeds} seeds"
+    return f"the same spread would not be decided with {max(LOOKS)} seeds"
+
+
+def _p(judged: Sequence[Judged], outcome: Outcome) -> float:
+    holds, fails = max(each.p_for for each in judged), min(each.p_against for each in judged)
+    return {"supported": holds, "not supported": fails}.get(outcome, min(holds, fails))
+
+
+def _judge(comparison: Comparison, table: Table, rivals: int) -> Judged | None:
+    """None where a curve is lacking."""
+    readings = [*comparison.plus, *comparison.minus]
+    if not all(table.has(comparison.panel, each) for each in readings):
+        return None
+    planned = min(table.planned(comparison.panel, each.line) for each in readings)
+    found = (_judge_speed if comparison.measure == "faster" else _judge_difference)(comparison, table, planned)
+    if found is None:
+        return None
+    lower, upper, updates, levels = found
+    full = table.full(comparison.panel, readings)
+    return Judged(comparison, lower, upper, error_at_look(lower.seeds, planned), rivals, updates, full, levels)
+
+
+_Found = tuple[Estimate, Estimate, int, tuple[float, float] | None]
+
+
+def _judge_difference(comparison: Comparison, table: Table, planned: int) -> _Found | None:
+    readings = [*comparison.plus, *comparison.minus]
+    stages: dict[str, tuple[int, list[int]]] = {}
+    whens: list[When] = [*dict.fromkeys(each.when for each in readings)]
+    for when in whens:
+        found = table.stage(comparison.panel, readings, when)
+        if found is None:
+            return None
+        stages[when] = found
+    seeds = sorted(set.intersection(*(set(those) for _, those in stages.values())))
+    if not seeds:
+        return None
+    seeds = seeds[: seeds_at_look(len(seeds), planned)]
+    at = {when: update for when, (update, _) in stages.items()}
+    estimate = _estimate(comparison, table, seeds, at)
+    return estimate, estimate, max(at.values()), None
+
+
+def _estimate(comparison: Comparison, table: Table, seeds: list[int], at: dict[str, int]) -> Estimate:
+    readings = [*comparison.plus, *comparison.minus]
+    known = [table.tasks(comparison.panel, [each], at[each.when], seeds) for each in readings]
+    tasks, is_counted = min(number for number, _ in known), all(counted for _, counted in known)
+
+    def total(some: Sequence[Reading]) -> np.ndarray:
+        found = [table.scores(comparison.panel, each, at[each.when], seeds, tasks) for each in some]
+        return sum((each if is_counted else each.mean(1) for each in found), start=np.zeros(()))
+
+    differences = total(comparison.plus) - total(comparison.minus)
+    return over_seeds_and_tasks(differences) if is_counted else over_seeds(differences.tolist())
+
+
+def _judge_speed(comparison: Comparison, table: Table, planned: int) -> _Found | None:
+    readings = [comparison.plus[0], comparison.minus[0]]
+    found = table.stage(comparison.panel, readings, "end")
+    if found is None:
+        return None
+    end, seeds = found
+    seeds = seeds[: seeds_at_look(len(seeds), planned)]
+    updates = [u for u, those in table.common(comparison.panel, readings).items() if u <= end and {*seeds} <= {*those}]
+    known = {update: table.tasks(comparison.panel, readings, update, seeds) for update in updates}
+    is_counted = known[end][1]
+    updates = [update for update in updates if known[update][1] or not is_counted]
+    tasks = min(known[update][0] for update in updates)
+    curves = []
+    for reading in readings:
+        scores = {update: table.scores(comparison.panel, reading, update, seeds, tasks) for update in updates}
+        curves.append(scores if is_counted else {u: each.mean(1, keepdims=True) for u, each in scores.items()})
+    lower, upper, levels = estimate_speed_up(*curves)
+    return lower, upper, end, levels

@@ -91,6 +91,21 @@ def evaluate(
         on_episode: called after every task, for a progress bar.
         engine: how the tasks run.
     """
+    scores = evaluate_tasks(model, params, tasks, inner, evaluation, executor, on_episode, engine)
+    return _rows(model, evaluation, scores)
+
+
+def evaluate_tasks(
+    model: Model,
+    params: Params,
+    tasks: EpisodeSampler,
+    inner: Inner,
+    evaluation: Evaluation,
+    executor: Executor | None = None,
+    on_episode: Callable[[], object] = lambda: None,
+    engine: Engine = AUTO,
+) -> Float[Tensor, "episode row"]:
+    """The accuracy on every single test task; the columns are the rows that `evaluate` averages, the same arguments."""
     model = model.with_ways(tasks.ways)
     inner = replace(inner, steps=max(evaluation.steps), order="first")
     distinct = replace(evaluation, heads=_distinct_heads(params, evaluation.heads))
@@ -112,10 +127,9 @@ def evaluate(
         scores.append(some)
         for _ in some:
             on_episode()
-    *adapted, baseline = _rows(model, distinct, torch.cat(scores))
-    if distinct.heads != evaluation.heads:
-        adapted = [replace(row, head=head) for head in evaluation.heads for row in adapted]
-    return [*adapted, baseline]
+    found = torch.cat(scores)
+    copies = len(evaluation.heads) if distinct.heads != evaluation.heads else 1
+    return torch.cat([*[found[:, :-1]] * copies, found[:, -1:]], 1)
 
 
 def _tasks_that_fit(score: Callable[[Sequence[int]], object], device: torch.device) -> int:

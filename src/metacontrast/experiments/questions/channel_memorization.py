@@ -20,7 +20,7 @@ def _labels(setting: Setting, family: Family) -> Labels:
 def _omniglot(setting: Setting, shots: int) -> list[Line]:
     full = 3_000 if setting.protocol == "released" else 10_000
     is_released = setting.protocol == "released"
-    plan = schedule(setting, "omniglot", 150, full, {"last_tasks": 150, "last_steps": (1, 3)}, also_bound=is_released)
+    plan = schedule(setting, "omniglot", 150, full, stage_steps=(1, 3), also_bound=is_released)
     return head_lines(
         setting,
         "omniglot",
@@ -34,8 +34,7 @@ def _omniglot(setting: Setting, shots: int) -> list[Line]:
 
 def _colour(setting: Setting, shots: int) -> list[Line]:
     local = 600 if shots == 1 else 300
-    few = {"tasks": 60 if shots == 1 else 40}
-    plan = schedule(setting, "colour", local, 30_000, few, steps=(1, 10), last_steps=(1, 3, 10))
+    plan = schedule(setting, "colour", local, 30_000, steps=(1, 10), stage_steps=(1, 3, 10))
     changes = {"labels": _labels(setting, "colour"), "relabel": False}
     return head_lines(setting, "colour", shots, plan, THREE, ("10", "FOMAML non-mutually-exclusive"), **changes)
 
@@ -70,6 +69,7 @@ def _claims(setting: Setting) -> list[Claim]:
                 above(colour[5], "zeroing trick", "random", "zeroed/10", released="+9.7 ± 0.5 (s.e., 4 seeds)"),
             ),
             "strongly",
+            "end",
         ),
         Claim(
             "Zero initialization alone helps at the beginning only (Fig. 10); afterwards within a point.",
@@ -80,7 +80,7 @@ def _claims(setting: Setting) -> list[Claim]:
                 same(colour[5], "zero init", "random", "zeroed/10", 0.01, released="+1.9"),
             ),
             "yes in 1-shot (.352 against .354 at the end); in 5-shot it stays ahead (.528, .509)",
-            about_the_end=True,
+            "end",
         ),
         Claim(
             "With the trick, bound labels cost nothing (Fig. 10); nothing is taken as one point.",
@@ -89,6 +89,7 @@ def _claims(setting: Setting) -> list[Claim]:
                 for k, released in ((1, "−0.1"), (5, "−0.6"))
             ),
             "1-shot yes (.4719, .4730); 5-shot .6065 against .6125, step 10",
+            "end",
         ),
         Claim(
             "The zeroing trick alleviates memorization on Omniglot too (Fig. 14).",
@@ -98,6 +99,7 @@ def _claims(setting: Setting) -> list[Claim]:
                 above(omniglot[5], "zeroing trick", "random", "zeroed/3", released="−3.0"),
             ),
             "weakly: in 1-shot nil against zero initialization; in 5-shot it turns round at test step 3",
+            "end",
         ),
         Claim(
             "On Omniglot bound labels cost accuracy even with the trick (Fig. 14).",
@@ -106,6 +108,7 @@ def _claims(setting: Setting) -> list[Claim]:
                 for k, released in ((1, "+12.3"), (5, "+8.7"))
             ),
             ".814 against .938, but on harder test tasks",
+            "end",
         ),
     ]
     return [*claims, _harder(omniglot)] if _labels(setting, "omniglot") == "bound-tuples" else claims
@@ -124,7 +127,7 @@ def _harder(panels: dict[int, str]) -> Claim:
         for panel in panels.values()
     )
     text = "(Not in the paper.) The test tasks of the released code, five neighbouring characters each, are harder."
-    return Claim(text, comparisons, "not tested there")
+    return Claim(text, comparisons, "not tested there", "early")
 
 
 SPEC = FigureSpec(

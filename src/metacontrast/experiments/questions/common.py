@@ -27,7 +27,7 @@ _DATASETS = {"glyphs": "glyphs", "omniglot": "Omniglot", "cifar-fs": "CIFAR-FS",
 
 
 def panel_name(setting: Setting, family: Family, shots: int) -> str:
-    """Data set and shape of the tasks; at smoke scale also what the glyphs stand for."""
+    """Data set and shape of the tasks; of the smoke length also what the glyphs stand for."""
     name = _DATASETS[setting.dataset(family)]
     if setting.scale == "smoke":
         name = f"glyphs for {family}"
@@ -57,7 +57,7 @@ def head_lines(
             prefix + head,
             base_config(setting, family, shots, **HEADS[head], **changes),
             schedule,
-            setting.seeds(),
+            setting.seed_numbers(),
             None if released is None else ReleasedCurve(released[0], f"{released[1]} {RELEASED_HEADS[head]}", shots),
         )
         for head in heads

@@ -68,7 +68,7 @@ def _draw(drawn: Record) -> Figure:
 def _claims(setting: Setting) -> list[Claim]:
     comparisons = tuple(same(_PANEL, _PRODUCTS, _LOOP, name, 1e-9) for name in ("loss", "signal"))
     text = "From a zero head the outer loss compares the query's features with the support features; up to rounding."
-    return [Claim(text, comparisons, "—")]
+    return [Claim(text, comparisons, "—", "early")]
 
 
 SPEC = FigureSpec(

@@ -57,7 +57,7 @@ def _draw(drawn: Record) -> Figure:
 
 def _claims(setting: Setting) -> list[Claim]:
     text = "With a zero head, second order turns the head's step towards directions in which features vary less."
-    return [Claim(text, (above(_PANEL, "second order", "first order", _SHARE),), "—")]
+    return [Claim(text, (above(_PANEL, "second order", "first order", _SHARE),), "—", "early")]
 
 
 SPEC = FigureSpec(

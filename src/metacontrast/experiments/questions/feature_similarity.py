@@ -23,7 +23,9 @@ def _lines(setting: Setting) -> list[Line]:
 
 def _on_test_classes(line: Line, setting: Setting) -> Line:
     panel = line.panel.replace(f"5-way {_IMAGES}-shot", "one fixed 5-way task")
-    return Line(panel, line.name, line.config, line.schedule, setting.seeds(10), line.released, train_split="test")
+    return Line(
+        panel, line.name, line.config, line.schedule, setting.seed_numbers(10), line.released, train_split="test"
+    )
 
 
 def _views(setting: Setting) -> list[View]:
@@ -51,8 +53,9 @@ def _claims(setting: Setting) -> list[Claim]:
             "Query features are pulled towards the support features of their class (Section 3.2).",
             tuple(_pulled(panel, *each) for each in _SAME_CLASS.items()),
             "no: it stays (random) or falls (zero init, trick), only less than the similarity between classes",
+            "end",
         ),
-        Claim("MAML learns to separate the features of different classes.", (grown,), "yes"),
+        Claim("MAML learns to separate the features of different classes.", (grown,), "yes", "end"),
         Claim(
             "Zero initialization raises the contrast.",
             (
@@ -60,6 +63,7 @@ def _claims(setting: Setting) -> list[Claim]:
                 above(panel, "zero init", "random", "query-query", released="+0.140"),
             ),
             "yes but noisy: 8 of 10 seeds",
+            "end",
         ),
         Claim(
             "The zeroing trick raises it further.",
@@ -68,6 +72,7 @@ def _claims(setting: Setting) -> list[Claim]:
                 above(panel, "zeroing trick", "zero init", "query-query", released="+0.084"),
             ),
             "among queries yes; between query and support, the quantity of the theory, no",
+            "end",
         ),
     ]
 

@@ -34,6 +34,7 @@ def _claims(setting: Setting) -> list[Claim]:
                 )
             ),
             "yes: random needs 1.5 to 2.5 times the updates to reach 45 % (1-shot) or 58 % (5-shot)",
+            "early",
         ),
         Claim(
             "The lower the norm from which the head starts, the higher the accuracy (Fig. 5).",
@@ -43,6 +44,7 @@ def _claims(setting: Setting) -> list[Claim]:
                 faster(colour[1], "random × 0.5", "random", _QUANTITY, "1.24 (to 45 %)"),
             ),
             "in speed from × 0.5 on (× 0.7 is as slow as × 1); at the end there is little between them",
+            "throughout",
         ),
         Claim(
             "Down-scaling the head by 0.7 yields visible differences (Fig. 5); visible is taken as half a point.",
@@ -51,6 +53,7 @@ def _claims(setting: Setting) -> list[Claim]:
                 for shots, released in ((1, "−0.08 ± 0.08 (s.e., 3 seeds)"), (5, "+0.96 ± 0.22 (s.e., 4 seeds)"))
             ),
             "not in 1-shot, yes in 5-shot",
+            "end",
         ),
         Claim(
             "Training with the zeroing trick ends above a random head (Fig. 5).",
@@ -66,7 +69,7 @@ def _claims(setting: Setting) -> list[Claim]:
                 above(colour[5], "zeroing trick", "random", "zeroed/10", released="+0.14 ± 0.33 (s.e., 4 seeds)"),
             ),
             "yes at test step 1; in 5-shot nothing is left of it at test step 10",
-            about_the_end=True,
+            "end",
         ),
         Claim(
             "Zero initialization and the zeroing trick speed up learning on Omniglot (Fig. 12).",
@@ -76,6 +79,7 @@ def _claims(setting: Setting) -> list[Claim]:
                 for fast in ("zero init", "zeroing trick")
             ),
             "yes: after 300 of 3,000 updates zero init is 5.5 (5-shot 4.2) points ahead, the trick 5.6 (4.6)",
+            "early",
         ),
         Claim(
             "A head scaled by 0.5 behaves like one at zero on Omniglot (Fig. 12); alike is taken as one point.",
@@ -84,6 +88,7 @@ def _claims(setting: Setting) -> list[Claim]:
                 for shots, released in ((1, "−0.12 at the end"), (5, "−1.28 at the end"))
             ),
             "at the end, 1-shot yes (.9412, .9425), 5-shot no (.9522, .9650)",
+            "end",
         ),
         Claim(
             "On Omniglot the zeroing trick ends above zero initialization, in 5-shot by more than in 1-shot (Fig. 12).",
@@ -92,7 +97,7 @@ def _claims(setting: Setting) -> list[Claim]:
                 above(omniglot[5], "zeroing trick", "zero init", _QUANTITY, released="+1.21 ± 0.14 (s.e., 4 seeds)"),
             ),
             "1-shot: no, once kept and zeroed heads are not mixed; 5-shot: yes",
-            about_the_end=True,
+            "end",
         ),
     ]
 
@@ -114,5 +119,5 @@ SPEC = FigureSpec(
         "half of training only.",
         "Fig. 5 is tested after one inner step, where the trick leads in 5-shot; after ten steps it does not.",
     ),
-    departures=("Local scale leaves out × 0.5 in 5-shot on colour images.",),
+    departures=("The length local leaves out × 0.5 in 5-shot on colour images.",),
 )

@@ -24,16 +24,16 @@ def omniglot_first_order(setting: Setting, shots: int, heads: Sequence[str], fig
 def omniglot_second_order(setting: Setting, shots: int, figure: str) -> list[Line]:
     """SOMAML on Omniglot; the paper's text says 20,000 updates."""
     full = 3_000 if setting.protocol == "released" else 20_000
-    plan = schedule(setting, "omniglot", 150, full, {"last_tasks": 150, "last_steps": (1, 3)})
+    plan = schedule(setting, "omniglot", 150, full, stage_steps=(1, 3))
     return head_lines(setting, "omniglot", shots, plan, THREE, (figure, "SOMAML"), "SO ", order="second")
 
 
 def colour_schedule(setting: Setting, shots: int) -> Schedule:
     """FOMAML on colour images."""
     if shots == 1:
-        steps = {"steps": (1, 3, 5), "last_steps": (1, 3, 5, 10), "heads": BOTH}
+        steps = {"steps": (1, 3, 5), "stage_steps": (1, 3, 5, 10), "heads": BOTH}
         return schedule(setting, "colour", 600, 30_000, **steps)
-    return schedule(setting, "colour", 300, 30_000, steps=(1, 3), last_steps=(1, 3, 10))
+    return schedule(setting, "colour", 300, 30_000, steps=(1, 3), stage_steps=(1, 3, 10))
 
 
 def colour_first_order(setting: Setting, shots: int, figure: str, heads: Sequence[str] = tuple(HEADS)) -> list[Line]:
@@ -44,6 +44,5 @@ def colour_first_order(setting: Setting, shots: int, figure: str, heads: Sequenc
 def colour_second_order(setting: Setting, shots: int) -> list[Line]:
     """SOMAML on colour images."""
     local = 300 if shots == 1 else 200
-    short = {"last_tasks": 60, "last_steps": (1, 3)}
-    plan = schedule(setting, "colour", local, 30_000, short, steps=(1, 3), last_steps=(1, 3, 10))
+    plan = schedule(setting, "colour", local, 30_000, steps=(1, 3), stage_steps=(1, 3, 10))
     return head_lines(setting, "colour", shots, plan, THREE, ("6", "SOMAML"), "SO ", order="second")

@@ -43,14 +43,13 @@ def reformulation_line(setting: Setting, name: str) -> Line:
         name,
         config,
         _schedule(setting),
-        setting.seeds(),
+        setting.seed_numbers(),
         ReleasedCurve("9" if " ITF=" in curve else "8", curve, 1),
     )
 
 
 def _schedule(setting: Setting) -> Schedule:
     is_released = setting.protocol == "released"
-    full = {"tasks": 200, "last_tasks": 200} if setting.scale == "full" and is_released else {}
     scope = {"scope": "all" if is_released else "head"}
     end = 20_000 if is_released else 30_000
-    return schedule(setting, "colour", 300, end, {"last_steps": (1, 3)}, last_steps=(1, 3, 10), **full, **scope)
+    return schedule(setting, "colour", 300, end, stage_steps=(1, 3, 10), **scope)

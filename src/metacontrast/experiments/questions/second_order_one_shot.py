@@ -24,6 +24,7 @@ def _claims(setting: Setting) -> list[Claim]:
                 for other, released in (("SO random", "+44.7 (4 seeds)"), ("SO zero init", "+28.1 (1 seed)"))
             ),
             "yes: .448 random, .614 zero init, .895 trick after 3,000 updates",
+            "end",
         )
     ]
 
