@@ -88,14 +88,15 @@ def test_train_says_what_an_update_takes(folder, tmp_path, capsys):
 
 def test_what_does_not_fit_into_memory_is_refused_before_anything_is_written(folder, tmp_path, capsys):
     words = train_words(folder, tmp_path / "run", "--memory", "0.0001")
-    fails_with(capsys, words, "100.0 KB free: lower --queries", "--memory")
+    fails_with(capsys, words, "100.0 KB are free: lower --queries", "--memory")
     fails_with(capsys, train_words(folder, tmp_path / "run", "--memory", "-1"), "--memory")
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("engine", ["loop", "vmap"])
-def test_replicas_are_runs_of_their_own_that_resume_without_flags(engine, folder, tmp_path, capsys):
-    out, words = tmp_path / "runs", ["--replicas", "2", "--engine", engine, "--json"]
+@pytest.mark.parametrize("flag", ["--seeds", "--replicas"])
+def test_seeds_are_runs_of_their_own_that_resume_without_flags(flag, folder, tmp_path, capsys):
+    """`--replicas` is the flag's older name."""
+    out, words = tmp_path / "runs", [flag, "2", "--json"]
     assert run(train_words(folder, out, "--seed", "3", *words)) == 0
     text = capsys.readouterr()
     assert {row["seed"] for row in last_json(text.out)["results"]} == {3, 4}
@@ -107,27 +108,31 @@ def test_replicas_are_runs_of_their_own_that_resume_without_flags(engine, folder
     assert [load_run(out / f"seed-{seed}").updates for seed in (3, 4)] == [6, 7]
     assert run(["evaluate", str(out / "seed-4"), "--episodes", "3"]) == 0
     capsys.readouterr()
-    fails_with(capsys, ["train", "--resume", "--out", str(out)], "holds replicas: add --replicas", "seed-3")
+    fails_with(capsys, ["train", "--resume", "--out", str(out)], "holds several runs: add --seeds", "seed-3")
 
 
 def test_variants_are_runs_of_their_own_that_resume_with_the_same_words(folder, tmp_path, capsys):
-    out, words = tmp_path / "runs", ["--vary", "head=zeroed,learned", "--vary=outer-lr=.01", "--json"]
+    """Fields of every kind vary: a word, a number, a switch, and what decides the gradient's program."""
+    vary = ["--vary", "head=zeroed,learned", "--vary=inner-lr=.01", "--vary", "head-bias=false", "--vary", "filters=4"]
+    out, words = tmp_path / "runs", [*vary, "--json"]
     assert run(train_words(folder, out, *words)) == 0
     text = capsys.readouterr()
-    names = ["head=zeroed,outer-lr=0.01", "head=learned,outer-lr=0.01"]
+    names = [f"head={head},inner-lr=0.01,head-bias=false,filters=4" for head in ("zeroed", "learned")]
     assert list(dict.fromkeys(row["variant"] for row in last_json(text.out)["results"])) == names
     assert f"{names[1]}, seed-0, update 4" in text.err
     assert [load_run(out / name / "seed-0").config.head for name in names] == ["zeroed", "learned"]
     assert run(["train", "--resume", "--out", str(out), "--updates", "6", *words]) == 0
-    assert run(["train", "--resume", "--replicas", "2", "--out", str(out / names[0])]) == 0
+    assert run(["train", "--resume", "--seeds", "2", "--out", str(out / names[0])]) == 0
     assert [load_run(out / names[0] / f"seed-{seed}").updates for seed in (0, 1)] == [6, 6]
     capsys.readouterr()
-    fails_with(capsys, ["train", "--resume", "--out", str(out)], "holds replicas: add --replicas or --vary")
+    fails_with(capsys, ["train", "--resume", "--out", str(out)], "holds several runs: add --seeds or --vary")
 
 
 def test_variants_are_refused_in_one_line(folder, tmp_path, capsys):
     for wrong, *parts in (
-        (["--vary", "inner-lr=1,2"], "inner-lr=1,2", "head, head-init-scale"),
+        (["--vary", "iner-lr=1,2"], "iner-lr=1,2", "did you mean inner-lr?"),
+        (["--vary", "seed=1,2"], "seed=1,2", "is not FIELD=VALUE"),
+        (["--vary", "head-bias=1"], "choose true or false"),
         (["--vary", "head"], "'head' is not FIELD=VALUE"),
         (["--vary", "head=zero"], "head cannot be 'zero'", "zeroed"),
         (["--vary", "outer-lr=fast"], "outer-lr cannot be 'fast'"),
@@ -135,15 +140,14 @@ def test_variants_are_refused_in_one_line(folder, tmp_path, capsys):
         (["--vary", "outer-lr=-1"], "--outer-lr -1.0"),
         (["--vary", "pool-size=none,0"], "--pool-size 0"),
         (["--vary", "head=learned", "--vary", "head=zeroed"], "names a field twice"),
-        (["--vary", "head=zeroed,shared"], "replicas may differ in seed"),
     ):
         fails_with(capsys, train_words(folder, tmp_path / "run", *wrong), *parts)
     assert not (tmp_path / "run").exists()
 
 
-def test_replicas_are_refused_in_one_line(folder, trained, tmp_path, capsys):
-    fails_with(capsys, train_words(folder, tmp_path / "run", "--replicas", "0"), "--replicas 0")
-    fails_with(capsys, train_words(folder, trained, "--replicas", "2"), "holds a single run", "--out")
+def test_seeds_are_refused_in_one_line(folder, trained, tmp_path, capsys):
+    fails_with(capsys, train_words(folder, tmp_path / "run", "--seeds", "0"), "--seeds 0")
+    fails_with(capsys, train_words(folder, trained, "--seeds", "2"), "holds a single run", "--out")
     assert not (tmp_path / "run").exists()
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import difflib
 import types
 import typing
 from collections.abc import Callable, Collection
@@ -10,8 +11,8 @@ from typing import Any, Literal
 from metacontrast.cli.shared import step_list
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.recipes import RECIPES, recipe
-from metacontrast.training.replicas import VARIED, first_replica
 from metacontrast.training.run import read_config
+from metacontrast.training.sweep import VARIED, first_run
 
 
 def add_config_flags(parser: argparse.ArgumentParser, **defaults: Any) -> None:
@@ -24,14 +25,14 @@ def add_config_flags(parser: argparse.ArgumentParser, **defaults: Any) -> None:
 
 def add_vary_flag(parser: argparse.ArgumentParser) -> None:
     """`--vary`, whose values become a list of pairs: a field's name, and the values that it takes."""
-    fields = ", ".join(name.replace("_", "-") for name in VARIED)
     parser.add_argument(
         "--vary",
         type=_field_and_values,
         action="append",
         default=[],
         metavar="FIELD=VALUE,VALUE",
-        help=f"train these variants side by side, into DIR/FIELD=VALUE/seed-S each; of {fields}; may be repeated",
+        help="train these variants of any field, such as head=learned,zeroed or inner-lr=.1,.4, one after the other, "
+        "into DIR/FIELD=VALUE/seed-S each; may be repeated for all combinations",
     )
 
 
@@ -67,7 +68,7 @@ def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], no
 
 
 def _base(args: argparse.Namespace, given: dict[str, Any]) -> TrainConfig:
-    folder = first_replica(args.out) if args.replicas or args.vary else args.out
+    folder = first_run(args.out) if args.seeds or args.vary else args.out
     started = read_config(folder) if folder and args.resume and not args.recipe else None
     return started or recipe(args.recipe or _default_recipe(given.get("dataset", "glyphs"), given.get("shots", 1)))
 
@@ -81,8 +82,10 @@ def _field_and_values(text: str) -> tuple[str, list[Any]]:
     flag, equals, values = text.partition("=")
     name = flag.removeprefix("--").replace("-", "_")
     if name not in VARIED or not equals:
-        fields = ", ".join(each.replace("_", "-") for each in VARIED)
-        raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=VALUE,VALUE with one of the fields {fields}")
+        fields = [each.replace("_", "-") for each in VARIED]
+        close = difflib.get_close_matches(flag.removeprefix("--"), fields, 1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=VALUE,VALUE: {hint}fields are {', '.join(fields)}")
     found = [_read_as_flag(name, flag, each) for each in values.split(",")]
     if len(set(found)) < len(found):
         raise argparse.ArgumentTypeError(f"{text!r} names a value twice")
@@ -91,6 +94,11 @@ def _field_and_values(text: str) -> tuple[str, list[Any]]:
 
 def _read_as_flag(name: str, flag: str, text: str) -> Any:
     """What the field's own flag makes of the text."""
+    truth = {"true": True, "false": False}
+    if typing.get_type_hints(TrainConfig)[name] is bool:
+        if text not in truth:
+            raise argparse.ArgumentTypeError(f"{flag} cannot be {text!r}: choose true or false")
+        return truth[text]
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     add_some_config_flags(parser, [name])
     try:

@@ -42,7 +42,7 @@ def add_parser(commands: Any) -> None:
     shared.add_data_root_flag(parser)
     shared.add_compute_flags(parser)
     shared.add_json_flag(parser)
-    parser.set_defaults(execute=execute, resume=True, replicas=None, vary=[], tensorboard=False)
+    parser.set_defaults(execute=execute, resume=True, seeds=None, vary=[], tensorboard=False)
 
 
 def execute(args: argparse.Namespace) -> int:

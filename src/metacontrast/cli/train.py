@@ -4,8 +4,9 @@ import argparse
 import contextlib
 import io
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ from metacontrast.training.follower import Follower
 from metacontrast.training.memory import fit_to_memory
 from metacontrast.training.ranks import ALONE, Ranks, is_restarted, joined
 from metacontrast.training.records import Record, read_records
-from metacontrast.training.replicas import first_replica, replica_configs
 from metacontrast.training.run import RunDirectory, open_run, read_config
 from metacontrast.training.step import Resources
+from metacontrast.training.sweep import first_run, sweep_configs
 from metacontrast.training.tensorboard import require_tensorboard, tensorboard_writer
-from metacontrast.training.train import train_replicas
+from metacontrast.training.train import train
 from metacontrast.version import INTERRUPTED
 
 
@@ -41,7 +42,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--out", type=shared.out_folder, required=True, metavar="DIR", help="run directory to write")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out if there is one")
     parser.add_argument(
-        "--replicas", type=int, metavar="N", help="train N seeds side by side, from --seed on, into DIR/seed-S each"
+        "--seeds", "--replicas", type=int, metavar="N", help="train N seeds, from --seed on, into DIR/seed-S each"
     )
     add_vary_flag(parser)
     parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events (an extra)")
@@ -70,7 +71,7 @@ def execute(args: argparse.Namespace) -> int:
 def train_with_progress(
     config: TrainConfig, args: argparse.Namespace, label: str = "training", ranks: Ranks = ALONE
 ) -> tuple[str, list[Record]]:
-    """Train into `args.out`, or replicas into folders in it; the outcome, and the records of the last evaluations.
+    """Train into `args.out`, or seeds and variants into folders in it; the outcome, and the last evaluations' records.
 
     Args:
         ranks: the processes that share the training.
@@ -78,26 +79,22 @@ def train_with_progress(
     configs = _configs(config, args)
     if args.tensorboard:
         require_tensorboard()
-    with ranks.leader_first():
-        images = _load(config, args)
-    with shared.resources(args, len(ranks.own(range(config.meta_batch)))) as asked:
-        resources, need = fit_to_memory(config, images, replace(asked, ranks=ranks), len(configs))
-        status = _train(configs, args, images, resources, need, label)
+    status = _train(configs, args, label, ranks)
     runs = configs.items() if ranks.leads else ()
     return status, [_place_of(run, each) | row for run, each in runs for row in last_evaluation(args.out / run)]
 
 
 def _place_of(run: Path, config: TrainConfig) -> dict[str, Any]:
-    """Which of the replicas it is."""
+    """Which of the runs it is."""
     variant = {"variant": run.parts[0]} if len(run.parts) > 1 else {}
     return variant | ({"seed": config.seed} if run.parts else {})
 
 
 def _continuing(args: argparse.Namespace) -> str:
     """The command that goes on."""
-    replicas = [] if args.replicas is None else ["--replicas", str(args.replicas)]
-    vary = [f"--vary={name}={','.join(map(str, values))}".lower() for name, values in args.vary]
-    return shlex.join(["train", "--resume", *replicas, *vary, "--out", str(args.out)])
+    seeds = [] if args.seeds is None else ["--seeds", str(args.seeds)]
+    vary = [f"--vary={name.replace('_', '-')}={','.join(map(str, values))}".lower() for name, values in args.vary]
+    return shlex.join(["train", "--resume", *seeds, *vary, "--out", str(args.out)])
 
 
 @contextlib.contextmanager
@@ -121,18 +118,18 @@ def _run_directory(
 
 def _configs(config: TrainConfig, args: argparse.Namespace) -> dict[Path, TrainConfig]:
     """What is trained into which run directory, as seen from `args.out`."""
-    first = first_replica(args.out)
-    if args.replicas is None and not args.vary:
+    first = first_run(args.out)
+    if args.seeds is None and not args.vary:
         if first is not None:
             raise InputError(
-                f"{args.out} holds replicas: add --replicas or --vary as before, or name one with --out {first}"
+                f"{args.out} holds several runs: add --seeds or --vary as before, or name one with --out {first}"
             )
         return {Path(): config}
     if read_config(args.out) is not None:
-        raise InputError(f"{args.out} holds a single run: choose another --out for replicas")
+        raise InputError(f"{args.out} holds a single run: choose another --out for several")
     if len(dict(args.vary)) < len(args.vary):
         raise InputError("--vary names a field twice: give all its values at once, --vary FIELD=VALUE,VALUE")
-    return replica_configs(config, 1 if args.replicas is None else args.replicas, dict(args.vary))
+    return sweep_configs(config, 1 if args.seeds is None else args.seeds, dict(args.vary))
 
 
 def _load(config: TrainConfig, args: argparse.Namespace) -> tuple[ClassImages, ClassImages]:
@@ -145,33 +142,46 @@ def _load(config: TrainConfig, args: argparse.Namespace) -> tuple[ClassImages, C
     return train_images, test_images
 
 
-def _train(
-    configs: dict[Path, TrainConfig],
+def _train(configs: dict[Path, TrainConfig], args: argparse.Namespace, label: str, ranks: Ranks) -> str:
+    """One run after the other, each from where it is."""
+    names = ["".join(f"{part}, " for part in run.parts) for run in configs]
+    progress = Progress(list(configs.values()), names, label)
+    with progress, stop_on_interrupt() as should_stop:
+        for number, (run, config) in enumerate(configs.items()):
+            with ranks.leader_first():
+                images = _load(config, args)
+            with shared.resources(args, len(ranks.own(range(config.meta_batch)))) as asked:
+                resources, need = fit_to_memory(config, images, replace(asked, ranks=ranks))
+                show, note = partial(progress.show, number), need if number == 0 else ""
+                if _train_one(config, args.out / run, args, images, resources, note, show, should_stop) == "stopped":
+                    return "stopped"
+    if not progress.seen:
+        updates = next(iter(configs.values())).updates
+        shared.say(f"{args.out} has all its {updates} updates already; more with --updates")
+    return "finished"
+
+
+def _train_one(
+    config: TrainConfig,
+    folder: Path,
     args: argparse.Namespace,
     images: tuple[ClassImages, ClassImages],
     resources: Resources,
-    need: str,
-    label: str,
+    note: str,
+    show: Callable[[Record], None],
+    should_stop: Callable[[], bool],
 ) -> str:
-    logged = args.tensorboard and resources.ranks.leads
-    with contextlib.ExitStack() as stack:
-        opened = [_run_directory(args.out / run, each, images, resources, args.resume) for run, each in configs.items()]
-        runs = [stack.enter_context(run) for run in opened]
-        logs = [stack.enter_context(tensorboard_writer(args.out / run if logged else None)) for run in configs]
-        names = ["".join(f"{part}, " for part in run.parts) for run in configs]
-        progress = stack.enter_context(Progress(list(configs.values()), names, label))
-        should_stop = stack.enter_context(stop_on_interrupt())
+    logged = folder if args.tensorboard and resources.ranks.leads else None
+    with _run_directory(folder, config, images, resources, args.resume) as run, tensorboard_writer(logged) as log:
 
-        def on_record(number: int, record: Record) -> None:
-            logs[number](record)
-            progress.show(number, record)
+        if note:
+            shared.say(note)
 
-        shared.say(need)
-        all_configs = list(configs.values())
-        status = train_replicas(all_configs, runs, *images, resources, on_record=on_record, should_stop=should_stop)
-    if not progress.seen:
-        shared.say(f"{args.out} has all its {all_configs[0].updates} updates already; more with --updates")
-    return status
+        def on_record(record: Record) -> None:
+            log(record)
+            show(record)
+
+        return train(config, run, *images, resources, on_record=on_record, should_stop=should_stop)
 
 
 def last_evaluation(run: Path) -> list[Record]:

@@ -12,20 +12,19 @@ from metacontrast.training.step import Resources
 
 
 def fit_to_memory(
-    config: TrainConfig, images: tuple[ClassImages, ClassImages], resources: Resources, replicas: int = 1
+    config: TrainConfig, images: tuple[ClassImages, ClassImages], resources: Resources
 ) -> tuple[Resources, str]:
     """`resources` with a chunk that fits where the engine makes chunks and none was asked for; the need in words.
 
     Args:
         images: what is trained and tested on; on a GPU they will lie there too.
-        replicas: trainings side by side.
 
     Raises:
         InputError: it does not fit into what is free, or into `resources.memory`; says what to change.
     """
     room = _share_of_free_memory(resources) if resources.memory is None else resources.memory
     try:
-        need = need_of_update(config, images, resources, replicas, room)
+        need = need_of_update(config, images, resources, room)
     except MoreThanAllowed:
         raise InputError(
             _refusal(f"the tasks of one worker take more than the {_readable(room or 0)} free", _smaller(config))

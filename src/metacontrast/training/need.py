@@ -4,7 +4,7 @@
 
 fixed: parameters, their gradient, the optimizer's moments, the images of a batch. part: what the tasks take that one
 worker holds at the same time, one part for every worker. Under `vmap` a part is one task of the chunk, every task has a
-gradient of its own, and replicas are copied into one batch.
+gradient of its own.
 
 Operators need memory of their own and malloc cannot reuse every gap, for which a part is more than its tensors, see
 `_BESIDE_TENSORS`. On a CPU the estimate was then 0.8 to 1.2 times what the process really grew by: 28×28 images with
@@ -23,7 +23,7 @@ from metacontrast.model.model import Model
 from metacontrast.tensor_bytes import peak_bytes
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.state import TrainState, store_state
-from metacontrast.training.step import Resources, initial_state, outer_gradients, outer_step
+from metacontrast.training.step import Resources, batch_gradient, initial_state, outer_step
 from metacontrast.types import Episode, Params, map_params, to_tensors
 
 _BESIDE_TENSORS = {"loop": 1.25, "vmap": 2.0}
@@ -52,10 +52,9 @@ def need_of_update(
     config: TrainConfig,
     images: tuple[ClassImages, ClassImages],
     resources: Resources,
-    replicas: int = 1,
     most: int | None = None,
 ) -> Need:
-    """The need of an update of each replica on `resources`.
+    """The need of an update on `resources`.
 
     Args:
         images: what is trained and tested on; on a GPU they will lie there too.
@@ -69,19 +68,18 @@ def need_of_update(
     tasks = Episode(*(t.to(device) for t in config.training_tasks(images[0]).batch(range(config.meta_batch))))
     measured = partial(_gradient_bytes, model, state.params, tasks, config, resources, most)
     images_there = 0 if device.type == "cpu" else _size(*(each.images for each in images))
-    fixed = images_there + replicas * (_state_bytes(state) + _size(*tasks))
+    fixed = images_there + _state_bytes(state) + _size(*tasks)
     if not resources.are_batched(config):
         at_once = _tasks_of_a_worker(config, model, tasks, resources)
         part = measured(2 * at_once if at_once > 1 else 1)  # of two groups, one after the other
         part = int(part * _BESIDE_TENSORS["loop"])
         return Need(fixed, part, min(resources.workers, -(-config.meta_batch // at_once)))
-    count, (one, two) = replicas * config.meta_batch, map(measured, (1, 2))
+    count, (one, two) = config.meta_batch, map(measured, (1, 2))
     every_task = max(0, 2 * one - two) + count * _size(*to_tensors(state.params))
-    every_replica = 0 if replicas == 1 else replicas * _size(*tasks, *to_tensors(state.params))
     moving = standing_steps(model, config.inner()) < config.inner_steps
     is_mapped = device.type == "cpu" and not model.batches_tasks(tasks.query_x, moving)
     part = max(1, two - one) * _BESIDE_TENSORS["vmap" if is_mapped else "loop"]
-    return Need(fixed + every_task + every_replica, int(part), min(count, resources.chunk or count))
+    return Need(fixed + every_task, int(part), min(count, resources.chunk or count))
 
 
 def _tasks_of_a_worker(config: TrainConfig, model: Model, tasks: Episode, resources: Resources) -> int:
@@ -110,7 +108,7 @@ def _gradient_bytes(
 
     def at(steps: int) -> int:
         short = replace(config, inner_steps=steps)
-        work = partial(outer_gradients, model, [params], [few], short, alone)
+        work = partial(batch_gradient, model, params, few, short, alone)
         return peak_bytes(work, most, [*few, *to_tensors(params)])
 
     if config.inner_steps <= 2:

@@ -6,7 +6,6 @@ g = mean over a batch of tasks of the outer gradient at θ;   θ ← optimizer(�
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -71,18 +70,14 @@ def initial_state(config: TrainConfig, model: Model, device: str) -> TrainState:
     return TrainState(params, optimizer, 0)
 
 
-def outer_gradients(
-    model: Model, params: Sequence[Params], batches: Sequence[Episode], config: TrainConfig, resources: Resources
-) -> list[tuple[Params, Metrics]]:
-    """Of each replica, the gradient of its batch of tasks that training follows, and the metrics of every task."""
+def batch_gradient(
+    model: Model, params: Params, episodes: Episode, config: TrainConfig, resources: Resources
+) -> tuple[Params, Metrics]:
+    """The gradient of a batch of tasks that training follows, and the metrics of every task."""
     if config.objective == "maml":
-        engine = resources.engine_of(config)
-        return [
-            meta_gradient(model, one, tasks, config.inner(), resources.executor, engine)
-            for one, tasks in zip(params, batches, strict=True)
-        ]
-    gradient_of = partial(contrastive_gradient, inner=config.inner(), executor=resources.executor, **config.dropped())
-    return [gradient_of(model, *each) for each in zip(params, batches, strict=True)]
+        return meta_gradient(model, params, episodes, config.inner(), resources.executor, resources.engine_of(config))
+    dropped = config.dropped()
+    return contrastive_gradient(model, params, episodes, config.inner(), resources.executor, **dropped)
 
 
 def outer_step(state: TrainState, gradient: Params, zeroed: bool) -> None:
@@ -110,43 +105,20 @@ def update(
     Raises:
         NotFinite: the state is then of no use: go on from an earlier one.
     """
-    return update_replicas([state], model, [episodes], [config], resources)[0]
-
-
-def update_replicas(
-    states: Sequence[TrainState],
-    model: Model,
-    batches: Sequence[Episode],
-    configs: Sequence[TrainConfig],
-    resources: Resources = ONE_CPU,
-) -> list[Metrics]:
-    """`update` of several replicas; their gradients are one program (`replicas.check_alike`), taken together or not."""
-    own = outer_gradients(model, [state.params for state in states], batches, configs[0], resources)
-    found = [resources.ranks.mean(*each, configs[0].meta_batch) for each in own]
-    for state, config, (gradient, _) in zip(states, configs, found, strict=True):
-        outer_step(state, gradient, zeroed=config.head == "zeroed")
-    return [
-        _read(number, metrics, [*to_tensors(gradient), *to_tensors(state.params)])
-        for number, (state, (gradient, metrics)) in enumerate(zip(states, found, strict=True))
-    ]
+    own = batch_gradient(model, state.params, episodes, config, resources)
+    gradient, metrics = resources.ranks.mean(*own, config.meta_batch)
+    outer_step(state, gradient, zeroed=config.head == "zeroed")
+    return _read(metrics, [*to_tensors(gradient), *to_tensors(state.params)])
 
 
 class NotFinite(Exception):
-    """A loss, a gradient or what it led to is not finite.
-
-    Args:
-        replica: in which of the replicas.
-    """
-
-    def __init__(self, replica: int):
-        super().__init__(replica)
-        self.replica = replica
+    """A loss, a gradient or what it led to is not finite."""
 
 
-def _read(replica: int, metrics: Metrics, tensors: Sequence[Tensor]) -> Metrics:
+def _read(metrics: Metrics, tensors: Sequence[Tensor]) -> Metrics:
     """The metrics on the CPU, in the one copy that also says whether they and all `tensors` are finite."""
     finite = torch.stack([t.isfinite().all() for t in (*metrics, *tensors)]).all()
     is_finite, *values = torch.cat([finite[None].to(metrics.loss.dtype), *metrics]).cpu().split([1, *map(len, metrics)])
     if not is_finite:
-        raise NotFinite(replica)
+        raise NotFinite
     return Metrics(*values)

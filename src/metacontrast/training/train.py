@@ -3,12 +3,10 @@
     repeat:  g = mean over a batch of tasks of the outer gradient at θ;   θ ← optimizer(θ, g);   zeroed head: w⁰ ← 0
 
 Update u uses the tasks u·B … u·B + B − 1 of the seed's list, so a run that was stopped goes on exactly where it was.
-Several seeds and variants train side by side; one alone is the same with a single replica.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any, Literal
 
 from metacontrast.analysis.contrastiveness import explain_tasks
@@ -20,10 +18,9 @@ from metacontrast.model.model import Model
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Evaluation, evaluate
 from metacontrast.training.records import Record
-from metacontrast.training.replicas import check_alike
 from metacontrast.training.run import RunDirectory
 from metacontrast.training.state import TrainState
-from metacontrast.training.step import ONE_CPU, NotFinite, Resources, initial_state, update_replicas
+from metacontrast.training.step import ONE_CPU, NotFinite, Resources, initial_state, update
 
 Outcome = Literal["finished", "stopped"]
 
@@ -47,47 +44,17 @@ def train(
         train_images, test_images: what is trained on, and what accuracy is measured on meanwhile.
         on_record: sees every record as it is written, for progress and logs.
         should_stop: asked after every update; when true the state is saved and the call returns.
-    """
-    images = train_images, test_images
-    alone = {"on_record": lambda _, record: on_record(record), "should_stop": should_stop}
-    return train_replicas([config], [run], *images, resources, **alone)
-
-
-def train_replicas(
-    configs: Sequence[TrainConfig],
-    runs: Sequence[RunDirectory],
-    train_images: ClassImages,
-    test_images: ClassImages,
-    resources: Resources = ONE_CPU,
-    *,
-    on_record: Callable[[int, Record], None] = lambda number, record: None,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> Outcome:
-    """`train` for several seeds or variants side by side; each run directory holds what its own training would write.
-
-    Runs that are behind the others, because they were stopped earlier, go first until they are level.
-
-    Args:
-        configs: equal but for their seeds and what `replicas.VARIED` lists.
-        runs: an opened run directory for each.
-        on_record: sees which of the runs it is, counted from 0, and every record of it.
 
     Raises:
-        InputError: a loss or gradient is not finite, in whichever replica; each keeps its last checkpoint.
+        InputError: a loss or gradient is not finite; the run keeps its last checkpoint.
     """
-    check_alike(configs)
     images = train_images.to(resources.device), test_images.to(resources.device)
-    trainings = [
-        _begin(config, run, images, resources, partial(on_record, number))
-        for number, (config, run) in enumerate(zip(configs, runs, strict=True))
-    ]
-    while behind := _furthest_behind(trainings):
-        for training, metrics in zip(behind, _update(behind), strict=True):
-            training.note_update(metrics)
+    training = _begin(config, run, images, resources, on_record)
+    while not training.is_done():
+        training.note_update(_update(training))
         stop = resources.ranks.any(should_stop())
-        for training in behind:
-            training.save(now=stop)
-        if stop and _furthest_behind(trainings):
+        training.save(now=stop)
+        if stop and not training.is_done():
             return "stopped"
     return "finished"
 
@@ -165,24 +132,15 @@ def _begin(
     return _Training(config, run, model, tasks, test_tasks, resources, state, on_record)
 
 
-def _furthest_behind(trainings: Sequence[_Training]) -> list[_Training]:
-    """Those of the unfinished trainings that have the fewest updates."""
-    unfinished = [training for training in trainings if not training.is_done()]
-    least = min((training.state.updates for training in unfinished), default=0)
-    return [training for training in unfinished if training.state.updates == least]
-
-
-def _update(trainings: Sequence[_Training]) -> list[Metrics]:
-    """One outer update of each; all are at the same one."""
-    first, states = trainings[0], [training.state for training in trainings]
-    configs = [training.config for training in trainings]
-    number, size = first.state.updates, first.config.meta_batch
+def _update(training: _Training) -> Metrics:
+    """One outer update."""
+    number, size, ranks = training.state.updates, training.config.meta_batch, training.resources.ranks
     indices = range(number * size, (number + 1) * size)
-    batches = [training.tasks.batch(first.resources.ranks.own(indices)) for training in trainings]
+    episodes = training.tasks.batch(ranks.own(indices))
     try:
-        return update_replicas(states, first.model, batches, configs, first.resources)
+        return update(training.state, training.model, episodes, training.config, training.resources)
     except NotFinite as error:
         raise InputError(
             f"the loss or its gradient is not finite in update {number + 1}, tasks {indices[0]} to {indices[-1]}: "
-            f"lower --inner-lr or --outer-lr; {trainings[error.replica].run.last_checkpoint()}"
+            f"lower --inner-lr or --outer-lr; {training.run.last_checkpoint()}"
         ) from error
