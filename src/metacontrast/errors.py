@@ -1,6 +1,8 @@
 """The errors for what a user can mend."""
 
 import functools
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class InputError(ValueError):
@@ -15,6 +17,40 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Raise `InputError` unless `value` is one of the words `choices`; the nearest is suggested.
+
+    >>> check_choice("order", "Second", ("first", "second"))
+    Traceback (most recent call last):
+    metacontrast.errors.InputError: order='Second' is not one of 'first', 'second'; did you mean 'second'?
+    """
+    known = tuple(choices)
+    if not isinstance(value, str) or value not in known:
+        raise InputError(f"{name}={not_one_of(value, known)}")
+
+
+def not_one_of(value: object, choices: Iterable[str]) -> str:
+    """The complaint about a value that is none of the words `choices`, with the nearest if one is near."""
+    known = tuple(choices)
+    hint = did_you_mean(getattr(value, "__name__", value), known)
+    return f"{value!r} is not one of {', '.join(map(repr, known))}; {hint}".rstrip("; ")
+
+
+def did_you_mean(word: object, choices: Iterable[str]) -> str:
+    """A question for the choice that is spelled most like `word`, with a space after it; empty where none is.
+
+    >>> did_you_mean("Cross-Entropy", ["cross_entropy", "mean_square_error"])
+    "did you mean 'cross_entropy'? "
+    """
+    plain = {_plain(choice): choice for choice in choices}
+    close = get_close_matches(_plain(str(word)), plain, n=1)
+    return f"did you mean {plain[close[0]]!r}? " if close else ""
+
+
+def _plain(word: str) -> str:
+    return word.lower().replace("_", "-").replace(" ", "-")
 
 
 class InUseError(InputError):

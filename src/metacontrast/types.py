@@ -1,10 +1,13 @@
 """The values that flow through the library: tasks and parameters."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor
+
+Order = Literal["first", "second"]
+"""Whether the outer gradient runs through the inner gradients (`second`) or takes them as constants (`first`)."""
 
 
 class Head(NamedTuple):

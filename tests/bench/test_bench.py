@@ -174,9 +174,9 @@ def test_the_command_prints_rows_says_what_is_missing_and_keeps_records(one_thre
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["--cases", "z"], "'z' is not one of a, b, c"),
-        (["--orders", "third"], "'third' is not one of first, second"),
-        (["--engines", "jax"], "'jax' is not one of ours, plain"),
+        (["--cases", "z"], "'z' is not one of 'a', 'b', 'c'"),
+        (["--orders", "third"], "'third' is not one of 'first', 'second'"),
+        (["--engines", "jax"], "'jax' is not one of 'ours', 'plain'"),
         (["--repeats", "0"], "--repeats 0"),
         (["--peers", "/nowhere/python"], "/nowhere/python is no Python interpreter"),
     ],

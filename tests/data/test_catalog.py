@@ -68,13 +68,6 @@ def test_options_that_do_not_apply_are_told(name, options, message):
         load_dataset(name, options=options)
 
 
-def test_values_that_no_option_has_are_told():
-    options = ReadOptions()
-    object.__setattr__(options, "resample", "cubic")
-    with pytest.raises(InputError, match=r"resample='cubic' is not one of nearest, box, .*lanczos"):
-        load_dataset("omniglot", options=options)
-
-
 @pytest.mark.parametrize("name", ["omniglot", "cifar-fs", "mini-imagenet"])
 def test_a_missing_set_is_told_with_the_folder_in_one_line(tmp_path, name):
     with pytest.raises(InputError, match=str(tmp_path)) as caught:

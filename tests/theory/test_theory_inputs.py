@@ -62,7 +62,7 @@ def test_a_task_that_is_none_is_told_in_one_line(function, message):
     [
         ({"inner_lr": float("nan")}, "inner_lr=nan"),
         ({"inner_lr": 0.1, "inner_steps": 0}, "inner_steps=0"),
-        ({"inner_lr": 0.1, "order": "third"}, "order='third': choose 'first' or 'second'"),
+        ({"inner_lr": 0.1, "order": "third"}, "order='third' is not one of 'first', 'second'"),
         ({"inner_lr": 0.1, "order": "second", "inner_steps": 2}, "split_encoder_gradient"),
     ],
 )

@@ -36,6 +36,7 @@ from metacontrast.data.decode import MAX_PIXELS
 from metacontrast.data.gather import Item
 from metacontrast.device import find_device
 from metacontrast.errors import InputError
+from metacontrast.fields import as_declared
 from metacontrast.files import as_path, why_no_folder
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def _read_labelled(self, start: StartingPoint, X: Any, y: Any) -> tuple[list[Item], list[Hashable], torch.Tensor]:
         items, labels = _labelled(X, y)
         numbered = [item._replace(label=str(i)) for i, item in enumerate(items)]
-        limit, skip = check_max_pixels(self.max_pixels), bool(self.skip_unreadable)
+        limit, skip = check_max_pixels(self.max_pixels), as_declared("skip_unreadable", self.skip_unreadable, bool)
         advice = f"{_ADVICE}, or leave them out with skip_unreadable"
         track = self._track(numbered, "reading", "image")
         kept, images = start.images.read(track, limit, skip_unreadable=skip, advice=advice)

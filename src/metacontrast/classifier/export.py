@@ -15,7 +15,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, UInt8
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from metacontrast.classifier.fitted import Fitted, Network
 from metacontrast.classifier.labels import to_json
 from metacontrast.classifier.storage import State
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, check_choice
 from metacontrast.files import as_utf8, atomic_path, check_writable
 
 Format = Literal["onnx", "torch"]
@@ -50,6 +50,7 @@ class Exported(nn.Module):
 
 def export(state: State, path: Path, form: Format) -> Path:
     """Write the file, whole or not at all."""
+    check_choice("form", form, get_args(Format))
     check_writable(path.parent, path.name)
     facts = as_utf8(json.dumps(_facts(state), ensure_ascii=False)).decode()
     program = _program(state)

@@ -15,6 +15,7 @@ from metacontrast.data.gather import Item, decode_all, decoder, enumerate_some
 from metacontrast.data.images import normalize
 from metacontrast.data.options import Resample
 from metacontrast.errors import InputError
+from metacontrast.fields import check_fields
 
 logger = logging.getLogger("metacontrast")
 
@@ -37,6 +38,8 @@ class ImageFormat:
     invert: bool = False
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+
+    __post_init__ = check_fields
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from metacontrast.classifier.candidates import Candidate, grid
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, check_choice
+from metacontrast.fields import check_fields
 from metacontrast.maml.inner import Inner
 
 Baseline = Literal["none", "prototype", "auto"]
-BASELINES = (None, "none", "prototype", "auto")
-SCOPES = (None, "head", "all")
+BASELINES = get_args(Baseline)
+SCOPES = ("head", "all")
 MOST_STEPS = 10_000
 
 
@@ -33,6 +34,8 @@ class Plan:
     folds: int = 5
     reject: float | None = None
 
+    __post_init__ = check_fields
+
     @property
     def default(self) -> Candidate:
         """The way to adapt where nothing can be chosen."""
@@ -46,8 +49,10 @@ class Plan:
 
 def make_plan(inner: Inner, *, steps: Any, lr: Any, scope: Any, baseline: Any, folds: Any, reject: Any) -> Plan:
     """The plan that the classifier's parameters ask for; None stands for what the model was trained with."""
-    _check_choice("scope", scope, SCOPES)
-    _check_choice("baseline", baseline, BASELINES)
+    if scope is not None:
+        check_choice("scope", scope, SCOPES)
+    if baseline is not None:
+        check_choice("baseline", baseline, BASELINES)
     automatic = isinstance(steps, str) and steps == "auto"
     if not (steps is None or automatic or _is_whole(steps, 1)):
         raise InputError(f"steps={steps!r}, but it must be auto, or 1 or more; left out it is the model's own")
@@ -77,9 +82,3 @@ def check_max_pixels(value: Any) -> int:
 
 def _is_whole(value: Any, least: int) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str | None, ...]) -> None:
-    if not (value is None or isinstance(value, str)) or value not in choices:
-        known = ", ".join(choice for choice in choices if choice)
-        raise InputError(f"{name}={value!r}, but it must be one of {known}, or left out")

@@ -5,7 +5,6 @@ what `save_starting_point` wrote (`config.json` and `model.safetensors`).
 """
 
 import dataclasses
-import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import nn
 from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.classifier.stored_values import stored_inner
 from metacontrast.data.specs import DATASETS, FOLDER
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, did_you_mean
 from metacontrast.files import as_path, check_writable, is_folder, parse_json, write_text
 from metacontrast.maml.inner import Inner
 from metacontrast.model.model import Model
@@ -126,9 +125,7 @@ def find_model(model: str | Path) -> Path:
         return PRETRAINED / str(model)
     folder = as_path(model)
     if not (is_folder(folder) and str(model).strip()):
-        close = difflib.get_close_matches(str(model), names, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        known, name = ", ".join(names) or "none is installed", str(model) or "''"
+        known, hint, name = ", ".join(names) or "none is installed", did_you_mean(model, names), str(model) or "''"
         raise InputError(f"{name} is not a run directory, nor a model that comes along ({known}): {hint}check the name")
     return folder
 

@@ -128,7 +128,7 @@ CLASSIFIER: dict[str, Rule] = {
     "compare.*.chosen": _FLAG,
     **{f"plan.inner.{name}": rule for name, rule in INNER.items()},
     "plan.automatic": _FLAG,
-    "plan.baseline": _one_of(*BASELINES[1:]),
+    "plan.baseline": _one_of(*BASELINES),
     "plan.folds": (lambda value: type(value) is int and value >= 0 and value != 1, "0, or a whole number from 2 on"),
     "plan.reject": _or_null((lambda value: type(value) is float and 0 < value < 1, "a number between 0 and 1")),
     "model.name": _TEXT,

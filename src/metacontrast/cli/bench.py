@@ -14,7 +14,7 @@ from metacontrast.bench.measure import measure
 from metacontrast.cli import shared
 from metacontrast.cli.destinations import check_destinations
 from metacontrast.device import find_device
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, not_one_of
 
 
 def add_parser(commands: Any) -> None:
@@ -88,7 +88,7 @@ def _some_of(name: str, known: tuple[str, ...]) -> Callable[[str], tuple[str, ..
     def parse(text: str) -> tuple[str, ...]:
         asked = tuple(text.split(","))
         if unknown := [each for each in asked if each not in known]:
-            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(known)}")
+            raise argparse.ArgumentTypeError(not_one_of(unknown[0], known))
         return tuple(each for each in known if each in asked)
 
     parse.__name__ = name

@@ -2,13 +2,14 @@
 
 import argparse
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Callable, Collection
 from typing import Any, Literal
 
+from metacontrast.cli.main import Parser
 from metacontrast.cli.shared import step_list
+from metacontrast.errors import did_you_mean, not_one_of
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.recipes import RECIPES, recipe
 from metacontrast.training.run import read_config
@@ -83,8 +84,7 @@ def _field_and_values(text: str) -> tuple[str, list[Any]]:
     name = flag.removeprefix("--").replace("-", "_")
     if name not in VARIED or not equals:
         fields = [each.replace("_", "-") for each in VARIED]
-        close = difflib.get_close_matches(flag.removeprefix("--"), fields, 1)
-        hint = f"did you mean {close[0]}? " if close else ""
+        hint = "" if name in VARIED else did_you_mean(name, fields)
         raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=VALUE,VALUE: {hint}fields are {', '.join(fields)}")
     found = [_read_as_flag(name, flag, each) for each in values.split(",")]
     if len(set(found)) < len(found):
@@ -99,7 +99,7 @@ def _read_as_flag(name: str, flag: str, text: str) -> Any:
         if text not in truth:
             raise argparse.ArgumentTypeError(f"{flag} cannot be {text!r}: choose true or false")
         return truth[text]
-    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser = Parser(add_help=False, exit_on_error=False)
     add_some_config_flags(parser, [name])
     try:
         return getattr(parser.parse_args([f"--{name.replace('_', '-')}={text}"]), name)
@@ -127,7 +127,7 @@ def _or_none(read: Callable[[str], Any], choices: tuple[str, ...] | None) -> Cal
         if text == "none":
             return None
         if choices and text not in choices:
-            raise argparse.ArgumentTypeError(f"{text!r} is not one of none, {', '.join(choices)}")
+            raise argparse.ArgumentTypeError(not_one_of(text, ("none", *choices)))
         return read(text)
 
     parse.__name__ = "value"

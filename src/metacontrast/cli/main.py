@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from metacontrast.cli.terminal import shown_controls, with_flags
-from metacontrast.errors import InputError, one_line
+from metacontrast.errors import InputError, not_one_of, one_line
 from metacontrast.files import what_failed
 from metacontrast.version import __version__
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one line, and which tells what its flags are called."""
+    """An argument parser whose complaint is one line with the nearest choice, and which tells what its flags are called."""
 
     def __init__(self, **options: Any):
         super().__init__(**options)
@@ -30,6 +30,11 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the complaint and where to read more, exit with 2."""
         self.exit(2, f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Python 3.14 calls it `suggest_on_error`."""
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, not_one_of(value, action.choices))
 
 
 def build_parser() -> Parser:

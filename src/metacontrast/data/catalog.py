@@ -1,18 +1,17 @@
 """The data sets by name: loading, fetching and checking them."""
 
-import difflib
 import os
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import platformdirs
 
 from metacontrast.data.fingerprint import cache_name, fingerprint
 from metacontrast.data.images import ClassImages, cached
-from metacontrast.data.options import ReadOptions, Resample, SplitScheme
+from metacontrast.data.options import ReadOptions
 from metacontrast.data.specs import DATASETS, FOLDER, DatasetSpec
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, did_you_mean
 from metacontrast.files import as_path
 
 LARGEST_SIZE = 1024
@@ -44,7 +43,10 @@ def load_dataset(
     spec, place = find_dataset(name, root)
     check_options(spec, options)
     if split not in spec.splits:
-        raise InputError(f"{name} has no split {split!r}, only {', '.join(spec.splits)}")
+        known = ", ".join(spec.splits)
+        raise InputError(
+            f"{name} has no split {split!r}, only {known}; {did_you_mean(split, spec.splits)}".rstrip("; ")
+        )
     reader = spec.reader
     if not cache:
         return reader.read(place, split, options)
@@ -59,19 +61,17 @@ def find_dataset(name: str, root: Path | str | None = None) -> tuple[DatasetSpec
     if kind == FOLDER.name and path:
         return FOLDER, as_path(path)
     if name not in DATASETS:
-        close = difflib.get_close_matches(name, DATASETS, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise InputError(f"no data set {name!r}: {hint}there are {', '.join(DATASETS)} and folder:PATH")
+        raise InputError(
+            f"no data set {name!r}: {did_you_mean(name, DATASETS)}there are {', '.join(DATASETS)} and folder:PATH"
+        )
     return DATASETS[name], as_path(root) if root is not None else data_root()
 
 
 def check_options(spec: DatasetSpec, options: ReadOptions) -> None:
-    """Raise `InputError` for an option that does not apply to the set, or a value that no set takes."""
+    """Raise `InputError` for an option that does not apply to the set, or a size that no set takes."""
     for option in fields(options):
         if option.name not in spec.options and (value := getattr(options, option.name)) != option.default:
             raise InputError(f"{option.name}={value!r} does not apply to {spec.name}: leave it out")
-    _check_choice("resample", options.resample, (None, *get_args(Resample)))
-    _check_choice("split_scheme", options.split_scheme, get_args(SplitScheme))
     size = options.image_size
     if size is not None and not 1 <= size <= LARGEST_SIZE:
         raise InputError(f"image_size={size} is not between 1 and {LARGEST_SIZE} pixels: choose one that is")
@@ -128,12 +128,6 @@ def cache_folder() -> Path:
     """The folder of the cache files: `$METACONTRAST_CACHE`, else `images` in the user's cache folder."""
     named = os.environ.get("METACONTRAST_CACHE")
     return as_path(named) if named else platformdirs.user_cache_path("metacontrast") / "images"
-
-
-def _check_choice(option: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices:
-        known = ", ".join(str(choice) for choice in choices if choice)
-        raise InputError(f"{option}={value!r} is not one of {known}: choose one of them")
 
 
 def _summary(images: ClassImages, published: tuple[int, int] | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import warnings
 from contextlib import AbstractContextManager, nullcontext
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from metacontrast.data.options import Resample
-from metacontrast.errors import InputError, one_line
+from metacontrast.errors import InputError, check_choice, one_line
 from metacontrast.files import is_address
 
 Mode = Literal["L", "RGB"]
@@ -61,6 +61,8 @@ def decode(
     Raises:
         UnreadableImage: the image is empty, damaged, of no known format or too large; the message names it.
     """
+    check_choice("mode", mode, get_args(Mode))
+    check_choice("resample", resample, get_args(Resample))
     name = name or (str(source) if isinstance(source, Path) else "the image")
     try:
         with quiet(), _open(source) as image:

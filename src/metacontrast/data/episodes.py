@@ -17,6 +17,7 @@ from torch import Tensor
 
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
+from metacontrast.fields import check_fields
 from metacontrast.types import Episode
 
 Labels = Literal["fresh", "bound", "bound-uneven", "bound-tuples"]
@@ -62,6 +63,7 @@ class EpisodeSampler:
     relabel: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_sizes(self)
         _check_classes(self)
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from metacontrast.fields import check_fields
+
 Resample = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 SplitScheme = Literal["default", "released"]
 
@@ -26,3 +28,5 @@ class ReadOptions:
     rotations: bool = False
     split_scheme: SplitScheme = "default"
     skip_unreadable: bool = False
+
+    __post_init__ = check_fields

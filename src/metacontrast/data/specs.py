@@ -8,6 +8,7 @@ from typing import Protocol, cast, runtime_checkable
 
 from metacontrast.data.images import ClassImages
 from metacontrast.data.options import ReadOptions, Resample
+from metacontrast.fields import check_fields
 
 SPLITS = ("train", "val", "test")
 
@@ -53,6 +54,8 @@ class DatasetSpec:
     options: tuple[str, ...]
     resample: Resample = "bilinear"
     counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    __post_init__ = check_fields
 
     @property
     def reader(self) -> Reader:

@@ -1,8 +1,6 @@
 """All figures by name."""
 
-import difflib
-
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, did_you_mean
 from metacontrast.experiments.questions import (
     channel_memorization,
     comparing_features,
@@ -41,7 +39,7 @@ def find_figures(name: str) -> list[FigureSpec]:
     if name == "all":
         return list(FIGURES.values())
     if name not in FIGURES:
-        close = difflib.get_close_matches(name, FIGURES, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise InputError(f"no figure {name!r}: {hint}there are all, {', '.join(FIGURES)}")
+        raise InputError(
+            f"no figure {name!r}: {did_you_mean(name, ('all', *FIGURES))}there are all, {', '.join(FIGURES)}"
+        )
     return [FIGURES[name]]

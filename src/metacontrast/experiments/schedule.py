@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from metacontrast.fields import check_fields
 from metacontrast.maml.inner import Scope
 from metacontrast.training.evaluate import TestHead
 
@@ -38,6 +39,8 @@ class Schedule:
     scope: Scope | None = None
     also_bound: bool = False
     what: Literal["accuracy", "similarity"] = "accuracy"
+
+    __post_init__ = check_fields
 
     @property
     def end(self) -> int:

@@ -14,6 +14,7 @@ from metacontrast.data.options import ReadOptions
 from metacontrast.errors import InputError
 from metacontrast.experiments.schedule import Schedule
 from metacontrast.experiments.statistics import FEWEST_SEEDS
+from metacontrast.fields import check_fields
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.recipes import recipe
 
@@ -41,6 +42,8 @@ class Setting:
     colour: str = "cifar-fs"
     until: int | None = None
     seeds: int = FEWEST_SEEDS
+
+    __post_init__ = check_fields
 
     @property
     def folder(self) -> str:

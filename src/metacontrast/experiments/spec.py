@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from metacontrast.experiments.schedule import Schedule
 from metacontrast.experiments.setting import Setting
+from metacontrast.fields import check_fields
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import Record
 
@@ -78,6 +79,8 @@ class Reading:
     quantity: str
     when: When = "end"
 
+    __post_init__ = check_fields
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -100,6 +103,8 @@ class Comparison:
     measure: Measure = "higher"
     margin: float = 0.0
     released: str = ""
+
+    __post_init__ = check_fields
 
 
 @dataclass(frozen=True)
@@ -166,6 +171,8 @@ class FigureSpec:
     draw: Callable[[Record], Figure] | None = None
     faults: tuple[str, ...] = ()
     departures: tuple[str, ...] = ()
+
+    __post_init__ = check_fields
 
     def full_updates(self, setting: Setting) -> dict[tuple[str, str], int]:
         """By panel and line, how many updates the published training has."""

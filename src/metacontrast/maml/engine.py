@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from metacontrast.errors import InputError
+from metacontrast.fields import check_fields
 from metacontrast.maml.checks import check_tasks
 from metacontrast.maml.inner import Inner, standing_steps, transform_vjp
 from metacontrast.maml.outer import Metrics, outer_gradient
@@ -47,6 +48,7 @@ class Engine:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.chunk is not None and self.chunk < 1:
             raise InputError(f"chunk={self.chunk}, but it must be 1 or more tasks")
 

@@ -21,13 +21,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from metacontrast.errors import InputError
+from metacontrast.fields import check_fields
 from metacontrast.maml.checks import check_support
 from metacontrast.model.head import one_hot
 from metacontrast.model.model import Model, apply_head
-from metacontrast.types import Params, head_from, head_tensors
+from metacontrast.types import Order, Params, head_from, head_tensors
 
 Scope = Literal["all", "head", "encoder"]
-Order = Literal["first", "second"]
 Loss = Literal["cross_entropy", "mean_square_error"]
 
 
@@ -52,10 +52,11 @@ class Inner:
     def __post_init__(self) -> None:
         if isinstance(self.lr, Tensor):
             raise InputError("inner lr is a tensor, whose gradient would be lost: pass a float")
+        check_fields(self)
         if self.steps < 0:
             raise InputError(f"inner steps={self.steps}, but it must be 0 or more")
-        if not self.lr > 0:
-            raise InputError(f"inner lr={self.lr}, but it must be above 0")
+        if not 0 < self.lr < float("inf"):
+            raise InputError(f"inner lr={self.lr}, but it must be above 0 and finite")
 
 
 def task_losses(

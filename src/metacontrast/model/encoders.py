@@ -7,13 +7,13 @@ from He's normal distribution (fan-in), biases from 0, normalization from weight
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, check_choice
 from metacontrast.model.normalization import TaskBatchNorm
 
 BlockOrder = Literal["conv-bn-relu", "conv-relu-bn"]
@@ -74,6 +74,8 @@ def conv4(
         padding: of the 3×3 convolutions.
         last_kernel: kernel of the last convolution; with strides, a kernel other than 3 stands at stride 1, unpadded.
     """
+    check_choice("block_order", block_order, get_args(BlockOrder))
+    check_choice("downsampling", downsampling, get_args(Downsampling))
     layers: list[nn.Module] = []
     size = image_size
     for block in range(blocks):
@@ -182,6 +184,7 @@ def build_encoder(name: EncoderName, image_shape: tuple[int, int, int], filters:
     Args:
         filters: width of the (first) layer; None is the preset's own.
     """
+    check_choice("encoder", name, PRESETS)
     channels, height, width = image_shape
     if height != width:
         raise InputError(f"the built-in encoders take square images, not {height}×{width}: choose one image size")

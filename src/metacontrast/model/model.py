@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metacontrast.errors import InputError
+from metacontrast.fields import check_fields
 from metacontrast.model import normalization
 from metacontrast.model.fusion import fuse, runs_fused, takes_tasks
 from metacontrast.model.head import HeadKind, check_start, class_means, draw_head, prototype_head, repeat_head
@@ -53,6 +54,7 @@ class Model:
     _trained: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         encoder = normalization.prepare(copy.deepcopy(self.encoder), self.norm).eval()
         trained = self._trained or tuple(name for name, p in encoder.named_parameters() if p.requires_grad)
         encoder.requires_grad_(False)

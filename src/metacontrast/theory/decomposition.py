@@ -36,7 +36,7 @@ from metacontrast.theory.inner_loop import (
     softmax_pull,
 )
 from metacontrast.theory.task import FeatureTask, check_inner, feature_task, strip_constant, targets
-from metacontrast.types import Head
+from metacontrast.types import Head, Order
 
 
 class FeatureGradient(NamedTuple):
@@ -68,7 +68,7 @@ def split_feature_gradient(
     *,
     inner_lr: float,
     inner_steps: int = 1,
-    order: str = "first",
+    order: Order = "first",
 ) -> FeatureGradient:
     """MAML's error signals at the features of one task, in four parts; exact for any number of steps.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from metacontrast.errors import InputError
 from metacontrast.theory.decomposition import split_feature_gradient
-from metacontrast.types import Episode, Params
+from metacontrast.types import Episode, Order, Params
 
 Tensors = dict[str, Tensor]
 
@@ -43,7 +43,7 @@ def split_encoder_gradient(
     *,
     inner_lr: float,
     inner_steps: int = 1,
-    order: str = "first",
+    order: Order = "first",
     query_features: Callable[[Tensors, Tensor, Tensor], Tensor] | None = None,
 ) -> EncoderGradient:
     """The four parts as gradients of the encoder: every error signal pulled back through the features.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from metacontrast.theory.inner_loop import adjoints, descend, softmax_outputs
 from metacontrast.theory.task import apart, append_constant, check_head, check_inner, feature_task, joint
-from metacontrast.types import Head
+from metacontrast.types import Head, Order
 
 
 @torch.no_grad()
@@ -57,7 +57,7 @@ def head_gradient(
     *,
     inner_lr: float,
     inner_steps: int = 1,
-    order: str = "first",
+    order: Order = "first",
 ) -> Head:
     """Gradient of the mean query loss that MAML gives to the initial head.
 
@@ -79,7 +79,7 @@ def head_update(
     inner_lr: float,
     outer_lr: float,
     inner_steps: int = 1,
-    order: str = "first",
+    order: Order = "first",
 ) -> Head:
     """The initial head after one outer step of gradient descent, Eq. 5, 9, 10, 19 and 20.
 

@@ -25,7 +25,7 @@ from metacontrast.theory.coefficients import contrastive_coefficients, zeroed_co
 from metacontrast.theory.decomposition import query_signals, support_signals
 from metacontrast.theory.inner_loop import Trajectory, descend, softmax_outputs
 from metacontrast.theory.task import FeatureTask, append_constant, check_inner, feature_task
-from metacontrast.types import Head
+from metacontrast.types import Head, Order
 
 
 def contrastive_loss(
@@ -37,7 +37,7 @@ def contrastive_loss(
     *,
     inner_lr: float,
     inner_steps: int = 1,
-    order: str = "first",
+    order: Order = "first",
     drop_interference: bool = False,
     drop_noise: bool = False,
     drop_head_curvature: bool = False,

@@ -13,15 +13,16 @@ PyTorch refuses a label out of range, and what is not finite stays visible in th
 """
 
 import math
-from typing import NamedTuple
+from numbers import Integral
+from typing import NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from metacontrast.errors import InputError
-from metacontrast.types import Head
+from metacontrast.errors import InputError, check_choice
+from metacontrast.types import Head, Order
 
 
 class FeatureTask(NamedTuple):
@@ -119,7 +120,6 @@ def check_inner(inner_lr: float, inner_steps: int, order: str = "first") -> None
     """What an inner loop needs to be defined."""
     if not math.isfinite(inner_lr):
         raise InputError(f"inner_lr={inner_lr}: give a finite step size")
-    if inner_steps < 1:
-        raise InputError(f"inner_steps={inner_steps}: give 1 or more")
-    if order not in ("first", "second"):
-        raise InputError(f"order={order!r}: choose 'first' or 'second'")
+    if not isinstance(inner_steps, Integral) or inner_steps < 1:
+        raise InputError(f"inner_steps={inner_steps}: give a whole number, 1 or more")
+    check_choice("order", order, get_args(Order))

@@ -3,8 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import types
-import typing
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -12,6 +10,7 @@ from metacontrast.data.episodes import EpisodeSampler, Labels
 from metacontrast.data.images import ClassImages
 from metacontrast.data.options import ReadOptions, Resample, SplitScheme
 from metacontrast.errors import InputError
+from metacontrast.fields import as_declared, check_fields, field_types
 from metacontrast.maml.inner import Inner, Loss, Order, Scope
 from metacontrast.maml.precision import Precision
 from metacontrast.model.encoders import EncoderName, build_encoder
@@ -81,6 +80,7 @@ class TrainConfig:
     seed: int = _option(0, "seed of starting values and tasks")
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, least in _LEAST.items():
             if (value := getattr(self, name)) is not None and value < least:
                 raise InputError(f"{name}={value}, but it must be {least} or more")
@@ -134,7 +134,6 @@ class TrainConfig:
 
 
 LARGEST_WIDTH = 4096
-_LARGEST_WHOLE_FLOAT = 2**53
 
 _LEAST = {
     "ways": 2,
@@ -177,38 +176,13 @@ def _check_objective(config: TrainConfig) -> None:
 
 
 def config_from_values(values: Any, where: str) -> TrainConfig:
-    """The configuration that `where` holds; unknown or ill-typed fields are named in an `InputError`."""
-    hints = typing.get_type_hints(TrainConfig)
+    """The configuration that `where` holds; what cannot be one is named in an `InputError`."""
     if not isinstance(values, dict):
         raise InputError(f"{where} holds no configuration: it is damaged or not from here")
-    if unknown := sorted(set(values) - set(hints)):
+    types = field_types(TrainConfig)
+    if unknown := sorted(set(values) - set(types)):
         raise InputError(f"{where} has unknown fields {', '.join(unknown)}: it was written by another version")
-    return TrainConfig(**{name: _checked(name, value, hints[name], where) for name, value in values.items()})
-
-
-def _checked(name: str, value: Any, hint: Any, where: str) -> Any:
-    if typing.get_origin(hint) is tuple and isinstance(value, list):
-        value = tuple(value)
-    if hint is float and type(value) is int and abs(value) < _LARGEST_WHOLE_FLOAT:
-        value = float(value)
-    if not _fits(value, hint):
-        raise InputError(f"{where}: {name}={value!r} is not one of {describe_type(hint)}: mend or remove the file")
-    return value
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return value in args
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, part) for part in args)
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(part, args[0]) for part in value)
-    return type(value) is hint
-
-
-def describe_type(hint: Any) -> str:
-    """A type in a user's words: the choices of a literal, else its name."""
-    if typing.get_origin(hint) is Literal:
-        return ", ".join(map(str, typing.get_args(hint)))
-    return getattr(hint, "__name__", str(hint))
+    try:
+        return TrainConfig(**{name: as_declared(name, value, types[name]) for name, value in values.items()})
+    except InputError as error:
+        raise InputError(f"{where} is to be mended or removed: {error}") from error

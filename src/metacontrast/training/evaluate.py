@@ -18,6 +18,7 @@ from torch import Tensor
 
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.errors import InputError
+from metacontrast.fields import check_fields
 from metacontrast.free_memory import FILLED, free_bytes
 from metacontrast.maml.engine import AUTO, Engine
 from metacontrast.maml.inner import Inner, trajectory
@@ -67,6 +68,7 @@ class Evaluation:
     episodes: int = 600
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.steps or min(self.steps) < 0:
             raise InputError(f"steps={self.steps}, but it needs at least one number, each 0 or more")
         if self.episodes < 2:

@@ -6,7 +6,7 @@ the mean over tasks, as this library does everywhere.
 
 from dataclasses import replace
 
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, did_you_mean
 from metacontrast.training.config import TrainConfig
 
 _OMNIGLOT = TrainConfig(
@@ -65,5 +65,5 @@ RECIPES = _all_recipes()
 def recipe(name: str) -> TrainConfig:
     """The configuration of that name."""
     if name not in RECIPES:
-        raise InputError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
+        raise InputError(f"unknown recipe {name!r}: {did_you_mean(name, RECIPES)}choose one of {', '.join(RECIPES)}")
     return RECIPES[name]

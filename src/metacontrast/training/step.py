@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metacontrast.fields import check_fields
 from metacontrast.maml.engine import Engine, EngineName, meta_gradient
 from metacontrast.maml.outer import Metrics
 from metacontrast.model.head import zero_head
@@ -49,6 +50,8 @@ class Resources:
     workers: int = 1
     memory: int | None = None
     ranks: Ranks = ALONE
+
+    __post_init__ = check_fields
 
     def engine_of(self, config: TrainConfig) -> Engine:
         """How the tasks of an update run; the contrastive objective knows only a loop."""
