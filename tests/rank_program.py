@@ -22,7 +22,7 @@ CONFIGS = {
 }
 
 
-def trained(config, ranks, updates=4):
+def trained(config, ranks, updates=4, on_update=lambda number: None):
     """Parameters after some updates, and the metrics of the last one's tasks."""
     model, start = config.model(IMAGES.shape), initial_state(config, config.model(IMAGES.shape), "cpu")
     params = map_params(lambda t: t.double(), start.params)
@@ -34,6 +34,7 @@ def trained(config, ranks, updates=4):
         batch = config.training_tasks(IMAGES).batch(own)
         batch = Episode(batch.support_x.double(), batch.support_y, batch.query_x.double(), batch.query_y)
         metrics = update(state, model, batch, config, Resources(ranks=ranks))
+        on_update(number)
         if number == 1:
             state = ranks.same(state)
     return torch.cat([*(t.flatten() for t in to_tensors(state.params)), *metrics])

@@ -23,22 +23,13 @@ from metacontrast.experiments import ray_cluster, ray_pool
 from metacontrast.experiments.grid import Place, PlannedRun
 from metacontrast.experiments.pool import carry_out_all
 from metacontrast.experiments.ray_agreement import agreement
-from metacontrast.experiments.schedule import Schedule
 from metacontrast.training import checkpoint
-from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import read_records
+from planned_runs import planned
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is an extra")
-SMALL = TrainConfig(
-    dataset="glyphs", filters=2, queries=2, meta_batch=2, eval_every=0, eval_episodes=2, checkpoint_every=5
-)
 FIGURE = ("figure", "second-order-one-shot", "--scale", "smoke", "--jobs", "1")
-
-
-def planned(seed: int, updates: int) -> PlannedRun:
-    schedule = Schedule((1, updates), stage_steps=(1,), tasks=2, stage_tasks=2)
-    return PlannedRun(f"seed {seed}", replace(SMALL, seed=seed, updates=updates), schedule)
 
 
 def never() -> bool:

@@ -14,7 +14,7 @@ from metacontrast.version import __version__
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one line with the nearest choice, and which tells what its flags are called."""
+    """An argument parser whose complaint is one line with the nearest choice; it tells its flags' names."""
 
     def __init__(self, **options: Any):
         super().__init__(**options)

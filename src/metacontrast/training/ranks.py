@@ -21,11 +21,12 @@ from torch import Tensor
 from metacontrast.errors import InputError
 from metacontrast.maml.outer import Metrics
 from metacontrast.training.checkpoint import Stored
+from metacontrast.training.heartbeat import watched
 from metacontrast.training.state import TrainState, restore_state, store_state
 from metacontrast.types import Params, from_tensors, to_tensors
 
 _PATIENCE = timedelta(days=1)
-"""The leader may evaluate for long while the others wait; a process that died is noticed at once."""
+"""The leader may evaluate for long while the others wait; one that died is noticed, see `heartbeat`."""
 
 _JOINING = timedelta(minutes=3)
 """Processes that were started again can miss one another for good; then `torchrun` shall start them once more."""
@@ -40,12 +41,14 @@ class Ranks:
         count: of all processes.
         here: how many of them share this machine.
         device: where they exchange tensors, `cpu` or `cuda`.
+        group: through which they exchange them; None is PyTorch's own.
     """
 
     rank: int = 0
     count: int = 1
     here: int = 1
     device: str = "cpu"
+    group: dist.ProcessGroup | None = None
 
     @property
     def leads(self) -> bool:
@@ -102,12 +105,12 @@ class Ranks:
 
     def _sum(self, tensor: Tensor) -> Tensor:
         with _one_line():
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=self.group)
         return tensor
 
     def _from_leader(self, tensor: Tensor) -> Tensor:
         with _one_line():
-            dist.broadcast(tensor, src=0)
+            dist.broadcast(tensor, src=0, group=self.group)
         return tensor
 
 
@@ -124,13 +127,17 @@ def joined(device: str) -> Iterator[Ranks]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    gpu = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if device == "cuda" else None
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
     with _one_line():
-        dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_JOINING)
-        dist.distributed_c10d._set_pg_timeout(_PATIENCE, dist.group.WORLD)
+        dist.init_process_group("nccl" if gpu else "gloo", timeout=_JOINING, device_id=gpu)
+    rank, count = dist.get_rank(), dist.get_world_size()
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size(), processes_here(), device)
+        with watched(rank, count):
+            with _one_line():
+                group = dist.new_group(timeout=_PATIENCE)
+            yield Ranks(rank, count, processes_here(), device, group)
     finally:
         dist.destroy_process_group()
 
