@@ -9,9 +9,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +30,7 @@ TESTS = Path(__file__).parents[1]
 PYTHON = [sys.executable, str(TESTS / "host_program.py")]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "1", "--max-restarts", "3"]
 TRAINING = ["--dataset", "glyphs", "--filters", "4", "--meta-batch", "4", "--eval-every", "0", "--workers", "1"]
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
 TRAINING += ["--updates", "60", "--checkpoint-every", "10"]
 
 
@@ -85,14 +88,14 @@ class Hosts:
             self._at(name, "link", "set", "eth0", "up")
             self._at(name, "link", "set", "lo", "up")
 
-    def start(self, name: str, *words: object, **environment: str) -> subprocess.Popen[str]:
+    def start(self, name: str, *words: object, output: Any = subprocess.PIPE, **more: str) -> subprocess.Popen[str]:
         """A process on a machine, under the machine's name."""
         setting = f'mount --bind {self.files} /etc/hosts && hostname {name} && exec "$@"'
         inside = ["ip", "netns", "exec", self.space[name], "unshare", "--uts", "--mount", "sh", "-c", setting, "sh"]
         path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment}
-        pipe = subprocess.PIPE
-        process = subprocess.Popen([*inside, *map(str, words)], env=environment, stdout=pipe, stderr=pipe, text=True)
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}
+        command = [*inside, *map(str, words)]
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, text=True)
         self.processes.append(process)
         return process
 
@@ -207,3 +210,37 @@ def test_when_the_first_machine_is_lost_the_training_ends_in_one_line_and_resume
     hosts.kill("two")
     ended(hosts.start("two", *PYTHON, "train", *TRAINING, "--out", out, "--resume"))
     assert updates(out) == list(range(1, 61))
+
+
+@pytest.fixture
+def cluster(hosts, tmp_path) -> Iterator[dict[str, str]]:
+    """Ray on both machines, each with one processor; its head on the first. The environment of what joins it."""
+    pytest.importorskip("ray", reason="Ray is an extra")
+    ray = [Path(sys.executable).parent / "ray", "start", "--num-cpus", 1, "--object-store-memory", 80 * 2**20]
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        environment = TOKEN | {"RAY_TMPDIR": folder}
+        for name, number, *words in (("one", 1, "--head", "--port", 6379), ("two", 2, "--address", "one:6379")):
+            words += ["--node-ip-address", f"10.77.0.{number}"]
+            with (tmp_path / "ray.log").open("a") as log:  # Ray's processes keep what they are given open
+                process = hosts.start(name, *ray, *words, output=log, **environment)
+            assert process.wait(timeout=300) == 0, (tmp_path / "ray.log").read_text()
+        yield environment
+        for name in hosts.names:
+            hosts.kill(name)
+
+
+def test_a_grid_on_two_machines_goes_on_when_one_was_cut_off(hosts, cluster, tmp_path):
+    """The runs are those of this machine's own pool, bit for bit."""
+    out = tmp_path / "ray"
+    command = hosts.start("one", *PYTHON, "grid", out, "one:6379", **cluster)
+    files = [run.folder(out) / "records.jsonl" for run in RUNS]
+    wait_until(lambda: all(file.exists() and len(read_records(file)) > 20 for file in files), "update 20 of each run")
+    hosts.cut_off("two")
+    time.sleep(10)
+    hosts.bring_back("two")
+    assert ended(command).splitlines().count("complete") == len(RUNS)
+    assert set(dict(carry_out_all(RUNS, Place(tmp_path / "local"), 1, lambda: False)).values()) == {"complete"}
+    for run in RUNS:
+        one, other = (run.folder(tmp_path / name) for name in ("ray", "local"))
+        assert read_records(one / "records.jsonl")[1:] == read_records(other / "records.jsonl")[1:]
+        assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
