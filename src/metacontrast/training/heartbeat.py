@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 
-import torch.distributed as dist
+from torch.distributed import Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 SILENCE = 180.0
 _BEAT = 2.0
@@ -26,7 +26,7 @@ _LEFT = 2**40
 def watched(rank: int, count: int) -> Iterator[None]:
     """Inside this block give signs of life, and end this process when another gives none."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=SILENCE))
+    store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=SILENCE))
     store.set(_key(rank), "0")
     heard, is_over = {other: (0, time.monotonic()) for other in range(count) if other != rank}, threading.Event()
     for task in (_beat, _judge):  # two, because a store on a lost machine may never answer
@@ -34,16 +34,16 @@ def watched(rank: int, count: int) -> Iterator[None]:
     try:
         yield
     finally:
-        is_over.set()
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RuntimeError):  # still judged meanwhile: the store may be lost
             store.add(_key(rank), _LEFT)
+        is_over.set()
 
 
 Heard = dict[int, tuple[int, float]]
 """Of every other process the last count, and when it was first read."""
 
 
-def _beat(store: dist.Store, rank: int, heard: Heard, is_over: threading.Event) -> None:
+def _beat(store: Store, rank: int, heard: Heard, is_over: threading.Event) -> None:
     """Count up, and read the others' counts."""
     while not is_over.wait(_BEAT):
         with contextlib.suppress(RuntimeError):
@@ -53,7 +53,7 @@ def _beat(store: dist.Store, rank: int, heard: Heard, is_over: threading.Event) 
                     heard[other] = now, time.monotonic()
 
 
-def _judge(store: dist.Store, rank: int, heard: Heard, is_over: threading.Event) -> None:
+def _judge(store: Store, rank: int, heard: Heard, is_over: threading.Event) -> None:
     """End this process when another is silent for too long."""
     while not is_over.wait(_BEAT):
         since = time.monotonic() - SILENCE

@@ -130,16 +130,15 @@ def joined(device: str) -> Iterator[Ranks]:
     gpu = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if device == "cuda" else None
     if gpu is not None:
         torch.cuda.set_device(gpu)
-    with _one_line():
-        dist.init_process_group("nccl" if gpu else "gloo", timeout=_JOINING, device_id=gpu)
-    rank, count = dist.get_rank(), dist.get_world_size()
-    try:
-        with watched(rank, count):
-            with _one_line():
-                group = dist.new_group(timeout=_PATIENCE)
-            yield Ranks(rank, count, processes_here(), device, group)
-    finally:
-        dist.destroy_process_group()
+    with contextlib.ExitStack() as stack:
+        with _one_line():
+            dist.init_process_group("nccl" if gpu else "gloo", timeout=_JOINING, device_id=gpu)
+            stack.callback(dist.destroy_process_group)
+            rank, count = dist.get_rank(), dist.get_world_size()
+            stack.enter_context(watched(rank, count))
+            group = dist.new_group(timeout=_PATIENCE)
+            assert isinstance(group, dist.ProcessGroup)
+        yield Ranks(rank, count, processes_here(), device, group)
 
 
 def processes_here() -> int:
