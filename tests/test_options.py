@@ -115,7 +115,7 @@ INSIDE = {
     "experiments.": "the words stand in the figures' own specifications",
     "maml.inner.": "the options are those of Inner",
     "maml.precision.": "the options are those of Engine",
-    "model.head.check_ways": "the options are those of Model",
+    "model.head.check_": "the options are those of Model",
     "model.normalization.prepare": "the options are those of Model",
 }
 """Functions that are handed options which were checked before."""

@@ -57,6 +57,7 @@ def test_a_task_that_is_none_is_told_in_one_line(function, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.usefixtures("untyped")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
