@@ -39,7 +39,9 @@ def assert_same_answers(one: Answers, two: Answers) -> None:
     assert torch.equal(one.rejected, two.rejected)
 
 
-@pytest.mark.parametrize("parameters", [{"reject": 0.2}, {"baseline": "prototype"}, {"model": "omniglot-conv4"}], ids=str)
+@pytest.mark.parametrize(
+    "parameters", [{"reject": 0.2}, {"baseline": "prototype"}, {"model": "omniglot-conv4"}], ids=str
+)
 def test_an_answer_does_not_depend_on_what_else_is_asked(parameters):
     """Bit for bit, on every CPU: alone, among any number of others in any order, and from `predict_each`."""
     classifier = FewShotClassifier(**{"model": tiny_start()} | parameters).fit(*grey_images())
