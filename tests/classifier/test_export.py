@@ -12,7 +12,6 @@ from metacontrast import FewShotClassifier
 from metacontrast.classifier.export import export
 from metacontrast.errors import InputError
 
-
 PARAMETERS = [{}, {"steps": 3, "scope": "all", "reject": 0.2}]
 
 
