@@ -40,7 +40,7 @@ def test_a_torch_program_answers_the_same_for_any_batch(in_float64, classifier, 
 
 
 def test_onnxruntime_agrees_to_1e_4(classifier, tmp_path):
-    """Another float32 program: 6e-8 times the size of the calibrated logits, some tens, and a few of these per layer."""
+    """Another float32 program: 6e-8 times the size of the calibrated logits, some tens, a few times per layer."""
     runtime = pytest.importorskip("onnxruntime")
     path = export(classifier.state_, tmp_path / "c.onnx", "onnx")
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
