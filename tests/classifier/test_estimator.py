@@ -54,19 +54,6 @@ def test_an_answer_does_not_depend_on_what_else_is_asked(parameters):
     assert each == together.probabilities.amax(1).tolist()
 
 
-def test_an_encoder_that_mixes_images_does_not_mix_answers():
-    """Features that depend on the next image of a batch have none to depend on."""
-
-    class Mixed(nn.Flatten):
-        def forward(self, x):
-            return super().forward(x + x.roll(1, 0))
-
-    start = StartingPoint.from_encoder(Mixed(), ImageFormat(1, SIZE), Inner(1, 0.05, "head"), feature_size=SIZE**2)
-    classifier = FewShotClassifier(start, folds=0).fit(*grey_images())
-    images, _ = grey_images(seed=4)
-    assert torch.equal(classifier.answer(images).probabilities[:1], classifier.answer(images[:1]).probabilities)
-
-
 @pytest.mark.parametrize("parameters", [{}, {"steps": 3, "scope": "all"}, {"baseline": "prototype", "reject": 0.2}])
 def test_shuffling_the_support_images_changes_no_bit(parameters):
     images, labels = grey_images()
