@@ -3,7 +3,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PEERS := .venv-bench/.installed
 
-.PHONY: install demo bench figures test test-slow lint types clean
+.PHONY: install demo bench figures test test-slow test-processors lint types clean
 
 install: $(INSTALLED)
 
@@ -37,6 +37,9 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+test-processors: $(INSTALLED)
+	$(BIN)/python tests/processors.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,6 +1,5 @@
 """A tiny model with random weights, and images that it can tell apart."""
 
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from metacontrast.training.run import TrainedRun
 SIZE = 16
 
 
-@cache
 def tiny_run(channels: int = 1, head: str = "zeroed") -> TrainedRun:
     config = TrainConfig(dataset="folder:none", encoder="conv4", filters=24, image_size=SIZE, ways=3, head=head)
     model = config.model((channels, SIZE, SIZE))

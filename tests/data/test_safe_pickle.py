@@ -11,6 +11,8 @@ import pytest
 from metacontrast.data.safe_pickle import load
 from metacontrast.errors import InputError
 
+CORE = np._core if hasattr(np, "_core") else np.core  # NumPy 2 renamed it
+
 
 def write(path, content, protocol=2):
     path.write_bytes(pickle.dumps(content, protocol))
@@ -123,7 +125,7 @@ def test_names_that_lead_further_are_refused(tmp_path, text):
 
 
 def rebuild(shape, dtype, values):
-    return Asks(np._core.multiarray._reconstruct, np.ndarray, (0,), b"b", state=(1, shape, dtype, False, values))
+    return Asks(CORE.multiarray._reconstruct, np.ndarray, (0,), b"b", state=(1, shape, dtype, False, values))
 
 
 @pytest.mark.parametrize(
@@ -138,9 +140,9 @@ def rebuild(shape, dtype, values):
         rebuild((5.0,), np.dtype("u1"), b"short"),
         rebuild(5, np.dtype("u1"), b"short"),
         rebuild((5,), "u1", b"short"),
-        Asks(np._core.multiarray._reconstruct, np.ndarray, (0,), b"b"),
-        Asks(np._core.multiarray._reconstruct, np.ndarray, (0,), b"b", state=(1,)),
-        Asks(np._core.multiarray.scalar, np.dtype("u1")),
+        Asks(CORE.multiarray._reconstruct, np.ndarray, (0,), b"b"),
+        Asks(CORE.multiarray._reconstruct, np.ndarray, (0,), b"b", state=(1,)),
+        Asks(CORE.multiarray.scalar, np.dtype("u1")),
         Asks(np.ndarray, (1,), "O", b"8 bytes!"),
         np.ndarray,
     ],

@@ -192,9 +192,10 @@ def test_prototype_head_gradient_is_a_finite_difference(order):
 
 
 def test_result_does_not_depend_on_the_number_of_threads_over_tasks():
-    """Bit for bit: tasks are independent and summed in their order."""
+    """Bit for bit: each task is one program of one operator thread, and they are summed in their order."""
     from concurrent.futures import ThreadPoolExecutor
 
+    torch.set_num_threads(1)
     model = conv_released()
     params, episodes = model.init(generator()), stack(tasks((1, 28, 28), count=6))
     episodes = Episode(episodes.support_x.float(), episodes.support_y, episodes.query_x.float(), episodes.query_y)

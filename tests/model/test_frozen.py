@@ -35,11 +35,12 @@ def test_frozen_features_are_the_inductive_ones(name, shape):
 
 
 def test_frozen_features_of_an_image_do_not_depend_on_its_batch():
+    """Up to rounding, for kernels are chosen by the shape of the batch."""
     model = Model(build_encoder("conv4", (1, 28, 28), filters=8), ways=3)
     query = images(9, (1, 28, 28), 2)
     frozen = freeze(model, doubles(model), images(6, (1, 28, 28), 1))
     alone = torch.cat([frozen(one[None]) for one in query])
-    torch.testing.assert_close(alone, frozen(query), atol=1e-13, rtol=1e-13)
+    torch.testing.assert_close(alone, frozen(query), atol=1e-12, rtol=1e-12)
 
 
 def test_a_frozen_encoder_has_no_task_statistics_and_leaves_the_model_alone():

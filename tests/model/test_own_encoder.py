@@ -132,11 +132,11 @@ def test_a_few_outer_updates_lower_the_query_loss(build, frozen):
 
 
 def test_running_averages_make_features_independent_of_the_batch():
-    own = Residual().eval()
+    own = Residual().double().eval()
     model = Model(own, WAYS, feature_size=16, norm="running")
-    encoder, x = model.init(generator()).encoder, tasks(1, torch.float32).support_x[0]
-    assert torch.allclose(model.features(encoder, x), own(x), atol=1e-6)
-    assert torch.allclose(model.query_features(encoder, x, x[:1]), own(x[:1]), atol=1e-6)
+    encoder, x = model.init(generator()).encoder, tasks(1).support_x[0]
+    assert torch.allclose(model.features(encoder, x), own(x), atol=1e-12)
+    assert torch.allclose(model.query_features(encoder, x, x[:1]), own(x[:1]), atol=1e-12)
     inductive = model.with_norm("inductive")
     assert not torch.allclose(inductive.query_features(encoder, x, x[:1]), own(x[:1]), atol=1e-2)
 
@@ -157,12 +157,12 @@ def test_a_batch_norm_that_does_more_is_refused_or_kept():
         def forward(self, input):
             return torch.relu(super().forward(input))
 
-    own = nn.Sequential(nn.Conv2d(1, 2, 3), NormAndReLU(2), nn.Flatten()).eval()
+    own = nn.Sequential(nn.Conv2d(1, 2, 3), NormAndReLU(2), nn.Flatten()).double().eval()
     with pytest.raises(InputError, match=r"of their own \(NormAndReLU\).*norm='running'"):
         Model(own, WAYS, feature_size=72)
     model = Model(own, WAYS, feature_size=72, norm="running")
-    x = tasks(1, torch.float32).support_x[0]
-    assert torch.equal(model.features(model.init(generator()).encoder, x), own(x))
+    x = tasks(1).support_x[0]
+    assert torch.allclose(model.features(model.init(generator()).encoder, x), own(x), atol=1e-12)
 
 
 def test_a_batch_norm_without_weights_gets_none_to_learn():

@@ -110,12 +110,12 @@ def test_a_zeroed_head_neither_interferes_nor_bends(bias):
 
 
 def test_equal_rows_of_the_head_do_not_bend_either():
-    """δ(s) holds w_k^0 - Σ_j s_j w_j^0, which is zero for equal rows; rounding of the softmax sum, 1e-16,
-    remains."""
+    """δ(s) holds w_k^0 - Σ_j s_j w_j^0, which is zero for equal rows; rounding of the softmax sum
+    remains, a few 1e-16 of the head."""
     case = make_case(9)
     head = Head(case.head.weight[:1].expand(5, -1), None)
     parts = split_feature_gradient(*case.task[:4], head, inner_lr=case.lr, order="second")
-    assert parts.head_curvature.abs().max() < 1e-15
+    assert parts.head_curvature.abs().max() < 1e-14
 
 
 def test_from_the_second_step_on_a_zeroed_head_bends():

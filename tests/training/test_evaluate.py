@@ -52,8 +52,11 @@ def test_tasks_together_have_the_logits_of_tasks_alone(scope, head, norm):
 @pytest.mark.parametrize(
     "changed", [{}, {"fused": False}, {"norm": "inductive"}, {"head": "prototype"}, {"head": "shared"}], ids=str
 )
-def test_rows_are_the_accuracies_computed_one_by_one(changed, scope):
-    """Every head and number of steps against a direct computation with `adapt`, side by side or not."""
+def test_rows_are_the_accuracies_computed_one_by_one(changed, scope, in_float64):
+    """Every head and number of steps against a direct computation with `adapt`, side by side or not.
+
+    In float64, so that no two logits are so close that rounding decides.
+    """
     model, inner = replace(MODEL, **changed), replace(INNER, scope=scope)
     params = model.init(torch.Generator().manual_seed(0))
     rows = evaluate(model, params, TASKS, inner, Evaluation((1, 3), episodes=5))
@@ -99,19 +102,22 @@ def test_a_zeroed_head_is_evaluated_at_any_number_of_ways_and_a_kept_one_is_not(
 
 
 def test_threads_do_not_change_the_result():
+    """Each task is one program of one operator thread, in the pool as outside of it."""
+    torch.set_num_threads(1)
     one = evaluate(MODEL, PARAMS, TASKS, INNER, Evaluation(episodes=6))
     with ThreadPoolExecutor(3, initializer=lambda: torch.set_num_threads(1)) as executor:
         three = evaluate(MODEL, PARAMS, TASKS, INNER, Evaluation(episodes=6), executor)
     assert one == three
 
 
-def test_the_baseline_is_the_nearest_class_mean_of_unadapted_features():
-    row = evaluate(MODEL, PARAMS, TASKS, INNER, Evaluation(episodes=3))[-1]
+def test_the_baseline_is_the_nearest_class_mean_of_unadapted_features(in_float64):
+    params = MODEL.init(torch.Generator().manual_seed(0))
+    row = evaluate(MODEL, params, TASKS, INNER, Evaluation(episodes=3))[-1]
     right = []
     for index in range(3):
         episode = TASKS[index]
-        support = MODEL.features(PARAMS.encoder, episode.support_x)
-        query = MODEL.features(PARAMS.encoder, episode.query_x)
+        support = MODEL.features(params.encoder, episode.support_x)
+        query = MODEL.features(params.encoder, episode.query_x)
         nearest = [min(range(3), key=lambda k, q=q: (q - support[k]).norm()) for q in query]
         right.append((torch.tensor(nearest) == episode.query_y).double().mean().item())
     assert row.accuracy == pytest.approx(sum(right) / 3)

@@ -68,7 +68,7 @@ def _program(state: State) -> torch.export.ExportedProgram:
     example = torch.zeros(2, *state.start.images.shape, dtype=torch.uint8)
     batch = {"images": {0: torch.export.Dim("batch", min=1)}}
     with _quiet():
-        return torch.export.export(Exported(state.fitted).eval(), (example,), dynamic_shapes=batch)
+        return torch.export.export(Exported(state.fitted).eval(), (example,), dynamic_shapes=batch, strict=False)
 
 
 def _save_onnx(program: torch.export.ExportedProgram, path: Path, facts: str) -> None:

@@ -22,11 +22,11 @@ from metacontrast.model.head import class_means
 from metacontrast.model.model import apply_head
 from metacontrast.types import Head
 
-BATCH = 256
+GPU_BATCH = 256
 
 
 class Network(nn.Module):
-    """Pixels in, logits and similarity out; one image's answer depends on that image alone.
+    """Pixels in, logits and similarity out; one image's answer depends on that image alone, up to rounding.
 
     Args:
         encoder: with the support set's statistics in it.
@@ -94,13 +94,23 @@ class Fitted:
         return replace(self, network=copy.deepcopy(self.network).to(device))
 
     def answer(self, pixels: UInt8[Tensor, "image channel height width"]) -> Answers:
-        """Answers for images in the model's format, a batch at a time, computed where the network is."""
+        """Answers for images in the model's format, computed where the network is.
+
+        On a CPU each image passes alone: kernels are chosen by the shape of a batch and round differently, so only
+        then is its answer bit for bit the same whatever else is asked. A GPU would idle: there images pass in batches.
+        """
         device = self.network.weight.device
+        batches = pixels.split(GPU_BATCH if device.type == "cuda" else 1)
         with torch.no_grad(), arithmetic("float32", device):
-            parts = [self.network(batch.to(device)) for batch in pixels.split(BATCH)]
-        logits, found = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
-        probabilities = (logits.double() / self.temperature).softmax(1)
+            probabilities, found = (torch.cat(part) for part in zip(*map(self._answer, batches), strict=True))
         return Answers(probabilities, found, calibration.is_rejected(found, self.threshold))
+
+    def _answer(
+        self, pixels: UInt8[Tensor, "image channel height width"]
+    ) -> tuple[Float[Tensor, "image way"], Float[Tensor, " image"]]:
+        """Probabilities and similarity of one batch, on the CPU."""
+        logits, found = (part.cpu() for part in self.network(pixels.to(self.network.weight.device)))
+        return (logits.double() / self.temperature).softmax(1), found
 
 
 def fit_support(
