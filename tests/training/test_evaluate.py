@@ -148,8 +148,8 @@ def test_an_evaluation_takes_as_many_tasks_at_once_as_fit_into_memory(share, few
         EpisodeSampler, "batch", lambda self, indices: batches.append(len(indices)) or original_batch(self, indices)
     )
     together = evaluate(MODEL, PARAMS, TASKS, INNER, Evaluation((1,), episodes=40), engine=Engine("vmap"))
-    measured, batches = batches[:2], batches[2:]
-    assert measured == [1, 2]
+    drawn, measured, batches = batches[0], batches[1:3], batches[3:]
+    assert (drawn, measured) == (1, [1, 2])
     assert fewest <= max(batches) <= most
     alone = evaluate(MODEL, PARAMS, TASKS, INNER, Evaluation((1,), episodes=40))
     for found, expected in zip(together, alone, strict=True):

@@ -151,16 +151,16 @@ def test_a_loss_that_is_not_finite_stops_with_update_and_tasks_named(tmp_path):
 def test_divergence_later_on_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
     from metacontrast.training import step as module
 
-    real, calls = module.replica_gradients, []
+    real, calls = module.batch_gradient, []
 
     def poisoned(*arguments, **options):
         calls.append(1)
-        ((gradient, metrics),) = real(*arguments, **options)
+        gradient, metrics = real(*arguments, **options)
         if len(calls) == 4:
             gradient = Params(gradient.encoder, gradient.head._replace(weight=gradient.head.weight * float("nan")))
-        return [(gradient, metrics)]
+        return gradient, metrics
 
-    monkeypatch.setattr(module, "replica_gradients", poisoned)
+    monkeypatch.setattr(module, "batch_gradient", poisoned)
     with pytest.raises(
         InputError, match=r"not finite in update 4, tasks 6 to 7: .* last good checkpoint, after update 2, is in"
     ):
