@@ -173,7 +173,6 @@ def _train_one(
 ) -> str:
     logged = folder if args.tensorboard and resources.ranks.leads else None
     with _run_directory(folder, config, images, resources, args.resume) as run, tensorboard_writer(logged) as log:
-
         if note:
             shared.say(note)
 
