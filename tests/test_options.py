@@ -34,7 +34,7 @@ from metacontrast.errors import InputError, check_choice, did_you_mean
 from metacontrast.experiments.catalog import FIGURES, find_figures
 from metacontrast.experiments.schedule import Schedule
 from metacontrast.experiments.setting import Setting, choose_setting
-from metacontrast.experiments.spec import Comparison, FigureSpec, Reading
+from metacontrast.experiments.spec import Claim, Comparison, FigureSpec, Reading
 from metacontrast.fields import as_declared
 from metacontrast.maml.engine import Engine
 from metacontrast.model.encoders import build_encoder, conv4
@@ -58,6 +58,7 @@ def comparison(**options: Any) -> Comparison:
 
 
 OPTIONS: dict[type, Callable[..., Any]] = {
+    Claim: lambda speaks="end": Claim("a", (), "b", speaks),
     Comparison: comparison,
     DatasetSpec: lambda **options: dataclasses.replace(FOLDER, **options),
     Engine: Engine,

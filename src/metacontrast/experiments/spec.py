@@ -124,6 +124,8 @@ class Claim:
     speaks: Speaks
     authors: tuple[Comparison, ...] = ()
 
+    __post_init__ = check_fields
+
 
 @dataclass(frozen=True)
 class View:
