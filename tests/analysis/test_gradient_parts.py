@@ -175,7 +175,7 @@ def test_bad_input_is_one_line():
         ((params, broken, inner), "6 of 6 rows are not finite"),
         ((params, one_class, inner), "all 3 samples are of class 0: a contrast needs two classes or more"),
         ((params, good, dataclasses.replace(inner, loss="mean_square_error")), "the theory is that of cross entropy"),
-        ((params, good, dataclasses.replace(inner, steps=0)), "inner_steps=0: give 1 or more"),
+        ((params, good, dataclasses.replace(inner, steps=0)), "inner_steps=0: give a whole number, 1 or more"),
         ((params, good, dataclasses.replace(inner, lr=1e200)), "not finite"),
     ]
     for arguments, message in cases:

@@ -130,7 +130,7 @@ def test_variants_are_runs_of_their_own_that_resume_with_the_same_words(folder, 
 
 def test_variants_are_refused_in_one_line(folder, tmp_path, capsys):
     for wrong, *parts in (
-        (["--vary", "iner-lr=1,2"], "iner-lr=1,2", "did you mean inner-lr?"),
+        (["--vary", "iner-lr=1,2"], "iner-lr=1,2", "did you mean 'inner-lr'?"),
         (["--vary", "seed=1,2"], "seed=1,2", "is not FIELD=VALUE"),
         (["--vary", "head-bias=1"], "choose true or false"),
         (["--vary", "head"], "'head' is not FIELD=VALUE"),
