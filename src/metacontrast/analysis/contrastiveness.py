@@ -181,7 +181,7 @@ def _spreads(heads: Float[Tensor, "task way extended"]) -> Float[Tensor, " task"
 
 
 def _check_labels(support_y: Int[Tensor, "task support"], query_y: Int[Tensor, "task query"], ways: int) -> None:
-    """What the theory looks at for every task where labels lie on the CPU, here once for all tasks of a GPU."""
+    """Check the labels of a batch on a GPU once; on a CPU the theory checks every task."""
     for name, labels in (("support", support_y), ("query", query_y)):
         for each in labels:
             check_present(name, each, ways)

@@ -32,8 +32,8 @@ DEPARTURES = (
     Departure(
         "test tasks",
         "1,000 at the stages and 250 between, the same ones at every evaluation and for every seed",
-        "1,000 at the stages and 250 between, the same ones for every seed; there 200 to 992, drawn with the training "
-        "seed, on Omniglot anew at each evaluation",
+        "1,000 at the stages and 250 between, the same ones for every seed; the authors used 200 to 992, drawn with "
+        "the training seed, and on Omniglot new ones for each evaluation",
         _is_of_tasks,
     ),
     Departure(

@@ -111,9 +111,7 @@ def evaluate_tasks(
     model = model.with_ways(tasks.ways)
     inner = replace(inner, steps=max(evaluation.steps), order="first")
     distinct = replace(evaluation, heads=_distinct_heads(params, evaluation.heads))
-
     starts = [_start(model, params, head) for head in distinct.heads]
-
     scores_of = at_precision("float32", lambda episodes: _scores(starts, episodes, inner, evaluation.steps))
 
     def score(indices: Sequence[int]) -> Float[Tensor, "episode row"]:
