@@ -12,7 +12,7 @@ from metacontrast.experiments.grid import Place
 from metacontrast.experiments.pool import carry_out_all
 from metacontrast.experiments.ray_pool import ray_engine
 from metacontrast.training import heartbeat
-from metacontrast.training.ranks import joined
+from metacontrast.training.distributed import joined
 from planned_runs import planned
 from rank_program import CONFIGS, trained
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from host_program import RUNS, SHARED, UPDATES
 from metacontrast.experiments.grid import Place
 from metacontrast.experiments.pool import carry_out_all
-from metacontrast.training.ranks import ALONE
+from metacontrast.training.distributed import ALONE
 from metacontrast.training.records import read_records
 from rank_program import trained
 

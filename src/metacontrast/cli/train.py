@@ -16,19 +16,19 @@ from metacontrast.cli.destinations import check_destinations, images_folder
 from metacontrast.cli.determinism import add_deterministic_flag, determinism
 from metacontrast.cli.progress import Progress, stop_on_interrupt
 from metacontrast.data import load_dataset
+from metacontrast.data.catalog import load_evaluation_split
 from metacontrast.data.images import ClassImages
 from metacontrast.device import find_device
 from metacontrast.errors import InputError
 from metacontrast.training.config import TrainConfig
-from metacontrast.training.follower import Follower
+from metacontrast.training.distributed import ALONE, Distributed, is_restarted, joined
 from metacontrast.training.memory import fit_to_memory
-from metacontrast.training.ranks import ALONE, Ranks, is_restarted, joined
 from metacontrast.training.records import Record, read_records
-from metacontrast.training.run import RunDirectory, open_run, read_config
+from metacontrast.training.run import NullRunDirectory, RunDirectory, open_run, read_config
 from metacontrast.training.step import Resources
 from metacontrast.training.sweep import first_run, sweep_configs
 from metacontrast.training.tensorboard import require_tensorboard, tensorboard_writer
-from metacontrast.training.train import train
+from metacontrast.training.train_run import train_run
 from metacontrast.version import INTERRUPTED
 
 
@@ -59,8 +59,8 @@ def execute(args: argparse.Namespace) -> int:
     """Train, with a progress bar."""
     config = config_from_flags(args)
     check_destinations(images_folder(config.dataset), folders=[args.out])
-    with joined(find_device(args.device)) as ranks, _reported_by(ranks), determinism(args.deterministic):
-        status, results = train_with_progress(config, args, ranks=ranks)
+    with joined(find_device(args.device)) as processes, _reported_by(processes), determinism(args.deterministic):
+        status, results = train_with_progress(config, args, processes=processes)
         if status == "stopped":
             shared.say(f"stopped and saved; continue with: metacontrast {_continuing(args)}")
         if args.json:
@@ -69,18 +69,18 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def train_with_progress(
-    config: TrainConfig, args: argparse.Namespace, label: str = "training", ranks: Ranks = ALONE
+    config: TrainConfig, args: argparse.Namespace, label: str = "training", processes: Distributed = ALONE
 ) -> tuple[str, list[Record]]:
     """Train into `args.out`, or seeds and variants into folders in it; the outcome, and the last evaluations' records.
 
     Args:
-        ranks: the processes that share the training.
+        processes: those that share the training.
     """
     configs = _configs(config, args)
     if args.tensorboard:
         require_tensorboard()
-    status = _train(configs, args, label, ranks)
-    runs = configs.items() if ranks.leads else ()
+    status = _train(configs, args, label, processes)
+    runs = configs.items() if processes.is_main else ()
     return status, [_place_of(run, each) | row for run, each in runs for row in last_evaluation(args.out / run)]
 
 
@@ -98,9 +98,9 @@ def _continuing(args: argparse.Namespace) -> str:
 
 
 @contextlib.contextmanager
-def _reported_by(ranks: Ranks) -> Iterator[None]:
+def _reported_by(processes: Distributed) -> Iterator[None]:
     """Messages, progress and results of the process that leads only."""
-    if ranks.leads:
+    if processes.is_main:
         yield
         return
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
@@ -111,8 +111,8 @@ def _run_directory(
     path: Path, config: TrainConfig, images: tuple[ClassImages, ClassImages], resources: Resources, resume: bool
 ) -> contextlib.AbstractContextManager[RunDirectory]:
     """Where this process writes; `torchrun` starts processes that died again with the same flags, to go on."""
-    if not resources.ranks.leads:
-        return contextlib.nullcontext(Follower(path, {}))
+    if not resources.distributed.is_main:
+        return contextlib.nullcontext(NullRunDirectory(path, {}))
     return open_run(path, config, images, resources.device, resume=resume or is_restarted())
 
 
@@ -136,22 +136,22 @@ def _load(config: TrainConfig, args: argparse.Namespace) -> tuple[ClassImages, C
     """What is trained on, and what is tested on."""
     options = config.read_options()
     train_images = load_dataset(config.dataset, "train", args.data_root, options)
-    test_images = load_dataset(config.dataset, config.eval_split, args.data_root, options)
+    test_images = load_evaluation_split(config.dataset, config.eval_split, args.data_root, options)
     if both := set(train_images.classes) & set(test_images.classes):
         shared.say(f"note: {len(both)} classes are trained on and tested on: accuracy says little about new classes")
     return train_images, test_images
 
 
-def _train(configs: dict[Path, TrainConfig], args: argparse.Namespace, label: str, ranks: Ranks) -> str:
+def _train(configs: dict[Path, TrainConfig], args: argparse.Namespace, label: str, processes: Distributed) -> str:
     """One run after the other, each from where it is."""
     names = ["".join(f"{part}, " for part in run.parts) for run in configs]
     progress = Progress(list(configs.values()), names, label)
     with progress, stop_on_interrupt() as should_stop:
         for number, (run, config) in enumerate(configs.items()):
-            with ranks.leader_first():
+            with processes.main_first():
                 images = _load(config, args)
-            with shared.resources(args, len(ranks.own(range(config.meta_batch)))) as asked:
-                resources, need = fit_to_memory(config, images, replace(asked, ranks=ranks))
+            with shared.resources(args, len(processes.shard(range(config.meta_batch)))) as asked:
+                resources, need = fit_to_memory(config, images, replace(asked, distributed=processes))
                 show, note = partial(progress.show, number), need if number == 0 else ""
                 if _train_one(config, args.out / run, args, images, resources, note, show, should_stop) == "stopped":
                     return "stopped"
@@ -171,7 +171,7 @@ def _train_one(
     show: Callable[[Record], None],
     should_stop: Callable[[], bool],
 ) -> str:
-    logged = folder if args.tensorboard and resources.ranks.leads else None
+    logged = folder if args.tensorboard and resources.distributed.is_main else None
     with _run_directory(folder, config, images, resources, args.resume) as run, tensorboard_writer(logged) as log:
         if note:
             shared.say(note)
@@ -180,7 +180,7 @@ def _train_one(
             log(record)
             show(record)
 
-        return train(config, run, *images, resources, on_record=on_record, should_stop=should_stop)
+        return train_run(config, run, *images, resources, on_record=on_record, should_stop=should_stop)
 
 
 def last_evaluation(run: Path) -> list[Record]:

@@ -27,7 +27,7 @@ from metacontrast.data.published import decode, pixels
 from metacontrast.data.split_lists import split_list
 from metacontrast.data.tree import FileTree, find_source, open_tree
 from metacontrast.data.variants import ClassArrays, with_variants
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, NoSplitError
 
 READER_VERSION = 1
 URL = "https://github.com/brendenlake/omniglot/raw/master/python"
@@ -89,7 +89,7 @@ def lists_of(split: str, options: ReadOptions) -> tuple[str, ...]:
     """The published lists that make up a split."""
     scheme = SCHEMES[options.split_scheme]
     if split not in scheme:
-        raise InputError(
+        raise NoSplitError(
             f"omniglot has no split {split!r} with split_scheme={options.split_scheme!r}, only "
             f"{', '.join(scheme)}: choose one of these"
         )
