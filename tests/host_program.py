@@ -11,7 +11,7 @@ from metacontrast.cli.main import run
 from metacontrast.experiments.grid import Place
 from metacontrast.experiments.pool import carry_out_all
 from metacontrast.experiments.ray_pool import ray_engine
-from metacontrast.training import heartbeat
+from metacontrast.training import distributed
 from metacontrast.training.distributed import joined
 from planned_runs import planned
 from rank_program import CONFIGS, trained
@@ -23,7 +23,7 @@ RUNS = [planned(seed, 400) for seed in (0, 1)]
 
 def train(*words: str) -> None:
     """The command, which gives up a silent machine sooner."""
-    heartbeat.SILENCE = 15.0
+    distributed.SILENCE = 15.0
     sys.exit(run(["train", *words]))
 
 

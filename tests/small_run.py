@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from metacontrast.model.encoders import Encoder
+from metacontrast.training.checkpoint import load_state
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import read_records
 from metacontrast.training.run import load_kept, open_run
-from metacontrast.training.saved_state import load_state
 from metacontrast.training.train_run import train_run
 from metacontrast.types import to_tensors
 from toy_images import noisy_images

@@ -29,11 +29,11 @@ from metacontrast.data.mini_imagenet_layouts import open_csv, open_pickle
 from metacontrast.data.tree import open_tree
 from metacontrast.errors import InputError
 from metacontrast.training import checkpoint, records
+from metacontrast.training.authors_checkpoints import AVERAGES, VARIABLES, read_released
+from metacontrast.training.checkpoint import load_state
 from metacontrast.training.config import config_from_values
 from metacontrast.training.records import read_records
-from metacontrast.training.released_file import AVERAGES, VARIABLES, read_released
 from metacontrast.training.run import load_run, read_config
-from metacontrast.training.saved_state import load_state
 from small_run import SMALL, train_small
 from toy_images import numbered_images
 

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from explained_tasks import tasks
 from metacontrast.analysis.contrastiveness import explain_tasks
 from metacontrast.errors import InputError
-from metacontrast.maml.engine import meta_gradient
+from metacontrast.maml.engine import arithmetic, meta_gradient
 from metacontrast.maml.inner import Inner
-from metacontrast.maml.precision import arithmetic
 from metacontrast.model.model import Model
 from metacontrast.training.objective import contrastive_gradient
 from metacontrast.types import map_params

@@ -41,7 +41,7 @@ def run_in_processes(count, folder):
     command = [sys.executable, PROGRAM, folder]
     processes = [subprocess.Popen(command, env=each, stderr=subprocess.PIPE) for each in environments]
     for process in processes:
-        _, complaint = process.communicate(timeout=120)
+        _, complaint = process.communicate(timeout=600)
         assert process.returncode == 0, complaint.decode()
     return [load_file(folder / f"{rank}.safetensors") for rank in range(count)]
 
@@ -139,7 +139,7 @@ def test_a_training_goes_on_with_another_number_of_processes(tmp_path):
     process = torchrun(2, out)
     wait_for_update(out, 12)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
+    process.communicate(timeout=600)
     done = len((out / "records.jsonl").read_text().splitlines())
     assert done < UPDATES
     process = torchrun(3, out, "--resume")

@@ -21,9 +21,8 @@ from metacontrast.analysis.similarity import contrasts
 from metacontrast.analysis.spectrum import spectrum
 from metacontrast.analysis.task_view import TaskView, view_task
 from metacontrast.errors import InputError
-from metacontrast.maml.engine import unstack
+from metacontrast.maml.engine import arithmetic, unstack
 from metacontrast.maml.inner import Inner
-from metacontrast.maml.precision import arithmetic
 from metacontrast.model.model import Model
 from metacontrast.theory.similarity import check_present
 from metacontrast.types import Episode, Params

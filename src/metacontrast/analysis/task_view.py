@@ -17,7 +17,7 @@ from metacontrast.maml.inner import Inner
 from metacontrast.maml.outer import task_outcome
 from metacontrast.model.model import Model, apply_head
 from metacontrast.theory.encoder_gradient import pull_back
-from metacontrast.theory.task import joint
+from metacontrast.theory.task import merge_bias
 from metacontrast.types import Episode, Head, Params
 
 
@@ -62,7 +62,7 @@ def view_task(model: Model, params: Params, inner: Inner, episode: Episode) -> T
         coefficients,
         theory.wrong_sign_share(coefficients, episode.query_y, episode.support_y),
         support_curvature(support, start.head),
-        joint(start.head),
+        merge_bias(start.head),
         similarity_maps(support, episode.support_y, query, episode.query_y, model.ways),
         similarity_maps(adapted_support, episode.support_y, outcome.query, episode.query_y, model.ways),
     )

@@ -16,7 +16,7 @@ from metacontrast.classifier.progress import Track, unseen
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.classifier.support import Support
 from metacontrast.errors import InputError
-from metacontrast.maml.precision import arithmetic
+from metacontrast.maml.engine import arithmetic
 from metacontrast.model.frozen import freeze
 from metacontrast.model.head import class_means
 from metacontrast.model.model import apply_head

@@ -21,9 +21,9 @@ from metacontrast.experiments.measurement import common_tasks, count_correct
 from metacontrast.experiments.records import RunRecords, read_run, write_run
 from metacontrast.experiments.schedule import BOTH, STAGE_TASKS
 from metacontrast.files import exclusive
+from metacontrast.training.authors_checkpoints import load_released
 from metacontrast.training.evaluate import Evaluation
 from metacontrast.training.records import Record, provenance
-from metacontrast.training.released import load_released
 from metacontrast.training.step import Resources
 
 HEAD_ONLY = "miniImageNet, the authors' models, one step of the head"

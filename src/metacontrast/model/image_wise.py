@@ -7,7 +7,7 @@ parametrization or a module of unknown kind may look at the whole batch.
 from torch import nn
 
 from metacontrast.model.encoders import Encoder, ResidualBlock
-from metacontrast.model.fusion import FusedSequential
+from metacontrast.model.fused.sequential import FusedSequential
 from metacontrast.model.normalization import TaskBatchNorm
 
 _CONTAINERS = (nn.Sequential, FusedSequential, Encoder, ResidualBlock)

@@ -15,7 +15,7 @@ from torch.func import functional_call
 from metacontrast.errors import InputError
 from metacontrast.fields import check_fields
 from metacontrast.model import normalization
-from metacontrast.model.fusion import fuse, runs_fused, takes_tasks
+from metacontrast.model.fused.sequential import fuse, runs_fused, takes_tasks
 from metacontrast.model.head import (
     HeadKind,
     check_start,

@@ -12,8 +12,8 @@ from metacontrast.data.images import ClassImages
 from metacontrast.data.options import ReadOptions, Resample, SplitScheme
 from metacontrast.errors import InputError
 from metacontrast.fields import as_declared, check_fields, field_types
+from metacontrast.maml.engine import Precision
 from metacontrast.maml.inner import Inner, Loss, Order, Scope
-from metacontrast.maml.precision import Precision
 from metacontrast.model.encoders import EncoderName, build_encoder
 from metacontrast.model.head import HeadKind
 from metacontrast.model.model import Model

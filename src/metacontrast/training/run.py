@@ -18,10 +18,17 @@ from metacontrast.errors import InputError
 from metacontrast.files import as_path, exclusive, parse_json, remove_leftovers, write_text
 from metacontrast.model.model import Model
 from metacontrast.training import checkpoint, records
+from metacontrast.training.checkpoint import (
+    BEFORE,
+    LAST,
+    TrainState,
+    load_state,
+    model_facts,
+    restore_state,
+    save_state,
+    store_state,
+)
 from metacontrast.training.config import TrainConfig, config_from_values
-from metacontrast.training.model_facts import model_facts
-from metacontrast.training.saved_state import BEFORE, LAST, load_state, save_state
-from metacontrast.training.state import TrainState, restore_state, store_state
 from metacontrast.types import Params, map_params, to_named
 
 _CONFIG, _RECORDS, _MODEL = "config.json", "records.jsonl", "model.safetensors"

@@ -16,9 +16,9 @@ from metacontrast.maml.inner import Inner
 from metacontrast.maml.outer import Metrics
 from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model
+from metacontrast.training.checkpoint import TrainState
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.distributed import ALONE, Distributed
-from metacontrast.training.state import TrainState
 from metacontrast.types import Episode, Params, to_tensors
 
 GradientOf = Callable[[Model, Params, Episode, Inner], tuple[Params, Metrics]]

@@ -23,8 +23,8 @@ from metacontrast.maml.engine import AUTO, Engine, meta_gradient
 from metacontrast.maml.inner import Inner
 from metacontrast.maml.outer import Metrics
 from metacontrast.model.model import Model
+from metacontrast.training.checkpoint import TrainState
 from metacontrast.training.run import NullRunDirectory, RunDirectory, open_own_run
-from metacontrast.training.state import TrainState
 from metacontrast.training.step import NotFinite, OuterStep
 from metacontrast.types import Episode, Params, map_params, to_tensors
 

@@ -18,12 +18,12 @@ from metacontrast.files import as_path
 from metacontrast.maml.engine import meta_gradient
 from metacontrast.maml.outer import Metrics
 from metacontrast.model.model import Model
+from metacontrast.training.checkpoint import TrainState
 from metacontrast.training.config import OptimizerName, TrainConfig
 from metacontrast.training.evaluate import Evaluation, Row, evaluate
 from metacontrast.training.objective import contrastive_gradient
 from metacontrast.training.records import Record
 from metacontrast.training.run import RunDirectory, TrainedRun, load_run, open_run
-from metacontrast.training.state import TrainState
 from metacontrast.training.step import ONE_CPU, GradientOf, OuterStep, Resources
 from metacontrast.training.train import follow, means, outer_updates, threads
 from metacontrast.types import map_params, to_tensors

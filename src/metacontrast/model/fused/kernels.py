@@ -1,10 +1,10 @@
-"""Loops of the fused normalization block of `norm_block`, compiled for the CPU: every image is read once per pass.
+"""Loops of the fused normalization block of `block`, compiled for the CPU: every image is read once per pass.
 
 Arrays are contiguous in the order (image, height, width, channel), channels last, so that the inner loop over channels
 runs on vector units. They hold all images or some in a row, of which `start` is the first one's number. Sums run
 over a row in the arrays' own precision and over rows in that of `sums`. bfloat16 arrays come as their bits, `uint16`.
 
-Letters as in `norm_block`; `code` says which place of its window an output was taken from. Results go into the last
+Letters as in `block`; `argmax` says which place of its window an output was taken from. Results go into the last
 arguments; sums are added to what stands there.
 """
 
@@ -28,7 +28,7 @@ def _generated(function: Callable[..., Any]) -> Any:
 _FAST = {"reassoc", "contract", "nsz"}
 
 
-class Layout(NamedTuple):
+class BlockLayout(NamedTuple):
     """What is fixed about a block.
 
     Args:
@@ -46,7 +46,7 @@ class Layout(NamedTuple):
     window: int
 
 
-class Norm(NamedTuple):
+class NormArrays(NamedTuple):
     """γ, β, μ and r per task and channel."""
 
     gamma: NDArray[Any]
@@ -126,13 +126,13 @@ def _window(h, w, pools, small):
 
 
 @_compiled
-def _hit(code, place):
+def _hit(argmax, place):
     """1 where the output was taken from this place, else 0."""
-    return np.float32(1) if code == place else np.float32(0)
+    return np.float32(1) if argmax == place else np.float32(0)
 
 
 @_compiled
-def summarize(y, start, layout, gamma, pivot, sums, picked, code):
+def summarize(y, start, layout, gamma, pivot, sums, picked, argmax):
     """Σ (z − pivot) and Σ (z − pivot)² of the reference images; with a window of 2 also what max-pooling picks of y.
 
     The pivot is the task's first number: near enough to the mean for the difference of squares to stay exact.
@@ -151,7 +151,7 @@ def summarize(y, start, layout, gamma, pivot, sums, picked, code):
                     sums[0, g, c] += row[c]
                     sums[1, g, c] += square[c]
             if layout.window == 2 and h % 2 == 1:
-                _pick(y[n, h - 1], y[n, h], gamma[g], picked[n, h // 2], code[n, h // 2])
+                _pick(y[n, h - 1], y[n, h], gamma[g], picked[n, h // 2], argmax[n, h // 2])
 
 
 @_compiled
@@ -167,7 +167,7 @@ def _add_row(y, before, pivot, row, square):
 
 
 @_compiled
-def _pick(upper, lower, gamma, picked, code):
+def _pick(upper, lower, gamma, picked, argmax):
     """The largest y of each 2×2 window where γ > 0, the smallest where γ < 0: there γ x̂ is largest. First of equals."""
     for w in range(picked.shape[0]):
         for c in range(picked.shape[1]):
@@ -180,12 +180,12 @@ def _pick(upper, lower, gamma, picked, code):
             if sign * _value(lower[2 * w + 1, c]) > sign * _value(best):
                 best, place = lower[2 * w + 1, c], np.uint8(3)
             picked[w, c] = best
-            code[w, c] = place
+            argmax[w, c] = place
 
 
 @_compiled
 def normalize(picked, start, layout, norm, out):
-    """bend(γ x̂ + β) of the picked elements."""
+    """leaky_relu(γ x̂ + β) of the picked elements."""
     images, height, width, channels = picked.shape
     for n in range(images):
         g = (start + n) // layout.size
@@ -219,7 +219,7 @@ def picked_sums(cotangent, picked, start, layout, norm, sums):
 
 
 @_compiled
-def input_gradient(cotangent, y, code, start, layout, norm, sums, out):
+def input_gradient(cotangent, y, argmax, start, layout, norm, sums, out):
     """∂y; `sums` are A₁ / M and A₂ / M."""
     images, height, width, channels = y.shape
     pools = layout.window - 1
@@ -234,7 +234,7 @@ def input_gradient(cotangent, y, code, start, layout, norm, sums, out):
                     x = (_bent(value, layout.before) - norm.mean[g, c]) * norm.scale[g, c]
                     v = norm.gamma[g, c] * x + norm.beta[g, c]
                     moved = (
-                        _hit(code[n * pools, i * pools, j * pools, c], place)
+                        _hit(argmax[n * pools, i * pools, j * pools, c], place)
                         * _value(cotangent[n, i, j, c])
                         * _slope(v, layout.after)
                     )
@@ -244,7 +244,7 @@ def input_gradient(cotangent, y, code, start, layout, norm, sums, out):
 
 
 @_compiled
-def cotangent_sums(u, cotangent, y, code, start, layout, norm, sums):
+def cotangent_sums(u, cotangent, y, argmax, start, layout, norm, sums):
     """B₁ = Σ U and B₂ = Σ U x̂ over each task's reference images, and C = Σ U G over all of its images."""
     images, height, width, channels = y.shape
     pools = layout.window - 1
@@ -264,7 +264,7 @@ def cotangent_sums(u, cotangent, y, code, start, layout, norm, sums):
                     row[1, c] += turned * x * counted
                     v = norm.gamma[g, c] * x + norm.beta[g, c]
                     moved = (
-                        _hit(code[n * pools, i * pools, j * pools, c], place)
+                        _hit(argmax[n * pools, i * pools, j * pools, c], place)
                         * _value(cotangent[n, i, j, c])
                         * _slope(v, layout.after)
                     )
@@ -275,7 +275,7 @@ def cotangent_sums(u, cotangent, y, code, start, layout, norm, sums):
 
 
 @_compiled
-def second_gradients(u, cotangent, y, code, start, layout, norm, at_cotangent, at_y, out_cotangent, out):
+def second_gradients(u, cotangent, y, argmax, start, layout, norm, at_cotangent, at_y, out_cotangent, out):
     """The gradients at the cotangent and at y.
 
     With factors per task and channel: `at_cotangent` of U, 1 and x̂, and `at_y` of U, 1, x̂ and G.
@@ -292,12 +292,12 @@ def second_gradients(u, cotangent, y, code, start, layout, norm, at_cotangent, a
                     value = _value(y[n, h, w, c])
                     x = (_bent(value, layout.before) - norm.mean[g, c]) * norm.scale[g, c]
                     turned = _value(u[n, h, w, c]) * _slope(value, layout.before)
-                    bend = _hit(code[n * pools, i * pools, j * pools, c], place) * _slope(
+                    leaky_relu = _hit(argmax[n * pools, i * pools, j * pools, c], place) * _slope(
                         norm.gamma[g, c] * x + norm.beta[g, c], layout.after
                     )
                     moved = counted * (at_y[0, g, c] * turned + at_y[1, g, c] + at_y[2, g, c] * x)
-                    moved += at_y[3, g, c] * _value(cotangent[n, i, j, c]) * bend
+                    moved += at_y[3, g, c] * _value(cotangent[n, i, j, c]) * leaky_relu
                     seen = at_cotangent[0, g, c] * turned + at_cotangent[1, g, c] + at_cotangent[2, g, c] * x
-                    seen = seen * bend + _value(out_cotangent[n, i, j, c])
+                    seen = seen * leaky_relu + _value(out_cotangent[n, i, j, c])
                     out_cotangent[n, i, j, c] = _stored(seen, out_cotangent[n, i, j, c])
                     out[n, h, w, c] = _stored(moved * _slope(value, layout.before), out[n, h, w, c])

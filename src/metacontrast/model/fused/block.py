@@ -1,21 +1,21 @@
-"""Normalization with what stands around it, in one pass: bend, batch norm, bend, max-pooling, and both derivatives.
+"""Normalization with what stands around it, in one pass: leaky ReLU, batch norm, leaky ReLU, max-pooling, derivatives.
 
-    z = bend(y, a)        μ, var over the reference images of a task        r = 1 / sqrt(var + ε)        x̂ = (z − μ) r
-    v = γ x̂ + β           o = bend(v, b)                                    out = o, or its maximum over 2×2 windows
+    z = lrelu(y, a)       μ, var over the reference images of a task        r = 1 / sqrt(var + ε)        x̂ = (z − μ) r
+    v = γ x̂ + β           o = lrelu(v, b)                                   out = o, or its maximum over 2×2 windows
 
-with bend(y, a) = y above 0 and a y below: ReLU at a = 0, leaky ReLU between, the identity at 1. Because bend and
+with lrelu(y, a) = y above 0 and a y below: ReLU at a = 0, leaky ReLU between, the identity at 1. Because lrelu and
 v(x̂) are monotone, the maximum is found on y, and neither z, x̂, v nor o is ever written at full size. An ordinary
 block of convolution, ReLU, batch norm and pooling writes each of them, which costs more than its convolution.
 
-First derivative, G = the output's cotangent at the picked places times bend'(v), M = examples per channel:
+First derivative, G = the output's cotangent at the picked places times lrelu'(v), M = examples per channel:
 
-    ∂y = bend'(y) γ r (G − (A₁ + x̂ A₂) / M),    A₁ = Σ G,   A₂ = Σ G x̂,    ∂γ = A₂,    ∂β = A₁
+    ∂y = lrelu'(y) γ r (G − (A₁ + x̂ A₂) / M),    A₁ = Σ G,   A₂ = Σ G x̂,    ∂γ = A₂,    ∂β = A₁
 
-Second derivative, for cotangents (u, p, q) of (∂y, ∂γ, ∂β), U = u bend'(y), B₁ = Σ U, B₂ = Σ U x̂, C = Σ U G:
+Second derivative, for cotangents (u, p, q) of (∂y, ∂γ, ∂β), U = u lrelu'(y), B₁ = Σ U, B₂ = Σ U x̂, C = Σ U G:
 
     at G:  γ r U + (q − γ r B₁ / M) + (p − γ r B₂ / M) x̂
     at γ:  r (C − (A₁ B₁ + A₂ B₂) / M)
-    at y:  bend'(y) (k x̂ + s (U − (B₁ + x̂ B₂) / M) + t (G − (A₁ + x̂ A₂) / M)),
+    at y:  lrelu'(y) (k x̂ + s (U − (B₁ + x̂ B₂) / M) + t (G − (A₁ + x̂ A₂) / M)),
            k = −γ r² (C − (A₁ B₁ + A₂ B₂) / M) / M,   s = −γ r² A₂ / M,   t = r (p − γ r B₂ / M)
 
 Where only the first images of a task set the statistics, the terms with 1 / M and k reach those alone, and s U too.
@@ -33,9 +33,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from metacontrast.model import norm_kernels
-from metacontrast.model.convolution import Geometry, convolve, differentiable_gradients, gradients, plain_convolution
-from metacontrast.model.norm_kernels import Layout, Norm
+from metacontrast.model.fused import kernels
+from metacontrast.model.fused.convolution import (
+    Geometry,
+    convolve,
+    differentiable_gradients,
+    gradients,
+    plain_convolution,
+)
+from metacontrast.model.fused.kernels import BlockLayout, NormArrays
 from metacontrast.model.normalization import check_examples
 
 Gradients = tuple[Tensor, Tensor, Tensor]
@@ -45,7 +51,7 @@ def norm_block(
     y: Float[Tensor, "batch channel *space"],
     gamma: Float[Tensor, "*task channel"],
     beta: Float[Tensor, "*task channel"],
-    layout: Layout,
+    layout: BlockLayout,
     epsilon: float,
 ) -> Float[Tensor, "batch channel *smaller"]:
     """The block's output, on a CPU; twice differentiable in `y`, `gamma` and `beta`.
@@ -66,7 +72,7 @@ def convolution_block(
     geometry: Geometry,
     gamma: Float[Tensor, "*task filter"],
     beta: Float[Tensor, "*task filter"],
-    layout: Layout,
+    layout: BlockLayout,
     epsilon: float,
 ) -> Float[Tensor, "batch filter smaller_h smaller_w"]:
     """The output of a convolution followed by the block; twice differentiable in `x` and the four parameters.
@@ -97,7 +103,7 @@ def _images_at_once(x: Tensor, weight: Tensor, geometry: Geometry) -> int:
 
 class _Block(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, y: Tensor, gamma: Tensor, beta: Tensor, layout: Layout, epsilon: float) -> Tensor:
+    def forward(ctx: Any, y: Tensor, gamma: Tensor, beta: Tensor, layout: BlockLayout, epsilon: float) -> Tensor:
         out, *saved = _forward([y], gamma, beta, layout, epsilon)
         ctx.save_for_backward(y, gamma, beta, *saved)
         ctx.layout = layout
@@ -130,15 +136,15 @@ class _ConvolutionBlock(torch.autograd.Function):
         cotangent = _channels_last(cotangent)
         if torch.is_grad_enabled():
             return *_differentiable_gradient(ctx, cotangent), None
-        x, weight, _, gamma, beta, mean, scale, picked, code = ctx.saved_tensors
+        x, weight, _, gamma, beta, mean, scale, picked, argmax = ctx.saved_tensors
         layout, norm = ctx.rest.layout, _norm(gamma, beta, mean, scale)
         sums = _picked_sums(cotangent, ctx.ys if layout.window == 1 else [picked], norm, layout)
         shares = (sums / _count(ctx.ys[0], layout)).numpy()
         buffer, found = torch.empty_like(max(ctx.ys, key=len)), []
         for y, (here, task) in zip(ctx.ys, ctx.parts, strict=True):
             dy = buffer[: len(y)]
-            norm_kernels.input_gradient(
-                _array(cotangent[here]), _array(y), _code(code, here), here.start, layout, norm, shares, _array(dy)
+            kernels.input_gradient(
+                _array(cotangent[here]), _array(y), _argmax(argmax, here), here.start, layout, norm, shares, _array(dy)
             )
             found.append(gradients(dy, x[here], _own(weight, task), ctx.rest.geometry, ctx.needs_input_grad[:3]))
         at_x, at_weight, at_bias = zip(*found, strict=True)
@@ -180,7 +186,7 @@ class _Rest(NamedTuple):
 
     geometry: Geometry
     at_once: int
-    layout: Layout
+    layout: BlockLayout
     epsilon: float
 
 
@@ -203,14 +209,14 @@ class _BlockGradient(torch.autograd.Function):
         mean: Tensor,
         scale: Tensor,
         picked: Tensor,
-        code: Tensor,
-        layout: Layout,
+        argmax: Tensor,
+        layout: BlockLayout,
     ) -> Gradients:
         norm = _norm(gamma, beta, mean, scale)
         sums = _picked_sums(cotangent, [y if layout.window == 1 else picked], norm, layout)
         shares, out = (sums / _count(y, layout)).numpy(), torch.empty_like(y)
-        norm_kernels.input_gradient(_array(cotangent), _array(y), _array(code), 0, layout, norm, shares, _array(out))
-        ctx.save_for_backward(cotangent, y, gamma, beta, mean, scale, code, sums)
+        kernels.input_gradient(_array(cotangent), _array(y), _array(argmax), 0, layout, norm, shares, _array(out))
+        ctx.save_for_backward(cotangent, y, gamma, beta, mean, scale, argmax, sums)
         ctx.layout = layout
         ctx.set_materialize_grads(False)
         return out, sums[1], sums[0]
@@ -218,27 +224,27 @@ class _BlockGradient(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, u: Tensor | None, p: Tensor | None, q: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        cotangent, y, gamma, beta, mean, scale, code, (a1, a2) = ctx.saved_tensors
+        cotangent, y, gamma, beta, mean, scale, argmax, (a1, a2) = ctx.saved_tensors
         u = torch.zeros_like(y) if u is None else _channels_last(u)
         p, q = (torch.zeros_like(gamma) if given is None else given for given in (p, q))
         layout, norm, m = ctx.layout, _norm(gamma, beta, mean, scale), _count(y, ctx.layout)
-        arrays = tuple(map(_array, (u, cotangent, y, code)))
+        arrays = tuple(map(_array, (u, cotangent, y, argmax)))
         sums = gamma.new_zeros(3, *mean.shape)
-        norm_kernels.cotangent_sums(*arrays, 0, layout, norm, sums.numpy())
+        kernels.cotangent_sums(*arrays, 0, layout, norm, sums.numpy())
         b1, b2, c = sums
         r, inner = scale, c - (a1 * b1 + a2 * b2) / m
         k, s, t = -gamma * r**2 * inner / m, -gamma * r**2 * a2 / m, r * (p - gamma * r * b2 / m)
         at_cotangent = torch.stack([gamma * r, q - gamma * r * b1 / m, p - gamma * r * b2 / m])
         at_y = torch.stack([s, -(s * b1 + t * a1) / m, k - (s * b2 + t * a2) / m, t])
         out_cotangent, out = torch.zeros_like(cotangent), torch.empty_like(y)
-        norm_kernels.second_gradients(
+        kernels.second_gradients(
             *arrays, 0, layout, norm, at_cotangent.numpy(), at_y.numpy(), _array(out_cotangent), _array(out)
         )
         return out_cotangent, out, r * inner, None, None, None, None, None, None
 
 
 def _forward(
-    ys: list[Tensor], gamma: Tensor, beta: Tensor, layout: Layout, epsilon: float
+    ys: list[Tensor], gamma: Tensor, beta: Tensor, layout: BlockLayout, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Output, μ, r, the picked elements (none without pooling) and their places, of images that come in parts."""
     images, (_, channels, height, width) = sum(map(len, ys)), ys[0].shape
@@ -247,34 +253,34 @@ def _forward(
         check_examples(_count(ys[0], layout))
     pools = layout.window == 2
     picked = _empty(ys[0], small if pools else (0, channels, 1, 1))
-    code = torch.empty(small, dtype=torch.uint8, memory_format=torch.channels_last) if pools else _no_code(channels)
+    argmax = torch.empty(small, dtype=torch.uint8, memory_format=torch.channels_last) if pools else _no_argmax(channels)
     pivot, sums = (
         gamma.new_empty(images // layout.size, channels),
         torch.zeros(2, images // layout.size, channels, dtype=torch.float64),
     )
     for start, y in _numbered(ys):
         here = slice(start, start + len(y))
-        chosen = _array(picked[here]), _code(code, here)
-        norm_kernels.summarize(_array(y), start, layout, gamma.detach().numpy(), pivot.numpy(), sums.numpy(), *chosen)
+        chosen = _array(picked[here]), _argmax(argmax, here)
+        kernels.summarize(_array(y), start, layout, gamma.detach().numpy(), pivot.numpy(), sums.numpy(), *chosen)
     shift, square = sums / _count(ys[0], layout)
     mean = (pivot + shift).to(gamma.dtype)
     scale = (square - shift**2).clamp_min(0).add(epsilon).rsqrt().to(gamma.dtype)
     out, norm = _empty(ys[0], small), _norm(gamma, beta, mean, scale)
     for start, y in _numbered([picked] if pools else ys):
-        norm_kernels.normalize(_array(y), start, layout, norm, _array(out[start : start + len(y)]))
-    return out, mean, scale, picked, code
+        kernels.normalize(_array(y), start, layout, norm, _array(out[start : start + len(y)]))
+    return out, mean, scale, picked, argmax
 
 
-def _picked_sums(cotangent: Tensor, picked: list[Tensor], norm: Norm, layout: Layout) -> Tensor:
+def _picked_sums(cotangent: Tensor, picked: list[Tensor], norm: NormArrays, layout: BlockLayout) -> Tensor:
     """A₁ and A₂ of every task and channel."""
     sums = torch.zeros(2, *norm.mean.shape, dtype=torch.float64)
     for start, part in _numbered(picked):
         here = _array(cotangent[start : start + len(part)])
-        norm_kernels.picked_sums(here, _array(part), start, layout, norm, sums.numpy())
+        kernels.picked_sums(here, _array(part), start, layout, norm, sums.numpy())
     return sums.to(_torch_type(norm))
 
 
-def _for_tasks(x: Tensor, gamma: Tensor, beta: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+def _for_tasks(x: Tensor, gamma: Tensor, beta: Tensor, layout: BlockLayout) -> tuple[Tensor, Tensor]:
     """γ and β with an axis for tasks."""
     tasks = len(x) // layout.size
     return gamma.expand(tasks, -1).contiguous(), beta.expand(tasks, -1).contiguous()
@@ -292,7 +298,7 @@ def _channels_last(tensor: Tensor) -> Tensor:
     return tensor.as_strided(tensor.shape, (height * width, 1, width, 1)) if channels == 1 else tensor
 
 
-def _typed(layout: Layout, gamma: Tensor) -> Layout:
+def _typed(layout: BlockLayout, gamma: Tensor) -> BlockLayout:
     kind = np.float64 if gamma.dtype == torch.float64 else np.float32
     return layout._replace(before=kind(layout.before), after=kind(layout.after))
 
@@ -301,14 +307,14 @@ def _empty(like: Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.empty(shape, dtype=like.dtype, memory_format=torch.channels_last)
 
 
-def _no_code(channels: int) -> Tensor:
+def _no_argmax(channels: int) -> Tensor:
     """Without pooling every output is taken from place 0 of its window of one."""
     return torch.zeros(1, channels, 1, 1, dtype=torch.uint8)
 
 
-def _code(code: Tensor, here: slice) -> NDArray[Any]:
+def _argmax(argmax: Tensor, here: slice) -> NDArray[Any]:
     """The places of these images; without pooling all images share one."""
-    return _array(code[here] if len(code) > 1 else code)
+    return _array(argmax[here] if len(argmax) > 1 else argmax)
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:
@@ -317,14 +323,14 @@ def _array(tensor: Tensor) -> NDArray[Any]:
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def _norm(*tensors: Tensor) -> Norm:
-    return Norm(*(tensor.detach().numpy() for tensor in tensors))
+def _norm(*tensors: Tensor) -> NormArrays:
+    return NormArrays(*(tensor.detach().numpy() for tensor in tensors))
 
 
-def _torch_type(norm: Norm) -> torch.dtype:
+def _torch_type(norm: NormArrays) -> torch.dtype:
     return torch.float64 if norm.mean.dtype == np.float64 else torch.float32
 
 
-def _count(y: Tensor, layout: Layout) -> int:
+def _count(y: Tensor, layout: BlockLayout) -> int:
     """M: how many elements of a channel set its statistics."""
     return layout.reference * y.shape[2] * y.shape[3]

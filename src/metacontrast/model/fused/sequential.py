@@ -1,7 +1,7 @@
 """Layers of an encoder that run as one on the CPU: convolution, activation, batch norm, activation and 2×2 max-pooling.
 
 `fuse` finds such blocks in every `nn.Sequential`, whichever of the layers around a batch norm are there, so that any
-encoder profits. Layers keep their names and parameters. The arithmetic is in `norm_block`.
+encoder profits. Layers keep their names and parameters. The arithmetic is in `block`.
 """
 
 from collections import OrderedDict
@@ -11,9 +11,9 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from metacontrast.model.convolution import Geometry
-from metacontrast.model.norm_block import convolution_block, norm_block
-from metacontrast.model.norm_kernels import Layout
+from metacontrast.model.fused.block import convolution_block, norm_block
+from metacontrast.model.fused.convolution import Geometry
+from metacontrast.model.fused.kernels import BlockLayout
 from metacontrast.model.normalization import TaskBatchNorm
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
@@ -101,7 +101,7 @@ def _run(
     convolution: nn.Conv2d | None, norm: TaskBatchNorm, before: float, after: float, window: int, x: Tensor
 ) -> Tensor:
     groups, reference, _ = norm.tasks.shape
-    layout = Layout(len(x) // groups, reference or len(x) // groups, before, after, window)
+    layout = BlockLayout(len(x) // groups, reference or len(x) // groups, before, after, window)
     if convolution is None:
         return norm_block(x, norm.weight, norm.bias, layout, norm.eps)
     assert not isinstance(convolution.padding, str)
