@@ -26,7 +26,9 @@ from metacontrast.classifier.export import export
 from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.classifier.plan import Plan, make_plan
 from metacontrast.cli.main import run as command
+from metacontrast.data.augment import Augmentation
 from metacontrast.data.decode import decode
+from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.data.options import ReadOptions
 from metacontrast.data.specs import FOLDER, DatasetSpec
 from metacontrast.device import find_device
@@ -37,12 +39,14 @@ from metacontrast.experiments.setting import Setting, choose_setting
 from metacontrast.experiments.spec import Claim, Comparison, FigureSpec, Reading
 from metacontrast.fields import as_declared
 from metacontrast.maml.engine import Engine
+from metacontrast.maml.inner import Inner
 from metacontrast.model.encoders import build_encoder, conv4
 from metacontrast.training.config import TrainConfig, config_from_values
 from metacontrast.training.evaluate import Evaluation
 from metacontrast.training.recipes import recipe
+from metacontrast.training.run import TrainedRun
 from metacontrast.training.step import Resources
-from toy_images import numbered_images
+from toy_images import noisy_images, numbered_images
 
 
 def tasks(**options: Any) -> mc.EpisodeSampler:
@@ -57,7 +61,13 @@ def comparison(**options: Any) -> Comparison:
     return Comparison("a", "b", (), (), **options)
 
 
+def train_config(**options: Any) -> TrainConfig:
+    """With one word of those fields that hold several."""
+    return TrainConfig(**{name: (value,) if name == "augment" else value for name, value in options.items()})
+
+
 OPTIONS: dict[type, Callable[..., Any]] = {
+    Augmentation: lambda names="flip": Augmentation((names,)),
     Claim: lambda speaks="end": Claim("a", (), "b", speaks),
     Comparison: comparison,
     DatasetSpec: lambda **options: dataclasses.replace(FOLDER, **options),
@@ -74,7 +84,7 @@ OPTIONS: dict[type, Callable[..., Any]] = {
     Resources: Resources,
     Schedule: lambda **options: Schedule((1,), **options),
     Setting: Setting,
-    TrainConfig: TrainConfig,
+    TrainConfig: train_config,
 }
 """Dataclasses that hold options, and how one is made."""
 
@@ -100,6 +110,7 @@ CALLS: dict[Callable[..., Any], Callable[..., Any]] = {
     choose_setting: lambda scale="smoke", protocol="paper": choose_setting(scale, protocol, None),
     conv4: lambda **options: conv4(1, 28, filters=2, **options),
     decode: lambda **options: decode(torch.zeros(4, 4, dtype=torch.uint8).numpy(), 4, **options),
+    mc.Model.with_head: lambda head="zeroed": model().with_head(head),
     mc.Model.with_norm: lambda norm="inductive": model().with_norm(norm),
     theory.contrastive_loss: lambda **options: of_theory(theory.contrastive_loss, **options),
     theory.head_gradient: lambda **options: of_theory(theory.head_gradient, **options),
@@ -115,7 +126,7 @@ INSIDE = {
     "data.published.": "the options are those of ReadOptions",
     "experiments.": "the words stand in the figures' own specifications",
     "maml.inner.": "the options are those of Inner",
-    "maml.precision.": "the options are those of Engine",
+    "maml.engine.a": "the options are those of Engine",
     "model.head.check_": "the options are those of Model",
     "model.normalization.prepare": "the options are those of Model",
 }
@@ -216,7 +227,10 @@ def test_every_misspelling_of_every_choice_is_refused_in_one_line(make, name, wo
     "wrong", [2, True, 1.0, "", b"head", ["first"], F.mse_loss, torch.zeros(2)], ids=lambda wrong: type(wrong).__name__
 )
 def test_a_choice_of_another_type_is_refused(make, name, words, wrong):
-    """`order=2` was first order, and a function as `loss` was the mean square error."""
+    """`order=2` was first order. A function is a loss where one is taken, and the mean square error nowhere."""
+    if callable(wrong) and name in ("loss", "query_loss"):
+        assert make(**{name: wrong}).outer_loss is wrong
+        return
     with pytest.raises(InputError, match=r"is not one of|is not a tuple"):
         make(**{name: wrong})
 
@@ -227,7 +241,7 @@ def test_a_choice_of_another_type_is_refused(make, name, words, wrong):
         "order": (lambda: mc.Inner(order="Second"), "order='Second' is not one of 'first', 'second'; .*'second'"),
         "order 2": (lambda: mc.Inner(order=2), "order=2 is not one of 'first', 'second'$"),
         "loss": (lambda: mc.Inner(loss="crossentropy"), "did you mean 'cross_entropy'"),
-        "callable": (lambda: mc.Inner(loss=F.cross_entropy), "loss=<function cross_entropy .*'cross_entropy'"),
+        "callable": (lambda: TrainConfig(inner_loss=F.cross_entropy), "loss=<function cross_entropy .*'cross_entropy'"),
         "head": (lambda: model(head="zero"), "did you mean 'zeroed'"),
         "norm": (lambda: model(norm="Inductive"), "did you mean 'inductive'"),
         "engine": (lambda: Engine("loops"), "did you mean 'loop'"),
@@ -322,7 +336,10 @@ def test_near_kin_are_stored_as_declared():
 
 @pytest.mark.parametrize("wrong", [{"head": "zero"}, {"ways": 1}, {"eval_steps": [1, "2"]}, {"inner_lr": True}])
 def test_a_configuration_file_is_named_with_what_is_wrong_in_it(wrong):
-    with pytest.raises(InputError, match=f"^config.json is to be mended or removed: {next(iter(wrong))}=") as error:
+    with pytest.raises(
+        InputError,
+        match=f"^config.json holds a configuration that cannot be used, correct or remove it: {next(iter(wrong))}=",
+    ) as error:
         config_from_values(dataclasses.asdict(TrainConfig()) | wrong, "config.json")
     assert "\n" not in str(error.value)
 
@@ -366,3 +383,16 @@ def test_plans_refuse_what_they_do_not_know():
     given = {"steps": None, "lr": None, "scope": None, "baseline": None, "folds": 5, "reject": None}
     with pytest.raises(InputError, match="scope='encoder' is not one of 'head', 'all'"):
         make_plan(mc.Inner(), **given | {"scope": "encoder"})
+
+
+def test_values_print_in_a_line():
+    """A notebook shows what a value is, not its 12,000 characters of pixels and weights."""
+    images = noisy_images(seed=0)
+    sampler = EpisodeSampler(images, 3, 1, 2)
+    config = TrainConfig(filters=8, ways=3)
+    model = config.model(images.shape)
+    params = model.init(torch.Generator())
+    run = TrainedRun(config, model, params, 5, images.shape, (0.0,), (1.0,))
+    for value in (images, sampler, sampler[0], sampler.batch([0, 1]), model, params, Inner(), run):
+        assert len(repr(value)) < 300, repr(value)
+        assert "\n" not in repr(value)

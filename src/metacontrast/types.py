@@ -29,6 +29,13 @@ class Params(NamedTuple):
     head: Head
     rates: dict[str, Tensor] = {}  # noqa: RUF012, never changed in place
 
+    def __repr__(self) -> str:
+        """How many numbers there are, and the head's shape."""
+        count = sum(t.numel() for t in self.encoder.values())
+        rates = f", {len(self.rates)} tensors of rates" if self.rates else ""
+        encoder = f"{len(self.encoder)} encoder tensors with {count:,} numbers"
+        return f"Params({encoder}, head {_shape(self.head.weight)}{rates})"
+
 
 class Episode(NamedTuple):
     """One few-shot task, or with a leading axis a batch of tasks of one shape.
@@ -41,6 +48,14 @@ class Episode(NamedTuple):
     support_y: Int[Tensor, "*task support"]
     query_x: Float[Tensor, "*task query channel height width"]
     query_y: Int[Tensor, "*task query"]
+
+    def __repr__(self) -> str:
+        """The shapes."""
+        return f"Episode({', '.join(f'{name} {_shape(t)}' for name, t in self._asdict().items())})"
+
+
+def _shape(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape))
 
 
 def head_tensors(head: Head) -> list[Tensor]:

@@ -12,7 +12,7 @@ from metacontrast.classifier.plan import BASELINES, MOST_STEPS
 from metacontrast.data.catalog import LARGEST_SIZE
 from metacontrast.data.options import Resample
 from metacontrast.errors import InputError
-from metacontrast.maml.inner import Inner, Loss, Order, Scope
+from metacontrast.maml.inner import Inner, LossName, Order, Scope
 
 Rule = tuple[Callable[[Any], bool], str]
 LARGEST = 1e300
@@ -96,7 +96,7 @@ INNER: dict[str, Rule] = {
     "lr": _ABOVE_0,
     "scope": _one_of(*get_args(Scope)),
     "order": _one_of(*get_args(Order)),
-    "loss": _one_of(*get_args(Loss)),
+    "loss": _one_of(*get_args(LossName)),
 }
 IMAGES: dict[str, Rule] = {
     "images.channels": _one_of(1, 3),

@@ -55,6 +55,11 @@ class ClassImages:
         if len(self.mean) not in (1, channels) or len(self.std) not in (1, channels):
             raise InputError(f"{self.name}: mean and std need 1 or {channels} numbers, one per channel")
 
+    def __repr__(self) -> str:
+        """Name and sizes."""
+        size = "×".join(map(str, self.shape))
+        return f"ClassImages({self.name!r}, {len(self.classes):,} classes, {len(self.images):,} images of {size})"
+
     def __len__(self) -> int:
         """The number of classes."""
         return len(self.classes)

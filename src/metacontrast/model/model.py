@@ -77,6 +77,11 @@ class Model:
         object.__setattr__(self, "feature_size", size)
         object.__setattr__(self, "_own", _PerThread(encoder, self.fused, trained))
 
+    def __repr__(self) -> str:
+        """The encoder by its class, and what stands on it."""
+        encoder = f"{type(self.encoder).__name__} to {self.feature_size} features"
+        return f"Model({encoder}, ways={self.ways}, head={self.head!r}, norm={self.norm!r})"
+
     def _check(self) -> None:
         check_fields(self)
         if self.ways < 1:

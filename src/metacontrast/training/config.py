@@ -13,7 +13,7 @@ from metacontrast.data.options import ReadOptions, Resample, SplitScheme
 from metacontrast.errors import InputError
 from metacontrast.fields import as_declared, check_fields, field_types
 from metacontrast.maml.engine import Precision
-from metacontrast.maml.inner import Inner, Loss, Order, Scope
+from metacontrast.maml.inner import Inner, LossName, Order, Scope
 from metacontrast.model.encoders import EncoderName, build_encoder
 from metacontrast.model.head import HeadKind
 from metacontrast.model.model import Model
@@ -62,7 +62,7 @@ class TrainConfig:
     inner_steps: int = _option(1, "gradient steps on the support set")
     inner_lr: float = _option(0.4, "step size of the inner loop")
     inner_scope: Scope = _option("all", "what the inner loop moves")
-    inner_loss: Loss = _option("cross_entropy", "loss of both loops")
+    inner_loss: LossName = _option("cross_entropy", "loss of both loops")
 
     objective: Objective = _option("maml", "maml, or the contrastive loss that equals it where only the head adapts")
     drop_interference: bool = _option(False, "leave the interference term out of the contrastive loss")

@@ -152,6 +152,11 @@ class TrainedRun:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def __repr__(self) -> str:
+        """What was trained, on which tasks, for how long."""
+        tasks = f"{self.config.ways}-way {self.config.shots}-shot {self.config.dataset}"
+        return f"TrainedRun({tasks}, head={self.config.head!r}, {self.updates:,} updates)"
+
     def params_on(self, device: str) -> Params:
         """The parameters on `device`."""
         return map_params(lambda t: t.to(device), self.params)
