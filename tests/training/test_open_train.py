@@ -1,6 +1,7 @@
 """`train` with any model, tasks, optimizer, schedule and transform: the algorithm as written, and exact resuming."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -8,14 +9,20 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LambdaLR
 
+from classifier_kit import grey_images, write_folder
+from metacontrast.cli.main import run as command
 from metacontrast.data.augment import Augmentation
+from metacontrast.data.catalog import load_evaluation_split
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import meta_gradient
 from metacontrast.maml.inner import Inner, learned_rates
 from metacontrast.model.model import Model
+from metacontrast.training.config import TrainConfig
+from metacontrast.training.records import read_records
 from metacontrast.training.run import load_params, load_run
 from metacontrast.training.train import train
+from metacontrast.training.train_run import initial_state
 from metacontrast.types import Episode, map_params, to_tensors
 from toy_images import noisy_images
 
@@ -297,3 +304,99 @@ def test_random_numbers_of_augmentation_are_no_ones_else():
     before = TASKS.batch([5]).support_x
     Augmentation(("flip",))(TASKS.batch([5]), [5])
     assert np.array_equal(before.numpy(), TASKS.batch([5]).support_x.numpy())
+
+
+# The same as plain values of a configuration and on the command line
+
+
+SHORT = ["--updates", "4", "--meta-batch", "2", "--filters", "4", "--queries", "3", "--eval-every", "1"]
+SHORT += ["--eval-episodes", "6", "--keep-every", "1"]
+
+
+def test_the_plain_values_reach_optimizer_schedule_and_tasks():
+    config = TrainConfig(optimizer="adamw", weight_decay=0.3, lr_schedule="cosine", updates=8, outer_lr=0.5)
+    state = initial_state(config, config.model(IMAGES.shape), "cpu")
+    assert state.optimizer.param_groups[0]["weight_decay"] == 0.3
+    assert isinstance(state.schedule, CosineAnnealingLR)
+    assert state.schedule.T_max == 8
+    config = TrainConfig(ways=4, least_ways=2, shots=3, least_shots=1, queries=2, meta_batch=3, unequal_shots=True)
+    tasks = config.training_tasks(IMAGES)
+    assert (tasks.block, tasks.least_ways, tasks.least_shots, tasks.unequal_shots) == (3, 2, 1, True)
+    assert config.test_tasks(IMAGES) == EpisodeSampler(IMAGES, 4, 3, 2)
+
+
+def test_a_run_with_all_of_them_resumes_bit_for_bit(tmp_path, capsys):
+    flags = [
+        "--ways",
+        "2-4",
+        "--shots",
+        "1-2",
+        "--augment",
+        "flip,crop,colour",
+        "--unequal-shots",
+        "--clip-norm",
+        "0.5",
+    ]
+    flags += ["--lr-schedule", "cosine", "--weight-decay", "0.01", "--checkpoint-every", "2", *SHORT]
+    assert command(["train", *flags, "--out", str(tmp_path / "whole")]) == 0
+    assert command(["train", *flags, "--out", str(tmp_path / "half")]) == 0
+    half = tmp_path / "half"
+    (half / "state-before.safetensors").replace(half / "state.safetensors")
+    assert command(["train", *flags, "--resume", "--out", str(half)]) == 0
+    one, two = load_run(tmp_path / "whole"), load_run(half)
+    assert all(torch.equal(a, b) for a, b in zip(to_tensors(one.params), to_tensors(two.params), strict=True))
+    assert command(["train", *flags, "--updates", "6", "--resume", "--out", str(half)]) == 2
+    assert "--updates 4, not 6" in capsys.readouterr().err
+
+
+def test_select_keeps_the_model_that_is_best_on_val(tmp_path, capsys):
+    """The file is the kept copy of the update whose evaluation is best, the earliest of equals; `evaluate` takes it."""
+    run = tmp_path / "run"
+    assert command(["train", "--select", *SHORT, "--out", str(run)]) == 0
+    rows = [r for r in read_records(run / "records.jsonl") if r["kind"] == "evaluation" and r["head"] == "kept"]
+    last = max(r["steps"] for r in rows)
+    found = {r["update"]: r["accuracy"] for r in rows if r["steps"] == last}
+    best = max(found, key=lambda update: (found[update], -update))
+    chosen, kept = load_run(run / "best.safetensors"), load_run(run / "checkpoints" / f"{best:06d}.safetensors")
+    assert chosen.updates == best
+    assert all(torch.equal(a, b) for a, b in zip(to_tensors(chosen.params), to_tensors(kept.params), strict=True))
+    capsys.readouterr()
+    sizes = ["--ways", "3,5", "--shots", "1,2", "--episodes", "4", "--head", "zeroed", "--json"]
+    assert command(["evaluate", str(run / "best.safetensors"), *sizes]) == 0
+    results = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
+    assert {(row["ways"], row["shots"]) for row in results} == {(3, 1), (3, 2), (5, 1), (5, 2)}
+    assert command(["explain", str(run / "best.safetensors"), "--episodes", "2"]) == 0
+    assert (run / "best-explain" / "explain.html").exists()
+
+
+def test_evaluation_is_on_val_where_there_is_one(tmp_path, capsys):
+    """Test classes are looked at only when asked for."""
+    assert load_evaluation_split("glyphs", "auto").name == "glyphs/val"
+    assert load_evaluation_split("glyphs", "test").name == "glyphs/test"
+    for split in ("train", "test"):
+        write_folder(tmp_path / "images" / split, *grey_images(seed=len(split)))
+    assert load_evaluation_split(f"folder:{tmp_path / 'images'}", "auto").name.endswith("test")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--ways", "5-x"], "'5-x' is not a whole number, nor a range such as 5-20"),
+        (["--ways", "9-5"], "--least-ways 9, but it must be 2 to 5"),
+        (["--ways", "2-5", "--head", "learned"], "--head learned is for one number of classes"),
+        (["--augment", "flips"], "did you mean 'flip'"),
+        (["--clip-norm", "0"], "--clip-norm 0.0, but it must be above 0"),
+        (["--weight-decay", "-1"], "--weight-decay -1.0, but it must be 0 or more"),
+        (["--lr-schedule", "cosin"], "did you mean 'cosine'"),
+    ],
+)
+def test_what_cannot_be_is_one_line(flags, message, tmp_path, capsys):
+    try:
+        code = command(["train", *flags, "--out", str(tmp_path / "run")])
+    except SystemExit as ended:  # what argparse refuses itself
+        code = ended.code
+    assert code == 2
+    found = capsys.readouterr().err
+    assert message in found
+    assert found.count("\n") == 1
+    assert not (tmp_path / "run").exists()
