@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -381,7 +382,7 @@ def test_evaluation_is_on_val_where_there_is_one(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--ways", "5-x"], "'5-x' is not a whole number, nor a range such as 5-20"),
+        (["--ways", "5-x"], "invalid value '5-x': give a whole number, or a range such as 5-20"),
         (["--ways", "9-5"], "--least-ways 9, but it must be 2 to 5"),
         (["--ways", "2-5", "--head", "learned"], "--head learned is for one number of classes"),
         (["--augment", "flips"], "did you mean 'flip'"),
@@ -390,7 +391,8 @@ def test_evaluation_is_on_val_where_there_is_one(tmp_path, capsys):
         (["--lr-schedule", "cosin"], "did you mean 'cosine'"),
     ],
 )
-def test_what_cannot_be_is_one_line(flags, message, tmp_path, capsys):
+def test_what_cannot_be_is_one_line(flags, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     try:
         code = command(["train", *flags, "--out", str(tmp_path / "run")])
     except SystemExit as ended:  # what argparse refuses itself
