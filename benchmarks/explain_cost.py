@@ -16,7 +16,7 @@ from time import perf_counter
 
 import torch
 
-from metacontrast.analysis.contrastiveness import explain_tasks
+from metacontrast.diagnostics.explain_tasks import explain_tasks
 from metacontrast.training.recipes import recipe
 from metacontrast.training.records import device_name
 from metacontrast.training.step import initial_state, update

@@ -12,9 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
-from released_protocol import accuracy, trained
-
 from metacontrast.experiments.verdicts import student_interval
+from released_protocol import accuracy, trained
 
 PRECISIONS = ("float32", "bfloat16")
 

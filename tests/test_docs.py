@@ -24,7 +24,6 @@ SHRINK = {
     "evaluate": ["--episodes", "3"],
     "explain": ["--episodes", "3"],
     "figure": ["--scale", "smoke", "--jobs", "1"],
-    "bench": ["--cases", "a", "--orders", "first", "--engines", "ours", "--repeats", "1"],
 }
 NOT_HERE = ("mini-imagenet", "data get", "--engine ray")
 REAL = re.compile(r"(omniglot|cifar-fs)(?!-conv4)")

@@ -21,8 +21,8 @@ import metacontrast as mc
 from classifier_kit import grey_images, tiny_start
 from fake_device import DeviceMismatch, fake_device
 from metacontrast import theory
-from metacontrast.analysis.contrastiveness import explain_tasks
 from metacontrast.data.images import ClassImages
+from metacontrast.diagnostics.explain_tasks import explain_tasks
 from metacontrast.maml.engine import Engine
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Evaluation, evaluate

@@ -2,7 +2,7 @@
 
 import pytest
 
-from metacontrast.analysis.similarity import MAPS
+from metacontrast.diagnostics.similarity import MAPS
 from metacontrast.experiments.catalog import FIGURES
 from metacontrast.experiments.measurement import measured_names
 from metacontrast.experiments.setting import Setting, base_config

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from explained_tasks import tasks
-from metacontrast.analysis.contrastiveness import explain_tasks
+from metacontrast.diagnostics.explain_tasks import explain_tasks
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import meta_gradient
 from metacontrast.maml.inner import Inner

@@ -11,7 +11,7 @@ from torch import Tensor
 from metacontrast.classifier.explanation import Explanation
 from metacontrast.classifier.storage import State
 from metacontrast.errors import one_line
-from metacontrast.plots.contributions import ContributionPicture, draw_contributions
+from metacontrast.plots.images import ContributionPicture, draw_contributions
 from metacontrast.plots.style import save_figure
 
 

@@ -13,7 +13,6 @@ import platformdirs
 import torch
 
 from metacontrast.cli import figure_engine, shared
-from metacontrast.cli.allocator import keep_freed_memory
 from metacontrast.cli.destinations import check_destinations
 from metacontrast.cli.progress import stop_on_interrupt
 from metacontrast.data.catalog import data_root
@@ -31,6 +30,7 @@ from metacontrast.experiments.setting import COLOURS, Protocol, ScaleName, Setti
 from metacontrast.experiments.spec import FigureSpec
 from metacontrast.experiments.statistics import FEWEST_SEEDS, LOOKS
 from metacontrast.files import as_path
+from metacontrast.memory import keep_freed_memory
 from metacontrast.training.step import Resources
 from metacontrast.version import INTERRUPTED
 

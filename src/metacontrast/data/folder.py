@@ -19,11 +19,9 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from metacontrast.data.decode import UnreadableImage, is_grey, suffixes
-from metacontrast.data.gather import Item, enumerate_some, gather
+from metacontrast.data.decode import Item, UnreadableImage, enumerate_some, gather, is_grey, suffixes
 from metacontrast.data.images import ClassImages, group_by_class
-from metacontrast.data.options import ReadOptions
-from metacontrast.data.variants import with_variants
+from metacontrast.data.options import ReadOptions, with_variants
 from metacontrast.errors import InputError
 from metacontrast.files import is_folder, why_no_folder
 

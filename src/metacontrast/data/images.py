@@ -6,22 +6,18 @@ episode is therefore nothing but row numbers, and the pixels stay where they are
 
 import hashlib
 import json
-import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from torch import Tensor
 
 from metacontrast.errors import InputError
-from metacontrast.files import open_tensors, parse_json, write_tensors
 
 
 @dataclass(frozen=True)
@@ -177,62 +173,3 @@ def content_digest(
     digest = hashlib.sha256(header.encode())
     digest.update(images.cpu().contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def cached(folder: Path | None, name: str, source: str, build: Callable[[], ClassImages]) -> ClassImages:
-    """The images that `build` makes, kept in one memory-mapped file under `folder` from the second time on.
-
-    Args:
-        folder: where cache files lie; None builds every time.
-        name: what the file is called.
-        source: a text that changes whenever the images would: files, their sizes and times, options, reader version.
-        build: makes the images when the file is missing, stale or damaged.
-    """
-    if folder is None:
-        return build()
-    path = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}.safetensors"
-    found = _read_cache(path, source)
-    if found is None:
-        built = build()
-        try:
-            _write_cache(path, source, built)
-        except InputError:
-            return built
-        found = _read_cache(path, source) or built
-    return found
-
-
-def _write_cache(path: Path, source: str, images: ClassImages) -> None:
-    facts = {
-        "name": images.name,
-        "classes": list(images.classes),
-        "mean": images.mean,
-        "std": images.std,
-        "digest": images.digest,
-        "source": source,
-    }
-    text = json.dumps(facts)
-    tensors = {"images": images.images, "starts": images.starts}
-    write_tensors(path, tensors, {"facts": text, "facts_digest": hashlib.sha256(text.encode()).hexdigest()})
-
-
-def _read_cache(path: Path, source: str) -> ClassImages | None:
-    """What the cache file holds, or None when it is missing, stale or damaged."""
-    try:
-        with open_tensors(path) as file:
-            metadata = file.metadata() or {}
-            facts = parse_json(metadata["facts"])
-            is_whole = hashlib.sha256(metadata["facts"].encode()).hexdigest() == metadata["facts_digest"]
-            if not is_whole or facts["source"] != source:
-                return None
-            found = ClassImages(
-                name=facts["name"],
-                images=file.get_tensor("images"),
-                starts=file.get_tensor("starts"),
-                classes=tuple(facts["classes"]),
-                mean=tuple(facts["mean"]),
-                std=tuple(facts["std"]),
-            )
-    except (OSError, SafetensorError, KeyError, ValueError):
-        return None
-    return found if found.digest == facts["digest"] else None

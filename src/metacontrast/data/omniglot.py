@@ -22,11 +22,8 @@ import numpy as np
 
 from metacontrast.data.download import fetch
 from metacontrast.data.images import ClassImages, group_by_class
-from metacontrast.data.options import ReadOptions
-from metacontrast.data.published import decode, pixels
-from metacontrast.data.split_lists import split_list
-from metacontrast.data.tree import FileTree, find_source, open_tree
-from metacontrast.data.variants import ClassArrays, with_variants
+from metacontrast.data.options import ClassArrays, ReadOptions, with_variants
+from metacontrast.data.published import FileTree, find_source, open_image, open_tree, pixels, split_list
 from metacontrast.errors import InputError
 
 READER_VERSION = 1
@@ -130,7 +127,7 @@ def read_characters(names: Sequence[str], drawings: Drawings, options: ReadOptio
     digest = hashlib.sha256()
     by_class: ClassArrays = []
     for name in names:
-        images = [decode(tree.read(file), "L", SIDE, f"{tree.path}: {file}") for tree, file in drawings[name]]
+        images = [open_image(tree.read(file), "L", SIDE, f"{tree.path}: {file}") for tree, file in drawings[name]]
         for image in images:
             digest.update(image.tobytes())
         by_class.append(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from metacontrast.data.gather import BATCH, Item, Listing
+from metacontrast.data.decode import BATCH, Item, Listing
 from metacontrast.errors import InputError
 from metacontrast.files import parse_json
 

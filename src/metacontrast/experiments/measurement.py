@@ -10,9 +10,9 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from metacontrast.analysis.similarity import MAPS, contrasts, similarity_maps
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.data.images import ClassImages
+from metacontrast.diagnostics.similarity import MAPS, contrasts, similarity_maps
 from metacontrast.experiments.counts import encode
 from metacontrast.experiments.schedule import Schedule, quantity
 from metacontrast.maml.inner import Inner

@@ -13,8 +13,8 @@ from metacontrast.experiments.released import Released, is_of_bound_tasks, relea
 from metacontrast.experiments.setting import Setting
 from metacontrast.experiments.spec import FigureSpec, Line, View
 from metacontrast.experiments.table import Table
-from metacontrast.plots.heatmaps import Moment, draw_heatmaps
-from metacontrast.plots.side_by_side import Look, MeanCurve, Row, draw_side_by_side
+from metacontrast.plots.curves import Look, MeanCurve, Row, draw_side_by_side
+from metacontrast.plots.maps import Moment, draw_heatmaps
 from metacontrast.plots.style import save_figure
 
 _HEADS = {

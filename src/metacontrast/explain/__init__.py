@@ -1,1 +1,1 @@
-"""What a trained run's outer gradient is made of, as numbers, pictures and a page for people."""
+"""Reports on the outer gradient of a trained run: numbers, pictures and a page for people."""

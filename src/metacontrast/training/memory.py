@@ -4,8 +4,7 @@ from dataclasses import replace
 
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
-from metacontrast.free_memory import FILLED, free_bytes
-from metacontrast.tensor_bytes import MoreThanAllowed
+from metacontrast.memory import FILLED, MoreThanAllowed, free_bytes
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.need import Need, need_of_update
 from metacontrast.training.step import Resources

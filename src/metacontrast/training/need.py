@@ -19,8 +19,8 @@ import torch
 
 from metacontrast.data.images import ClassImages
 from metacontrast.maml.inner import standing_steps
+from metacontrast.memory import peak_bytes
 from metacontrast.model.model import Model
-from metacontrast.tensor_bytes import peak_bytes
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.state import TrainState, store_state
 from metacontrast.training.step import Resources, batch_gradient, initial_state, outer_step

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from metacontrast.analysis.contrastiveness import explain_tasks
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.data.images import ClassImages
+from metacontrast.diagnostics.explain_tasks import explain_tasks
 from metacontrast.errors import InputError
 from metacontrast.maml.outer import Metrics
 from metacontrast.model.model import Model

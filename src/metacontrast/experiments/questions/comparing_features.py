@@ -7,7 +7,7 @@ from torch import Tensor
 
 from metacontrast.experiments.setting import Setting
 from metacontrast.experiments.spec import Claim, FigureSpec, same
-from metacontrast.plots.illustration import draw_illustration
+from metacontrast.plots.theory import draw_illustration
 from metacontrast.theory import mean_square_error_illustration
 from metacontrast.training.records import Record
 

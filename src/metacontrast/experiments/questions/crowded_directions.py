@@ -7,7 +7,7 @@ from torch import Tensor
 
 from metacontrast.experiments.setting import Setting
 from metacontrast.experiments.spec import Claim, FigureSpec, above
-from metacontrast.plots.preconditioner import draw_preconditioner
+from metacontrast.plots.theory import draw_preconditioner
 from metacontrast.theory import head_gradient, head_preconditioner
 from metacontrast.training.records import Record
 from metacontrast.types import Head

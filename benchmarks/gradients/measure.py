@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from metacontrast.bench.cases import Case, write_job
-from metacontrast.bench.engines import FLOOR, OURS, Engine
-from metacontrast.bench.peers.job import Job
-from metacontrast.bench.worker import Worker, exact_gradient
+from gradients.cases import Case, write_job
+from gradients.engines import FLOOR, OURS, Engine
+from gradients.peers.job import Job
+from gradients.worker import Worker, exact_gradient
 from metacontrast.maml.inner import Order
 
 TOLERANCE = 1e-6
@@ -21,7 +21,7 @@ TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class Row:
+class Timing:
     """What is known of one engine in one case.
 
     Args:
@@ -73,7 +73,7 @@ def measure(
     device: str = "cpu",
     seed: int = 0,
     say: Callable[[str], None] = lambda _: None,
-) -> list[Row]:
+) -> list[Timing]:
     """The rows of all engines, in their order.
 
     Args:
@@ -145,15 +145,15 @@ def _relative_error(gradient: np.ndarray, reference: np.ndarray) -> float:
     return float(np.linalg.norm(gradient - reference) / np.linalg.norm(reference))
 
 
-def _rows(case: str, order: Order, found: Sequence[_Measured]) -> list[Row]:
+def _rows(case: str, order: Order, found: Sequence[_Measured]) -> list[Timing]:
     peers = [m.median for m in found if m.median and m.engine not in (OURS, FLOOR) and m.is_right]
     best, floor = min(peers, default=None), next((m.median for m in found if m.engine == FLOOR), None)
     return [_row(case, order, measured, best, floor) for measured in found]
 
 
-def _row(case: str, order: Order, measured: _Measured, best: float | None, floor: float | None) -> Row:
+def _row(case: str, order: Order, measured: _Measured, best: float | None, floor: float | None) -> Timing:
     own = measured.median
-    return Row(
+    return Timing(
         case,
         measured.engine,
         order,

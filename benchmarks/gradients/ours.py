@@ -1,6 +1,7 @@
-"""This library and the floor as engines of the table."""
+"""This library and the floor as engines of the table: `python -m gradients.ours ours` is the process of one."""
 
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import cast
@@ -8,12 +9,13 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from metacontrast.bench.cases import build_model, case_of
-from metacontrast.bench.floor import floor_clock, ways
-from metacontrast.bench.peers.job import Job
-from metacontrast.bench.peers.process import Measure
+from gradients.cases import build_model, case_of
+from gradients.floor import floor_clock, ways
+from gradients.peers.job import Job
+from gradients.peers.process import Measure, serve, timed
 from metacontrast.maml.engine import meta_gradient
 from metacontrast.maml.inner import Inner, Order
+from metacontrast.memory import keep_freed_memory
 from metacontrast.types import Episode, from_tensors, to_tensors
 
 
@@ -43,3 +45,7 @@ def start_floor(job: Job) -> Measure:
 
 _HOPELESS = 1.5
 """A way that took so many times the best one's seconds at the start is not tried again."""
+
+if __name__ == "__main__":
+    keep_freed_memory()
+    serve({"ours": timed(prepare), "floor": start_floor}[sys.argv[1]])

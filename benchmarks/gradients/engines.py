@@ -18,7 +18,7 @@ class Peer:
     """Another way to compute the same.
 
     Args:
-        adapter: module in `metacontrast.bench.peers`, and its function if it is not `prepare`.
+        adapter: module in `peers`, and its function if it is not `prepare`.
         module: what it imports.
         package: name of the release that has it.
         absent: what to say where it is not installed.
@@ -69,7 +69,12 @@ class Environment:
         if peer.module in self.missing:
             reason = self.missing[peer.module]
             return Engine(name, missing=peer.absent if "ModuleNotFoundError" in reason else f"no import: {reason}")
-        return Engine(name, (self.python, "-c", _START, str(_FOLDER), peer.adapter))
+        return Engine(name, (self.python, "-c", _START, str(_FOLDER), "peers.process", peer.adapter))
+
+
+def own_engine(name: str) -> Engine:
+    """This library (`ours`) or the `floor`, in this interpreter."""
+    return Engine(name, (sys.executable, "-c", _START, str(_FOLDER.parent), "gradients.ours", name))
 
 
 def default_python() -> str:
@@ -93,7 +98,7 @@ def probe(python: str) -> Environment:
 _START = """
 import runpy, sys
 sys.path.append(sys.argv.pop(1))
-runpy.run_module("peers.process", run_name="__main__", alter_sys=True)
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 """
 
 _PROBE = """

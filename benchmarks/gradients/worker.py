@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from metacontrast.bench.engines import Engine
-from metacontrast.bench.peers.job import Job
+from gradients.engines import Engine
+from gradients.peers.job import Job
 
 
 class Worker:

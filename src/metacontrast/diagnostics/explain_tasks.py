@@ -15,11 +15,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from metacontrast.analysis.gradient_parts import REMAINDER, Part, describe_parts, drop_rounding
-from metacontrast.analysis.label_order import Order, cyclic_orders, label_order_accuracy, spread
-from metacontrast.analysis.similarity import contrasts
-from metacontrast.analysis.spectrum import spectrum
-from metacontrast.analysis.task_view import TaskView, view_task
+from metacontrast.diagnostics.label_order import Order, cyclic_orders, label_order_accuracy, spread
+from metacontrast.diagnostics.similarity import contrasts
+from metacontrast.diagnostics.task_view import (
+    REMAINDER,
+    Part,
+    TaskView,
+    describe_parts,
+    drop_rounding,
+    spectrum,
+    view_task,
+)
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import unstack
 from metacontrast.maml.inner import Inner
@@ -32,14 +38,14 @@ MEANS = ("loss", "accuracy", "wrong_sign_share", "head_norm", "head_spread")
 
 
 @dataclass(frozen=True, eq=False)
-class Explanation:
+class GradientExplanation:
     """What a batch of tasks shows; means are over tasks, tensors on the CPU.
 
     Args:
         tasks: how many.
         loss, accuracy: of the query images after adaptation.
         gradient_norm: of the encoder's outer gradient.
-        parts: what it is made of, by name; see `gradient_parts`.
+        parts: what it is made of, by name; see `task_view`.
         wrong_sign_share: share of all contrastive coefficients that have the wrong sign.
         head_norm: norm of the head that starts a task.
         head_spread: the same of its rows minus their mean row; only that can interfere.
@@ -109,7 +115,7 @@ def explain_tasks(
     *,
     label_orders: int = 3,
     ordered_tasks: int = 4,
-) -> Explanation:
+) -> GradientExplanation:
     """Take the outer gradient of a batch of tasks apart and measure what surrounds it.
 
     Args:
@@ -131,7 +137,7 @@ def explain_tasks(
             raise InputError("the outer gradient is not finite: lower the inner learning rate (--inner-lr at training)")
         gradient = drop_rounding(gradient, torch.stack(parts))
         reordered = label_order_accuracy(model, params, few, inner, orders[1:], executor)
-    return Explanation(
+    return GradientExplanation(
         gradient_norm=gradient.double().norm().item(),
         parts=describe_parts(gradient, torch.stack(parts)),
         **_summary(views, inner.lr),

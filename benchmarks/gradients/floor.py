@@ -28,7 +28,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from metacontrast.bench.cases import Case, Layer, layers
+from gradients.cases import Case, Layer, layers
 from metacontrast.maml.inner import Order
 
 Kind = Literal["forward", "weight", "input"]

@@ -7,8 +7,8 @@ import torch
 
 from explained_tasks import small_model, tasks
 from metacontrast import theory
-from metacontrast.analysis.contrastiveness import explain_tasks
-from metacontrast.analysis.gradient_parts import REMAINDER, describe_parts, flatten
+from metacontrast.diagnostics.explain_tasks import explain_tasks
+from metacontrast.diagnostics.task_view import REMAINDER, describe_parts, flatten
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import meta_gradient, unstack
 from metacontrast.maml.inner import Inner

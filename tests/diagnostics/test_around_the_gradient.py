@@ -8,10 +8,10 @@ import torch
 
 from explained_tasks import small_model, tasks
 from metacontrast import theory
-from metacontrast.analysis.contrastiveness import explain_tasks
-from metacontrast.analysis.label_order import cyclic_orders, label_order_accuracy, spread
-from metacontrast.analysis.similarity import contrasts, similarity_maps
-from metacontrast.analysis.spectrum import preconditioner_spectrum
+from metacontrast.diagnostics.explain_tasks import explain_tasks
+from metacontrast.diagnostics.label_order import cyclic_orders, label_order_accuracy, spread
+from metacontrast.diagnostics.similarity import contrasts, similarity_maps
+from metacontrast.diagnostics.task_view import preconditioner_spectrum
 from metacontrast.errors import InputError
 from metacontrast.maml.inner import Inner, adapt
 from metacontrast.types import Episode, Head

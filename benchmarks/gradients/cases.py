@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from metacontrast.bench.peers.job import Job
+from gradients.peers.job import Job
 from metacontrast.maml.inner import Order, Scope
 from metacontrast.model.encoders import build_encoder
 from metacontrast.model.model import Model

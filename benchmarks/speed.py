@@ -1,28 +1,31 @@
-"""`metacontrast bench`: seconds and memory of an outer gradient, beside other libraries and the floor."""
+"""Seconds and memory of an outer gradient, beside other libraries and the floor.
+
+make bench                                                          # with the peers, in an environment of their own
+python benchmarks/speed.py --cases a --orders first --engines ours  # this library and the floor alone
+"""
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from metacontrast.bench import table
-from metacontrast.bench.cases import CASES, ORDERS
-from metacontrast.bench.engines import ENGINES, FLOOR, OURS, PEERS, Engine, Environment, default_python, probe
-from metacontrast.bench.measure import measure
+from gradients import table
+from gradients.cases import CASES, ORDERS
+from gradients.engines import ENGINES, FLOOR, OURS, PEERS, Engine, Environment, default_python, own_engine, probe
+from gradients.measure import measure
 from metacontrast.cli import shared
 from metacontrast.cli.destinations import check_destinations
+from metacontrast.cli.main import Parser
 from metacontrast.device import find_device
 from metacontrast.errors import InputError, not_one_of
 
 
-def add_parser(commands: Any) -> None:
-    """Declare the command and its flags."""
+def build_parser() -> Parser:
     cases = ", ".join(f"({case.name}) {case.title}" for case in CASES.values())
-    parser = commands.add_parser(
-        "bench",
-        help="seconds and memory beside other libraries and the floor",
+    parser = Parser(
+        prog="benchmarks/speed.py",
         description="Time one outer gradient (5-way 1-shot, 15 queries a class, conv4-released, float32) on random "
         "images, each engine in a process of its own, all in turn. Every gradient is compared with this library's. The "
         f"floor is the time of the convolutions alone. Cases: {cases}.",
@@ -45,11 +48,12 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--records", type=Path, metavar="FILE", help="append the rows as JSON lines under a header")
     shared.add_json_flag(parser)
-    parser.set_defaults(execute=execute)
+    return parser
 
 
-def execute(args: argparse.Namespace) -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Measure and print the table."""
+    args = build_parser().parse_args(words)
     if args.repeats < 1:
         raise InputError(f"--repeats {args.repeats}, but it must be 1 or more")
     find_device(args.device)
@@ -79,11 +83,6 @@ def chosen_engines(names: tuple[str, ...], environment: Environment) -> list[Eng
     return [*engines, own_engine(FLOOR)]
 
 
-def own_engine(name: str) -> Engine:
-    """This library (`ours`) or the `floor`, in this interpreter."""
-    return Engine(name, (sys.executable, "-m", "metacontrast.cli.bench_process", name))
-
-
 def _some_of(name: str, known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
     def parse(text: str) -> tuple[str, ...]:
         asked = tuple(text.split(","))
@@ -98,3 +97,11 @@ def _some_of(name: str, known: tuple[str, ...]) -> Callable[[str], tuple[str, ..
 def _one_line(header: dict[str, Any]) -> str:
     peers = ", ".join(f"{name} {version}" for name, version in header["peers"].items())
     return f"{header['processor']}, {header['cores']} cores; torch {header['torch']}; peers: {peers or 'none'}"
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        print(f"benchmarks/speed.py: error: {error}", file=sys.stderr)
+        sys.exit(2)
