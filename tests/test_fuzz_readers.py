@@ -23,8 +23,8 @@ from PIL import Image
 from classifier_kit import grey_images, tiny_model_folder
 from metacontrast import FewShotClassifier
 from metacontrast.data import cifar_fs, parquet, published, safe_pickle
-from metacontrast.data.decode import decode
 from metacontrast.data.cache import cached
+from metacontrast.data.decode import decode
 from metacontrast.data.mini_imagenet import open_csv, open_pickle
 from metacontrast.data.published import open_tree
 from metacontrast.errors import InputError

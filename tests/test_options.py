@@ -31,9 +31,8 @@ from metacontrast.data.decode import decode
 from metacontrast.data.options import ReadOptions
 from metacontrast.device import find_device
 from metacontrast.errors import InputError, check_choice, did_you_mean
-from metacontrast.experiments.catalog import FIGURES, find_figures
-from metacontrast.experiments.schedule import Schedule
-from metacontrast.experiments.setting import Setting, choose_setting
+from metacontrast.experiments.figures import FIGURES, find_figures
+from metacontrast.experiments.setting import Schedule, Setting, choose_setting
 from metacontrast.experiments.spec import Claim, Comparison, FigureSpec, Reading
 from metacontrast.fields import as_declared
 from metacontrast.maml.engine import Engine

@@ -1,8 +1,8 @@
-"""What is kept of runs and figures: JSON-lines files from which figures are redrawn and judged without compute or data.
+"""Records of runs and figures: JSON-lines files from which figures are redrawn and judged without compute or data.
 
 Every run has one file, whichever figures it belongs to; it grows by stages. Its header says how it was made; every
-other line is what was measured after so many updates: `values` (means) and, as `counts` encodes them, the `correct`
-queries of every common test task.
+other line is what was measured after so many updates: `values` (means) and, encoded by `measurement.encode`, the
+`correct` queries of every common test task.
 
     {"kind": "header", "config": {...}, "train_split": "train", "made": [{"versions", "device", "revision", "data"}]}
     {"kind": "measurement", "update": 300, "queries": 75, "tasks": 1000, "values": {...}, "correct": {...}}
@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from metacontrast.errors import InputError
-from metacontrast.experiments.grid import PlannedRun, run_key
+from metacontrast.experiments.runs import PlannedRun, run_key
 from metacontrast.experiments.setting import COLOURS, Setting
-from metacontrast.experiments.spec import FigureSpec, Line
+from metacontrast.experiments.spec import Curve, FigureSpec, Measurement
 from metacontrast.experiments.statistics import LOOKS
 from metacontrast.files import write_text
 from metacontrast.training.config import config_from_values
 from metacontrast.training.records import Record, read_records
+from metacontrast.training.run import read_header
 
 MOST_SEEDS = max(LOOKS)
 
@@ -50,7 +51,7 @@ def _worth(record: Record) -> tuple[bool, int, int]:
 
 @dataclass(frozen=True)
 class FigureRecords:
-    """A figure's numbers: its lines, and what was measured of them in every setting.
+    """A figure's numbers: its curves, and what was measured of them in every setting.
 
     Args:
         settings: one per colour data set of which there are records, the paper's own first.
@@ -59,10 +60,10 @@ class FigureRecords:
     """
 
     settings: Sequence[Setting]
-    lines: Sequence[Line]
-    measurements: Sequence[Record]
+    curves: Sequence[Curve]
+    measurements: Sequence[Measurement]
     made: Sequence[Record]
-    authors: Sequence[Record] = ()
+    authors: Sequence[Measurement] = ()
 
 
 def read_run(file: Path) -> RunRecords:
@@ -96,8 +97,8 @@ def collect(runs: Iterable[PlannedRun], root: Path, folder: Path) -> None:
     for run in runs:
         if not (measured := run.measured(root)):
             continue
-        made = {name: run.header(root).get(name) for name in ("versions", "device", "revision", "data")}
-        header = header_of(run, [made])
+        made = read_header(run.folder(root))
+        header = header_of(run, [{name: made.get(name) for name in ("versions", "device", "revision", "data")}])
         found = RunRecords(header, {u: {"kind": "measurement", **each} for u, each in measured.items()})
         file = run_file(folder, run)
         write_run(file, read_run(file) | found if file.exists() else found)
@@ -111,33 +112,35 @@ def header_of(run: PlannedRun, made: Sequence[Record]) -> Record:
 
 def load_records(folder: Path, spec: FigureSpec, setting: Setting) -> FigureRecords:
     """Everything that is recorded of a figure, at any length; `InputError` where that is nothing."""
-    settings = [setting] if setting.scale == "smoke" else [dataclasses.replace(setting, colour=c) for c in COLOURS]
-    found = [(each, [*_of_setting(folder, spec.lines(each.in_full()))]) for each in settings]
-    kept = [each for each, rows in found if rows] or [setting]
-    lines = {(line.panel, line.name): line for each in kept for line in spec.lines(each.in_full())}
-    rows = {(r["panel"], r["line"], r["seed"], r["update"]): (r, made) for _, some in found for r, made in some}
     if spec.compute:
-        return FigureRecords(kept, [], spec.compute(), [])
-    if not rows:
+        return FigureRecords([setting], [], spec.compute(), [])
+    settings = [setting] if setting.scale == "smoke" else [dataclasses.replace(setting, colour=c) for c in COLOURS]
+    curves = {each: spec.curves(each.in_full()) for each in settings}
+    found = {each: list(_of_curves(folder, some)) for each, some in curves.items()}
+    kept = [each for each, some in found.items() if some]
+    if not kept:
         raise InputError(f"{folder} holds no records of the figure {spec.name}: leave out --redraw to make them")
+    rows = {(m.kind, m.curve, m.seed, m.record["update"]): (m, made) for some in found.values() for m, made in some}
     ways: list[Any] = []
     for _, made in rows.values():
         ways += [each for each in made if each not in ways]
-    return FigureRecords(kept, [*lines.values()], [record for record, _ in rows.values()], ways)
+    known = {(curve.kind, curve.name): curve for each in kept for curve in curves[each]}
+    return FigureRecords(kept, [*known.values()], [measurement for measurement, _ in rows.values()], ways)
 
 
-def _of_setting(folder: Path, lines: Iterable[Line]) -> Iterable[tuple[Record, Sequence[Record]]]:
-    for line in lines:
-        for seed in range(max(MOST_SEEDS, len(line.seeds))):
-            config = dataclasses.replace(line.config, updates=line.schedule.end, seed=seed)
-            run = PlannedRun("", config, line.schedule, line.train_split)
+def _of_curves(folder: Path, curves: Iterable[Curve]) -> Iterable[tuple[Measurement, Sequence[Record]]]:
+    """What was measured, with how it was made."""
+    for curve in curves:
+        for seed in range(max(MOST_SEEDS, len(curve.seeds))):
+            config = dataclasses.replace(curve.config, updates=curve.schedule.end, seed=seed)
+            run = PlannedRun("", config, curve.schedule, curve.train_split)
             if not (file := run_file(folder, run)).exists():
                 continue
             records = read_run(file)
             _check_run(file, records, run)
             for update, record in records.measured.items():
-                if line.until is None or update <= line.until:
-                    yield {**record, "panel": line.panel, "line": line.name, "seed": seed}, records.header["made"]
+                if curve.until is None or update <= curve.until:
+                    yield Measurement(curve.kind, curve.name, seed, record), records.header["made"]
 
 
 def _check_run(file: Path, records: RunRecords, run: PlannedRun) -> None:

@@ -1,8 +1,8 @@
-"""Under which protocol and to which length a figure is reproduced, and the training that follows from it.
+"""Under which protocol and to which length a figure is reproduced, and the training and measuring that follow from it.
 
-`released` is what the authors' code ran, `paper` what their text says. The length is a number of updates, or a name:
-`local` (what two cores do in hours), `full` (the published length), `smoke` (2 updates on embedded glyphs; proves only
-that everything runs). A longer run continues a shorter one.
+The protocol `authors` is what the authors' code ran, `paper` what their text says. The length is a number of updates,
+or a name: `local` (what two cores do in hours), `full` (the published length), `smoke` (2 updates on embedded glyphs;
+proves only that everything runs). A longer run continues a shorter one.
 """
 
 from dataclasses import dataclass, replace
@@ -12,17 +12,69 @@ from typing import Any, Literal
 from metacontrast.data.catalog import find_dataset
 from metacontrast.data.options import ReadOptions
 from metacontrast.errors import InputError
-from metacontrast.experiments.schedule import Schedule
 from metacontrast.experiments.statistics import FEWEST_SEEDS
 from metacontrast.fields import check_fields
+from metacontrast.maml.inner import Scope
 from metacontrast.training.config import TrainConfig
+from metacontrast.training.evaluate import TestHead
 from metacontrast.training.recipes import recipe
 
 ScaleName = Literal["smoke", "local", "full"]
-Protocol = Literal["paper", "released"]
+Protocol = Literal["paper", "authors"]
 Family = Literal["omniglot", "colour"]
 COLOURS = ("mini-imagenet", "cifar-fs")
 """The paper's colour images, and what stands in where they are not to be had."""
+BOTH: tuple[TestHead, ...] = ("kept", "zeroed")
+STAGES = (300, 600, 1500, 3000, 5000, 10_000, 17_500, 30_000)
+"""Updates after which a verdict may be given, apart from the end of a run."""
+STAGE_TASKS = 1000
+"""Test tasks behind a verdict."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What is measured of a run after how many updates; the last of these is the run's end.
+
+    The stages, after which a verdict may be given, are `STAGES` and the end: there it is measured in more detail.
+
+    Args:
+        updates: ascending.
+        steps, stage_steps: inner steps at test, between the stages and at them.
+        tasks, stage_tasks: number of test tasks, the same ones for every run of a data set and shape.
+        heads: what the inner loop starts from.
+        scope: what the inner loop moves at test; none: what it moved at training.
+        also_bound: test also on tasks whose labels are bound as in training, which is a fault of the authors' code.
+        what: `accuracy` on test tasks, or the `similarity` of the features of the one task that is trained on.
+    """
+
+    updates: tuple[int, ...]
+    steps: tuple[int, ...] = (1,)
+    stage_steps: tuple[int, ...] = (1, 2, 3)
+    tasks: int = 250
+    stage_tasks: int = STAGE_TASKS
+    heads: tuple[TestHead, ...] = ("zeroed",)
+    scope: Scope | None = None
+    also_bound: bool = False
+    what: Literal["accuracy", "similarity"] = "accuracy"
+
+    __post_init__ = check_fields
+
+    @property
+    def end(self) -> int:
+        """The run's number of updates."""
+        return self.updates[-1]
+
+    def is_stage(self, update: int) -> bool:
+        """Whether a verdict may be given after `update` outer updates."""
+        return update in STAGES or update == self.end
+
+    def steps_at(self, update: int) -> tuple[int, ...]:
+        """Inner steps at test after `update` outer updates."""
+        return self.stage_steps if self.is_stage(update) else self.steps
+
+    def tasks_at(self, update: int) -> int:
+        """Number of test tasks after `update` outer updates."""
+        return self.stage_tasks if self.is_stage(update) else self.tasks
 
 
 @dataclass(frozen=True)
@@ -38,7 +90,7 @@ class Setting:
     """
 
     scale: ScaleName = "local"
-    protocol: Protocol = "released"
+    protocol: Protocol = "authors"
     colour: str = "cifar-fs"
     until: int | None = None
     seeds: int = FEWEST_SEEDS
@@ -49,7 +101,7 @@ class Setting:
     def folder(self) -> str:
         """Where its pages and records lie among others'."""
         name = "smoke" if self.scale == "smoke" else "runs"
-        return name if self.protocol == "released" else f"{name}-{self.protocol}"
+        return name if self.protocol == "authors" else f"{name}-{self.protocol}"
 
     def dataset(self, family: Family) -> str:
         """The data set that is really used."""
@@ -84,7 +136,8 @@ def base_config(setting: Setting, family: Family, shots: int, **changes: Any) ->
     Evaluation is left to the figures, so that what is measured does not decide which run it is.
     """
     name = "omniglot" if family == "omniglot" else setting.colour
-    config = recipe(f"{name}-5w{1 if shots == 1 else 5}s-{setting.protocol}")
+    variant = "released" if setting.protocol == "authors" else "paper"
+    config = recipe(f"{name}-5w{1 if shots == 1 else 5}s-{variant}")
     if family == "colour" and shots == 25:
         config = replace(config, pool_size=None, relabel=False)
     config = replace(config, shots=shots, eval_every=0, eval_episodes=2, eval_steps=(1,), checkpoint_every=25)

@@ -1,47 +1,65 @@
-"""A figure's numbers as rows of text: published, released and here."""
+"""A figure's numbers as rows of text: the authors' and ours."""
 
+import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-from metacontrast.experiments.pictures import lines_of
-from metacontrast.experiments.released import Released, is_same_test, released_curve
-from metacontrast.experiments.spec import Line, Reading, View
-from metacontrast.experiments.speed_ups import mean_log_ratio
+from metacontrast.experiments.authors_models import PUBLISHED
+from metacontrast.experiments.authors_numbers import (
+    AuthorsNumbers,
+    authors_numbers,
+    authors_similarity,
+    find_numbers,
+    is_same_test,
+)
+from metacontrast.experiments.measurement import NEAREST_MEAN
+from metacontrast.experiments.pictures import curves_of
+from metacontrast.experiments.spec import (
+    Accuracy,
+    Comparison,
+    Curve,
+    Endpoint,
+    Number,
+    Panel,
+    Quantity,
+    Similarity,
+    TaskKind,
+)
+from metacontrast.experiments.speed_ups import common_levels, mean_log_ratio
 from metacontrast.experiments.statistics import ERROR
 from metacontrast.experiments.table import Table
 from metacontrast.experiments.verdicts import Judged, Verdict
 
-NEAREST_MEAN = "nearest-mean"
 NUMBERS_HEAD = (
     "",
     "published curve ends at",
-    "released, at the end",
-    "released, after as many updates",
+    "authors, at the end",
+    "authors, after as many updates",
     "here",
-    "here − released, after as many updates",
+    "here − authors, after as many updates",
     "seeds, updates, tasks",
 )
 
 
-def numbers_rows(view: View, table: Table) -> list[Sequence[str]]:
-    """One row per line of a view: its accuracy in per cent where it was last measured, beside the released one."""
-    return [_numbers_row(line, view.quantity, table) for line in lines_of(view, table)]
+def numbers_rows(panel: Panel, table: Table) -> list[Sequence[str]]:
+    """One row per curve of a panel: its accuracy in per cent where it was last measured, beside the authors'."""
+    return [_numbers_row(curve, panel.quantity, table) for curve in curves_of(panel, table)]
 
 
-def _numbers_row(line: Line, quantity: str, table: Table) -> Sequence[str]:
-    update, seeds = table.last(line.panel, line.name, quantity)
-    curves = table.curves(line.panel, line.name, quantity)
-    values = [curves[seed][update] for seed in seeds]
-    tasks = table.tasks_at(line.panel, line.name, update, seeds)
-    found = released_curve(line, quantity)
+def _numbers_row(curve: Curve, quantity: Quantity, table: Table) -> Sequence[str]:
+    update, seeds = table.last(curve.kind, curve.name, quantity)
+    by_seed = table.values(curve.kind, curve.name, quantity)
+    values = [by_seed[seed][update] for seed in seeds]
+    tasks = table.tasks_at(curve.kind, curve.name, update, seeds)
+    found = authors_numbers(curve, quantity)
     there = None if found is None else found.at(update)
-    here = f"{percent(fmean(values))} ± {percent(stdev(values))}" if len(values) > 1 else percent(values[0])
-    difference = "—" if there is None or not is_same_test(line) else _points(fmean(values) - there[0])
-    cells = (line.name, *_released_cells(found, update), here, difference)
+    here = _spread(fmean(values), stdev(values) if len(values) > 1 else 0.0, len(values))
+    difference = "—" if there is None or not is_same_test(curve) else _points(fmean(values) - there[0])
+    cells = (curve.name, *_authors_cells(found, update), here, difference)
     return (*cells, f"{len(values)}, {update:,}, {tasks}")
 
 
-def _released_cells(found: Released | None, update: int) -> Sequence[str]:
+def _authors_cells(found: AuthorsNumbers | None, update: int) -> Sequence[str]:
     if found is None:
         return ("—", "—", "—")
     there, end = found.at(update), "—"
@@ -52,87 +70,127 @@ def _released_cells(found: Released | None, update: int) -> Sequence[str]:
     return ("—" if found.as_plotted is None else percent(found.as_plotted), end, as_far)
 
 
-def steps_head(lines: Sequence[Line], table: Table) -> list[str]:
-    """All quantities that were last measured of any of the lines, in order."""
+def steps_head(curves: Sequence[Curve], table: Table) -> list[str]:
+    """Names of all quantities that were last measured of any of the curves, in order."""
     names: dict[str, None] = {}
-    for line in lines:
-        update, _ = table.last(line.panel, line.name, NEAREST_MEAN)
-        names |= dict.fromkeys(table.quantities(line.panel, line.name, update))
+    for curve in curves:
+        update, _ = table.last(curve.kind, curve.name, Number(NEAREST_MEAN))
+        names |= dict.fromkeys(table.names(curve.kind, curve.name, update))
     return list(names)
 
 
-def steps_row(line: Line, quantities: Sequence[str], table: Table) -> Sequence[str]:
-    """The means over seeds of all quantities at the line's last update, in per cent."""
-    update, cells = table.last(line.panel, line.name, NEAREST_MEAN)[0], [line.name]
-    for name in quantities:
-        curves = table.curves(line.panel, line.name, name).values()
-        values = [curve[update] for curve in curves if update in curve]
+def steps_row(curve: Curve, names: Sequence[str], table: Table) -> Sequence[str]:
+    """The means over seeds of all quantities at the curve's last update, in per cent."""
+    update, cells = table.last(curve.kind, curve.name, Number(NEAREST_MEAN))[0], [curve.name]
+    for name in names:
+        by_seed = table.values(curve.kind, curve.name, Number(name)).values()
+        values = [values[update] for values in by_seed if update in values]
         cells.append(percent(fmean(values)) if values else "—")
     return cells
 
 
 def comparison_row(judged: Judged, table: Table) -> Sequence[str]:
-    """One comparison: what, where, the difference with its interval, how measured, outcome, released."""
+    """One comparison: what, where, the difference with its interval, how measured, verdict, the authors' numbers."""
     comparison = judged.comparison
     tasks = f"{judged.lower.tasks:,}" if judged.lower.tasks else "means only"
     measured = f"{judged.lower.seeds}, {updates_of([judged])}, {tasks}"
     return (
         comparison.label,
-        comparison.panel,
+        str(comparison.kind),
         describe_interval(judged),
         measured,
         f"{judged.outcome} ({describe_p(min(judged.p_for, judged.p_against))})",
-        _released_as_far(judged, table),
-        comparison.released or "—",
+        _authors_as_far(judged, table),
+        _authors_whole(comparison, table),
     )
 
 
-def _released_as_far(judged: Judged, table: Table) -> str:
-    """The same comparison of the released means after as many updates, or to the same levels; — where unknown."""
+def _authors_as_far(judged: Judged, table: Table) -> str:
+    """The same comparison of the authors' means after as many updates, or to the same levels; — where unknown."""
     comparison = judged.comparison
     if comparison.measure == "faster":
-        return _released_speed_up(judged, table)
-    signed = [(1, reading) for reading in comparison.plus] + [(-1, reading) for reading in comparison.minus]
-    found = [(sign, _released_value(comparison.panel, reading, table)) for sign, reading in signed]
-    values = [sign * value for sign, value in found if value is not None]
-    return _points(sum(values)) if len(values) == len(signed) else "—"
+        return _ratio_as_far(judged, table)
+    values = []
+    for endpoint in comparison.endpoints:
+        stage = table.stage(comparison.kind, [endpoint], endpoint.when)
+        found = None if comparison.kind.is_authors else _numbers_of(comparison.kind, endpoint, table)
+        there = None if stage is None or found is None else found.at(stage[0])
+        if there is None:
+            return "—"
+        values.append(there[0])
+    return _points(_signed_sum(comparison, values))
 
 
-def _released_value(panel: str, reading: Reading, table: Table) -> float | None:
-    line = table.lines.get((panel, reading.line))
-    curve = None if line is None else released_curve(line, reading.quantity)
-    stage = table.stage(panel, [reading], reading.when)
-    found = None if stage is None or curve is None else curve.at(stage[0])
-    return None if found is None else found[0]
-
-
-def _released_speed_up(judged: Judged, table: Table) -> str:
-    """To the same levels, where the data are the same and the released curves start below them and reach them."""
-    readings = (judged.comparison.plus[0], judged.comparison.minus[0])
-    lines = [line for each in readings if (line := table.lines.get((judged.comparison.panel, each.line))) is not None]
-    found = [released_curve(line, reading.quantity) for line, reading in zip(lines, readings, strict=False)]
-    if judged.levels is None or judged.levels[0] >= judged.levels[1] or not all(map(is_same_test, lines)):
+def _ratio_as_far(judged: Judged, table: Table) -> str:
+    """To the same levels, where the data are the same and the authors' curves start below them and reach them."""
+    curves = [table.curves.get((judged.comparison.kind, each.curve)) for each in judged.comparison.endpoints]
+    if judged.levels is None or not all(each is None or is_same_test(each) for each in curves):
         return "—"
-    curves = [dict(zip(each.updates, each.mean, strict=True)) for each in found if each is not None and each.updates]
-    low, high = judged.levels
-    if len(curves) < 2 or any(not min(c.values()) <= low < high <= max(c.values()) for c in curves):
+    return _authors_ratio(judged.comparison, table, judged.levels)
+
+
+def _authors_ratio(comparison: Comparison, table: Table, levels: tuple[float, float] | None = None) -> str:
+    """The ratio of updates to levels that both curves of the authors reach."""
+    found = [_numbers_of(comparison.kind, each, table) for each in comparison.endpoints]
+    fast, slow = ({} if each is None else each.points for each in found)
+    if not fast or not slow:
         return "—"
-    return f"{2 ** mean_log_ratio(curves[0], curves[1], low, high):.2f} times"
+    low, high = levels or common_levels(fast, slow)
+    if not max(min(fast.values()), min(slow.values())) <= low < high <= min(max(fast.values()), max(slow.values())):
+        return "—"
+    return f"{2 ** mean_log_ratio(fast, slow, low, high):.2f} times"
+
+
+def _authors_whole(comparison: Comparison, table: Table) -> str:
+    """The same comparison over the whole of the authors' training; — where unknown."""
+    if comparison.measure == "faster":
+        return _authors_ratio(comparison, table)
+    similarities = [_similarity_of(each) for each in comparison.endpoints]
+    if known := [value for value in similarities if value is not None]:
+        return _minus(f"{_signed_sum(comparison, known):+.3f}")
+    found = [(_numbers_of(comparison.kind, each, table), each) for each in comparison.endpoints]
+    ends = [(value, numbers.seeds) for numbers, each in found if numbers and (value := numbers.of(each.when))]
+    if not ends or len(ends) < len(found):
+        return "—"
+    seeds = sorted(number for _, number in ends)
+    error = math.sqrt(sum(std**2 / number for (_, std), number in ends))
+    spread = f" ± {percent(error)}" if seeds[0] > 1 else ""
+    difference = _points(_signed_sum(comparison, [mean for (mean, _), _ in ends]))
+    return f"{difference}{spread} ({_range(seeds)} seed{'s' * (seeds[-1] > 1)})"
+
+
+def _numbers_of(kind: TaskKind, endpoint: Endpoint, table: Table) -> AuthorsNumbers | None:
+    """The authors' numbers of a curve, or the published ones of a model of theirs."""
+    curve = table.curves.get((kind, endpoint.curve))
+    if curve is not None:
+        return authors_numbers(curve, endpoint.quantity)
+    place = PUBLISHED.get((kind, endpoint.curve))
+    return find_numbers(place, endpoint.quantity) if place and isinstance(endpoint.quantity, Accuracy) else None
+
+
+def _similarity_of(endpoint: Endpoint) -> float | None:
+    quantity = endpoint.quantity
+    return authors_similarity(endpoint.curve, quantity, endpoint.when) if isinstance(quantity, Similarity) else None
+
+
+def _signed_sum(comparison: Comparison, values: Sequence[float]) -> float:
+    """Values of the endpoints, added and subtracted."""
+    added = len(comparison.plus)
+    return sum(values[:added]) - sum(values[added:])
 
 
 def data_and_updates(verdict: Verdict) -> str:
     """The data sets of a verdict's comparisons, with how far their trainings went."""
     by_data: dict[str, list[Judged]] = {}
     for judged in verdict.judged:
-        by_data.setdefault(data_of(judged.comparison.panel), []).append(judged)
+        by_data.setdefault(data_of(judged.comparison.kind), []).append(judged)
     trained = {name: updates_of(those) for name, those in by_data.items()}
     return "; ".join(name if updates == "1" else f"{name}, {updates} updates" for name, updates in trained.items())
 
 
-def data_of(panel: str) -> str:
-    """The data set of a panel, and whose models they are if not ours."""
-    name, _, rest = panel.partition(",")
-    return f"{name} (the authors' models)" if rest.startswith(" the authors' models") else name
+def data_of(kind: TaskKind) -> str:
+    """The data set of some tasks, and whose models they are if not ours."""
+    return f"{kind.data} (the authors' models)" if kind.is_authors else kind.data
 
 
 def updates_of(judged: Sequence[Judged]) -> str:
@@ -154,7 +212,7 @@ def describe_interval(judged: Judged) -> str:
     if judged.levels is not None:
         bounds = f"{_ratio(mean)} to {_ratio(judged.upper.mean)} times [{_ratio(low)}, {_ratio(high)}]{level}"
         return f"{bounds}, {_to_levels(*judged.levels)}"
-    if "/" not in comparison.plus[0].quantity:
+    if not isinstance(comparison.plus[0].quantity, Accuracy):
         goal = f" (claim: within {comparison.margin:g})" if comparison.measure == "equal" else ""
         return _minus(f"{mean:+.3f} ± {half:.3f}{level}{goal}")
     margin = f"{100 * comparison.margin:g}"

@@ -110,33 +110,33 @@ class MeanCurve:
 
 
 @dataclass(frozen=True)
-class Row:
+class SideBySide:
     """Two panels.
 
     Args:
         title: what is measured on what.
-        here, released: the curves of each; `released` may be empty.
-        here_label, released_label: data, number of seeds.
+        here, authors: the curves of each; `authors` may be empty.
+        here_label, authors_label: data, number of seeds.
         same_data: whether the vertical axes may be shared.
     """
 
     title: str
     here: Sequence[MeanCurve]
-    released: Sequence[MeanCurve]
+    authors: Sequence[MeanCurve]
     here_label: str
-    released_label: str
+    authors_label: str
     same_data: bool
 
 
-def draw_side_by_side(rows: Sequence[Row]) -> Figure:
-    """Left what was made here, right what was released; a dotted line where the left one ends. Update 0 is left out."""
+def draw_side_by_side(rows: Sequence[SideBySide]) -> Figure:
+    """Our curves on the left, the authors' on the right, with a dotted line where ours end. Update 0 is left out."""
     figure = new_figure(6.4, 0.75 + 2.35 * len(rows))
     panels = figure.subplots(len(rows), 2, squeeze=False)
     for row, (left, right) in zip(rows, panels, strict=True):
         _draw_curves(left, row.here)
         left.set_title(f"{row.title}\n{row.here_label}", fontsize=8, loc="left")
-        _draw_released(right, row)
-        if row.same_data and row.released:
+        _draw_authors(right, row)
+        if row.same_data and row.authors:
             low, high = (pick(left.get_ylim()[i], right.get_ylim()[i]) for i, pick in ((0, min), (1, max)))
             left.set_ylim(low, high)
             right.set_ylim(low, high)
@@ -145,13 +145,15 @@ def draw_side_by_side(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def _draw_released(axes: Axes, row: Row) -> None:
-    if not row.released:
-        axes.text(0.5, 0.5, "nothing released at this test step", ha="center", fontsize=8, color=COLORS["grey"])
+def _draw_authors(axes: Axes, row: SideBySide) -> None:
+    if not row.authors:
+        axes.text(
+            0.5, 0.5, "no numbers of the authors at this test step", ha="center", fontsize=8, color=COLORS["grey"]
+        )
         axes.set_axis_off()
         return
-    _draw_curves(axes, row.released)
-    axes.set_title(f"\n{row.released_label}", fontsize=8, loc="left")
+    _draw_curves(axes, row.authors)
+    axes.set_title(f"\n{row.authors_label}", fontsize=8, loc="left")
     end = max(update for curve in row.here for update in curve.updates)
     axes.axvline(end, color=COLORS["grey"], linewidth=0.9, linestyle=":")
 
@@ -182,11 +184,11 @@ def _line(look: Look) -> dict:
     }
 
 
-def _columns(rows: Sequence[Row]) -> int:
+def _columns(rows: Sequence[SideBySide]) -> int:
     labels = {curve.label for row in rows for curve in row.here}
     return 4 if len(labels) == 4 and max(map(len, labels)) < 16 else 3
 
 
-def _legend(rows: Sequence[Row]) -> list[Line2D]:
+def _legend(rows: Sequence[SideBySide]) -> list[Line2D]:
     looks = {curve.label: curve.look for row in rows for curve in row.here}
     return [Line2D([], [], label=label, markersize=4, **_line(look)) for label, look in looks.items()]

@@ -25,7 +25,7 @@ _SETTINGS_FRAME = 4
 def require_ray() -> None:
     """Raise when Ray is not installed."""
     if importlib.util.find_spec("ray") is None:
-        raise InputError("--engine ray needs an extra: pip install 'metacontrast[ray]'")
+        raise InputError("--runner ray needs an extra: pip install 'metacontrast[ray]'")
 
 
 @contextlib.contextmanager
@@ -54,7 +54,7 @@ def _settle(is_local: bool) -> None:
 
     No statistics of usage are sent. A Ray of our own listens on the network, so it asks for a token; made here, it
     need not be kept in a file in the user's home. Its workers get their share of a busy machine, as processes of the
-    local engine do; Ray would put them last.
+    local runner do; Ray would put them last.
     """
     if "ray" in sys.modules:
         return

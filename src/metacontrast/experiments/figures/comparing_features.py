@@ -5,32 +5,33 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from metacontrast.experiments.measurement import measured_once
 from metacontrast.experiments.setting import Setting
-from metacontrast.experiments.spec import Claim, FigureSpec, same
+from metacontrast.experiments.spec import Claim, FigureSpec, Measurement, Number, TaskKind, same
 from metacontrast.plots.theory import draw_illustration
 from metacontrast.theory import mean_square_error_illustration
 from metacontrast.training.records import Record
 
-_PANEL = "random features, 5-way 2-shot"
+_KIND = TaskKind("random features", "5-way 2-shot")
 _PRODUCTS, _LOOP = "inner products of features", "inner loop by differentiation"
 _SEEDS, _WAYS, _SIZE = 10, 5, 16
 _SUPPORT = torch.tensor([[1.0, 0.1], [0.3, 0.9], [-0.7, 0.5]])
 _QUERY = torch.tensor([[0.55, 0.6]])
 
 
-def _compute() -> list[Record]:
-    records = [record for seed in range(_SEEDS) for record in _compared(seed)]
+def _compute() -> list[Measurement]:
+    measurements = [each for seed in range(_SEEDS) for each in _compared(seed)]
     shown = mean_square_error_illustration(_SUPPORT, torch.arange(3), _QUERY, torch.tensor([0]), ways=3)
-    records[0]["drawn"] = {
+    measurements[0].record["drawn"] = {
         "support": _SUPPORT.tolist(),
         "query": _QUERY[0].tolist(),
         "outputs": shown.outputs[0].tolist(),
         "signal": shown.query_signal[0].tolist(),
     }
-    return records
+    return measurements
 
 
-def _compared(seed: int) -> list[Record]:
+def _compared(seed: int) -> list[Measurement]:
     """The loss of the queries and the size of its error signal, computed in two ways."""
     generator = torch.Generator().manual_seed(seed)
     support_y = torch.arange(_WAYS).repeat(2)
@@ -39,10 +40,9 @@ def _compared(seed: int) -> list[Record]:
     closed = mean_square_error_illustration(support, support_y, query, query_y, ways=_WAYS)
     loss, signal = _by_differentiation(support, support_y, query.requires_grad_(), query_y)
     found = {_PRODUCTS: (closed.loss.mean(), closed.query_signal.norm()), _LOOP: (loss, signal.norm())}
-    place = {"kind": "measurement", "panel": _PANEL, "seed": seed, "update": 1, "tasks": 1}
     return [
-        {**place, "line": line, "values": {"loss": loss.item(), "signal": size.item()}}
-        for line, (loss, size) in found.items()
+        Measurement(_KIND, curve, seed, measured_once({"loss": loss.item(), "signal": size.item()}))
+        for curve, (loss, size) in found.items()
     ]
 
 
@@ -66,7 +66,7 @@ def _draw(drawn: Record) -> Figure:
 
 
 def _claims(setting: Setting) -> list[Claim]:
-    comparisons = tuple(same(_PANEL, _PRODUCTS, _LOOP, name, 1e-9) for name in ("loss", "signal"))
+    comparisons = tuple(same(_KIND, _PRODUCTS, _LOOP, Number(name), 1e-9) for name in ("loss", "signal"))
     text = "From a zero head the outer loss compares the query's features with the support features; up to rounding."
     return [Claim(text, comparisons, "—", "early")]
 
@@ -75,9 +75,7 @@ SPEC = FigureSpec(
     name="comparing-features",
     title="MAML as a comparison of features",
     question="With the head at zero and squared errors, what does one step of MAML compute?",
-    papers="1",
-    lines=lambda setting: [],
-    views=lambda setting: [],
+    paper_figures=(1,),
     claims=_claims,
     plot="illustration",
     compute=_compute,

@@ -5,30 +5,32 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from metacontrast.experiments.measurement import measured_once
 from metacontrast.experiments.setting import Setting
-from metacontrast.experiments.spec import Claim, FigureSpec, above
+from metacontrast.experiments.spec import Claim, FigureSpec, Measurement, Number, TaskKind, above
 from metacontrast.plots.theory import draw_preconditioner
 from metacontrast.theory import head_gradient, head_preconditioner
 from metacontrast.training.records import Record
 from metacontrast.types import Head
 
-_PANEL = "random features in the plane, crowded along [1, 1]"
+_KIND = TaskKind("random features in the plane", "crowded along [1, 1]")
 _SEEDS, _WAYS, _SHOTS = 10, 2, 20
-_SHARE = "share of the step across the crowded direction"
+_SHARE = Number("share of the step across the crowded direction")
 
 
-def _compute() -> list[Record]:
-    records = []
+def _compute() -> list[Measurement]:
+    measurements = []
     for seed in range(_SEEDS):
         support, crowded, steps = _steps(seed)
-        place = {"kind": "measurement", "panel": _PANEL, "seed": seed, "update": 1, "tasks": 1}
-        for line, step in steps.items():
+        for curve, step in steps.items():
             across = 1 - ((step @ crowded) / step.norm()) ** 2
-            records.append({**place, "line": line, "values": {_SHARE: across.item()}})
+            measurements.append(Measurement(_KIND, curve, seed, measured_once({_SHARE.name: across.item()})))
         if seed == 0:
             shown = {"features": support, "crowded": crowded, **steps}
-            records[0]["drawn"] = {name: [*np.round(tensor.numpy(), 5).tolist()] for name, tensor in shown.items()}
-    return records
+            measurements[0].record["drawn"] = {
+                name: [*np.round(tensor.numpy(), 5).tolist()] for name, tensor in shown.items()
+            }
+    return measurements
 
 
 def _steps(seed: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -57,22 +59,20 @@ def _draw(drawn: Record) -> Figure:
 
 def _claims(setting: Setting) -> list[Claim]:
     text = "With a zero head, second order turns the head's step towards directions in which features vary less."
-    return [Claim(text, (above(_PANEL, "second order", "first order", _SHARE),), "—", "early")]
+    return [Claim(text, (above(_KIND, "second order", "first order", _SHARE),), "—", "early")]
 
 
 SPEC = FigureSpec(
     name="crowded-directions",
     title="What second order does to the head",
     question="How does the head's step differ between first and second order?",
-    papers="7",
-    lines=lambda setting: [],
-    views=lambda setting: [],
+    paper_figures=(7,),
     claims=_claims,
     plot="illustration",
     compute=_compute,
     draw=_draw,
     faults=(
-        "This needs an inner learning rate below one over the largest eigenvalue of H. At the released rate of 0.4 the "
+        "This needs an inner learning rate below one over the largest eigenvalue of H. At the authors' rate of 0.4 the "
         "untrained Omniglot encoder is above it, and the step turns round in the crowded directions.",
     ),
 )

@@ -19,15 +19,16 @@ from metacontrast.data.options import ReadOptions
 from metacontrast.errors import InputError
 from metacontrast.experiments.measurement import common_tasks, count_correct
 from metacontrast.experiments.records import RunRecords, read_run, write_run
-from metacontrast.experiments.schedule import BOTH, STAGE_TASKS
+from metacontrast.experiments.setting import BOTH, STAGE_TASKS
+from metacontrast.experiments.spec import AuthorsCurve, Measurement, TaskKind
 from metacontrast.files import exclusive
 from metacontrast.training.evaluate import Evaluation
 from metacontrast.training.records import Record, provenance
 from metacontrast.training.released import load_released
 from metacontrast.training.step import Resources
 
-HEAD_ONLY = "miniImageNet, the authors' models, one step of the head"
-WHOLE = "miniImageNet, the authors' models"
+HEAD_ONLY = TaskKind("miniImageNet", "one step of the head", is_authors=True)
+WHOLE = TaskKind("miniImageNet", "", is_authors=True)
 FULL_UPDATES = {HEAD_ONLY: 20_000, WHOLE: 29_801}
 _NAMES = {
     "mini_maml_FO_init1": "MAML, FO, random",
@@ -42,6 +43,20 @@ _NAMES = {
     "mini_contrastive_FO_IFR0_q_contrast": "both dropped, head frozen",
 }
 """By the name of the folder without its seed; what the figures do not compare keeps that name."""
+_PUBLISHED = {
+    "MAML, FO, random": ("8", "MAML_FO_random"),
+    "MAML, FO, zeroing trick": ("8", "MAML_FO_zeroing"),
+    "MAML, SO, random": ("none (8/9 family)", "MAML_SO_random"),
+    "MAML, SO, zeroing trick": ("8", "MAML_SO_zeroing"),
+    "Eq. 15": ("8", "contrastive_FO_zeroing (Eq 15)"),
+    "Eq. 16": ("8", "contrastive_SO_zeroing (Eq 16)"),
+    "Eq. 7, head frozen": ("9", "contrastive_FO ITF=1 nCTT=1"),
+    "no interference, head frozen": ("9", "contrastive_FO ITF=0 nCTT=1"),
+    "no noise": ("9", "contrastive_FO ITF=1 nCTT=0"),
+    "both dropped, head frozen": ("9", "contrastive_FO ITF=0 nCTT=0"),
+}
+PUBLISHED = {(HEAD_ONLY, name): AuthorsCurve(*place, shots=1) for name, place in _PUBLISHED.items()}
+"""The published numbers of the same models."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +65,12 @@ class AuthorsRun:
 
     Args:
         folder: of its checkpoints.
-        panel, line, seed: where it stands in the tables.
+        kind, curve, seed: where it stands in the tables.
     """
 
     folder: Path
-    panel: str
-    line: str
+    kind: TaskKind
+    curve: str
     seed: int
 
     def checkpoints(self) -> list[Path]:
@@ -111,7 +126,7 @@ def _measure(
         each.get("sha256") == digest and each["tasks"] >= tasks for each in known.measured.values()
     ):
         return None
-    adaptation = {"inner_lr": 0.1, "inner_steps": 1} if run.panel == HEAD_ONLY else {}
+    adaptation = {"inner_lr": 0.1, "inner_steps": 1} if run.kind == HEAD_ONLY else {}
     trained = load_released(file, dataset="mini-imagenet", **adaptation)
     images = _test_images(data_root, trained.config.read_options())
     evaluation = Evaluation((1,), BOTH, tasks)
@@ -129,13 +144,12 @@ def _test_images(data_root: Path | None, options: ReadOptions) -> ClassImages:
     return load_dataset("mini-imagenet", "test", data_root, options)
 
 
-def load_authors(records: Path) -> list[Record]:
-    """What is recorded of them, by panel and line; those that stop early keep their seed."""
+def load_authors(records: Path) -> list[Measurement]:
+    """What is recorded of the authors' models; runs that stop early keep their seed."""
     found = []
     for file in sorted(records.glob("*.jsonl")):
         run = _identify(Path(file.stem))
         if run is None:
             raise InputError(f"{file} is not named like one of the authors' runs: restore or remove it")
-        place = {"panel": run.panel, "line": run.line, "seed": run.seed}
-        found += [{**record, **place} for record in read_run(file).measured.values()]
+        found += [Measurement(run.kind, run.curve, run.seed, each) for each in read_run(file).measured.values()]
     return found

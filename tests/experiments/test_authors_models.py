@@ -10,10 +10,10 @@ import torch
 from metacontrast.cli.main import run
 from metacontrast.data.images import ClassImages, group_by_class
 from metacontrast.errors import InputError
-from metacontrast.experiments import authors
-from metacontrast.experiments.authors import HEAD_ONLY, WHOLE, find_runs, load_authors, measure_all
-from metacontrast.experiments.catalog import FIGURES
-from metacontrast.experiments.counts import decode
+from metacontrast.experiments import authors_models
+from metacontrast.experiments.authors_models import HEAD_ONLY, WHOLE, find_runs, load_authors, measure_all
+from metacontrast.experiments.figures import FIGURES
+from metacontrast.experiments.measurement import decode
 from metacontrast.experiments.records import read_run
 from metacontrast.experiments.setting import Setting
 from metacontrast.training.evaluate import evaluate
@@ -57,12 +57,12 @@ def pictures(*_: object) -> ClassImages:
 
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch):
-    authors._test_images.cache_clear()
-    monkeypatch.setattr(authors, "load_dataset", pictures)
+    authors_models._test_images.cache_clear()
+    monkeypatch.setattr(authors_models, "load_dataset", pictures)
 
 
 def test_runs_are_known_by_their_folders(released):
-    found = {run.folder.name: (run.panel, run.line, run.seed) for run in find_runs(released.parent)}
+    found = {run.folder.name: (run.kind, run.curve, run.seed) for run in find_runs(released.parent)}
     assert found == {
         "mini_maml_SO_init1_seed1": (HEAD_ONLY, "MAML, SO, random", 1),
         "mini_contrastive_FO_seed0_IFR1_q_contrast": (HEAD_ONLY, "no noise", 0),
@@ -107,14 +107,14 @@ def test_records_hold_the_counts_that_evaluate_averages(released, tmp_path):
                 assert counts.mean() / 75 == pytest.approx(record["values"][name], abs=1e-5)
     assert rates["mini_maml_SO_init1_seed1"] == (0.1, 1)
     assert rates["mini_5w1s15q_FO_zero1_initvar1.0_seed225"] == (0.01, 5)
-    trained = authors.load_released(
+    trained = authors_models.load_released(
         released / "exact_contrastiveness/mini_maml_SO_init1_seed1/model_E1.pt",
         dataset="mini-imagenet",
         inner_lr=0.1,
         inner_steps=1,
     )
-    tasks = authors.common_tasks(trained, pictures())
-    evaluation = authors.Evaluation((1,), ("kept", "zeroed"), TASKS)
+    tasks = authors_models.common_tasks(trained, pictures())
+    evaluation = authors_models.Evaluation((1,), ("kept", "zeroed"), TASKS)
     rows = evaluate(trained.model, trained.params, tasks, trained.config.inner(), evaluation)
     values = read_run(tmp_path / "mini_maml_SO_init1_seed1.jsonl").measured[8]["values"]
     assert list(values.values()) == pytest.approx([row.accuracy for row in rows], abs=1e-5)
@@ -122,7 +122,7 @@ def test_records_hold_the_counts_that_evaluate_averages(released, tmp_path):
 
 def test_the_command_measures_records_and_draws(released, tmp_path, monkeypatch, capsys):
     """Nothing is trained; the page says whose models they are."""
-    monkeypatch.setattr(authors, "measure_all", partial(measure_all, tasks=TASKS))
+    monkeypatch.setattr(authors_models, "measure_all", partial(measure_all, tasks=TASKS))
     words = ["figure", "comparing-features", "--authors-models", str(released)]
     assert run([*words, "--records", str(tmp_path), "--pages", str(tmp_path / "pages")]) == 0
     assert "mini_maml_SO_init1_seed1, model_E1.pt: update 8" in capsys.readouterr().err
@@ -137,11 +137,11 @@ def test_records_that_are_not_named_like_their_runs_are_refused(tmp_path):
 
 def test_what_the_claims_ask_of_the_authors_models_is_among_their_lines():
     asked = {
-        reading.line
+        endpoint.curve
         for spec in FIGURES.values()
         for claim in spec.claims(Setting())
-        for comparison in claim.authors
-        for reading in (*comparison.plus, *comparison.minus)
+        for comparison in claim.of_authors
+        for endpoint in comparison.endpoints
     }
     assert asked
-    assert asked <= set(authors._NAMES.values())
+    assert asked <= set(authors_models._NAMES.values())
