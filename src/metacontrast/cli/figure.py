@@ -23,7 +23,7 @@ from metacontrast.experiments.deviations import all_deviations
 from metacontrast.experiments.figures import FIGURES, find_figures
 from metacontrast.experiments.pages import as_text, summarize, write_page, write_summary
 from metacontrast.experiments.records import collect, load_records, recorded
-from metacontrast.experiments.runners import Grid, Report, RunContext
+from metacontrast.experiments.runners import Grid, RunContext
 from metacontrast.experiments.runs import PlannedRun, all_runs, check_data, estimate_seconds
 from metacontrast.experiments.setting import COLOURS, Protocol, ScaleName, Setting, choose_setting
 from metacontrast.experiments.spec import FigureSpec
@@ -191,15 +191,9 @@ def _train(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Names
     ):
         try:
             grid = Grid(missing, context, jobs, should_stop, keep_freed_memory)
-            return execute_grid(grid, runner, partial(_summary, context))
+            return execute_grid(grid, runner)
         finally:
             collect(runs, context.runs, records)
-
-
-def _summary(context: RunContext, report: Report) -> str:
-    assert isinstance(report.run, PlannedRun)
-    values = report.run.measured(context.runs)[report.run.schedule.end]["values"]
-    return f"{report.run.label}: {', '.join(f'{name} {value:.3f}' for name, value in list(values.items())[:2])}"
 
 
 def _draw(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namespace) -> None:

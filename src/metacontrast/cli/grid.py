@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from metacontrast.cli import shared
 from metacontrast.errors import InputError
-from metacontrast.experiments.runners import Grid, Report, RunContext, Runner, Status, execute_all
+from metacontrast.experiments.runners import Grid, RunContext, Runner, Status, execute_all
 from metacontrast.experiments.runners.local import run_locally
 from metacontrast.experiments.runners.ray import ray_runner
 from metacontrast.experiments.runners.ray_cluster import require_ray
@@ -16,9 +16,10 @@ from metacontrast.experiments.runners.ray_cluster import require_ray
 LOCAL_JOBS = min(2, os.cpu_count() or 1)
 
 
-def add_grid_flags(parser: argparse.ArgumentParser, *older_names: str) -> None:
+def add_grid_flags(parser: argparse.ArgumentParser, *older_names: str, default_jobs: int = LOCAL_JOBS) -> None:
     """`--jobs`, `--runner`, which may have older names, and `--address`."""
-    jobs = f"runs at a time, each with one thread (default: {LOCAL_JOBS}; with --address as many as there is room for)"
+    one = "one, with all threads" if default_jobs == 1 else str(default_jobs)
+    jobs = f"runs at a time, each with one thread (default: {one}; with --address as many as there is room for)"
     parser.add_argument("--jobs", type=int, metavar="N", help=jobs)
     parser.add_argument(
         "--runner",
@@ -46,9 +47,9 @@ def check_grid_flags(args: argparse.Namespace) -> None:
         raise InputError("--device auto looks at this machine only: with --address say cpu or cuda")
 
 
-def jobs_at_once(args: argparse.Namespace, runs: int) -> int:
+def jobs_at_once(args: argparse.Namespace, runs: int, default: int = LOCAL_JOBS) -> int:
     """As asked for; else a few here, and on a cluster all, which Ray queues."""
-    return args.jobs or (max(1, runs) if args.address is not None else LOCAL_JOBS)
+    return args.jobs or (max(1, runs) if args.address is not None else default)
 
 
 @contextlib.contextmanager
@@ -63,11 +64,8 @@ def chosen_runner(
         yield found
 
 
-def execute_grid(grid: Grid, runner: Runner, summary: Callable[[Report], str]) -> bool:
+def execute_grid(grid: Grid, runner: Runner) -> bool:
     """Execute all runs and say how each ended; False when stopped.
-
-    Args:
-        summary: what to say of a complete run.
 
     Raises:
         InputError: runs failed; the others are kept.
@@ -76,13 +74,15 @@ def execute_grid(grid: Grid, runner: Runner, summary: Callable[[Report], str]) -
     for report in execute_all(grid, runner):
         if report.status is Status.COMPLETE:
             done += 1
-            shared.say(f"[{done}/{len(grid.runs)}, {as_time(time.monotonic() - started)}] {summary(report)}")
+            told = f"{report.run.label}: {report.run.summary(grid.context.runs)}"
+            shared.say(f"[{done}/{len(grid.runs)}, {as_time(time.monotonic() - started)}] {told}")
             continue
         failed += [report] if report.status is Status.FAILED else []
         shared.say(": ".join(part for part in (report.status.value, report.reason, report.run.label) if part))
     if failed:
         raise InputError(
-            f"{len(failed)} runs failed, the others are kept; the first is {failed[0].run.label}: {failed[0].reason}"
+            f"{len(failed)} run{'s' * (len(failed) > 1)} failed, the others are kept; the first is "
+            f"{failed[0].run.label}: {failed[0].reason}"
         )
     return not grid.should_stop()
 

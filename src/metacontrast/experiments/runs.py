@@ -60,6 +60,11 @@ class PlannedRun:
         """Whether everything that is wanted of it has been measured."""
         return not self.missing(root)
 
+    def summary(self, root: Path) -> str:
+        """The first two values at its end."""
+        values = self.measured(root)[self.schedule.end]["values"]
+        return ", ".join(f"{name} {value:.3f}" for name, value in list(values.items())[:2])
+
     def missing(self, root: Path) -> list[int]:
         """The updates after which something is still to be measured."""
         return self.lacking(self.measured(root))

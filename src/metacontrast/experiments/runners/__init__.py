@@ -53,6 +53,10 @@ class Run(Protocol):
         """Whether nothing is missing of the run below `root`."""
         ...
 
+    def summary(self, root: Path) -> str:
+        """What came out of the complete run below `root`, in a few words."""
+        ...
+
 
 @dataclass(frozen=True)
 class Report:
