@@ -16,8 +16,8 @@ from metacontrast.explain.report import write_report as write_explanation
 from metacontrast.files import write_text
 from metacontrast.maml.inner import adapt
 from metacontrast.plots.curves import learning_curves, select_curve
-from metacontrast.plots.images import EpisodePicture, draw_episodes, drawable
 from metacontrast.plots.style import save_figure
+from metacontrast.plots.thumbnails import EpisodePicture, draw_episodes, drawable
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Row, as_table
 from metacontrast.training.records import read_records

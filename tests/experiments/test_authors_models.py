@@ -12,9 +12,9 @@ from metacontrast.data.images import ClassImages, group_by_class
 from metacontrast.errors import InputError
 from metacontrast.experiments import authors_models
 from metacontrast.experiments.authors_models import HEAD_ONLY, WHOLE, find_runs, load_authors, measure_all
+from metacontrast.experiments.figure_records import read_run
 from metacontrast.experiments.figures import FIGURES
 from metacontrast.experiments.measurement import decode
-from metacontrast.experiments.records import read_run
 from metacontrast.experiments.setting import Setting
 from metacontrast.training.evaluate import evaluate
 from metacontrast.training.recipes import recipe

@@ -8,6 +8,7 @@ import pytest
 
 from metacontrast.experiments.figures import FIGURES
 from metacontrast.experiments.measurement import decode, encode
+from metacontrast.experiments.rows import data_and_updates, describe_interval
 from metacontrast.experiments.setting import Schedule, Setting
 from metacontrast.experiments.spec import (
     Accuracy,
@@ -23,7 +24,6 @@ from metacontrast.experiments.spec import (
 )
 from metacontrast.experiments.speed_ups import estimate_speed_up, reached_between, speed_up, updates_to_reach
 from metacontrast.experiments.table import Table
-from metacontrast.experiments.tables import data_and_updates, describe_interval
 from metacontrast.experiments.verdicts import Verdict, judge, judge_together
 from metacontrast.plots.curves import Look
 from metacontrast.training.config import TrainConfig

@@ -20,9 +20,9 @@ from metacontrast.device import DEVICES, find_device
 from metacontrast.errors import InputError
 from metacontrast.experiments import authors_models
 from metacontrast.experiments.deviations import all_deviations
+from metacontrast.experiments.figure_records import collect, load_records, recorded
 from metacontrast.experiments.figures import FIGURES, find_figures
 from metacontrast.experiments.pages import as_text, summarize, write_page, write_summary
-from metacontrast.experiments.records import collect, load_records, recorded
 from metacontrast.experiments.runners import Grid, RunContext
 from metacontrast.experiments.runs import PlannedRun, all_runs, check_data, estimate_seconds
 from metacontrast.experiments.setting import COLOURS, Protocol, ScaleName, Setting, choose_setting

@@ -21,13 +21,13 @@ from metacontrast.files import open_tensors, parse_json, write_tensors
 
 
 def fingerprint(root: Path, sources: Sequence[Path], options: ReadOptions, reader_version: int) -> str:
-    """A digest over all files' names, sizes and times, the options, the reader and Pillow's version."""
+    """Compute a digest over all files' names, sizes and times, the options, the reader and Pillow's version."""
     listing = [_facts(root, file) for source in sources for file in _files(source)]
     return _digest([listing, asdict(options), reader_version, PIL.__version__])
 
 
 def cache_name(name: str, split: str, root: Path, options: ReadOptions) -> str:
-    """What a cache file is called: one for each data set, split, folder and choice of options."""
+    """Name a cache file: one for each data set, split, folder and choice of options."""
     return f"{name}-{split}-{_digest([str(root.resolve()), asdict(options)])[:12]}"
 
 
@@ -49,7 +49,7 @@ def _digest(facts: object) -> str:
 
 
 def cached(folder: Path | None, name: str, source: str, build: Callable[[], ClassImages]) -> ClassImages:
-    """The images that `build` makes, kept in one memory-mapped file under `folder` from the second time on.
+    """Build images, or map them from the file under `folder` where they were kept before.
 
     Args:
         folder: where cache files lie; None builds every time.
@@ -86,7 +86,7 @@ def _write_cache(path: Path, source: str, images: ClassImages) -> None:
 
 
 def _read_cache(path: Path, source: str) -> ClassImages | None:
-    """What the cache file holds, or None when it is missing, stale or damaged."""
+    """Read the cache file; None when it is missing, stale or damaged."""
     try:
         with open_tensors(path) as file:
             metadata = file.metadata() or {}

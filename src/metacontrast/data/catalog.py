@@ -1,4 +1,4 @@
-"""The data sets by name: what is known of each, loading, fetching and checking."""
+"""Data sets by name: their facts, loading, fetching and checking."""
 
 import os
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ SPLITS = ("train", "val", "test")
 
 @runtime_checkable
 class Reader(Protocol):
-    """What a data set's module offers."""
+    """Interface of a data set's module."""
 
     READER_VERSION: int
     """Raised whenever the same files give other images than before."""
@@ -37,7 +37,7 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """What is known of one data set.
+    """Facts about one data set.
 
     Args:
         name: as the command line takes it.
@@ -138,7 +138,7 @@ def load_dataset(
     options: ReadOptions = DEFAULTS,
     cache: bool = True,
 ) -> ClassImages:
-    """One split of a data set, read from its files at first and from a memory-mapped cache file afterwards.
+    """Load one split of a data set, from its files at first and from a memory-mapped cache file afterwards.
 
     Args:
         name: one of `DATASETS`, or `folder:PATH` for a folder of one's own images.
@@ -169,7 +169,7 @@ def load_dataset(
 
 
 def find_dataset(name: str, root: Path | str | None = None) -> tuple[DatasetSpec, Path]:
-    """What is known of a data set, and the folder in which it is looked for."""
+    """Look up a data set by name; return its facts and the folder in which it is looked for."""
     kind, _, path = name.partition(":")
     if kind == FOLDER.name and path:
         return FOLDER, as_path(path)
@@ -232,13 +232,13 @@ def check_dataset(name: str, root: Path | str | None = None) -> dict[str, Any]:
 
 
 def data_root() -> Path:
-    """The folder of the data sets: `$METACONTRAST_DATA`, else `data` in the user's cache folder."""
+    """Return the folder of the data sets: `$METACONTRAST_DATA`, else `data` in the user's cache folder."""
     named = os.environ.get("METACONTRAST_DATA")
     return as_path(named) if named else platformdirs.user_cache_path("metacontrast") / "data"
 
 
 def cache_folder() -> Path:
-    """The folder of the cache files: `$METACONTRAST_CACHE`, else `images` in the user's cache folder."""
+    """Return the folder of the cache files: `$METACONTRAST_CACHE`, else `images` in the user's cache folder."""
     named = os.environ.get("METACONTRAST_CACHE")
     return as_path(named) if named else platformdirs.user_cache_path("metacontrast") / "images"
 

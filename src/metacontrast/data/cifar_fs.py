@@ -42,7 +42,7 @@ LARGEST_PICKLE = 2**28
 
 
 def sources(root: Path, options: ReadOptions) -> list[Path]:
-    """The archive or folder that holds the set."""
+    """Find the archive or folder that holds the set."""
     found = find_source(root, FOLDERS, ("cifar100.zip", "cifar100"))
     if found is None:
         raise InputError(
@@ -53,7 +53,7 @@ def sources(root: Path, options: ReadOptions) -> list[Path]:
 
 
 def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
-    """One split, verified by counts: all its classes are there, with 600 images each."""
+    """Read one split, verified by counts: all its classes, with 600 images each."""
     if split not in CLASSES:
         raise InputError(f"cifar-fs has no split {split!r}, only {', '.join(CLASSES)}")
     with open_tree(sources(root, options)[0]) as tree:
@@ -69,7 +69,7 @@ def get(root: Path) -> Path:
 
 
 def class_names(tree: FileTree, split: str) -> tuple[str, ...]:
-    """The sorted classes of a split, by the list beside the images, else by the one in the package."""
+    """Return the sorted classes of a split, by the list beside the images, else by the one in the package."""
     wanted = f"cifar100/splits/bertinetto/{split}.txt"
     listed = next((name for name in tree.names if name.endswith(wanted)), None)
     names = tree.read(listed).decode("utf-8", "replace").split() if listed else split_list(f"cifar_fs_{split}")
@@ -77,7 +77,7 @@ def class_names(tree: FileTree, split: str) -> tuple[str, ...]:
 
 
 def read_classes(tree: FileTree, names: Iterable[str], options: ReadOptions) -> ClassArrays:
-    """The images of these classes, in the order of their file names."""
+    """Read the images of some classes, in the order of their file names."""
     files: dict[str, list[str]] = {name: [] for name in names}
     for file in tree.names:
         folders = PurePosixPath(file).parts[-3:]
@@ -118,7 +118,7 @@ def convert(published: Path, path: Path, splits: Mapping[str, Sequence[str]]) ->
 
 
 def read_images(published: Path) -> list[tuple[str, NDArray[np.uint8]]]:
-    """`CLASS/NAME_PART_NUMBER.png` and pixels `(height, width, channel)` of every image in the published file."""
+    """Read the published file: `CLASS/NAME_PART_NUMBER.png` and pixels `(height, width, channel)` of every image."""
     try:
         with tarfile.open(published) as archive, TemporaryDirectory() as folder:
             pickles = {name: _read_pickle(archive, name, Path(folder)) for name in ("meta", *PARTS)}

@@ -53,7 +53,7 @@ def decode(
     name: str | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> UInt8[np.ndarray, "channel height width"]:
-    """The pixels of an image, 1 channel for mode `L` and 3 for `RGB`.
+    """Decode an image to pixels, 1 channel for mode `L` and 3 for `RGB`.
 
     Args:
         source: a file, its bytes, an open image, or an array `(height, width)` or `(height, width, channel)`.
@@ -87,7 +87,7 @@ def decode(
 
 
 def is_grey(file: Path) -> bool:
-    """Whether a file's header says that it has no colours; `UnreadableImage` if it has no header."""
+    """Tell from a file's header whether it has no colours; `UnreadableImage` if it has no header."""
     try:
         with quiet(), _open(file) as image:
             return image.mode in GREY_MODES
@@ -96,7 +96,7 @@ def is_grey(file: Path) -> bool:
 
 
 def quiet() -> AbstractContextManager[None]:
-    """Inside this block Pillow does not warn: what matters of its warnings is raised as an error here.
+    """Silence Pillow's warnings inside the block: what matters of them is raised as an error here.
 
     Warning filters belong to the whole process: around threads that decode, enter this once outside them.
     """
@@ -189,7 +189,7 @@ class Listing(NamedTuple):
 
 
 def gather(where: str, items: Iterable[Item], mode: Mode, options: ReadOptions) -> list[tuple[str, NDArray[np.uint8]]]:
-    """Images by class, each array `(image, channel, height, width)`, classes in order of their first image.
+    """Decode images and group them by class, as arrays `(image, channel, height, width)` in order of the first image.
 
     Images that cannot be read are an `InputError` that names the first of them; with
     `options.skip_unreadable` they are left out, as is a class that has no others, and a warning in the log
@@ -212,7 +212,7 @@ def gather(where: str, items: Iterable[Item], mode: Mode, options: ReadOptions) 
 
 
 def enumerate_some(names: Sequence[str]) -> str:
-    """The first few names, and how many there are besides.
+    """List the first few names, and count the rest.
 
     >>> enumerate_some(["a", "b", "c", "d", "e"])
     'a, b, c and 2 more'
@@ -234,7 +234,7 @@ def decoder(mode: Mode, size: int, resample: Resample, max_pixels: int = MAX_PIX
 
 
 def decode_all(items: Iterable[Item], decode_item: Callable[[Item], Decoded]) -> Iterator[tuple[Item, Decoded]]:
-    """Every item with its pixels, in order; sources are read, and let go, batch by batch."""
+    """Decode every item, in order; sources are read and released batch by batch."""
     pending = iter(items)
     with ThreadPoolExecutor() as pool:
         while batch := list(islice(pending, BATCH)):

@@ -74,7 +74,7 @@ class EpisodeSampler:
         return Episode(*(part[0] for part in self.batch([index])))
 
     def batch(self, indices: Sequence[int]) -> Episode:
-        """These tasks, stacked along a leading axis, on the device where the images lie."""
+        """Draw tasks, stacked along a leading axis, on the device where the images lie."""
         support, support_y, query, query_y = map(self._to_device, self._rows(indices))
         pixels = self.images.pixels(torch.cat([support.flatten(), query.flatten()]))
         support_x, query_x = pixels.split([support.numel(), query.numel()])
@@ -82,7 +82,7 @@ class EpisodeSampler:
         return Episode(support_x.unflatten(0, tasks), support_y, query_x.unflatten(0, tasks), query_y)
 
     def rows(self, index: int) -> EpisodeRows:
-        """Task number `index` as row numbers, sorted by label as drawn."""
+        """Return task number `index` as row numbers, sorted by label as drawn."""
         return EpisodeRows(*(part[0] for part in self._rows([index])))
 
     def _rows(self, indices: Sequence[int]) -> EpisodeRows:
@@ -135,7 +135,7 @@ class EpisodeSampler:
 
 
 class _Random:
-    """The generators of a seed, one for every number and purpose; the last one asked for is the one to use.
+    """Generators of a seed, one for every number and purpose; asking for one invalidates the one before.
 
     Setting the state of one generator is four times as fast as making a new one.
     """
@@ -146,7 +146,7 @@ class _Random:
         self._start = self._bits.state
 
     def at(self, number: int, purpose: int) -> np.random.Generator:
-        """As `Generator(Philox(key=[seed, number], counter=[0, 0, 0, purpose]))`."""
+        """Return the equivalent of `Generator(Philox(key=[seed, number], counter=[0, 0, 0, purpose]))`."""
         self._start["state"]["key"][1] = number
         self._start["state"]["counter"][3] = purpose
         self._bits.state = self._start

@@ -48,7 +48,7 @@ BATCH = 64
 
 
 class Hand(NamedTuple):
-    """How each of some drawings is distorted."""
+    """Random distortions of some drawings: affine maps, displacements, thresholds."""
 
     affine: NDArray[np.float32]
     knots: NDArray[np.float32]
@@ -56,7 +56,7 @@ class Hand(NamedTuple):
 
 
 def sources(root: Path, options: ReadOptions) -> list[Path]:
-    """The font files; nothing is looked for under `root`."""
+    """List the font files; nothing is looked for under `root`."""
     fonts = sorted({*WIDE_FONTS, *ASCII_FONTS})
     return [font_path(font) for font in fonts]
 
@@ -73,12 +73,12 @@ def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
 
 
 def get(root: Path) -> Path:
-    """Nothing to fetch: the folder of the fonts."""
+    """Return the folder of the fonts; there is nothing to fetch."""
     return font_path("").parent
 
 
 def split_of(character: str) -> str:
-    """The split of a character, by a hash of its code point: it stays when other characters come or go."""
+    """Assign a character to a split by a hash of its code point, independently of the other characters."""
     digest = hashlib.sha256(f"{SEED}/{ord(character)}".encode()).digest()
     place = int.from_bytes(digest[:8]) / 2**64
     if place < SHARES["train"]:
@@ -87,7 +87,7 @@ def split_of(character: str) -> str:
 
 
 def draw_characters(characters: Sequence[str], size: int) -> ClassArrays:
-    """Twenty drawings of each character, `(20, 1, size, size)`."""
+    """Draw each character twenty times, as arrays `(20, 1, size, size)`."""
     drawings = [_hands_and_ink(c) for c in characters]
     hands = Hand(*(np.concatenate(parts) for parts in zip(*(hand for hand, _ in drawings), strict=True)))
     ink = np.concatenate([ink for _, ink in drawings])
@@ -123,7 +123,7 @@ FINER = 2
 
 
 def draw_hands(rng: np.random.Generator, count: int) -> Hand:
-    """Distortions of n drawings: maps `(n, 2, 3)`, displacements `(n, 2, k, k)`, thresholds `(n,)`."""
+    """Draw distortions for n drawings: maps `(n, 2, 3)`, displacements `(n, 2, k, k)`, thresholds `(n,)`."""
     turn, shear = rng.uniform(-TURN, TURN, count), rng.uniform(-SHEAR, SHEAR, count)
     width, height = np.exp(rng.uniform(-STRETCH, STRETCH, (2, count)))
     cos, sin = np.cos(turn), np.sin(turn)
@@ -138,7 +138,7 @@ def draw_hands(rng: np.random.Generator, count: int) -> Hand:
 def distort(
     ink: Float[Tensor, "drawing canvas canvas"], hand: Hand, size: int
 ) -> UInt8[Tensor, "drawing 1 {size} {size}"]:
-    """Grey drawings of `size` × `size` pixels, ink 0 on paper 255, of characters with blurred ink 0 to 1."""
+    """Distort characters with blurred ink 0 to 1 to grey drawings of `size` × `size` pixels, ink 0 on paper 255."""
     fine = FINER * size
     grid = F.affine_grid(torch.from_numpy(hand.affine), [len(ink), 1, fine, fine], align_corners=False)
     field = F.interpolate(torch.from_numpy(hand.knots), (fine, fine), mode="bicubic", align_corners=True)

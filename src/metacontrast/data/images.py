@@ -71,7 +71,7 @@ class ClassImages:
         return content_digest(self.images, self.starts, self.classes)
 
     def pixels(self, rows: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows channel height width"]:
-        """The images in these rows as float32, scaled and normalized, on the device where the images lie."""
+        """Return the images in `rows` as float32, scaled and normalized, on the device where the images lie."""
         picked = self.images.index_select(0, rows.to(self.images.device).flatten())  # 20 times as fast as images[rows]
         return self.normalize(picked.view(*rows.shape, *self.shape))
 
@@ -87,7 +87,7 @@ class ClassImages:
         return _columns(self.mean, self.std, self.images.device)
 
     def select(self, chosen: Sequence[int], name: str | None = None) -> "ClassImages":
-        """Only these classes, in this order."""
+        """Select classes, in the given order."""
         starts = self.starts.tolist()
         rows = [torch.arange(starts[c], starts[c + 1]) for c in chosen]
         counts = [len(r) for r in rows]
@@ -100,7 +100,7 @@ class ClassImages:
         )
 
     def to(self, device: torch.device | str) -> "ClassImages":
-        """The same images resident on `device`."""
+        """Copy the images to `device`."""
         return replace(self, images=self.images.to(device))
 
 
@@ -153,7 +153,7 @@ def group_by_class(
 
 
 def first_clash(names: Sequence[str]) -> tuple[str, str] | None:
-    """The first two names that are equal after Unicode normalization, if there are any."""
+    """Find the first two names that are equal after Unicode normalization; None if there are none."""
     seen: dict[str, str] = {}
     for name in names:
         key = unicodedata.normalize("NFC", name)
@@ -168,7 +168,7 @@ def content_digest(
     starts: Int[Tensor, " classes_plus_one"],
     classes: Sequence[str],
 ) -> str:
-    """SHA-256 over class names, class borders, image shape and pixels, in hexadecimal."""
+    """Compute SHA-256 over class names, class borders, image shape and pixels, in hexadecimal."""
     header = json.dumps([list(classes), starts.tolist(), list(images.shape)], ensure_ascii=True)
     digest = hashlib.sha256(header.encode())
     digest.update(images.cpu().contiguous().numpy().data)

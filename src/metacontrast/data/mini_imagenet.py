@@ -32,8 +32,8 @@ SPLITS = ("train", "val", "test")
 FOLDERS = ("", "mini-imagenet", "miniImagenet", "mini_imagenet", "miniimagenet")
 
 
-class Layout(NamedTuple):
-    """How to find the files of a split in a folder, none if they are not there, and how to open them."""
+class DiskLayout(NamedTuple):
+    """A layout on disk: how to find the files of a split in a folder (none if absent), and how to open them."""
 
     description: str
     find: Callable[[Path, str], list[Path]]
@@ -41,7 +41,7 @@ class Layout(NamedTuple):
 
 
 def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
-    """One split, verified by counts: exactly its published classes are there, with 600 images each."""
+    """Read one split, verified by counts: exactly its published classes, with 600 images each."""
     where = f"mini-imagenet/{split}"
     expected = class_names(split)
     found = locate(root, split)
@@ -56,7 +56,7 @@ def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
 
 
 def sources(root: Path, options: ReadOptions) -> list[Path]:
-    """The files, or folders of files, of all splits that are there."""
+    """List the files, or folders of files, of all splits that are there."""
     found = [locate(root, split) for split in SPLITS]
     files = [file for place in found if place for file in place[1] if file.exists()]
     if not files:
@@ -65,14 +65,14 @@ def sources(root: Path, options: ReadOptions) -> list[Path]:
 
 
 def class_names(split: str) -> tuple[str, ...]:
-    """The published classes of a split, as WordNet identifiers in sorted order."""
+    """Return the published classes of a split, as WordNet identifiers in sorted order."""
     if split not in SPLITS:
         raise InputError(f"mini-imagenet has no split {split!r}, only {', '.join(SPLITS)}")
     return split_list(f"mini_imagenet_{split}")
 
 
-def locate(root: Path, split: str) -> tuple[Layout, list[Path]] | None:
-    """The first layout that holds the split, with its files, in `root` or a folder named after the set."""
+def locate(root: Path, split: str) -> tuple[DiskLayout, list[Path]] | None:
+    """Find the first layout that holds the split, with its files, in `root` or a folder named after the set."""
     for folder in FOLDERS:
         for layout in LAYOUTS:
             if files := layout.find(root / folder, split):
@@ -204,9 +204,9 @@ def _class_id(file: Path) -> str:
 
 
 LAYOUTS = (
-    Layout("{split}.csv and images/", find_csv, open_csv),
-    Layout("mini-imagenet-cache-{split}.pkl", find_pickle, open_pickle),
-    Layout("{split}/n01532829/*.jpg", find_split_folders, open_files),
-    Layout("images/n01532829*.jpg", find_flat, open_files),
-    Layout("data/{split}-*.parquet", parquet.find, parquet.open_listing),
+    DiskLayout("{split}.csv and images/", find_csv, open_csv),
+    DiskLayout("mini-imagenet-cache-{split}.pkl", find_pickle, open_pickle),
+    DiskLayout("{split}/n01532829/*.jpg", find_split_folders, open_files),
+    DiskLayout("images/n01532829*.jpg", find_flat, open_files),
+    DiskLayout("data/{split}-*.parquet", parquet.find, parquet.open_listing),
 )

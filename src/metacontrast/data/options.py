@@ -40,7 +40,7 @@ ClassArrays = list[tuple[str, NDArray[np.uint8]]]
 
 
 def with_variants(by_class: Sequence[tuple[str, NDArray[np.uint8]]], options: ReadOptions) -> ClassArrays:
-    """The classes, inverted if asked, followed if asked by their copies turned counterclockwise.
+    """Invert the classes and append copies turned counterclockwise, where the options ask for it.
 
     A turned class is a class of its own, named with its angle: `Futurama/character07/rot090`.
     """

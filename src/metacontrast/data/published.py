@@ -48,7 +48,7 @@ class FileTree:
 
 @contextmanager
 def open_tree(path: Path) -> Iterator[FileTree]:
-    """The files of a zip archive or a folder, readable inside the `with` block."""
+    """Open a zip archive or a folder; its files are readable inside the `with` block."""
     if path.is_dir():
         yield FileTree(path, _folder_names(path), lambda name: _read_file(path.parent / name))
         return
@@ -61,7 +61,7 @@ def open_tree(path: Path) -> Iterator[FileTree]:
 
 
 def find_source(root: Path, folders: Sequence[str], names: Sequence[str]) -> Path | None:
-    """The first of `names` that exists in one of these folders below `root`, or in `root` itself."""
+    """Find the first of `names` that exists in one of `folders` below `root`, or in `root` itself."""
     places = [*(root / folder for folder in folders), root]
     return next((place / name for place in places for name in names if (place / name).exists()), None)
 
@@ -109,7 +109,7 @@ Mode = Literal["L", "RGB"]
 
 
 def open_image(data: bytes, mode: Mode, side: int, where: str) -> Image.Image:
-    """The image in a file's bytes, as grey or colour.
+    """Decode a published image from a file's bytes, as grey or colour.
 
     Args:
         data: the whole file.
@@ -131,7 +131,7 @@ def open_image(data: bytes, mode: Mode, side: int, where: str) -> Image.Image:
 
 
 def pixels(image: Image.Image, size: int | None = None, resample: Resample | None = None) -> NDArray[np.uint8]:
-    """An image as `(channel, height, width)`, resized to `size` × `size` pixels (bicubic unless told)."""
+    """Convert an image to `(channel, height, width)`, resized to `size` × `size` pixels (default filter: bicubic)."""
     if size is not None and image.size != (size, size):
         image = image.resize((size, size), Image.Resampling[(resample or "bicubic").upper()])
     array = np.asarray(image)
@@ -139,6 +139,6 @@ def pixels(image: Image.Image, size: int | None = None, resample: Resample | Non
 
 
 def split_list(name: str) -> tuple[str, ...]:
-    """The lines of `splits/NAME.txt`: one class a line."""
+    """Read the packaged list `splits/NAME.txt`, one class a line."""
     text = resources.files("metacontrast.data").joinpath("splits", f"{name}.txt").read_text(encoding="utf-8")
     return tuple(text.split())

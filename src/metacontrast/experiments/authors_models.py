@@ -17,8 +17,8 @@ from metacontrast.data.catalog import load_dataset
 from metacontrast.data.images import ClassImages
 from metacontrast.data.options import ReadOptions
 from metacontrast.errors import InputError
+from metacontrast.experiments.figure_records import RunRecords, read_run, write_run
 from metacontrast.experiments.measurement import common_tasks, count_correct
-from metacontrast.experiments.records import RunRecords, read_run, write_run
 from metacontrast.experiments.setting import BOTH, STAGE_TASKS
 from metacontrast.experiments.spec import AuthorsCurve, Measurement, TaskKind
 from metacontrast.files import exclusive
@@ -61,7 +61,7 @@ PUBLISHED = {(HEAD_ONLY, name): AuthorsCurve(*place, shots=1) for name, place in
 
 @dataclass(frozen=True)
 class AuthorsRun:
-    """One of their runs.
+    """One of the authors' runs.
 
     Args:
         folder: of its checkpoints.
@@ -74,13 +74,13 @@ class AuthorsRun:
     seed: int
 
     def checkpoints(self) -> list[Path]:
-        """The last one first; of copies one."""
+        """List the checkpoints, the last one first; of copies one."""
         found = [file for file in self.folder.glob("*.pt") if not file.name.startswith("final_")]
         return sorted(found, key=lambda file: [int(n) for n in re.findall(r"\d+", file.stem)], reverse=True)
 
 
 def find_runs(folder: Path) -> list[AuthorsRun]:
-    """All runs below `folder`, which is their `results/miniimagenet` or has it somewhere below."""
+    """Find all runs below `folder`, which is their `results/miniimagenet` or contains it."""
     places = {file.parent for file in folder.rglob("*.pt")} if folder.is_dir() else set()
     runs = [run for run in (_identify(place) for place in sorted(places)) if run is not None]
     if not runs:
@@ -119,7 +119,7 @@ def _measure(
     resources: Resources,
     tasks: int,
 ) -> int | None:
-    """The updates behind the checkpoint; None when it is recorded."""
+    """Measure one checkpoint; return its updates, or None when it is recorded already."""
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     known = read_run(records) if records.exists() else None
     if known is not None and any(
@@ -145,7 +145,7 @@ def _test_images(data_root: Path | None, options: ReadOptions) -> ClassImages:
 
 
 def load_authors(records: Path) -> list[Measurement]:
-    """What is recorded of the authors' models; runs that stop early keep their seed."""
+    """Load what is recorded of the authors' models; runs that stop early keep their seed."""
     found = []
     for file in sorted(records.glob("*.jsonl")):
         run = _identify(Path(file.stem))

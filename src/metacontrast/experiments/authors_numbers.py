@@ -18,7 +18,7 @@ EARLY = 5
 
 @dataclass(frozen=True)
 class AuthorsNumbers:
-    """A curve of the authors.
+    """Numbers of one of the authors' curves.
 
     Args:
         seeds: how many it averages.
@@ -37,7 +37,7 @@ class AuthorsNumbers:
     as_plotted: float | None
 
     def at(self, update: int) -> tuple[float, float] | None:
-        """Mean and deviation after so many updates, straight between evaluations of a training that has begun.
+        """Interpolate mean and deviation after `update` updates of a training that has begun.
 
         None where the curve is unknown.
         """
@@ -49,16 +49,16 @@ class AuthorsNumbers:
 
     @property
     def points(self) -> dict[int, float]:
-        """The mean by update, after the start of training."""
+        """Mean by update, after the start of training."""
         return {update: mean for update, mean in zip(self.updates, self.mean, strict=True) if update > 0}
 
     def of(self, when: When) -> tuple[float, float] | None:
-        """Mean and deviation at the end of the training, or after the first fifth of it."""
+        """Return mean and deviation at the end of the training, or after the first fifth of it."""
         return self.final if when == "end" else self.at(self.end // EARLY)
 
 
 def authors_numbers(curve: Curve, quantity: Quantity) -> AuthorsNumbers | None:
-    """What the authors published of a curve's quantity; None where they did not."""
+    """Find the authors' numbers of a curve's quantity; None where there are none."""
     if curve.authors is None or not isinstance(quantity, Accuracy) or quantity.is_bound:
         return None
     steps = curve.config.inner_steps if quantity.steps is None else quantity.steps
@@ -66,7 +66,7 @@ def authors_numbers(curve: Curve, quantity: Quantity) -> AuthorsNumbers | None:
 
 
 def find_numbers(place: AuthorsCurve, accuracy: Accuracy) -> AuthorsNumbers | None:
-    """The numbers of one of the authors' curves."""
+    """Find the numbers of one of the authors' curves; None where there are none."""
     wanted = {"shots": place.shots, "curve": place.curve, "zeroed": int(accuracy.head == "zeroed")}
     for row in _rows():
         if place.figure in row["figures"] and all(row[name] == value for name, value in wanted.items()):
@@ -75,7 +75,7 @@ def find_numbers(place: AuthorsCurve, accuracy: Accuracy) -> AuthorsNumbers | No
 
 
 def final_difference(one: AuthorsCurve, other: AuthorsCurve, accuracy: Accuracy) -> str:
-    """The difference of two curves at the end of the authors' training, in points."""
+    """Format the difference of two curves at the end of the authors' training, in points."""
     first, second = (find_numbers(each, accuracy) for each in (one, other))
     if first is None or second is None or first.final is None or second.final is None:
         return "—"
@@ -83,29 +83,29 @@ def final_difference(one: AuthorsCurve, other: AuthorsCurve, accuracy: Accuracy)
 
 
 def is_of_bound_tasks(curve: Curve) -> bool:
-    """Whether the authors' code tested the curve's counterpart on tasks with bound labels, as it trained it."""
+    """Tell whether the authors' code tested the curve's counterpart on tasks with bound labels, as it trained it."""
     return curve.config.labels == "bound-tuples"
 
 
 def is_same_test(curve: Curve) -> bool:
-    """Whether the authors' numbers are of the curve's own data set and kind of test tasks."""
+    """Tell whether the authors' numbers are of the curve's own data set and kind of test tasks."""
     return curve.config.dataset in ("omniglot", "mini-imagenet") and not is_of_bound_tasks(curve)
 
 
 def authors_similarities() -> Mapping[str, Mapping[str, Any]]:
-    """Maps and contrasts by treatment of the head and update."""
+    """Load the authors' maps and contrasts by treatment of the head and update."""
     return json.loads(_read("released-similarities.json"))["variants"]
 
 
 def authors_similarity(name: str, quantity: Similarity, when: When) -> float | None:
-    """The value after 11 updates (early) or 101, mean over seeds, without the pairs of an image with itself."""
+    """Return the value after 11 updates (early) or 101, mean over seeds, without pairs of an image with itself."""
     values = authors_similarities()[name]["11" if when == "early" else "101"].get(quantity.pair, {})
     kind = "diag" if quantity.is_within_class else "contrast"
     return values.get(f"{kind}_without_self_pairs", values.get(kind))
 
 
 def source() -> str:
-    """Where the numbers come from."""
+    """Say where the numbers come from."""
     return json.loads(_read("released-accuracies.jsonl").splitlines()[0])["source"]
 
 

@@ -91,7 +91,7 @@ DEVIATIONS = (
 
 
 def deviations(protocol: str, figure: FigureSpec, curves: Sequence[Curve]) -> list[str]:
-    """In words, of the curves of one figure."""
+    """List the deviations that concern one figure's curves, in words."""
     if not curves:
         return []
     if all(curve.config.dataset == "glyphs" for curve in curves):
@@ -108,7 +108,7 @@ def deviations(protocol: str, figure: FigureSpec, curves: Sequence[Curve]) -> li
 
 
 def all_deviations(setting: Setting, figures: Sequence[FigureSpec]) -> list[str]:
-    """Of several figures, each once."""
+    """List the deviations of several figures, each once."""
     return [
         *dict.fromkeys(text for each in figures for text in deviations(setting.protocol, each, each.curves(setting)))
     ]

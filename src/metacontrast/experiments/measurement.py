@@ -32,7 +32,7 @@ _FIRST, _BACKSLASH = ord("0"), ord("\\")
 
 
 def measured_names(schedule: Schedule, update: int) -> set[str]:
-    """The names of the values that `measure` returns."""
+    """Return the names of the values that `measure` returns."""
     if schedule.what == "similarity":
         return set(MAPS)
     bounds = (False, True) if schedule.also_bound else (False,)
@@ -44,7 +44,7 @@ def measured_names(schedule: Schedule, update: int) -> set[str]:
 def measure(
     run: TrainedRun, schedule: Schedule, train_images: ClassImages, test_images: ClassImages, resources: Resources
 ) -> Record:
-    """The values of a kept model, by name, on how many tasks, and the correct queries of every one of these."""
+    """Measure a kept model: values by name, number of tasks, and the correct queries of every task."""
     if schedule.what == "similarity":
         return {"tasks": 1} | _similarity(run, train_images)
     evaluation = Evaluation(schedule.steps_at(run.updates), schedule.heads, schedule.tasks_at(run.updates))
@@ -61,7 +61,7 @@ def measure(
 
 
 def common_tasks(run: TrainedRun, images: ClassImages) -> EpisodeSampler:
-    """The test tasks that every run of the data set and shape is tested on, one after the other."""
+    """Return the test tasks that every run of the data set and shape shares."""
     return replace(run.config.test_tasks(images), seed=TEST_SEED)
 
 
@@ -73,7 +73,7 @@ def count_correct(
     resources: Resources,
     is_bound: bool = False,
 ) -> Record:
-    """By quantity, the accuracy and, one character per task, the number of correct queries."""
+    """Evaluate and return, by quantity, the accuracy and the number of correct queries of every task."""
     model, params = run.model.to(resources.device), run.params_on(resources.device)
     scores = evaluate_tasks(model, params, tasks, inner, evaluation, resources.executor)
     steps = sorted(set(evaluation.steps))
@@ -89,7 +89,7 @@ def count_correct(
 
 
 def _similarity(run: TrainedRun, images: ClassImages) -> Record:
-    """Of the one task that the run is trained on, support and query images normalized apart."""
+    """Measure similarities on the one task that the run is trained on, support and query normalized apart."""
     support_x, support_y, query_x, query_y = run.config.test_tasks(images)[0]
     with torch.no_grad():
         support = run.model.features(run.params.encoder, support_x)
@@ -100,12 +100,12 @@ def _similarity(run: TrainedRun, images: ClassImages) -> Record:
 
 
 def measured_once(values: Mapping[str, float]) -> Record:
-    """Values that are computed, on no tasks and after no training."""
+    """Build the record of values that are computed without training or tasks."""
     return {"update": 1, "tasks": 1, "values": dict(values)}
 
 
 def same_class(record: Record) -> dict[str, float]:
-    """How alike features of one class are, mean over classes, of every map that the record holds."""
+    """Average the similarity within classes, for every map that the record holds."""
     maps = record.get("maps", {})
     return {
         str(Similarity(name, is_within_class=True)): fmean(row[i] for i, row in enumerate(each))
@@ -118,7 +118,7 @@ def _rounded(matrix: Tensor) -> list[list[float]]:
 
 
 def encode(counts: Iterable[int]) -> str:
-    """One character per count.
+    """Encode counts, one character each.
 
     >>> encode([0, 43, 44, 75])
     '0[]|'
@@ -127,7 +127,7 @@ def encode(counts: Iterable[int]) -> str:
 
 
 def decode(text: str) -> Int[np.ndarray, " task"]:
-    """What `encode` was given.
+    """Decode what `encode` returned.
 
     >>> decode("0[]|").tolist()
     [0, 43, 44, 75]

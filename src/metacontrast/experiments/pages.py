@@ -11,13 +11,9 @@ from typing import Any, get_args
 from metacontrast.experiments.authors_models import FULL_UPDATES
 from metacontrast.experiments.authors_numbers import is_same_test, source
 from metacontrast.experiments.deviations import deviations
+from metacontrast.experiments.figure_records import FigureRecords
 from metacontrast.experiments.pictures import curves_of, draw, panels_of
-from metacontrast.experiments.records import FigureRecords
-from metacontrast.experiments.setting import Setting
-from metacontrast.experiments.spec import FigureSpec, Panel
-from metacontrast.experiments.statistics import holm
-from metacontrast.experiments.table import Table
-from metacontrast.experiments.tables import (
+from metacontrast.experiments.rows import (
     NUMBERS_HEAD,
     comparison_row,
     data_and_updates,
@@ -27,6 +23,10 @@ from metacontrast.experiments.tables import (
     steps_head,
     steps_row,
 )
+from metacontrast.experiments.setting import Setting
+from metacontrast.experiments.spec import FigureSpec, Panel
+from metacontrast.experiments.statistics import holm
+from metacontrast.experiments.table import Table
 from metacontrast.experiments.verdicts import Decision, Verdict, judge_together
 from metacontrast.files import write_text
 
@@ -60,7 +60,7 @@ _NOTATION = (
 
 
 def judge_figure(spec: FigureSpec, records: FigureRecords) -> tuple[Table, list[Verdict]]:
-    """All measurements of a figure, and the verdicts on its claims."""
+    """Judge a figure's claims; return all measurements and the verdicts."""
     full = {key: end for setting in records.settings for key, end in spec.full_updates(setting).items()}
     full |= {(each.kind, each.curve): FULL_UPDATES[each.kind] for each in records.authors}
     table = Table(records.curves, [*records.measurements, *records.authors], full)
@@ -89,7 +89,7 @@ def write_page(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[V
 def write_summary(
     folder: Path, results: Mapping[str, Sequence[Mapping[str, Any]]], figures: Sequence[FigureSpec], setting: Setting
 ) -> Path:
-    """Every claim with its verdict and a link."""
+    """Write the summary page: every claim with its verdict and a link."""
     by_name = {figure.name: figure for figure in figures}
     adjusted = iter(holm([each["p"] for found in results.values() for each in found if each["p"] is not None]))
     rows = [
@@ -128,14 +128,14 @@ SUMMARY_HEAD = ("figure", "claim", "tested on", "verdict here", "p (Holm)", "wha
 
 
 def counts_of(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """How many claims have which verdict, in a sentence."""
+    """Count the claims by verdict, in a sentence."""
     found = Counter(each["verdict"] for some in results.values() for each in some)
     told = ", ".join(f"{found[outcome]} {outcome}" for outcome in get_args(Decision))
     return f"Of {found.total()} claims: {told}."
 
 
 def summarize(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """Claims and verdicts as plain values."""
+    """Convert claims and verdicts to plain values."""
     return [
         {
             "claim": each.claim.text,
@@ -151,7 +151,7 @@ def summarize(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
 
 
 def as_text(spec: FigureSpec, verdicts: Sequence[Verdict]) -> str:
-    """The verdicts for a terminal."""
+    """Format the verdicts for a terminal."""
     lines = [f"{spec.name} ({_paper_figures(spec)})"]
     for verdict in verdicts:
         lines.append(f"  {verdict.outcome.upper()}: {verdict.claim.text}")

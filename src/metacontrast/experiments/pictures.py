@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from metacontrast.experiments.authors_numbers import authors_numbers, authors_similarities, is_of_bound_tasks
-from metacontrast.experiments.records import FigureRecords
+from metacontrast.experiments.figure_records import FigureRecords
 from metacontrast.experiments.setting import Setting
 from metacontrast.experiments.spec import Curve, FigureSpec, Panel, Quantity
 from metacontrast.experiments.table import Table
@@ -18,7 +18,7 @@ from metacontrast.plots.style import save_figure
 
 
 def draw(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[Path]:
-    """Write the figure's pictures; one per data set."""
+    """Draw and write the figure's pictures, one per data set."""
     match spec.plot:
         case "heatmaps":
             return _draw_similarities(folder, spec, records)
@@ -43,13 +43,13 @@ def _draw_curves(folder: Path, spec: FigureSpec, records: FigureRecords) -> list
 
 
 def panels_of(spec: FigureSpec, settings: Sequence[Setting], table: Table) -> list[Panel]:
-    """The panels of which there is something to draw, each once."""
+    """List the panels of which there is something to draw, each once."""
     panels = dict.fromkeys(panel for setting in settings for panel in spec.panels(setting.in_full()))
     return [panel for panel in panels if curves_of(panel, table)]
 
 
 def curves_of(panel: Panel, table: Table) -> list[Curve]:
-    """The curves of a drawn panel."""
+    """Select the curves of a panel."""
     found = [curve for curve in table.curves.values() if curve.kind == panel.kind]
     return [curve for curve in found if panel.curves is None or curve.name in panel.curves]
 

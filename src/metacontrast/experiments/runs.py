@@ -49,28 +49,28 @@ class PlannedRun:
 
     @property
     def key(self) -> str:
-        """Everything that decides the parameters after a given number of updates, as a digest."""
+        """Digest of everything that decides the parameters after a given number of updates."""
         return run_key(self.config, self.train_split)
 
     def folder(self, root: Path) -> Path:
-        """Where it lies."""
+        """Return the run's folder below `root`."""
         return root / f"{self.config.dataset}-{self.key}"
 
     def is_complete(self, root: Path) -> bool:
-        """Whether everything that is wanted of it has been measured."""
+        """Tell whether everything that is wanted of the run has been measured."""
         return not self.missing(root)
 
     def summary(self, root: Path) -> str:
-        """The first two values at its end."""
+        """Name the first two values at the end of the run."""
         values = self.measured(root)[self.schedule.end]["values"]
         return ", ".join(f"{name} {value:.3f}" for name, value in list(values.items())[:2])
 
     def missing(self, root: Path) -> list[int]:
-        """The updates after which something is still to be measured."""
+        """List the updates after which something is still to be measured."""
         return self.lacking(self.measured(root))
 
     def lacking(self, found: Mapping[int, Record]) -> list[int]:
-        """The updates that these measurements leave to be done."""
+        """List the updates that the measurements `found` leave to be done."""
         return [update for update in self.schedule.updates if not self._suffices(update, found.get(update))]
 
     def _suffices(self, update: int, record: Record | None) -> bool:
@@ -82,7 +82,7 @@ class PlannedRun:
         return measured_names(self.schedule, update) <= set(found) and record["tasks"] >= tasks
 
     def measured(self, root: Path) -> dict[int, Record]:
-        """What has been measured, by update."""
+        """Read what has been measured, by update."""
         file = self.folder(root) / MEASURED
         return {record["update"]: record for record in read_records(file)} if file.exists() else {}
 
@@ -111,20 +111,20 @@ _BOOKKEEPING |= {"updates"}
 
 
 def not_default(value: Any) -> dict[str, Any]:
-    """The fields of a dataclass that are not at their default: a new field that changes nothing changes no digest."""
+    """Collect the fields of a dataclass that differ from their defaults, so that a new field changes no digest."""
     return {f.name: getattr(value, f.name) for f in fields(value) if getattr(value, f.name) != f.default}
 
 
 @cache
 def run_key(config: TrainConfig, train_split: str) -> str:
-    """The digest of what decides a run but for its length."""
+    """Compute the digest of what decides a run except its length."""
     deciding = {name: value for name, value in not_default(config).items() if name not in _BOOKKEEPING}
     text = json.dumps(deciding | {"train_split": train_split}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def planned_runs(curves: Iterable[Curve]) -> list[PlannedRun]:
-    """The runs behind the curves, each once, in order; two curves must not measure one run differently."""
+    """List the runs behind the curves, each once, in order; two curves must not measure one run differently."""
     runs: dict[str, PlannedRun] = {}
     for curve in curves:
         for seed, config in curve.configs().items():
@@ -136,7 +136,7 @@ def planned_runs(curves: Iterable[Curve]) -> list[PlannedRun]:
 
 
 def all_runs(figures: Sequence[FigureSpec], setting: Setting) -> list[PlannedRun]:
-    """The runs behind the figures, each once, in the order of the figures."""
+    """List the runs behind the figures, each once, in the order of the figures."""
     return planned_runs(curve for figure in figures for curve in figure.curves(setting))
 
 
@@ -199,7 +199,7 @@ _BACKWARD = 3
 
 
 def estimate_seconds(run: PlannedRun) -> float:
-    """The time of a whole run on one core, training and measuring, roughly.
+    """Estimate the time of a whole run on one core, training and measuring.
 
     Image passes times the measured time of one, on a core of an x86-64 server with two runs at a time: it serves to
     tell minutes from days.
@@ -212,7 +212,7 @@ def estimate_seconds(run: PlannedRun) -> float:
 
 
 def _training_passes(config: TrainConfig) -> float:
-    """Of one task, in forward passes of one image."""
+    """Count the cost of one training task in forward passes of one image."""
     support = 0 if config.inner_scope == "head" and config.objective == "contrastive" else config.inner_steps
     images = config.ways * (support * config.shots + config.queries)
     return _BACKWARD * images * (_SECOND_ORDER if config.order == "second" else 1.0)

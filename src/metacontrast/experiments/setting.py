@@ -1,4 +1,4 @@
-"""Under which protocol and to which length a figure is reproduced, and the training and measuring that follow from it.
+"""Protocol and length of a reproduction, and the training and the measurements that follow from them.
 
 The protocol `authors` is what the authors' code ran, `paper` what their text says. The length is a number of updates,
 or a name: `local` (what two cores do in hours), `full` (the published length), `smoke` (2 updates on embedded glyphs;
@@ -33,7 +33,7 @@ STAGE_TASKS = 1000
 
 @dataclass(frozen=True)
 class Schedule:
-    """What is measured of a run after how many updates; the last of these is the run's end.
+    """Measurements of a run by number of updates; the last one is the run's end.
 
     The stages, after which a verdict may be given, are `STAGES` and the end: there it is measured in more detail.
 
@@ -79,7 +79,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Setting:
-    """How far, under which protocol, on which colour images, and on how many seeds.
+    """Length, protocol, colour images and number of seeds of a reproduction.
 
     Args:
         scale: the length by name.
@@ -99,27 +99,27 @@ class Setting:
 
     @property
     def folder(self) -> str:
-        """Where its pages and records lie among others'."""
+        """Name of the folder of its pages and records."""
         name = "smoke" if self.scale == "smoke" else "runs"
         return name if self.protocol == "authors" else f"{name}-{self.protocol}"
 
     def dataset(self, family: Family) -> str:
-        """The data set that is really used."""
+        """Return the data set that stands for the family."""
         if self.scale == "smoke":
             return "glyphs"
         return "omniglot" if family == "omniglot" else self.colour
 
     def seed_numbers(self, at_least: int = 0) -> range:
-        """The training seeds."""
+        """Return the training seeds."""
         return range(2) if self.scale == "smoke" else range(max(self.seeds, at_least))
 
     def in_full(self) -> "Setting":
-        """The same at the published length."""
+        """Return the same setting at the published length."""
         return self if self.scale == "smoke" else replace(self, scale="full", until=None)
 
 
 def choose_setting(setting: Setting, data_root: Path | None) -> Setting:
-    """On miniImageNet where a length or the full one is asked for and it is to be found; on CIFAR-FS elsewhere."""
+    """Choose miniImageNet where a length or the full one is asked for and it is there, else CIFAR-FS."""
     if setting.scale == "full" or setting.until is not None:
         spec, place = find_dataset("mini-imagenet", data_root)
         try:
@@ -131,7 +131,7 @@ def choose_setting(setting: Setting, data_root: Path | None) -> Setting:
 
 
 def base_config(setting: Setting, family: Family, shots: int, **changes: Any) -> TrainConfig:
-    """The protocol's training for that family and number of shots, with `changes`.
+    """Build the protocol's training for a family and number of shots, with `changes`.
 
     Evaluation is left to the figures, so that what is measured does not decide which run it is.
     """
@@ -171,7 +171,7 @@ MEASURED = {
 
 
 def schedule(setting: Setting, family: Family, local: int, full: int, **options: Any) -> Schedule:
-    """The family's measured updates up to the end of the chosen length.
+    """Build the family's schedule of measurements up to the end of the chosen length.
 
     Args:
         local, full: the lengths of these names.

@@ -165,12 +165,12 @@ class Curve:
 
     @property
     def updates(self) -> tuple[int, ...]:
-        """The measured updates that the figure looks at."""
+        """Updates at which the curve is measured and shown."""
         end = self.schedule.end if self.until is None else self.until
         return tuple(update for update in self.schedule.updates if update <= end)
 
     def configs(self) -> dict[int, TrainConfig]:
-        """The full-length training of every seed."""
+        """Return the full-length training of every seed."""
         return {seed: replace(self.config, updates=self.schedule.end, seed=seed) for seed in self.seeds}
 
 
@@ -224,7 +224,7 @@ class Comparison:
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """All of them."""
+        """All endpoints, those that are added first."""
         return (*self.plus, *self.minus)
 
 
@@ -267,7 +267,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class FigureSpec:
-    """A figure.
+    """A figure: its runs, what is drawn, and the claims that are judged.
 
     Args:
         name: as the command line takes it.
@@ -298,7 +298,7 @@ class FigureSpec:
     __post_init__ = check_fields
 
     def full_updates(self, setting: Setting) -> dict[tuple[TaskKind, str], int]:
-        """How many updates the published training of every curve has."""
+        """Return the number of updates of every curve's published training."""
         curves = self.curves(replace(setting, scale="full", until=None))
         return {(curve.kind, curve.name): curve.updates[-1] for curve in curves}
 

@@ -1,4 +1,4 @@
-"""How many times the updates of one learning curve another needs to get as far.
+"""Ratios of the updates that two learning curves need to reach the same accuracy.
 
 A curve is known at its evaluations only. So the time at which it reaches a level is known only to lie between two of
 them, and log₂(updates of the slow curve / updates of the fast one) between the bounds
@@ -45,7 +45,7 @@ class SpeedUp:
 
 
 def speed_up(fast: Points, slow: Points) -> SpeedUp:
-    """How many times the updates of `fast` does `slow` need? Curves are accuracies by update.
+    """Bound the ratio of updates that `slow` needs to those that `fast` needs.
 
     >>> found = speed_up({10: 0.2, 20: 0.6}, {20: 0.2, 40: 0.6})
     >>> found.low, found.high
@@ -63,12 +63,12 @@ def speed_up(fast: Points, slow: Points) -> SpeedUp:
 
 
 def common_levels(fast: Points, slow: Points) -> tuple[float, float]:
-    """The higher of the two first values, and the lower of the two highest ones."""
+    """Return the range of levels that both curves pass: from the higher first value to the lower maximum."""
     return max(fast[min(fast)], slow[min(slow)]), min(max(fast.values()), max(slow.values()))
 
 
 def reached_between(curve: Points, level: float) -> tuple[float, float]:
-    """The last evaluation before the curve first reaches the level, and the one at which it has.
+    """Find the evaluations between which the curve first reaches the level.
 
     >>> reached_between({10: 0.25, 20: 0.75}, 0.5), reached_between({10: 0.6}, 0.5), reached_between({10: 0.1}, 0.5)
     ((10.0, 20.0), (0.0, 10.0), (10.0, inf))
@@ -84,7 +84,7 @@ def reached_between(curve: Points, level: float) -> tuple[float, float]:
 def estimate_speed_up(
     fast: Mapping[int, Float[np.ndarray, "seed task"]], slow: Mapping[int, Float[np.ndarray, "seed task"]]
 ) -> tuple[Estimate, Estimate, tuple[float, float]]:
-    """The lower and the upper bound, and the levels, mean over seeds.
+    """Estimate the lower and the upper bound over seeds and tasks; return them with the levels, mean over seeds.
 
     Args:
         fast, slow: by update, the accuracy on every seed and task; a single column counts as a mean over unknown tasks.
@@ -122,7 +122,7 @@ def _estimate(values: Sequence[float], resampled: Sequence[float], found: Sequen
 
 
 def _width(curve: Points, cell: tuple[float, float]) -> float:
-    """Of the place between two evaluations on the scale of log₂; at an open end that of the neighbouring one."""
+    """Measure the distance of two evaluations on the scale of log₂; at an open end that of the neighbouring pair."""
     updates, (before, there) = sorted(map(float, curve)), cell
     if before == 0:
         return _log2(updates[min(1, len(updates) - 1)], updates[0])
@@ -140,14 +140,14 @@ def _between(low: float, high: float) -> list[float]:
 
 
 def mean_log_ratio(fast: Points, slow: Points, low: float, high: float) -> float:
-    """log₂ of the ratio of updates, mean over levels inside of `low` to `high`, curves straight between points."""
+    """Average log₂ of the ratio of updates over levels between `low` and `high`, with linear interpolation."""
     return fmean(
         math.log2(updates_to_reach(slow, level) / updates_to_reach(fast, level)) for level in _between(low, high)
     )
 
 
 def updates_to_reach(curve: Points, level: float) -> float:
-    """Updates until the curve, straight between its points, first reaches the level; infinite if never.
+    """Interpolate the number of updates at which the curve first reaches the level; infinite if never.
 
     A curve that starts at or above the level counts as reaching it at its first point.
 

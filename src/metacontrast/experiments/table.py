@@ -15,7 +15,7 @@ from metacontrast.training.records import Record
 
 
 class Table:
-    """What was measured.
+    """Measurements of a figure's curves.
 
     Args:
         curves: those that may have been measured; the table keeps those that were.
@@ -37,11 +37,11 @@ class Table:
         self.curves = {key: each for each in curves if (key := (each.kind, each.name)) in self._records}
 
     def has(self, kind: TaskKind, endpoint: Endpoint) -> bool:
-        """Whether anything was measured of it."""
+        """Tell whether anything was measured of the endpoint."""
         return any(self.values(kind, endpoint.curve, endpoint.quantity).values())
 
     def values(self, kind: TaskKind, curve: str, quantity: Quantity) -> dict[int, dict[int, float]]:
-        """By seed, the quantity by update, where it was measured."""
+        """Return the quantity by seed and update, where it was measured."""
         name = self._name(kind, curve, quantity)
         return {
             seed: {update: record["values"][name] for update, record in by_update.items() if name in record["values"]}
@@ -49,12 +49,12 @@ class Table:
         }
 
     def planned(self, kind: TaskKind, curve: str) -> int:
-        """How many seeds were planned."""
+        """Return how many seeds of the curve were planned."""
         known = self.curves.get((kind, curve))
         return len(self._records[kind, curve] if known is None else known.seeds)
 
     def common(self, kind: TaskKind, endpoints: Iterable[Endpoint]) -> dict[int, list[int]]:
-        """By update, the seeds of which all endpoints were measured."""
+        """Return by update the seeds of which all endpoints were measured."""
         curves = [self.values(kind, endpoint.curve, endpoint.quantity) for endpoint in endpoints]
         seeds = sorted(set.intersection(*(set(each) for each in curves)))
         updates = {update for each in curves for curve in each.values() for update in curve}
@@ -62,7 +62,7 @@ class Table:
         return {update: those for update, those in found.items() if those}
 
     def stage(self, kind: TaskKind, endpoints: Sequence[Endpoint], when: When) -> tuple[int, list[int]] | None:
-        """The last update, of the early ones if asked, after which all endpoints can be compared, and on which seeds.
+        """Find the last update (of the early ones if asked) at which all endpoints can be compared, and on which seeds.
 
         An update with enough seeds comes before one without, and one with enough counted test tasks before one with
         fewer tasks or means only.
@@ -79,14 +79,14 @@ class Table:
         return None if best is None else (best, found[best])
 
     def full(self, kind: TaskKind, endpoints: Sequence[Endpoint]) -> int | None:
-        """The published length of the shortest of the curves; None where it is unknown."""
+        """Return the published length of the shortest of the curves; None where it is unknown."""
         known = [self.full_updates.get((kind, endpoint.curve)) for endpoint in endpoints]
         return min((each for each in known if each is not None), default=None)
 
     def count_tasks(
         self, kind: TaskKind, endpoints: Sequence[Endpoint], update: int, seeds: Sequence[int]
     ) -> tuple[int, bool]:
-        """On how many common test tasks, and whether every one of them was counted."""
+        """Count the common test tasks, and tell whether correct answers were counted on every one."""
         found = [(self._record(kind, each, update, seed), each) for seed in seeds for each in endpoints]
         counted = all(
             self._name(kind, each.curve, each.quantity) in record.get("correct", {}) for record, each in found
@@ -96,22 +96,22 @@ class Table:
     def scores(
         self, kind: TaskKind, endpoint: Endpoint, update: int, seeds: Sequence[int], tasks: int
     ) -> Float[np.ndarray, "seed task"]:
-        """The share of correct queries on the first so many tasks; a single column where there are means only."""
+        """Return the shares of correct queries on the first `tasks` tasks; one column where there are means only."""
         rows = [self._scores(kind, endpoint, update, seed, tasks) for seed in seeds]
         return np.stack(rows if len({len(row) for row in rows}) == 1 else [row.mean(keepdims=True) for row in rows])
 
     def names(self, kind: TaskKind, curve: str, update: int) -> list[str]:
-        """Names of what was measured after so many updates, on any seed."""
+        """List the names of what was measured after `update` updates, on any seed."""
         records = [each[update] for each in self._records[kind, curve].values() if update in each]
         return list(dict.fromkeys(name for record in records for name in record["values"]))
 
     def last(self, kind: TaskKind, curve: str, quantity: Quantity) -> tuple[int, list[int]]:
-        """The last update at which a curve is shown, and its seeds."""
+        """Return the last update at which a curve is shown, and its seeds."""
         found = self.stage(kind, [Endpoint(curve, quantity)], "end")
         return found or max((update, [seed]) for seed, curve in self._records[kind, curve].items() for update in curve)
 
     def tasks_at(self, kind: TaskKind, curve: str, update: int, seeds: Sequence[int]) -> int:
-        """The number of test tasks after so many updates."""
+        """Return the number of test tasks after `update` updates."""
         return min(self._records[kind, curve][seed][update]["tasks"] for seed in seeds)
 
     def _is_counted(self, kind: TaskKind, endpoints: Sequence[Endpoint], update: int, seeds: Sequence[int]) -> bool:

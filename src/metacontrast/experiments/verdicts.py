@@ -40,7 +40,7 @@ Decision = Literal["supported", "not supported", "inconclusive", "not testable y
 
 @dataclass(frozen=True)
 class Judged:
-    """A comparison with what came out; for `faster` of the logarithm to base 2 of the ratio of updates.
+    """A comparison with its estimates; for `faster` of the logarithm to base 2 of the ratio of updates.
 
     Args:
         lower, upper: the estimate; two for `faster`, of whose bounds each gives one end of the interval.
@@ -62,7 +62,7 @@ class Judged:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """With the error that decides, or of 95 % where there are too few seeds for a decision."""
+        """Interval at the error that decides, or of 95 % where there are too few seeds for a decision."""
         tail = self.error or ERROR / 2
         return self.lower.interval(tail)[0], self.upper.interval(tail)[1]
 
@@ -82,7 +82,7 @@ class Judged:
 
     @property
     def outcome(self) -> Decision:
-        """What it says of the claim, as far as training went."""
+        """The decision as far as training went."""
         if self.p_for <= ERROR:
             return "supported"
         return "not supported" if self.p_against <= ERROR else "inconclusive"
@@ -115,7 +115,7 @@ class Verdict:
 
 
 def judge(claim: Claim, table: Table) -> Verdict:
-    """The verdict on a claim by one body of evidence: the comparisons of the claim."""
+    """Judge a claim by one body of evidence: the comparisons of the claim."""
     found = [_judge(comparison, table, len(claim.comparisons)) for comparison in claim.comparisons]
     judged = [each for each in found if each is not None]
     lacking = [each for each, one in zip(claim.comparisons, found, strict=True) if one is None]
@@ -125,7 +125,7 @@ def judge(claim: Claim, table: Table) -> Verdict:
 
 
 def judge_together(claims: Sequence[Claim], table: Table) -> Verdict:
-    """One claim by several bodies of evidence: each colour data set's comparisons, and the authors' models.
+    """Judge a claim by several bodies of evidence: each colour data set's comparisons, and the authors' models.
 
     Those that decide must agree; where none does, one that is inconclusive comes before one that is not testable yet.
     """
@@ -161,7 +161,7 @@ def _outcome(claim: Claim, judged: Sequence[Judged], lacking: Sequence[Compariso
 
 
 def _needs(judged: Sequence[Judged], unfinished: Sequence[Judged], lacking: Sequence[Comparison]) -> list[str]:
-    """What would make it testable."""
+    """List what would make the claim testable."""
     updates = {
         f"{each.comparison.kind} needs {each.full_updates:,} updates, has {each.updates:,}" for each in unfinished
     }
@@ -170,7 +170,7 @@ def _needs(judged: Sequence[Judged], unfinished: Sequence[Judged], lacking: Sequ
 
 
 def _lack(judged: Judged) -> str:
-    """What leaves it open: evaluations that are too far apart, or the number of seeds."""
+    """Say what leaves the comparison open: evaluations too far apart, or the number of seeds."""
     if judged.lower.mean <= 0 < judged.upper.mean and judged.comparison.measure == "faster":
         return "the evaluations are too far apart"
     for seeds in LOOKS:
@@ -191,7 +191,7 @@ def _p(judged: Sequence[Judged], outcome: Decision) -> float:
 
 
 def _judge(comparison: Comparison, table: Table, rivals: int) -> Judged | None:
-    """None where a curve is lacking."""
+    """Judge one comparison; None where a curve is lacking."""
     endpoints = comparison.endpoints
     if not all(table.has(comparison.kind, each) for each in endpoints):
         return None

@@ -14,10 +14,10 @@ from metacontrast.diagnostics.similarity import MAPS, contrasts
 from metacontrast.explain.findings import Findings, as_json, facts, headline, setting
 from metacontrast.files import write_text
 from metacontrast.plots.curves import draw_checkpoints
-from metacontrast.plots.images import drawable
 from metacontrast.plots.maps import Moment, draw_coefficients, draw_heatmaps
 from metacontrast.plots.style import save_figure
 from metacontrast.plots.theory import draw_gradient_parts, draw_spectrum
+from metacontrast.plots.thumbnails import drawable
 
 
 class Picture(NamedTuple):

@@ -12,8 +12,8 @@ from metacontrast.plots.style import COLORS, new_figure, tidy
 
 
 @dataclass(frozen=True)
-class Curve:
-    """One curve.
+class LearningCurve:
+    """The accuracy of one training against updates.
 
     Args:
         label: what the legend says.
@@ -30,15 +30,17 @@ class Curve:
     dashed: bool = False
 
 
-def select_curve(records: Sequence[Mapping], wanted: Mapping, label: str, color: str, dashed: bool = False) -> Curve:
-    """The evaluations among `records` that agree with `wanted`, as a curve."""
+def select_curve(
+    records: Sequence[Mapping], wanted: Mapping, label: str, color: str, dashed: bool = False
+) -> LearningCurve:
+    """Collect the evaluations among `records` that agree with `wanted` into a curve."""
     rows = [r for r in records if r.get("kind") == "evaluation" and all(r[k] == v for k, v in wanted.items())]
     updates, accuracy, ci95 = ([r[name] for r in rows] for name in ("update", "accuracy", "ci95"))
-    return Curve(label, updates, accuracy, ci95, color, dashed)
+    return LearningCurve(label, updates, accuracy, ci95, color, dashed)
 
 
-def learning_curves(curves: Sequence[Curve], title: str, chance: float | None = None) -> Figure:
-    """All curves in one panel, each with its 95 % interval as a band."""
+def learning_curves(curves: Sequence[LearningCurve], title: str, chance: float | None = None) -> Figure:
+    """Draw all curves in one panel, each with its 95 % interval as a band."""
     figure = new_figure(6.0, 3.6)
     axes = tidy(figure.subplots())
     for curve in curves:
@@ -60,7 +62,7 @@ Series = Mapping[str, Sequence[float | None]]
 
 
 def draw_checkpoints(updates: Sequence[int], panels: Mapping[str, Series], title: str) -> Figure:
-    """One panel per quantity over a common axis of outer updates.
+    """Draw one panel per quantity over a common axis of outer updates.
 
     Args:
         updates: outer updates behind each model.
@@ -83,7 +85,7 @@ def draw_checkpoints(updates: Sequence[int], panels: Mapping[str, Series], title
 
 @dataclass(frozen=True)
 class Look:
-    """How a line is drawn, the same in every panel.
+    """Colour, marker and line style of a curve, the same in every panel.
 
     Args:
         color: a name from `style.COLORS`.
@@ -111,7 +113,7 @@ class MeanCurve:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Two panels.
+    """Two panels: our curves beside the authors'.
 
     Args:
         title: what is measured on what.
@@ -129,7 +131,7 @@ class SideBySide:
 
 
 def draw_side_by_side(rows: Sequence[SideBySide]) -> Figure:
-    """Our curves on the left, the authors' on the right, with a dotted line where ours end. Update 0 is left out."""
+    """Draw our curves left, the authors' right with a dotted line where ours end. Update 0 is left out."""
     figure = new_figure(6.4, 0.75 + 2.35 * len(rows))
     panels = figure.subplots(len(rows), 2, squeeze=False)
     for row, (left, right) in zip(rows, panels, strict=True):

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from metacontrast.plots.images import draw_strip
 from metacontrast.plots.style import COLORS, new_figure
+from metacontrast.plots.thumbnails import draw_strip
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from metacontrast.data.episodes import Labels
-from metacontrast.experiments.figures.shared import (
+from metacontrast.experiments.figures.treatments import (
     THREE,
     colour_first_order,
     head_curves,

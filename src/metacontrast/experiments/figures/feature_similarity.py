@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from metacontrast.experiments.figures.shared import THREE, head_curves
+from metacontrast.experiments.figures.treatments import THREE, head_curves
 from metacontrast.experiments.setting import Schedule, Setting
 from metacontrast.experiments.spec import (
     Claim,

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from metacontrast.experiments.figures.shared import (
+from metacontrast.experiments.figures.treatments import (
     THREE,
     colour_first_order,
     colour_second_order,

@@ -1,6 +1,6 @@
 """Fig. 5 and 12: does a smaller start of the head, or zeroing it, speed up learning?"""
 
-from metacontrast.experiments.figures.shared import (
+from metacontrast.experiments.figures.treatments import (
     HEADS,
     OMNIGLOT_HEADS,
     THREE,

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from metacontrast.experiments.figures.shared import colour_first_order, head_curves, task_kind
+from metacontrast.experiments.figures.treatments import colour_first_order, head_curves, task_kind
 from metacontrast.experiments.setting import BOTH, Setting, schedule
 from metacontrast.experiments.spec import Accuracy, Claim, Curve, FigureSpec, Panel, above, faster, same
 from metacontrast.plots.curves import Look

@@ -5,7 +5,7 @@ from typing import Any
 
 from metacontrast.experiments.authors_models import HEAD_ONLY
 from metacontrast.experiments.authors_numbers import final_difference
-from metacontrast.experiments.figures.shared import HEADS, task_kind
+from metacontrast.experiments.figures.treatments import HEADS, task_kind
 from metacontrast.experiments.setting import Setting, base_config, schedule
 from metacontrast.experiments.spec import Accuracy, AuthorsCurve, Claim, Curve, FigureSpec, Panel, TaskKind, above, same
 from metacontrast.plots.curves import Look

@@ -1,6 +1,6 @@
 """Not in the paper, but among the authors' data: SOMAML on Omniglot from one shot, and 25 shots."""
 
-from metacontrast.experiments.figures.shared import THREE, head_curves, omniglot_second_order, panel, task_kind
+from metacontrast.experiments.figures.treatments import THREE, head_curves, omniglot_second_order, panel, task_kind
 from metacontrast.experiments.setting import Setting, schedule
 from metacontrast.experiments.spec import Accuracy, Claim, Curve, FigureSpec, above, faster
 

@@ -1,7 +1,13 @@
 """Fig. 3 and 11: does zeroing the head before a test task help?"""
 
 from metacontrast.experiments.authors_models import HEAD_ONLY
-from metacontrast.experiments.figures.shared import THREE, colour_first_order, omniglot_first_order, panel, task_kind
+from metacontrast.experiments.figures.treatments import (
+    THREE,
+    colour_first_order,
+    omniglot_first_order,
+    panel,
+    task_kind,
+)
 from metacontrast.experiments.setting import BOTH, Family, Setting
 from metacontrast.experiments.spec import (
     Accuracy,

@@ -33,7 +33,7 @@ VISIBLE_SECONDS = 90.0
 
 @dataclass(frozen=True)
 class Agreement:
-    """The folder of runs, the versions, and the data.
+    """What all machines must have in common: the folder of runs, the versions, the data.
 
     Args:
         marker: a file in the folder of runs that was made for this grid and is locked as long as it lasts.
@@ -46,7 +46,7 @@ class Agreement:
     check_data: Callable[[], object]
 
     def breach(self) -> str:
-        """Why this machine cannot take part, in one line; empty when it can."""
+        """Say in one line why this machine cannot take part; empty when it can."""
         here, others = platform.node(), versions()
         if not self.marker.exists():
             return f"{here} does not see the runs in {self.marker.parent}: choose an --out that all machines share"
@@ -69,14 +69,14 @@ class Agreement:
 
 
 def versions() -> dict[str, str]:
-    """Of what decides the numbers, without the kind of build."""
+    """Return the versions of what decides the numbers, without the kind of build."""
     found = {"metacontrast": __version__, "torch": torch.__version__, "numpy": np.__version__}
     return {name: str(version).partition("+")[0] for name, version in found.items()}
 
 
 @contextlib.contextmanager
 def agreement(runs: Path, check_data: Callable[[], object]) -> Iterator[Agreement]:
-    """An agreement whose marker lies in the folder `runs`."""
+    """Make an agreement whose marker lies in the folder `runs`."""
     marker = runs / f".grid-{secrets.token_hex(8)}"
     with exclusive(marker, "held by this grid"):
         try:
@@ -153,7 +153,7 @@ def _answer(machine: str, reference: Any) -> tuple[str, bool]:
 
 @dataclass
 class _Queue:
-    """What is still to be started, what runs, and how often workers died."""
+    """Runs to be started, runs under way, and how often workers died."""
 
     todo: deque[Run]
     running: dict[Any, Run] = field(default_factory=dict)
@@ -207,7 +207,7 @@ def _execute(agreed: Agreement, grid: Grid) -> Iterator[Report]:
 
 
 def _report(reference: Any, run: Run, context: RunContext, queue: _Queue) -> Report | None:
-    """How a run ended; None where it was cancelled before it began."""
+    """Return how a run ended; None where it was cancelled before it began."""
     import ray
     from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 
@@ -236,7 +236,7 @@ def _is_seen(run: Run, context: RunContext) -> bool:
 
 
 def _work(run: Run, context: RunContext, agreed: Agreement, prepare: Callable[[], object]) -> Report:
-    """In a worker. Ray's cancelling interrupts it, which is to mean: save after this update and end."""
+    """Execute a run in a worker. Ray cancels by an interrupt, which here means: save after this update and end."""
     import ray
 
     signal.signal(signal.SIGINT, lambda *_: None)

@@ -30,7 +30,7 @@ def require_ray() -> None:
 
 @contextlib.contextmanager
 def connected(address: str | None, cpus: int) -> Iterator[None]:
-    """Be connected to the cluster at `address`, or without one to a new Ray of `cpus` processors on this machine.
+    """Connect to the cluster at `address`, or without one start a Ray of `cpus` processors on this machine.
 
     What Ray prints to standard output meanwhile is dropped: that belongs to the caller's results.
     """
@@ -50,7 +50,7 @@ def connected(address: str | None, cpus: int) -> Iterator[None]:
 
 
 def _settle(is_local: bool) -> None:
-    """Ray takes its settings from the environment when it is imported first, and hands them to its processes.
+    """Set Ray's environment, which it reads when it is first imported and hands to its processes.
 
     No statistics of usage are sent. A Ray of our own listens on the network, so it asks for a token; made here, it
     need not be kept in a file in the user's home. Its workers get their share of a busy machine, as processes of the

@@ -1,4 +1,4 @@
-"""A figure's numbers as rows of text: the authors' and ours."""
+"""Rows of text for a figure's tables: the authors' numbers and ours."""
 
 import math
 from collections.abc import Sequence
@@ -80,7 +80,7 @@ def steps_head(curves: Sequence[Curve], table: Table) -> list[str]:
 
 
 def steps_row(curve: Curve, names: Sequence[str], table: Table) -> Sequence[str]:
-    """The means over seeds of all quantities at the curve's last update, in per cent."""
+    """One row: means over seeds of all quantities at the curve's last update, in per cent."""
     update, cells = table.last(curve.kind, curve.name, Number(NEAREST_MEAN))[0], [curve.name]
     for name in names:
         by_seed = table.values(curve.kind, curve.name, Number(name)).values()
@@ -106,7 +106,7 @@ def comparison_row(judged: Judged, table: Table) -> Sequence[str]:
 
 
 def _authors_as_far(judged: Judged, table: Table) -> str:
-    """The same comparison of the authors' means after as many updates, or to the same levels; — where unknown."""
+    """Compare the authors' means after as many updates, or to the same levels; — where unknown."""
     comparison = judged.comparison
     if comparison.measure == "faster":
         return _ratio_as_far(judged, table)
@@ -122,7 +122,7 @@ def _authors_as_far(judged: Judged, table: Table) -> str:
 
 
 def _ratio_as_far(judged: Judged, table: Table) -> str:
-    """To the same levels, where the data are the same and the authors' curves start below them and reach them."""
+    """Compare to the same levels, where the data are the same and the authors' curves pass them."""
     curves = [table.curves.get((judged.comparison.kind, each.curve)) for each in judged.comparison.endpoints]
     if judged.levels is None or not all(each is None or is_same_test(each) for each in curves):
         return "—"
@@ -130,7 +130,7 @@ def _ratio_as_far(judged: Judged, table: Table) -> str:
 
 
 def _authors_ratio(comparison: Comparison, table: Table, levels: tuple[float, float] | None = None) -> str:
-    """The ratio of updates to levels that both curves of the authors reach."""
+    """Compute the ratio of updates to levels that both curves of the authors reach."""
     found = [_numbers_of(comparison.kind, each, table) for each in comparison.endpoints]
     fast, slow = ({} if each is None else each.points for each in found)
     if not fast or not slow:
@@ -142,7 +142,7 @@ def _authors_ratio(comparison: Comparison, table: Table, levels: tuple[float, fl
 
 
 def _authors_whole(comparison: Comparison, table: Table) -> str:
-    """The same comparison over the whole of the authors' training; — where unknown."""
+    """Compare the authors' numbers over the whole of their training; — where unknown."""
     if comparison.measure == "faster":
         return _authors_ratio(comparison, table)
     similarities = [_similarity_of(each) for each in comparison.endpoints]
@@ -174,13 +174,13 @@ def _similarity_of(endpoint: Endpoint) -> float | None:
 
 
 def _signed_sum(comparison: Comparison, values: Sequence[float]) -> float:
-    """Values of the endpoints, added and subtracted."""
+    """Add and subtract the values of the endpoints."""
     added = len(comparison.plus)
     return sum(values[:added]) - sum(values[added:])
 
 
 def data_and_updates(verdict: Verdict) -> str:
-    """The data sets of a verdict's comparisons, with how far their trainings went."""
+    """Describe the data sets of a verdict's comparisons, and how far their trainings went."""
     by_data: dict[str, list[Judged]] = {}
     for judged in verdict.judged:
         by_data.setdefault(data_of(judged.comparison.kind), []).append(judged)
@@ -189,12 +189,12 @@ def data_and_updates(verdict: Verdict) -> str:
 
 
 def data_of(kind: TaskKind) -> str:
-    """The data set of some tasks, and whose models they are if not ours."""
+    """Name the data set of some tasks, and whose models they are if not ours."""
     return f"{kind.data} (the authors' models)" if kind.is_authors else kind.data
 
 
 def updates_of(judged: Sequence[Judged]) -> str:
-    """After how many updates the comparisons are judged, of how many in the published training: `300 of 3,000`."""
+    """Describe the updates at which comparisons are judged and those of the published training: `300 of 3,000`."""
     here = _range([each.updates for each in judged])
     full = [each.full_updates for each in judged if each.full_updates]
     return here if not full or _range(full) == here else f"{here} of {_range(full)}"
@@ -205,7 +205,7 @@ def _range(numbers: Sequence[int]) -> str:
 
 
 def describe_interval(judged: Judged) -> str:
-    """The interval in its unit: points, a ratio of updates, or the plain difference."""
+    """Format the interval in its unit: points, a ratio of updates, or the plain difference."""
     (low, high), comparison = judged.interval, judged.comparison
     mean, half = judged.lower.mean, high - judged.lower.mean
     level = f" ({100 - 200 * judged.error:.3g} %)" if judged.error not in (0, ERROR / 2) else ""
@@ -222,7 +222,7 @@ def describe_interval(judged: Judged) -> str:
 
 
 def describe_p(p: float) -> str:
-    """A p value in a few characters.
+    """Format a p value.
 
     >>> describe_p(0.00001), describe_p(0.0312)
     ('p < .001', 'p = .031')
@@ -241,7 +241,7 @@ def _spread(mean: float, std: float, seeds: int) -> str:
 
 
 def _points(difference: float) -> str:
-    """A difference of accuracies with its sign, in points."""
+    """Format a difference of accuracies with its sign, in points."""
     return _minus(f"{round(100 * difference, 1) + 0.0:+.1f}")
 
 
@@ -250,7 +250,7 @@ def _minus(text: str) -> str:
 
 
 def percent(value: float) -> str:
-    """An accuracy in per cent.
+    """Format an accuracy in per cent.
 
     >>> percent(0.8302)
     '83.0'

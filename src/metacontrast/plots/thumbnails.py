@@ -30,7 +30,7 @@ class EpisodePicture:
 
 
 def draw_episodes(episodes: Sequence[EpisodePicture]) -> Figure:
-    """Side by side, one class a row: support images, then query images framed green if right and orange if wrong."""
+    """Draw tasks side by side, one class a row: support images, then query images framed green or orange (wrong)."""
     ways = len(episodes[0].names)
     widths = [e.support.shape[1] + e.query.shape[1] for e in episodes]
     figure = new_figure(max(0.62 * sum(widths) + 0.8, 2.6 * len(episodes)), 0.74 * ways + 0.7)
@@ -63,7 +63,7 @@ def _framed(axes: Axes, image: NDArray, color: str, width: float) -> None:
 
 @dataclass(frozen=True)
 class ContributionPicture:
-    """What is drawn.
+    """An image and the support images that decided its prediction.
 
     Args:
         title: the answer in words.
@@ -81,7 +81,7 @@ class ContributionPicture:
 
 
 def draw_contributions(picture: ContributionPicture) -> Figure:
-    """The image, the support images in order of strength, and a bar for each: blue pulls, orange pushes away."""
+    """Draw an image, its support images in order of strength, and a bar for each: blue attracts, orange repels."""
     count = len(picture.values)
     figure = new_figure(1.1 * (count + 1) + 0.4, 2.6)
     grid = figure.subplots(2, count + 1, height_ratios=(3, 2), squeeze=False)

@@ -38,7 +38,7 @@ class RunRecords:
     measured: Mapping[int, Record] = field(default_factory=dict)
 
     def __or__(self, other: "RunRecords") -> "RunRecords":
-        """Both together; of the same update what was counted on more tasks, the other's where they are alike."""
+        """Merge two records; for the same update keep the one on more tasks, the other's where they are equal."""
         updates = sorted({*self.measured, *other.measured})
         made = [*self.header["made"], *(each for each in other.header["made"] if each not in self.header["made"])]
         found = {u: max((m[u] for m in (other.measured, self.measured) if u in m), key=_worth) for u in updates}
@@ -67,7 +67,7 @@ class FigureRecords:
 
 
 def read_run(file: Path) -> RunRecords:
-    """What `write_run` wrote; `InputError` for anything else."""
+    """Read what `write_run` wrote; `InputError` for anything else."""
     header, *rest = read_records(file) or [{}]
     if header.get("kind") != "header" or "made" not in header:
         raise InputError(f"{file} holds no records of a run: restore or remove it")
@@ -75,19 +75,19 @@ def read_run(file: Path) -> RunRecords:
 
 
 def write_run(file: Path, records: RunRecords) -> None:
-    """Header first, then one line per update."""
+    """Write a run's records: the header first, then one line per update."""
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = (records.header, *(records.measured[update] for update in sorted(records.measured)))
     write_text(file, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in lines))
 
 
 def run_file(folder: Path, run: PlannedRun) -> Path:
-    """Where a run's records lie in `folder`."""
+    """Return the file of a run's records in `folder`."""
     return folder / f"{run.folder(folder).name}.jsonl"
 
 
 def recorded(folder: Path, run: PlannedRun) -> Mapping[int, Record]:
-    """What is recorded of a run, by update."""
+    """Read what is recorded of a run, by update."""
     file = run_file(folder, run)
     return read_run(file).measured if file.exists() else {}
 
@@ -105,13 +105,13 @@ def collect(runs: Iterable[PlannedRun], root: Path, folder: Path) -> None:
 
 
 def header_of(run: PlannedRun, made: Sequence[Record]) -> Record:
-    """What the records of a run start with."""
+    """Build the header of a run's records."""
     config = {name: value for name, value in dataclasses.asdict(run.config).items() if name != "updates"}
     return {"kind": "header", "config": config, "train_split": run.train_split, "made": [*made]}
 
 
 def load_records(folder: Path, spec: FigureSpec, setting: Setting) -> FigureRecords:
-    """Everything that is recorded of a figure, at any length; `InputError` where that is nothing."""
+    """Load everything that is recorded of a figure, at any length; `InputError` where that is nothing."""
     if spec.compute:
         return FigureRecords([setting], [], spec.compute(), [])
     settings = [setting] if setting.scale == "smoke" else [dataclasses.replace(setting, colour=c) for c in COLOURS]
@@ -129,7 +129,7 @@ def load_records(folder: Path, spec: FigureSpec, setting: Setting) -> FigureReco
 
 
 def _of_curves(folder: Path, curves: Iterable[Curve]) -> Iterable[tuple[Measurement, Sequence[Record]]]:
-    """What was measured, with how it was made."""
+    """Yield the recorded measurements of some curves, with how they were made."""
     for curve in curves:
         for seed in range(max(MOST_SEEDS, len(curve.seeds))):
             config = dataclasses.replace(curve.config, updates=curve.schedule.end, seed=seed)
