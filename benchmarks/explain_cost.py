@@ -19,7 +19,7 @@ import torch
 from metacontrast.diagnostics.explain_tasks import explain_tasks
 from metacontrast.training.recipes import recipe
 from metacontrast.training.records import device_name
-from metacontrast.training.step import initial_state, update
+from metacontrast.training.train_run import initial_state, outer_step
 from metacontrast.types import Episode
 
 RELEASED = recipe("omniglot-5w1s-released")
@@ -49,7 +49,7 @@ def measure(config, rounds: int) -> dict:
     state = initial_state(config, model, "cpu")
     episodes = random_tasks(config.meta_batch, config.ways, config.shots, config.queries)
     works = (
-        lambda: update(state, model, episodes, config),
+        lambda: outer_step(config, model)(state, episodes),
         lambda: explain_tasks(model, state.params, episodes, config.inner()),
     )
     times = [[seconds(work) for work in works] for _ in range(rounds + 1)][1:]

@@ -11,7 +11,7 @@ from metacontrast.cli.main import run
 from metacontrast.experiments.runners import Grid, RunContext, execute_all
 from metacontrast.experiments.runners.ray import ray_runner
 from metacontrast.training import heartbeat
-from metacontrast.training.ranks import joined
+from metacontrast.training.distributed import joined
 from planned_runs import planned
 from rank_program import CONFIGS, trained
 

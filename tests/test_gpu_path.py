@@ -28,8 +28,8 @@ from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Evaluation, evaluate
 from metacontrast.training.records import read_records
 from metacontrast.training.run import load_run, open_run
-from metacontrast.training.step import Resources, initial_state, update
-from metacontrast.training.train import train
+from metacontrast.training.step import Resources
+from metacontrast.training.train_run import initial_state, outer_step
 from metacontrast.types import Episode, Params, map_params, to_tensors
 from toy_images import noisy_images
 
@@ -175,7 +175,7 @@ def test_an_update_waits_once(device, fields):
     batch = tasks.batch(range(2))
     for _ in range(2):
         device.waits.clear()
-        metrics = update(state, model, batch, config, Resources(NAME))
+        metrics = outer_step(config, model, Resources(NAME))(state, batch)
         assert len(device.waits) == 1, device.waits
     assert metrics.loss.is_cpu
     assert metrics.accuracy.is_cpu

@@ -48,7 +48,7 @@ def test_the_summary_links_every_claim(made):
 def test_redrawing_needs_records_only_and_gives_the_same_pages(made, tmp_path, monkeypatch):
     """No data, no runs: reading images or training would raise."""
     monkeypatch.setattr("metacontrast.experiments.runs.load_dataset", None)
-    monkeypatch.setattr("metacontrast.experiments.runs.train", None)
+    monkeypatch.setattr("metacontrast.experiments.runs.train_run", None)
     assert redraw(made, tmp_path / "again") == 0
     for page in (made / "pages").iterdir():
         assert (tmp_path / "again" / page.name).read_bytes() == page.read_bytes(), page.name
@@ -110,7 +110,7 @@ def test_what_holds_no_records_of_a_run_is_refused(made, tmp_path, capsys):
 
 def test_what_is_recorded_is_not_trained_again(made, tmp_path, monkeypatch, capsys):
     """The records suffice, without the folders of the runs."""
-    monkeypatch.setattr("metacontrast.experiments.runs.train", None)
+    monkeypatch.setattr("metacontrast.experiments.runs.train_run", None)
     places = ("--out", str(tmp_path / "runs"), "--records", str(made / "records"), "--pages", str(tmp_path))
     assert figure("second-order-one-shot", "--scale", "smoke", *places) == 0
     assert "6 runs, 0 to be made" in capsys.readouterr().err

@@ -23,13 +23,13 @@ from metacontrast.experiments.runners.local import run_locally
 from metacontrast.experiments.setting import Schedule
 from metacontrast.training.config import TrainConfig
 
-root, trained, train = Path(sys.argv[1]), [], runs.train
+root, trained, train = Path(sys.argv[1]), [], runs.train_run
 
 def counted(config, *rest, **named):
     trained.append(config.seed)
     return train(config, *rest, **named)
 
-runs.train = counted
+runs.train_run = counted
 runners.RETRY_SECONDS = 0.2
 schedule = Schedule((40,), stage_steps=(1,), tasks=2, stage_tasks=2)
 configs = [TrainConfig(**values) for values in json.loads(sys.argv[2])]

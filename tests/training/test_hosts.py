@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from host_program import RUNS, SHARED, UPDATES
 from metacontrast.experiments.runners import Grid, RunContext, Status, execute_all
 from metacontrast.experiments.runners.local import run_locally
-from metacontrast.training.ranks import ALONE
+from metacontrast.training.distributed import ALONE
 from metacontrast.training.records import read_records
 from rank_program import trained
 

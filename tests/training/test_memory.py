@@ -15,7 +15,8 @@ from metacontrast.training import memory, need
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.memory import fit_to_memory
 from metacontrast.training.need import need_of_update
-from metacontrast.training.step import Resources, initial_state, update
+from metacontrast.training.step import Resources
+from metacontrast.training.train_run import initial_state, outer_step
 from toy_images import noisy_images
 
 IMAGES = noisy_images(seed=0), noisy_images(seed=1)
@@ -74,7 +75,7 @@ def test_the_need_is_what_an_updates_tensors_hold(changed, order, resources, mon
 
     def run() -> None:
         state = initial_state(config, model, "cpu")
-        update(state, model, config.training_tasks(IMAGES[0]).batch(range(config.meta_batch)), config, resources)
+        outer_step(config, model, resources)(state, config.training_tasks(IMAGES[0]).batch(range(config.meta_batch)))
 
     counted = peak_bytes(run)
     assert counted <= need_of_update(config, IMAGES, resources).total <= 1.4 * counted
@@ -161,7 +162,8 @@ from pathlib import Path
 from metacontrast.memory import keep_freed_memory
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.need import need_of_update
-from metacontrast.training.step import Resources, initial_state, update
+from metacontrast.training.step import Resources
+from metacontrast.training.train_run import initial_state, outer_step
 from toy_images import noisy_images
 
 def resident():
@@ -171,7 +173,7 @@ def updates(config, images, count, resources=Resources()):
     model, tasks = config.model(images.shape), config.training_tasks(images)
     state = initial_state(config, model, "cpu")
     for first in range(0, count * config.meta_batch, config.meta_batch):
-        update(state, model, tasks.batch(range(first, first + config.meta_batch)), config, resources)
+        outer_step(config, model, resources)(state, tasks.batch(range(first, first + config.meta_batch)))
         yield resident()
 
 keep_freed_memory()

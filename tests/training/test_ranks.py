@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from metacontrast.errors import InputError
-from metacontrast.training.ranks import ALONE, Ranks, joined
+from metacontrast.training.distributed import ALONE, Distributed, joined
 from rank_program import CONFIGS, trained
 
 PROGRAM = Path(__file__).parents[1] / "rank_program.py"
@@ -72,14 +72,14 @@ def test_what_one_process_is_asked_all_are(two_ranks):
 @pytest.mark.parametrize("tasks", [5, 6, 32])
 def test_every_task_belongs_to_one_rank(count, tasks):
     update = range(tasks, 2 * tasks)
-    shares = [Ranks(rank, count).own(update) for rank in range(count)]
+    shares = [Distributed(rank, count).shard(update) for rank in range(count)]
     assert [task for share in shares for task in share] == list(update)
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_more_processes_than_tasks_are_refused():
     with pytest.raises(InputError, match="2 tasks cannot be shared by 3 processes: start at most 2"):
-        Ranks(0, 3).own(range(2))
+        Distributed(0, 3).shard(range(2))
 
 
 def test_without_torchrun_a_process_is_alone():

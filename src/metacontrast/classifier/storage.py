@@ -44,7 +44,7 @@ from metacontrast.model.frozen import frozen_like
 from metacontrast.training import checkpoint
 from metacontrast.training.config import config_from_values
 from metacontrast.training.run import TrainedRun
-from metacontrast.types import Head
+from metacontrast.types import Head, to_named
 
 FORMAT, VERSION = "metacontrast-classifier", 2
 PATIENCE = 60.0
@@ -170,7 +170,7 @@ def _facts(state: State, run: TrainedRun, parameters: dict[str, Any]) -> dict[st
 
 
 def _tensors(state: State) -> dict[str, Tensor]:
-    start = {f"start.{name}": t for name, t in checkpoint.params_to_tensors(state.start.params).items()}
+    start = {f"start.{name}": t for name, t in to_named(state.start.params).items()}
     network = {f"network.{name}": t for name, t in state.fitted.network.state_dict().items()}
     return start | network | {"support.images": state.support.images, "support.y": state.support.y}
 

@@ -83,7 +83,13 @@ def _config(args: argparse.Namespace) -> TrainConfig:
 
 
 def _own_defaults(updates: int) -> dict[str, Any]:
-    return {"updates": updates, "eval_every": max(1, updates // 6), "eval_steps": (1,), "eval_episodes": 100}
+    return {
+        "updates": updates,
+        "eval_every": max(1, updates // 6),
+        "eval_steps": (1,),
+        "eval_episodes": 100,
+        "eval_split": "test",
+    }
 
 
 def _measure(run: TrainedRun, images: ClassImages, args: argparse.Namespace, label: str) -> tuple[list[Row], Findings]:

@@ -17,7 +17,7 @@ from metacontrast.cli.determinism import add_deterministic_flag, determinism
 from metacontrast.cli.grid import add_grid_flags, check_grid_flags, chosen_runner, execute_grid, jobs_at_once
 from metacontrast.cli.progress import Progress, row_in_words, stop_on_interrupt
 from metacontrast.data import load_dataset
-from metacontrast.data.catalog import data_root, find_dataset
+from metacontrast.data.catalog import data_root, find_dataset, load_evaluation_split
 from metacontrast.data.images import ClassImages
 from metacontrast.device import find_device
 from metacontrast.errors import InputError
@@ -25,15 +25,14 @@ from metacontrast.experiments.runners import Grid, RunContext, Status
 from metacontrast.experiments.runners.local import run_locally
 from metacontrast.files import as_path
 from metacontrast.training.config import TrainConfig
-from metacontrast.training.follower import Follower
+from metacontrast.training.distributed import ALONE, Distributed, is_restarted, joined
 from metacontrast.training.memory import fit_to_memory
-from metacontrast.training.ranks import ALONE, Ranks, is_restarted, joined
 from metacontrast.training.records import Record, read_records
-from metacontrast.training.run import RunDirectory, open_run, read_config
+from metacontrast.training.run import NullRunDirectory, RunDirectory, open_run, read_config
 from metacontrast.training.step import Resources
 from metacontrast.training.sweep import first_run, sweep_configs
 from metacontrast.training.tensorboard import require_tensorboard, tensorboard_writer
-from metacontrast.training.train import train
+from metacontrast.training.train_run import train_run
 from metacontrast.version import INTERRUPTED
 
 
@@ -66,8 +65,8 @@ def execute(args: argparse.Namespace) -> int:
     config = config_from_flags(args)
     check_grid_flags(args)
     check_destinations(images_folder(config.dataset), folders=[args.out])
-    with joined(find_device(args.device)) as ranks, _reported_by(ranks), determinism(args.deterministic):
-        status, results = train_with_progress(config, args, ranks=ranks)
+    with joined(find_device(args.device)) as processes, _reported_by(processes), determinism(args.deterministic):
+        status, results = train_with_progress(config, args, processes=processes)
         if status == "stopped":
             shared.say(f"stopped and saved; continue with: metacontrast {_continuing(args)}")
         if args.json:
@@ -76,18 +75,18 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def train_with_progress(
-    config: TrainConfig, args: argparse.Namespace, label: str = "training", ranks: Ranks = ALONE
+    config: TrainConfig, args: argparse.Namespace, label: str = "training", processes: Distributed = ALONE
 ) -> tuple[str, list[Record]]:
     """Train into `args.out`, or seeds and variants into folders in it; the outcome, and the last evaluations' records.
 
     Args:
-        ranks: the processes that share the training.
+        processes: those that share the training.
     """
     configs = _configs(config, args)
     if args.tensorboard:
         require_tensorboard()
-    status = _train(configs, args, label, ranks)
-    runs = configs.items() if ranks.leads else ()
+    status = _train(configs, args, label, processes)
+    runs = configs.items() if processes.is_main else ()
     return status, [_place_of(run, each) | row for run, each in runs for row in last_evaluation(args.out / run)]
 
 
@@ -105,9 +104,9 @@ def _continuing(args: argparse.Namespace) -> str:
 
 
 @contextlib.contextmanager
-def _reported_by(ranks: Ranks) -> Iterator[None]:
+def _reported_by(processes: Distributed) -> Iterator[None]:
     """Messages, progress and results of the process that leads only."""
-    if ranks.leads:
+    if processes.is_main:
         yield
         return
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
@@ -118,8 +117,8 @@ def _run_directory(
     path: Path, config: TrainConfig, images: tuple[ClassImages, ClassImages], resources: Resources, resume: bool
 ) -> contextlib.AbstractContextManager[RunDirectory]:
     """Where this process writes; `torchrun` starts processes that died again with the same flags, to go on."""
-    if not resources.ranks.leads:
-        return contextlib.nullcontext(Follower(path, {}))
+    if not resources.distributed.is_main:
+        return contextlib.nullcontext(NullRunDirectory(path, {}))
     return open_run(path, config, images, resources.device, resume=resume or is_restarted())
 
 
@@ -139,21 +138,21 @@ def _configs(config: TrainConfig, args: argparse.Namespace) -> dict[Path, TrainC
     return sweep_configs(config, 1 if args.seeds is None else args.seeds, dict(args.vary))
 
 
-def _train(configs: dict[Path, TrainConfig], args: argparse.Namespace, label: str, ranks: Ranks) -> str:
+def _train(configs: dict[Path, TrainConfig], args: argparse.Namespace, label: str, processes: Distributed) -> str:
     """Train one run, or a grid of them."""
     jobs = jobs_at_once(args, len(configs), default=1)
     if len(configs) > 1 and (jobs > 1 or args.runner == "ray"):
-        if ranks.count > 1:
+        if processes.count > 1:
             raise InputError("--jobs and --runner ray start processes of their own: leave them out under torchrun")
         return _train_apart(configs, args, jobs)
     names = ["".join(f"{part}, " for part in run.parts) for run in configs]
     with Progress(list(configs.values()), names, label) as progress, stop_on_interrupt() as should_stop:
         runs = [
-            SweepRun(folder, config, args, ranks, partial(progress.show, number), is_first=number == 0)
+            SweepRun(folder, config, args, processes, partial(progress.show, number), is_first=number == 0)
             for number, (folder, config) in enumerate(configs.items())
         ]
         context = RunContext(args.out, args.data_root, args.device)
-        if len(runs) == 1 or ranks.count > 1:
+        if len(runs) == 1 or processes.count > 1:
             is_done = all(run.execute(context, should_stop) is Status.COMPLETE for run in runs)
         else:
             is_done = execute_grid(Grid(runs, context, 1, should_stop), run_locally)
@@ -189,7 +188,7 @@ class SweepRun:
     Args:
         folder: of its run directory below the sweep's.
         args: the command's flags.
-        ranks: the processes that share the training.
+        processes: those that share the training.
         show: sees every record as it is written.
         is_first: whether to say how much memory it takes.
     """
@@ -197,7 +196,7 @@ class SweepRun:
     folder: Path
     config: TrainConfig
     args: argparse.Namespace
-    ranks: Ranks = ALONE
+    processes: Distributed = ALONE
     show: Callable[[Record], None] | None = None
     is_first: bool = False
 
@@ -224,11 +223,11 @@ class SweepRun:
 
     def execute(self, context: RunContext, should_stop: Callable[[], bool]) -> Status:
         """Train it from where it is."""
-        tasks = len(self.ranks.own(range(self.config.meta_batch)))
-        with self.ranks.leader_first():
+        tasks = len(self.processes.shard(range(self.config.meta_batch)))
+        with self.processes.main_first():
             images = _load(self.config, context.data_root)
         with determinism(self.args.deterministic), shared.resources(self.args, tasks) as asked:
-            resources, need = fit_to_memory(self.config, images, replace(asked, ranks=self.ranks))
+            resources, need = fit_to_memory(self.config, images, replace(asked, distributed=self.processes))
             folder, note = context.runs / self.folder, need if self.is_first else ""
             show = self.show or (lambda record: None)
             status = _train_one(self.config, folder, self.args, images, resources, note, show, should_stop)
@@ -239,7 +238,7 @@ def _load(config: TrainConfig, root: Path | None) -> tuple[ClassImages, ClassIma
     """What is trained on, and what is tested on."""
     options = config.read_options()
     train_images = load_dataset(config.dataset, "train", root, options)
-    test_images = load_dataset(config.dataset, config.eval_split, root, options)
+    test_images = load_evaluation_split(config.dataset, config.eval_split, root, options)
     if both := set(train_images.classes) & set(test_images.classes):
         shared.say(f"note: {len(both)} classes are trained on and tested on: accuracy says little about new classes")
     return train_images, test_images
@@ -255,7 +254,7 @@ def _train_one(
     show: Callable[[Record], None],
     should_stop: Callable[[], bool],
 ) -> str:
-    logged = folder if args.tensorboard and resources.ranks.leads else None
+    logged = folder if args.tensorboard and resources.distributed.is_main else None
     with _run_directory(folder, config, images, resources, args.resume) as run, tensorboard_writer(logged) as log:
         if note:
             shared.say(note)
@@ -264,7 +263,7 @@ def _train_one(
             log(record)
             show(record)
 
-        return train(config, run, *images, resources, on_record=on_record, should_stop=should_stop)
+        return train_run(config, run, *images, resources, on_record=on_record, should_stop=should_stop)
 
 
 def last_evaluation(run: Path) -> list[Record]:

@@ -12,7 +12,7 @@ import platformdirs
 from metacontrast.data.cache import cache_name, cached, fingerprint
 from metacontrast.data.images import ClassImages
 from metacontrast.data.options import ReadOptions, Resample
-from metacontrast.errors import InputError, did_you_mean
+from metacontrast.errors import InputError, NoSplitError, did_you_mean
 from metacontrast.fields import check_fields
 from metacontrast.files import as_path
 
@@ -157,7 +157,7 @@ def load_dataset(
     check_options(spec, options)
     if split not in spec.splits:
         known = ", ".join(spec.splits)
-        raise InputError(
+        raise NoSplitError(
             f"{name} has no split {split!r}, only {known}; {did_you_mean(split, spec.splits)}".rstrip("; ")
         )
     reader = spec.reader
@@ -166,6 +166,18 @@ def load_dataset(
     source = fingerprint(place, reader.sources(place, options), options, reader.READER_VERSION)
     file = cache_name(spec.name, split, place, options)
     return cached(cache_folder(), file, source, lambda: reader.read(place, split, options))
+
+
+def load_evaluation_split(
+    name: str, split: str, root: Path | str | None = None, options: ReadOptions = DEFAULTS
+) -> ClassImages:
+    """The split that a training is evaluated on; `auto` is `val`, and `test` where there is no `val`."""
+    if split != "auto":
+        return load_dataset(name, split, root, options)
+    try:
+        return load_dataset(name, "val", root, options)
+    except NoSplitError:
+        return load_dataset(name, "test", root, options)
 
 
 def find_dataset(name: str, root: Path | str | None = None) -> tuple[DatasetSpec, Path]:

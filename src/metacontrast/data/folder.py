@@ -22,7 +22,7 @@ from pathlib import Path
 from metacontrast.data.decode import Item, UnreadableImage, enumerate_some, gather, is_grey, suffixes
 from metacontrast.data.images import ClassImages, group_by_class
 from metacontrast.data.options import ReadOptions, with_variants
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, NoSplitError
 from metacontrast.files import is_folder, why_no_folder
 
 READER_VERSION = 1
@@ -95,7 +95,7 @@ def split_classes(root: Path, found: ClassFiles, split: str) -> ClassFiles:
     tops = _split_folders(root, found)
     if not tops:
         if split in ("val", "test"):
-            raise InputError(
+            raise NoSplitError(
                 f"{root} is not divided, so {split!r} would be the classes that are trained on: put class folders into "
                 "train/ and test/, or ask for all (train --eval-split all, or evaluate --split all where nothing of it "
                 "was trained on)"
@@ -103,7 +103,7 @@ def split_classes(root: Path, found: ClassFiles, split: str) -> ClassFiles:
         return found
     wanted = {top for top, name in tops.items() if split in ("all", name)}
     if not wanted:
-        raise InputError(f"{root} has folders {', '.join(sorted(tops))}, but none for {split!r}: ask for another")
+        raise NoSplitError(f"{root} has folders {', '.join(sorted(tops))}, but none for {split!r}: ask for another")
     return _merged(found, wanted)
 
 

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -150,6 +151,46 @@ def group_by_class(
         mean=mean,
         std=std,
     )
+
+
+def images_from_arrays(
+    images: NDArray[np.uint8] | Tensor,
+    labels: Sequence[Any] | NDArray[Any] | Tensor,
+    *,
+    name: str = "arrays",
+    mean: tuple[float, ...] = (0.0,),
+    std: tuple[float, ...] = (1.0,),
+) -> ClassImages:
+    """Images from memory, to draw tasks from.
+
+    Args:
+        images: uint8, `(image, height, width)` or `(image, height, width, channel)` with 1 or 3 channels.
+        labels: the class of every image: numbers or texts.
+        name: what the images are called in messages and records.
+        mean, std: per channel on the scale 0 to 1, with which pixels are normalized.
+
+    Raises:
+        InputError: the images are of another type or shape, or there is not one label for each.
+
+    >>> grey = np.zeros((4, 8, 8), np.uint8)
+    >>> images_from_arrays(grey, ["a", "b", "a", "b"]).classes
+    ('a', 'b')
+    """
+    pixels, classes = np.asarray(images), np.asarray(labels)
+    if pixels.dtype != np.uint8:
+        raise InputError(f"images are {pixels.dtype}, but must be uint8 from 0 to 255: scale and convert them")
+    if pixels.ndim == 3:
+        pixels = pixels[..., None]
+    if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3):
+        raise InputError(
+            f"images have shape {np.shape(images)}, but must have (image, height, width) or (image, height, width, "
+            "channel) with 1 or 3 channels: move or add an axis"
+        )
+    if classes.shape != (len(pixels),):
+        raise InputError(f"{len(pixels)} images have labels of shape {classes.shape}: give each image one label")
+    channels_first = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+    by_class = [(str(each), channels_first[classes == each]) for each in np.unique(classes)]
+    return group_by_class(name, by_class, mean=mean, std=std)
 
 
 def first_clash(names: Sequence[str]) -> tuple[str, str] | None:

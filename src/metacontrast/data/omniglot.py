@@ -24,7 +24,7 @@ from metacontrast.data.download import fetch
 from metacontrast.data.images import ClassImages, group_by_class
 from metacontrast.data.options import ClassArrays, ReadOptions, with_variants
 from metacontrast.data.published import FileTree, find_source, open_image, open_tree, pixels, split_list
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, NoSplitError
 
 READER_VERSION = 1
 URL = "https://github.com/brendenlake/omniglot/raw/master/python"
@@ -86,7 +86,7 @@ def lists_of(split: str, options: ReadOptions) -> tuple[str, ...]:
     """Return the published lists that make up a split."""
     scheme = SCHEMES[options.split_scheme]
     if split not in scheme:
-        raise InputError(
+        raise NoSplitError(
             f"omniglot has no split {split!r} with split_scheme={options.split_scheme!r}, only "
             f"{', '.join(scheme)}: choose one of these"
         )

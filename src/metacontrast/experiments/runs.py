@@ -26,7 +26,7 @@ from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import Record, read_records
 from metacontrast.training.run import load_model_copy, model_copy, open_run
 from metacontrast.training.step import Resources
-from metacontrast.training.train import train
+from metacontrast.training.train_run import train_run
 
 MEASURED = "measured.jsonl"
 
@@ -173,7 +173,7 @@ def _train_to(
         return True
     config = replace(run.config, updates=update, keep_every=update)
     with open_run(folder, config, images, resources.device, resume=True) as opened:
-        return train(config, opened, *images, resources, should_stop=should_stop) == "finished"
+        return train_run(config, opened, *images, resources, should_stop=should_stop) == "finished"
 
 
 def _images(run: PlannedRun, data_root: Path | None) -> tuple[ClassImages, ClassImages]:

@@ -141,6 +141,7 @@ def base_config(setting: Setting, family: Family, shots: int, **changes: Any) ->
     if family == "colour" and shots == 25:
         config = replace(config, pool_size=None, relabel=False)
     config = replace(config, shots=shots, eval_every=0, eval_episodes=2, eval_steps=(1,), checkpoint_every=25)
+    config = replace(config, eval_split="test")
     config = replace(config, **changes)
     return _tiny(config) if setting.scale == "smoke" else config
 

@@ -103,7 +103,7 @@ def meta_gradient(
     Raises:
         InputError: labels do not fit the images or the model's ways, or there is nothing to learn.
     """
-    check_tasks(model, params, episodes, inner.scope)
+    check_tasks(model, params, episodes, inner.scope, (inner.loss, inner.outer_loss))
     name = engine.resolved(episodes.query_x.device)
     gradient = _compiled(model, inner) if name.startswith("compiled") else partial(_gradient, model, inner)
     groups = split(episodes, engine.group_size(model, inner, episodes.query_x[0], len(episodes.query_y)))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metacontrast.errors import InputError
 from metacontrast.files import open_tensors, parse_json, write_tensors
-from metacontrast.types import Head, Params
+from metacontrast.types import Params, from_named, to_named
 
 
 @dataclass(frozen=True)
@@ -55,26 +55,17 @@ def load(path: Path) -> Stored:
         raise InputError(f"{path} cannot be read ({error}): it is damaged or not from here") from error
 
 
-def params_to_tensors(params: Params) -> dict[str, Tensor]:
-    """Parameters under the names `encoder.*`, `head.weight` and `head.bias`."""
-    head = {"head.weight": params.head.weight, "head.bias": params.head.bias}
-    return {f"encoder.{name}": t for name, t in params.encoder.items()} | {
-        name: t for name, t in head.items() if t is not None
-    }
-
-
 def params_from_tensors(like: Params, tensors: dict[str, Tensor], where: str) -> Params:
-    """The inverse; `like` says which tensors of which shapes there must be, in which order.
+    """The inverse of `to_named`, checked; `like` says which tensors of which shapes there must be, in which order.
 
     Raises:
         InputError: a tensor is missing, unknown, of another shape, or holds something else than finite numbers.
     """
-    expected = params_to_tensors(like)
+    expected = to_named(like)
     for name in expected | tensors:
         if problem := _problem(expected.get(name), tensors.get(name)):
             raise InputError(f"{where} does not fit its configuration: {name} {problem}; restore it or train again")
-    encoder = {name: tensors[f"encoder.{name}"] for name in like.encoder}
-    return Params(encoder, Head(tensors["head.weight"], tensors.get("head.bias")))
+    return from_named(like, tensors)
 
 
 def _problem(wanted: Tensor | None, found: Tensor | None) -> str | None:

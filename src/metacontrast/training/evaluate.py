@@ -108,7 +108,7 @@ def evaluate_tasks(
 ) -> Float[Tensor, "episode row"]:
     """The accuracy on every single test task; the columns are the rows that `evaluate` averages, the same arguments."""
     model = model.with_ways(tasks.ways)
-    inner = replace(inner, steps=max(evaluation.steps), order="first")
+    inner = inner.at_test(max(evaluation.steps))
     distinct = replace(evaluation, heads=_distinct_heads(params, evaluation.heads))
     starts = [_start(model, params, head) for head in distinct.heads]
     scores_of = at_precision("float32", lambda episodes: _scores(starts, episodes, inner, evaluation.steps))
@@ -155,7 +155,7 @@ def _scores(
         support = model.task_features(params.encoder, episodes.support_x)
         query = model.query_task_features(params.encoder, episodes.support_x, episodes.query_x)
     baseline = _accuracy(_nearest_mean_scores(model, support, episodes.support_y, query), episodes.query_y)
-    on_features = episodes._replace(support_x=support[..., None, None], query_x=query[..., None, None])
+    on_features = episodes._replace(support_x=support, query_x=query)
     adapted = []
     for model, params in starts:
         tasks = episodes
@@ -171,7 +171,7 @@ def _scores(
 
 def _start(model: Model, params: Params, head: TestHead) -> tuple[Model, Params]:
     """The model and parameters that the inner loop starts from."""
-    return (model, params) if head == "kept" else (replace(model, head="zeroed"), zero_head(params, model.ways))
+    return (model, params) if head == "kept" else (model.with_head("zeroed"), zero_head(params, model.ways))
 
 
 def logits_after(

@@ -42,7 +42,7 @@ def fit_to_memory(
 def _share_of_free_memory(resources: Resources) -> int | None:
     """What is free; processes that share a machine's memory get as much each, a GPU is one process's."""
     free = free_bytes(resources.device)
-    return free if free is None or resources.device != "cpu" else free // resources.ranks.here
+    return free if free is None or resources.device != "cpu" else free // resources.distributed.here
 
 
 def _in_words(need: Need) -> str:

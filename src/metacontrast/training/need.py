@@ -23,7 +23,8 @@ from metacontrast.memory import peak_bytes
 from metacontrast.model.model import Model
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.state import TrainState, store_state
-from metacontrast.training.step import Resources, batch_gradient, initial_state, outer_step
+from metacontrast.training.step import Resources, move
+from metacontrast.training.train_run import gradient_of, initial_state
 from metacontrast.types import Episode, Params, map_params, to_tensors
 
 _BESIDE_TENSORS = {"loop": 1.25, "vmap": 2.0}
@@ -65,7 +66,7 @@ def need_of_update(
     device = torch.device(resources.device)
     model = config.model(images[0].shape).to(device)
     state = initial_state(config, model, resources.device)
-    tasks = Episode(*(t.to(device) for t in config.training_tasks(images[0]).batch(range(config.meta_batch))))
+    tasks = Episode(*(t.to(device) for t in config.largest_tasks(images[0]).batch(range(config.meta_batch))))
     measured = partial(_gradient_bytes, model, state.params, tasks, config, resources, most)
     images_there = 0 if device.type == "cpu" else _size(*(each.images for each in images))
     fixed = images_there + _state_bytes(state) + _size(*tasks)
@@ -108,7 +109,7 @@ def _gradient_bytes(
 
     def at(steps: int) -> int:
         short = replace(config, inner_steps=steps)
-        work = partial(batch_gradient, model, params, few, short, alone)
+        work = partial(gradient_of(short, alone), model, params, few, short.inner())
         return peak_bytes(work, most, [*few, *to_tensors(params)])
 
     if config.inner_steps <= 2:
@@ -119,7 +120,7 @@ def _gradient_bytes(
 
 def _state_bytes(state: TrainState) -> int:
     """Parameters, a gradient, and the optimizer's moments, which are there from the first step on."""
-    outer_step(state, map_params(torch.zeros_like, state.params), zeroed=False)
+    move(state, map_params(torch.zeros_like, state.params))
     return _size(*store_state(state).tensors.values(), *to_tensors(state.params))
 
 

@@ -1,30 +1,49 @@
 """Where a training stands, and how that is written down so that it goes on bit for bit."""
 
+import json
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from metacontrast.errors import InputError
-from metacontrast.training.checkpoint import Stored, params_from_tensors, params_to_tensors
-from metacontrast.types import Params, to_tensors
+from metacontrast.training.checkpoint import Stored, params_from_tensors
+from metacontrast.types import Params, to_named, to_tensors
 
 
 @dataclass
 class TrainState:
-    """Parameters, the optimizer that moves them in place, and the number of updates done."""
+    """Parameters, the optimizer that moves them in place, the number of updates done, and a schedule if there is one.
+
+    Args:
+        schedule: of the optimizer's learning rate, one step for every update.
+    """
 
     params: Params
     optimizer: torch.optim.Optimizer
-    updates: int
+    updates: int = 0
+    schedule: LRScheduler | None = None
 
 
 def store_state(state: TrainState) -> Stored:
-    """Parameters and the optimizer's tensors under flat names."""
+    """Parameters and the optimizer's tensors under flat names; updates and schedule as facts."""
     moments = state.optimizer.state_dict()["state"]
     flat = {f"optimizer.{i}.{name}": t for i, slots in moments.items() for name, t in slots.items()}
-    tensors = params_to_tensors(state.params) | {n: t for n, t in flat.items() if isinstance(t, Tensor)}
-    return Stored(tensors, {"updates": state.updates})
+    tensors = to_named(state.params) | {n: t for n, t in flat.items() if isinstance(t, Tensor)}
+    return Stored(tensors, {"updates": state.updates} | _store_schedule(state))
+
+
+def _store_schedule(state: TrainState) -> dict[str, object]:
+    """The schedule's numbers and the learning rates that they led to; nothing where there is no schedule."""
+    if state.schedule is None:
+        return {}
+    facts = {"schedule": state.schedule.state_dict(), "lrs": [group["lr"] for group in state.optimizer.param_groups]}
+    try:
+        return json.loads(json.dumps(facts))
+    except (TypeError, ValueError) as error:
+        name = type(state.schedule).__name__
+        raise InputError(f"the schedule {name} holds what cannot be saved ({error}): train without out=") from error
 
 
 def restore_state(state: TrainState, stored: Stored, where: str) -> TrainState:
@@ -38,6 +57,10 @@ def restore_state(state: TrainState, stored: Stored, where: str) -> TrainState:
     try:
         state.optimizer.load_state_dict(structure)
         state.updates = int(stored.facts["updates"])
+        if state.schedule is not None:
+            state.schedule.load_state_dict(stored.facts["schedule"])
+            for group, lr in zip(state.optimizer.param_groups, stored.facts["lrs"], strict=True):
+                group["lr"] = lr
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(f"{where} does not fit its configuration ({error}): start anew with another --out") from error
     return state

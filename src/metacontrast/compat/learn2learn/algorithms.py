@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from metacontrast.errors import InputError
-from metacontrast.maml.inner import descend
 
 
 class MAML(nn.Module):
@@ -110,8 +109,8 @@ class MAML(nn.Module):
             _refuse([name for name in still if not named[name].requires_grad], "is frozen", "allow_nograd")
         if not _either(allow_unused, self.allow_unused):
             _refuse([name for name in still if named[name].requires_grad], "is not part of the loss", "allow_unused")
-        stepped = descend(list(named.values()), gradients, self.lr)
-        replace_parameters(self.module, dict(zip(named.values(), stepped, strict=True)))
+        moved = zip(named.values(), gradients, strict=True)
+        replace_parameters(self.module, {t: t if g is None else t - self.lr * g for t, g in moved})
 
 
 def _gradients(loss: Tensor, named: Mapping[str, Tensor], create_graph: bool) -> list[Tensor | None]:

@@ -2,9 +2,9 @@
 
     g = Σ over ranks of (B_r / B) g_r,     B_r of the B tasks are the rank's, g_r the mean of their gradients
 
-`torchrun` starts the processes, rank 0 leads. Every update is one sum over the ranks of the gradient and of what the
-tasks came to, so that parameters, moments and the zeroed head are the same everywhere; which tasks an update has does
-not depend on the number of ranks.
+`torchrun` starts the processes, rank 0 is the main one. Every update is one sum over the ranks of the gradient and the
+metrics, so that parameters, moments and the zeroed head are the same everywhere; which tasks an update has does not
+depend on the number of ranks.
 """
 
 import contextlib
@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
-import safetensors.torch
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -26,18 +25,18 @@ from metacontrast.training.state import TrainState, restore_state, store_state
 from metacontrast.types import Params, from_tensors, to_tensors
 
 _PATIENCE = timedelta(days=1)
-"""The leader may evaluate for long while the others wait; one that died is noticed, see `heartbeat`."""
+"""The main process may evaluate for long while the others wait; one that died is noticed, see `heartbeat`."""
 
 _JOINING = timedelta(minutes=3)
-"""Processes that were started again can miss one another for good; then `torchrun` shall start them once more."""
+"""Restarted processes may fail to find each other; after this timeout `torchrun` starts them again."""
 
 
 @dataclass(frozen=True)
-class Ranks:
+class Distributed:
     """The processes of a training.
 
     Args:
-        rank: number of this process; 0 leads, which alone writes and reports.
+        rank: number of this process; 0 is the main one, which alone writes and reports.
         count: of all processes.
         here: how many of them share this machine.
         device: where they exchange tensors, `cpu` or `cuda`.
@@ -51,11 +50,11 @@ class Ranks:
     group: dist.ProcessGroup | None = None
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes and reports."""
         return self.rank == 0
 
-    def own(self, tasks: range) -> range:
+    def shard(self, tasks: range) -> range:
         """This rank's share of an update's tasks, in a row."""
         if len(tasks) < self.count:
             raise InputError(
@@ -64,11 +63,11 @@ class Ranks:
             )
         return tasks[len(tasks) * self.rank // self.count : len(tasks) * (self.rank + 1) // self.count]
 
-    def mean(self, gradient: Params, metrics: Metrics, tasks: int) -> tuple[Params, Metrics]:
+    def all_reduce_mean(self, gradient: Params, metrics: Metrics, tasks: int) -> tuple[Params, Metrics]:
         """Mean gradient and metrics of all `tasks` of an update, from those of every rank's own."""
         if self.count == 1:
             return gradient, metrics
-        own, tensors, seen = self.own(range(tasks)), to_tensors(gradient), torch.stack(metrics)
+        own, tensors, seen = self.shard(range(tasks)), to_tensors(gradient), torch.stack(metrics)
         values = seen.new_zeros(len(metrics), tasks)
         values[:, own] = seen
         share = len(own) / tasks
@@ -81,26 +80,23 @@ class Ranks:
         """Whether any rank was asked."""
         return asked if self.count == 1 else bool(self._sum(torch.tensor(float(asked), device=self.device)) > 0)
 
-    def same(self, state: TrainState) -> TrainState:
-        """`state` as the leader has it."""
+    def broadcast(self, state: TrainState) -> TrainState:
+        """`state` as the main process has it."""
         if self.count == 1:
             return state
-        stored = store_state(state)
-        content = safetensors.torch.save({n: t.detach().cpu().contiguous() for n, t in stored.tensors.items()})
-        size = self._from_leader(torch.tensor([len(content), state.updates], device=self.device))
-        received = torch.zeros(int(size[0]), dtype=torch.uint8, device=self.device)
-        if self.leads:
-            received.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-        tensors = safetensors.torch.load(self._from_leader(received).cpu().numpy().tobytes())
-        return restore_state(state, Stored(tensors, {"updates": int(size[1])}), "what the leading process sent")
+        box = [store_state(state) if self.is_main else None]
+        with _one_line():
+            dist.broadcast_object_list(box, src=0, group=self.group, device=torch.device(self.device))
+        assert isinstance(box[0], Stored)
+        return restore_state(state, box[0], "what the main process sent")
 
     @contextlib.contextmanager
-    def leader_first(self) -> Iterator[None]:
-        """The leader goes through alone, so that the others find the caches that it made."""
-        if not self.leads:
+    def main_first(self) -> Iterator[None]:
+        """Run the block on the main process first, so that the others reuse its caches."""
+        if not self.is_main:
             self.any(False)
         yield
-        if self.leads:
+        if self.is_main:
             self.any(False)
 
     def _sum(self, tensor: Tensor) -> Tensor:
@@ -108,17 +104,12 @@ class Ranks:
             dist.all_reduce(tensor, group=self.group)
         return tensor
 
-    def _from_leader(self, tensor: Tensor) -> Tensor:
-        with _one_line():
-            dist.broadcast(tensor, src=0, group=self.group)
-        return tensor
 
-
-ALONE = Ranks()
+ALONE = Distributed()
 
 
 @contextlib.contextmanager
-def joined(device: str) -> Iterator[Ranks]:
+def joined(device: str) -> Iterator[Distributed]:
     """The processes that `torchrun` started, this one among them; this one alone where it was started without.
 
     Args:
@@ -138,7 +129,7 @@ def joined(device: str) -> Iterator[Ranks]:
             stack.enter_context(watched(rank, count))
             group = dist.new_group(timeout=_PATIENCE)
             assert isinstance(group, dist.ProcessGroup)
-        yield Ranks(rank, count, processes_here(), device, group)
+        yield Distributed(rank, count, processes_here(), device, group)
 
 
 def processes_here() -> int:
