@@ -101,7 +101,7 @@ def comparison_row(judged: Judged, table: Table) -> Sequence[str]:
         measured,
         f"{judged.outcome} ({describe_p(min(judged.p_for, judged.p_against))})",
         _authors_as_far(judged, table),
-        _authors_whole(comparison, table),
+        authors_whole(comparison, table),
     )
 
 
@@ -141,7 +141,7 @@ def _authors_ratio(comparison: Comparison, table: Table, levels: tuple[float, fl
     return f"{2 ** mean_log_ratio(fast, slow, low, high):.2f} times"
 
 
-def _authors_whole(comparison: Comparison, table: Table) -> str:
+def authors_whole(comparison: Comparison, table: Table) -> str:
     """Compare the authors' numbers over the whole of their training; — where unknown."""
     if comparison.measure == "faster":
         return _authors_ratio(comparison, table)
