@@ -17,8 +17,8 @@ from time import perf_counter
 
 import torch
 
-from metacontrast.cli.allocator import keep_freed_memory
 from metacontrast.data.images import ClassImages
+from metacontrast.memory import keep_freed_memory
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.recipes import recipe
 from metacontrast.training.records import device_name

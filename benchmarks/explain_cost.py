@@ -16,7 +16,7 @@ from time import perf_counter
 
 import torch
 
-from metacontrast.analysis.contrastiveness import explain_tasks
+from metacontrast.diagnostics.explanation import explain
 from metacontrast.training.recipes import recipe
 from metacontrast.training.records import device_name
 from metacontrast.training.train_run import initial_state, outer_step
@@ -50,7 +50,7 @@ def measure(config, rounds: int) -> dict:
     episodes = random_tasks(config.meta_batch, config.ways, config.shots, config.queries)
     works = (
         lambda: outer_step(config, model)(state, episodes),
-        lambda: explain_tasks(model, state.params, episodes, config.inner()),
+        lambda: explain(model, state.params, episodes, config.inner()),
     )
     times = [[seconds(work) for work in works] for _ in range(rounds + 1)][1:]
     one_update, explanation = map(min, zip(*times, strict=True))

@@ -21,10 +21,10 @@ from statistics import median
 import torch
 
 import metacontrast as mc
-from metacontrast.bench.cases import CASES, ORDERS, build_model, draw
-from metacontrast.bench.table import hardware
-from metacontrast.cli.allocator import keep_freed_memory
+from gradients.cases import CASES, ORDERS, build_model, draw
+from gradients.table import hardware
 from metacontrast.maml import engine
+from metacontrast.memory import keep_freed_memory
 from metacontrast.model.fused import block
 
 REPEATS = 3

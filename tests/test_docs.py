@@ -13,7 +13,7 @@ from classifier_kit import grey_images, tiny_model_folder, write_folder
 from metacontrast import FewShotClassifier
 from metacontrast.classifier.export import export
 from metacontrast.cli.main import run
-from metacontrast.experiments.catalog import FIGURES
+from metacontrast.experiments.figures import FIGURES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -24,9 +24,8 @@ SHRINK = {
     "evaluate": ["--episodes", "3"],
     "explain": ["--episodes", "3"],
     "figure": ["--scale", "smoke", "--jobs", "1"],
-    "bench": ["--cases", "a", "--orders", "first", "--engines", "ours", "--repeats", "1"],
 }
-NOT_HERE = ("mini-imagenet", "data get", "--engine ray")
+NOT_HERE = ("mini-imagenet", "data get", "--runner ray")
 REAL = re.compile(r"(omniglot|cifar-fs)(?!-conv4)")
 
 

@@ -8,11 +8,10 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from metacontrast.analysis.gradient_parts import Part
 from metacontrast.cli.main import run as metacontrast
-from metacontrast.explain.findings import as_json, explain_run
-from metacontrast.explain.pictures import draw_pictures
-from metacontrast.explain.text import facts, headline
+from metacontrast.diagnostics.task_view import Part
+from metacontrast.report.findings import as_json, explain_run, facts, headline
+from metacontrast.report.report import draw_pictures
 from metacontrast.training import checkpoint
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import read_records

@@ -27,15 +27,14 @@ from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.classifier.plan import Plan, make_plan
 from metacontrast.cli.main import run as command
 from metacontrast.data.augment import Augmentation
+from metacontrast.data.catalog import FOLDER, DatasetSpec
 from metacontrast.data.decode import decode
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.data.options import ReadOptions
-from metacontrast.data.specs import FOLDER, DatasetSpec
 from metacontrast.device import find_device
 from metacontrast.errors import InputError, check_choice, did_you_mean
-from metacontrast.experiments.catalog import FIGURES, find_figures
-from metacontrast.experiments.schedule import Schedule
-from metacontrast.experiments.setting import Setting, choose_setting
+from metacontrast.experiments.figures import FIGURES, find_figures
+from metacontrast.experiments.setting import Schedule, Setting, choose_setting
 from metacontrast.experiments.spec import Claim, Comparison, FigureSpec, Reading
 from metacontrast.fields import as_declared
 from metacontrast.maml.engine import Engine
@@ -88,8 +87,8 @@ OPTIONS: dict[type, Callable[..., Any]] = {
 }
 """Dataclasses that hold options, and how one is made."""
 
-RESULTS = ("bench.", "classifier.cross_validation.Score", "experiments.speed_ups.SpeedUp", "experiments.verdicts.")
-"""What is measured rather than asked for, and the benchmark's own cases."""
+RESULTS = ("classifier.cross_validation.Score", "experiments.speed_ups.SpeedUp", "experiments.verdicts.")
+"""What is measured rather than asked for."""
 
 case = make_case(0, bias=True)
 
@@ -122,7 +121,7 @@ CALLS: dict[Callable[..., Any], Callable[..., Any]] = {
 
 INSIDE = {
     "classifier.export.export": "checked below, where there is a fitted classifier",
-    "data.gather.": "the options are those of ReadOptions or ImageFormat",
+    "data.decode.gather": "the options are those of ReadOptions or ImageFormat",
     "data.published.": "the options are those of ReadOptions",
     "experiments.": "the words stand in the figures' own specifications",
     "maml.inner.": "the options are those of Inner",
@@ -143,7 +142,7 @@ def choices_of(hint: Any) -> tuple[str, ...]:
 def modules() -> Iterator[Any]:
     for found in pkgutil.walk_packages(mc.__path__, "metacontrast."):
         if not found.name.endswith("__main__"):
-            with contextlib.suppress(ModuleNotFoundError):  # peers of the benchmark and extras
+            with contextlib.suppress(ModuleNotFoundError):  # extras
                 yield importlib.import_module(found.name)
 
 
@@ -175,7 +174,7 @@ def is_dataclass(thing: Any) -> bool:
 
 
 DATACLASSES = [c for c in defined(is_dataclass) if not own_name(c).startswith(RESULTS)]
-FUNCTIONS = [f for f in defined(inspect.isfunction) if not own_name(f).startswith(("bench.", *INSIDE))]
+FUNCTIONS = [f for f in defined(inspect.isfunction) if not own_name(f).startswith(tuple(INSIDE))]
 
 
 def makers() -> dict[str, tuple[Callable[..., Any], Any]]:
@@ -278,7 +277,6 @@ def test_the_nearest_name_is_suggested(make, suggested):
         ("figure all --scale smoky", "'smoke'"),
         ("fit {} --model omniglot-conv --out {}", "'omniglot-conv4'"),
         ("data get omniglt", "'omniglot'"),
-        ("bench --cases a --engines learn2lern", "'learn2learn'"),
         ("trian", "'train'"),
     ],
 )

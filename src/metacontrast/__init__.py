@@ -9,12 +9,12 @@ from metacontrast.version import __version__
 TYPE_CHECKING = False  # without importing `typing`, so that `entry` soon has its way of taking Ctrl-C
 if TYPE_CHECKING:
     from metacontrast import theory
-    from metacontrast.analysis.contrastiveness import explain_tasks
     from metacontrast.classifier.estimator import FewShotClassifier
     from metacontrast.data.augment import Augmentation
     from metacontrast.data.catalog import load_dataset
     from metacontrast.data.episodes import EpisodeSampler
     from metacontrast.data.images import ClassImages, images_from_arrays
+    from metacontrast.diagnostics.explanation import explain
     from metacontrast.errors import InputError
     from metacontrast.maml.engine import Engine, meta_gradient
     from metacontrast.maml.inner import Inner, adapt, learned_rates
@@ -63,7 +63,7 @@ _PUBLIC = {
     "train": "training.train",
     "train_config": "training.train_run",
     # Why it learns
-    "explain_tasks": "analysis.contrastiveness",
+    "explain": "diagnostics.explanation",
     # A classifier of your own images
     "FewShotClassifier": "classifier.estimator",
 }
@@ -88,7 +88,7 @@ __all__ = [
     "adapt",
     "encoders",
     "evaluate",
-    "explain_tasks",
+    "explain",
     "from_tensors",
     "images_from_arrays",
     "learned_rates",

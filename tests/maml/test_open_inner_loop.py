@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from metacontrast.analysis.contrastiveness import explain_tasks
 from metacontrast.data.episodes import EpisodeSampler
+from metacontrast.diagnostics.explanation import explain
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import Engine, meta_gradient
 from metacontrast.maml.inner import Inner, adapt, learned_rates
@@ -215,7 +215,7 @@ def test_what_the_theory_does_not_know_is_not_explained(changes):
     if changes.pop("rates", False):
         params = learned_rates(model, params, Inner(2))
     with pytest.raises(InputError, match="the theory is that of one loss, one inner learning rate"):
-        explain_tasks(model, params, some_tasks(), Inner(2, **changes))
+        explain(model, params, some_tasks(), Inner(2, **changes))
 
 
 @pytest.mark.parametrize("options", [{"direction": momentum}, {"rates": True}], ids=str)

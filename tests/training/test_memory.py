@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from metacontrast.errors import InputError
-from metacontrast.free_memory import free_bytes
-from metacontrast.tensor_bytes import MoreThanAllowed, peak_bytes
+from metacontrast.memory import MoreThanAllowed, free_bytes, peak_bytes
 from metacontrast.training import memory, need
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.memory import estimate_memory, fit_to_memory
@@ -159,7 +158,7 @@ IN_A_PROCESS = """
 import resource, sys, torch
 from dataclasses import replace
 from pathlib import Path
-from metacontrast.cli.allocator import keep_freed_memory
+from metacontrast.memory import keep_freed_memory
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.memory import estimate_memory
 from metacontrast.training.step import Resources

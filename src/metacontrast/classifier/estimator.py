@@ -32,8 +32,7 @@ from metacontrast.classifier.starting_point import StartingPoint, load_starting_
 from metacontrast.classifier.storage import State
 from metacontrast.classifier.stream import Prediction, predict_each
 from metacontrast.classifier.support import Support, join, make_support
-from metacontrast.data.decode import MAX_PIXELS
-from metacontrast.data.gather import Item
+from metacontrast.data.decode import MAX_PIXELS, Item
 from metacontrast.device import find_device
 from metacontrast.errors import InputError
 from metacontrast.fields import as_declared

@@ -10,8 +10,7 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metacontrast.data.decode import MAX_PIXELS, UnreadableImage
-from metacontrast.data.gather import Item, decode_all, decoder, enumerate_some
+from metacontrast.data.decode import MAX_PIXELS, Item, UnreadableImage, decode_all, decoder, enumerate_some
 from metacontrast.data.images import normalize
 from metacontrast.data.options import Resample
 from metacontrast.errors import InputError

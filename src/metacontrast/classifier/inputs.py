@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from metacontrast.classifier.arrays import as_numpy
-from metacontrast.data.decode import Source
+from metacontrast.data.decode import Item, Source
 from metacontrast.data.folder import class_files, image_folders, split_classes
-from metacontrast.data.gather import Item
 from metacontrast.errors import InputError
 from metacontrast.files import as_path, is_folder
 

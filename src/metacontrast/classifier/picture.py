@@ -11,8 +11,8 @@ from torch import Tensor
 from metacontrast.classifier.explanation import Explanation
 from metacontrast.classifier.storage import State
 from metacontrast.errors import one_line
-from metacontrast.plots.contributions import ContributionPicture, draw_contributions
 from metacontrast.plots.style import save_figure
+from metacontrast.plots.thumbnails import ContributionPicture, draw_contributions
 
 
 def draw_explanation(state: State, found: Explanation, pixels: Tensor, count: int = 8) -> Figure:

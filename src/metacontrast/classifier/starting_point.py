@@ -15,7 +15,7 @@ from torch import nn
 
 from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.classifier.stored_values import stored_inner
-from metacontrast.data.specs import DATASETS, FOLDER
+from metacontrast.data.catalog import DATASETS, FOLDER
 from metacontrast.errors import InputError, did_you_mean
 from metacontrast.files import as_path, check_writable, is_folder, parse_json, write_text
 from metacontrast.maml.inner import Inner

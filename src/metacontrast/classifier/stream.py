@@ -13,8 +13,7 @@ from torch import Tensor
 from metacontrast.classifier.explanation import Explanation, explainer
 from metacontrast.classifier.fitted import Fitted
 from metacontrast.classifier.storage import State
-from metacontrast.data.decode import UnreadableImage
-from metacontrast.data.gather import BATCH, Item
+from metacontrast.data.decode import BATCH, Item, UnreadableImage
 
 
 class Prediction(NamedTuple):

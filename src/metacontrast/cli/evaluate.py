@@ -11,9 +11,8 @@ from tqdm import tqdm
 
 from metacontrast.cli import shared
 from metacontrast.data import ReadOptions, load_dataset
-from metacontrast.data.catalog import find_dataset
+from metacontrast.data.catalog import FOLDER, find_dataset
 from metacontrast.data.images import ClassImages
-from metacontrast.data.specs import FOLDER
 from metacontrast.errors import InputError
 from metacontrast.model.normalization import NORMS
 from metacontrast.training.config import TrainConfig

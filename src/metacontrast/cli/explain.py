@@ -13,9 +13,8 @@ from metacontrast.cli import shared
 from metacontrast.cli.destinations import check_destinations, images_folder
 from metacontrast.cli.evaluate import images_like_the_runs
 from metacontrast.errors import InputError, one_line
-from metacontrast.explain.findings import explain_run
-from metacontrast.explain.report import write_report
-from metacontrast.explain.text import as_text, setting
+from metacontrast.report.findings import as_text, explain_run, setting
+from metacontrast.report.report import write_report
 from metacontrast.training.run import load_kept, load_run
 
 

@@ -13,10 +13,10 @@ from typing import Any, get_args
 
 import torch
 
-from metacontrast.cli.allocator import keep_freed_memory
 from metacontrast.device import DEVICES, find_device
 from metacontrast.errors import CONTROLS, InputError, one_line
 from metacontrast.maml.engine import EngineName
+from metacontrast.memory import keep_freed_memory
 from metacontrast.training.distributed import processes_here
 from metacontrast.training.step import Resources
 

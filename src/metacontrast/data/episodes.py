@@ -86,7 +86,7 @@ class EpisodeSampler:
         return Episode(*(part[0] for part in self.batch([index])))
 
     def batch(self, indices: Sequence[int]) -> Episode:
-        """These tasks, stacked along a leading axis, on the device where the images lie.
+        """Draw tasks, stacked along a leading axis, on the device where the images lie.
 
         Where sizes are drawn they must be tasks of one block.
         """
@@ -97,7 +97,7 @@ class EpisodeSampler:
         return Episode(support_x.unflatten(0, tasks), support_y, query_x.unflatten(0, tasks), query_y)
 
     def rows(self, index: int) -> EpisodeRows:
-        """Task number `index` as row numbers, sorted by label as drawn."""
+        """Return task number `index` as row numbers, sorted by label as drawn."""
         return EpisodeRows(*(part[0] for part in self._rows([index])))
 
     def ways_at(self, index: int) -> int:
@@ -191,7 +191,7 @@ class EpisodeSampler:
 
 
 class RandomStreams:
-    """The generators of a seed, one for every number and purpose; the last one asked for is the one to use.
+    """Generators of a seed, one for every number and purpose; asking for one invalidates the one before.
 
     Setting the state of one generator is four times as fast as making a new one.
     """
@@ -202,7 +202,7 @@ class RandomStreams:
         self._start = self._bits.state
 
     def at(self, number: int, purpose: int) -> np.random.Generator:
-        """As `Generator(Philox(key=[seed, number], counter=[0, 0, 0, purpose]))`."""
+        """Return the equivalent of `Generator(Philox(key=[seed, number], counter=[0, 0, 0, purpose]))`."""
         self._start["state"]["key"][1] = number
         self._start["state"]["counter"][3] = purpose
         self._bits.state = self._start

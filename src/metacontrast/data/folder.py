@@ -19,11 +19,9 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from metacontrast.data.decode import UnreadableImage, is_grey, suffixes
-from metacontrast.data.gather import Item, enumerate_some, gather
+from metacontrast.data.decode import Item, UnreadableImage, enumerate_some, gather, is_grey, suffixes
 from metacontrast.data.images import ClassImages, group_by_class
-from metacontrast.data.options import ReadOptions
-from metacontrast.data.variants import with_variants
+from metacontrast.data.options import ReadOptions, with_variants
 from metacontrast.errors import InputError, NoSplitError
 from metacontrast.files import is_folder, why_no_folder
 
@@ -39,7 +37,7 @@ logger = logging.getLogger("metacontrast")
 
 
 def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
-    """One split of the folder as images of `options.image_size` pixels a side (84 unless told).
+    """Read one split of the folder as images of `options.image_size` pixels a side (default 84).
 
     Raises:
         InputError: there are no classes or only one, the split is not there, a file cannot be read (unless
@@ -62,7 +60,7 @@ def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
 
 
 def sources(root: Path, options: ReadOptions) -> list[Path]:
-    """All image files of all splits: even one outside a split decides between grey and RGB."""
+    """List the image files of all splits: even one outside a split decides between grey and RGB."""
     return [file for files in class_files(root).values() for file in files if file.exists()]
 
 
@@ -91,7 +89,7 @@ def is_divided(root: Path) -> bool:
 
 
 def split_classes(root: Path, found: ClassFiles, split: str) -> ClassFiles:
-    """The classes of one split, as the module's head says."""
+    """Select the classes of one split by the rules in the module's docstring."""
     if split not in SPLITS:
         raise InputError(f"folder:{root} has no split {split!r}, only {', '.join(SPLITS)}")
     tops = _split_folders(root, found)
@@ -169,7 +167,7 @@ def _is_image_file(entry: Path) -> bool:
 
 
 def _refuse_far_link(link: Path, root: Path) -> None:
-    """Only links to files inside are followed: one to a folder would make two classes of one, or a circle."""
+    """Refuse links except to files inside: a link to a folder would duplicate a class or make a cycle."""
     target = Path(os.path.realpath(link))  # unlike Path.resolve, this does not raise on a link to itself
     if target.is_dir() or not target.is_relative_to(root.resolve()):
         raise InputError(

@@ -23,9 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metacontrast.data.catalog import find_dataset
+from metacontrast.data.catalog import DATASETS, find_dataset
 from metacontrast.data.folder import IMAGENET_MEAN, IMAGENET_STD
-from metacontrast.data.specs import DATASETS
 from metacontrast.errors import InputError
 from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model

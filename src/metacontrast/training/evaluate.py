@@ -19,12 +19,11 @@ from torch import Tensor
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.errors import InputError
 from metacontrast.fields import check_fields
-from metacontrast.free_memory import FILLED, free_bytes
 from metacontrast.maml.engine import AUTO, Engine, at_precision
 from metacontrast.maml.inner import Inner, standing_steps, trajectory
+from metacontrast.memory import FILLED, free_bytes, peak_bytes
 from metacontrast.model.head import class_means, zero_head
 from metacontrast.model.model import Model, apply_head
-from metacontrast.tensor_bytes import peak_bytes
 from metacontrast.types import Episode, Params, head_tensors
 
 TestHead = Literal["kept", "zeroed"]

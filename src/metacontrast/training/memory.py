@@ -21,10 +21,9 @@ import torch
 
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
-from metacontrast.free_memory import FILLED, free_bytes
 from metacontrast.maml.inner import standing_steps
+from metacontrast.memory import FILLED, MoreThanAllowed, free_bytes, peak_bytes
 from metacontrast.model.model import Model
-from metacontrast.tensor_bytes import MoreThanAllowed, peak_bytes
 from metacontrast.training.checkpoint import TrainState, store_state
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.step import Resources, move

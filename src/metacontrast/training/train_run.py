@@ -9,11 +9,11 @@ from typing import Any, Literal
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from metacontrast.analysis.contrastiveness import explain_tasks
 from metacontrast.data.augment import Augmentation
 from metacontrast.data.catalog import load_dataset, load_evaluation_split
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.data.images import ClassImages
+from metacontrast.diagnostics.explanation import explain
 from metacontrast.files import as_path
 from metacontrast.maml.engine import meta_gradient
 from metacontrast.maml.outer import Metrics
@@ -182,7 +182,7 @@ class _Observer:
     def _explain(self) -> None:
         """The outer gradient on the first test tasks, as many as an update has."""
         episodes = self.test_tasks.batch(range(self.config.meta_batch))
-        found = explain_tasks(self.model, self.state.params, episodes, self.config.inner(), self.resources.executor)
+        found = explain(self.model, self.state.params, episodes, self.config.inner(), self.resources.executor)
         self._record("explanation", **found.scalars())
 
     def _record(self, kind: str, **values: Any) -> None:
