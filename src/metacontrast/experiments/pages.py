@@ -1,4 +1,4 @@
-"""Pages of figures: question, pictures, verdicts, numbers, faults of the published figure, deviations, command.
+"""Pages of figures: question, picture, what was found, a table of claims; everything else is folded below.
 
 Everything comes from the specification and the records; a page is never written by hand.
 """
@@ -76,11 +76,17 @@ def write_page(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[V
         f"# {spec.title}",
         f"*{_paper_figures(spec)}.* {spec.question}",
         *(f"![{spec.title}: {path.stem}]({path.name})" for path in pictures),
-        *_verdicts(spec, verdicts, table),
-        *_numbers(spec, records, table),
-        *_list("What is wrong with the published figure", spec.faults),
-        *_list("Deviations", deviations(records.settings[0].protocol, spec, [*table.curves.values()])),
-        *_origin(spec, records),
+        "## What we found",
+        _finding(verdicts),
+        _markdown(_CLAIMS_HEAD, [_claim_row(each) for each in verdicts]),
+        *_folded("Every comparison, and how it is judged", _comparisons(spec, verdicts, table)),
+        *_folded("Accuracies at every step, beside the authors'", _numbers(spec, records, table)),
+        *_folded("What is wrong with the published figure", _bullets(spec.faults)),
+        *_folded(
+            "How this differs from the authors' experiments",
+            _bullets(deviations(records.settings[0].protocol, spec, [*table.curves.values()])),
+        ),
+        *_folded("Command, versions and hardware", _origin(spec, records)),
     ]
     write_text(folder / f"{spec.name}.md", "\n\n".join(parts) + "\n")
     return verdicts
@@ -171,13 +177,40 @@ def _numbers_of(spec: FigureSpec) -> str:
     return ", ".join(map(str, spec.paper_figures)) or "none: only in the authors' data"
 
 
-def _verdicts(spec: FigureSpec, verdicts: Sequence[Verdict], table: Table) -> list[str]:
-    parts = ["## Verdicts", _PAIRED, *([] if spec.plot == "illustration" else [_NOTATION])]
+_CLAIMS_HEAD = ("claim", "verdict", "decided by", "difference, 95 % interval", "what the authors' numbers say")
+
+
+def _finding(verdicts: Sequence[Verdict]) -> str:
+    """In a sentence for each verdict, which claims have it."""
+    sentences = []
+    for outcome in get_args(Decision):
+        texts = [
+            f"{each.claim.text.rstrip('.')}{f' ({each.reason})' if each.reason else ''}"
+            for each in verdicts
+            if each.outcome == outcome
+        ]
+        if texts:
+            sentences.append(f"**{outcome.capitalize()}**: {'; '.join(texts)}.")
+    return " ".join(sentences)
+
+
+def _claim_row(verdict: Verdict) -> Sequence[str]:
+    """A claim with the comparison that decides it, or that is the least certain one."""
+    if not verdict.judged:
+        return verdict.claim.text, verdict.outcome, "—", "—", verdict.claim.authors_say
+    if verdict.outcome == "not supported":
+        decisive = min(verdict.judged, key=lambda each: each.p_against)
+    else:
+        decisive = max(verdict.judged, key=lambda each: each.p_for)
+    where = f"{decisive.comparison.label}; {decisive.comparison.kind}, {decisive.updates:,} updates"
+    return verdict.claim.text, verdict.outcome, where, describe_interval(decisive), verdict.claim.authors_say
+
+
+def _comparisons(spec: FigureSpec, verdicts: Sequence[Verdict], table: Table) -> list[str]:
+    parts = [_PAIRED, *([] if spec.plot == "illustration" else [_NOTATION])]
     for verdict in verdicts:
         why = f" *Why: {verdict.reason}.*" if verdict.reason else ""
-        about = f" ({data_and_updates(verdict)})" if verdict.judged else ""
-        parts.append(f"**{verdict.outcome}**{about}: {verdict.claim.text}{why}")
-        parts.append(f"The authors' numbers: {verdict.claim.authors_say}.")
+        parts.append(f"**{verdict.outcome}**: {verdict.claim.text}{why}")
         if verdict.judged:
             parts.append(_markdown(_COMPARISONS_HEAD, [comparison_row(each, table) for each in verdict.judged]))
     if any(each.comparison.kind in FULL_UPDATES for verdict in verdicts for each in verdict.judged):
@@ -196,7 +229,6 @@ def _numbers(spec: FigureSpec, records: FigureRecords, table: Table) -> list[str
     if spec.plot != "curves":
         return []
     parts = [
-        "## Numbers",
         "Accuracy in per cent, mean ± sample standard deviation over seeds. Published curve: where smoothing over "
         "mixed rows puts its end. Authors after as many updates: straight between evaluations.",
     ]
@@ -208,7 +240,7 @@ def _numbers(spec: FigureSpec, records: FigureRecords, table: Table) -> list[str
 
 
 def _all_steps(panels: Sequence[Panel], table: Table) -> list[str]:
-    parts = ["### All test steps", "Head at test / inner steps; nearest-mean: nearest class mean, without adaptation."]
+    parts = ["Head at test / inner steps; nearest-mean: nearest class mean, without adaptation."]
     for kind in dict.fromkeys(panel.kind for panel in panels):
         curves = [curve for curve in table.curves.values() if curve.kind == kind]
         names = steps_head(curves, table)
@@ -219,7 +251,7 @@ def _all_steps(panels: Sequence[Panel], table: Table) -> list[str]:
 def _origin(spec: FigureSpec, records: FigureRecords) -> list[str]:
     setting = records.settings[0]
     ways = dict.fromkeys(_way(made) for made in records.made)
-    command = ["## Command", _command(f"metacontrast figure {spec.name}{_flags(setting)}")]
+    command = [_command(f"metacontrast figure {spec.name}{_flags(setting)}")]
     redrawn = "With `--redraw` the page and its pictures are made again from the records, without compute or data."
     return [*command, f"Made on {'; '.join(ways)}. {redrawn}" if ways else redrawn]
 
@@ -238,12 +270,13 @@ def _command(*lines: str) -> str:
     return "```sh\n" + "\n".join(lines) + "\n```"
 
 
-def _list(title: str, items: Sequence[str]) -> list[str]:
-    return [f"## {title}", *_bullets(items)] if items else []
+def _folded(title: str, parts: Sequence[str]) -> list[str]:
+    """A block that opens on demand; nothing where there is nothing in it."""
+    return [f"<details>\n<summary>{title}</summary>", *parts, "</details>"] if parts else []
 
 
 def _bullets(items: Sequence[str]) -> list[str]:
-    return ["\n".join(f"- {item}" for item in items)]
+    return ["\n".join(f"- {item}" for item in items)] if items else []
 
 
 def _without_empty_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
