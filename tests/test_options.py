@@ -35,7 +35,7 @@ from metacontrast.device import find_device
 from metacontrast.errors import InputError, check_choice, did_you_mean
 from metacontrast.experiments.figures import FIGURES, find_figures
 from metacontrast.experiments.setting import Schedule, Setting, choose_setting
-from metacontrast.experiments.spec import Claim, Comparison, FigureSpec, Reading
+from metacontrast.experiments.spec import Accuracy, Claim, Comparison, Endpoint, FigureSpec, Number
 from metacontrast.fields import as_declared
 from metacontrast.maml.engine import Engine
 from metacontrast.maml.inner import Inner
@@ -67,9 +67,11 @@ def train_config(**options: Any) -> TrainConfig:
 
 OPTIONS: dict[type, Callable[..., Any]] = {
     Augmentation: lambda names="flip": Augmentation((names,)),
+    Accuracy: lambda head="kept": Accuracy(head, 1),
     Claim: lambda speaks="end": Claim("a", (), "b", speaks),
     Comparison: comparison,
     DatasetSpec: lambda **options: dataclasses.replace(FOLDER, **options),
+    Endpoint: lambda **options: Endpoint("a", Number("b"), **options),
     Engine: Engine,
     Evaluation: Evaluation,
     FigureSpec: lambda **options: dataclasses.replace(FIGURES["inner-steps"], **options),
@@ -79,7 +81,6 @@ OPTIONS: dict[type, Callable[..., Any]] = {
     mc.Model: model,
     Plan: lambda **options: Plan(mc.Inner(), **options),
     ReadOptions: ReadOptions,
-    Reading: lambda **options: Reading("a", "b", **options),
     Resources: Resources,
     Schedule: lambda **options: Schedule((1,), **options),
     Setting: Setting,

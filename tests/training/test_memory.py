@@ -11,7 +11,7 @@ import torch
 
 from metacontrast.errors import InputError
 from metacontrast.memory import MoreThanAllowed, free_bytes, peak_bytes
-from metacontrast.training import memory, need
+from metacontrast.training import memory
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.memory import estimate_memory, fit_to_memory
 from metacontrast.training.step import Resources
@@ -68,7 +68,7 @@ def test_work_is_broken_off_where_it_outgrows_what_is_allowed():
 )
 def test_the_need_is_what_an_updates_tensors_hold(changed, order, resources, monkeypatch):
     """Images, parameters and moments included: never less than counted in full, and at most 1.4 times as much."""
-    monkeypatch.setattr(need, "_BESIDE_TENSORS", {"loop": 1, "vmap": 1})
+    monkeypatch.setattr(memory, "_BESIDE_TENSORS", {"loop": 1, "vmap": 1})
     config = replace(SMALL, order=order, **changed)
     model = config.model(IMAGES[0].shape)
 
