@@ -47,7 +47,7 @@ def test_the_summary_links_every_claim(made):
 
 def test_redrawing_needs_records_only_and_gives_the_same_pages(made, tmp_path, monkeypatch):
     """No data, no runs: reading images or training would raise."""
-    monkeypatch.setattr("metacontrast.experiments.runs.load_dataset", None)
+    monkeypatch.setattr("metacontrast.experiments.runs.load_evaluation_split", None)
     monkeypatch.setattr("metacontrast.experiments.runs.train_run", None)
     assert redraw(made, tmp_path / "again") == 0
     for page in (made / "pages").iterdir():

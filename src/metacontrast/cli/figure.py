@@ -176,7 +176,7 @@ def _train(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Names
     missing = [run for run in runs if not _is_there(run, context, records)]
     check_there = partial(check_data, missing, setting, figures=list(FIGURES.values()))
     check_there(args.data_root)
-    total, jobs = sum(map(estimate_seconds, missing)), jobs_at_once(args, len(missing))
+    total, jobs = sum(map(estimate_seconds, missing), 0.0), jobs_at_once(args, len(missing))
     shared.say(
         f"{len(runs)} runs, {len(missing)} to be made: about {as_time(total)} of one core, "
         f"{as_time(total / jobs)} with {jobs} at a time; they lie in {context.runs}"

@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from metacontrast.data.catalog import find_dataset, load_dataset
+from metacontrast.data.catalog import find_dataset, load_evaluation_split
 from metacontrast.data.images import ClassImages
 from metacontrast.data.options import ReadOptions
 from metacontrast.errors import InputError
@@ -185,7 +185,7 @@ def _images(run: PlannedRun, data_root: Path | None) -> tuple[ClassImages, Class
 
 @lru_cache(maxsize=8)
 def _load(dataset: str, split: str, data_root: Path | None, options: ReadOptions) -> ClassImages:
-    return load_dataset(dataset, split, data_root, options)
+    return load_evaluation_split(dataset, split, data_root, options)
 
 
 _SECONDS_PER_PASS = {"glyphs": 1.5e-4, "omniglot": 5e-5, "cifar-fs": 1e-4, "mini-imagenet": 7e-4}

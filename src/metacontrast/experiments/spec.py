@@ -43,8 +43,21 @@ class TaskKind:
         return ", ".join(part for part in (self.data, "the authors' models" * self.is_authors, self.shape) if part)
 
 
+class Quantity:
+    """Something that is measured of a model; as text it is its name in the records."""
+
+    def key(self, config: TrainConfig) -> str:
+        """Its name in the records of a run."""
+        return str(self)
+
+    @property
+    def description(self) -> str:
+        """In words, for a title."""
+        return str(self)
+
+
 @dataclass(frozen=True)
-class Accuracy:
+class Accuracy(Quantity):
     """The accuracy after adaptation at test.
 
     Args:
@@ -59,12 +72,12 @@ class Accuracy:
 
     __post_init__ = check_fields
 
+    def __str__(self) -> str:
+        return f"{'bound ' if self.is_bound else ''}{self.head}/{'own' if self.steps is None else self.steps}"
+
     def key(self, config: TrainConfig) -> str:
         """Its name in the records of a run."""
         return str(replace(self, steps=config.inner_steps) if self.steps is None else self)
-
-    def __str__(self) -> str:
-        return f"{'bound ' if self.is_bound else ''}{self.head}/{'own' if self.steps is None else self.steps}"
 
     @property
     def description(self) -> str:
@@ -78,7 +91,7 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class Similarity:
+class Similarity(Quantity):
     """How alike features are: their contrast, or the mean similarity within a class.
 
     Args:
@@ -91,41 +104,20 @@ class Similarity:
 
     __post_init__ = check_fields
 
-    def key(self, config: TrainConfig) -> str:
-        """Its name in the records of a run."""
-        return str(self)
-
     def __str__(self) -> str:
         return f"{self.pair}{', same class' * self.is_within_class}"
 
-    @property
-    def description(self) -> str:
-        """In words, for a title."""
-        return str(self)
-
 
 @dataclass(frozen=True)
-class Number:
+class Number(Quantity):
     """Any other quantity, by its name in the records."""
 
     name: str
 
     __post_init__ = check_fields
 
-    def key(self, config: TrainConfig) -> str:
-        """Its name in the records of a run."""
-        return self.name
-
     def __str__(self) -> str:
         return self.name
-
-    @property
-    def description(self) -> str:
-        """In words, for a title."""
-        return self.name
-
-
-Quantity = Accuracy | Similarity | Number
 
 
 @dataclass(frozen=True)
