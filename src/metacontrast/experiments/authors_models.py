@@ -74,9 +74,10 @@ class AuthorsRun:
     seed: int
 
     def checkpoints(self) -> list[Path]:
-        """List the checkpoints, the last one first; of copies one."""
+        """List the checkpoints, the last one first, then from the first on; of copies one."""
         found = [file for file in self.folder.glob("*.pt") if not file.name.startswith("final_")]
-        return sorted(found, key=lambda file: [int(n) for n in re.findall(r"\d+", file.stem)], reverse=True)
+        *others, last = sorted(found, key=lambda file: [int(n) for n in re.findall(r"\d+", file.stem)])
+        return [last, *others]
 
 
 def find_runs(folder: Path) -> list[AuthorsRun]:
