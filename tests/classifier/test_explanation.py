@@ -40,7 +40,7 @@ def test_contributions_sum_to_the_logit_difference(head, scope, candidate, loss)
     logits = apply_head(adapted.head, query[None])[0]
     found = trace(model, params, x, y, inner, candidate)
     for one, other in ((0, 1), (1, 2), (2, 0)):
-        parts, start = contributions(found, query, one, other)
+        parts, _, _, start = contributions(found, query, one, other)
         torch.testing.assert_close(parts.sum() + start, logits[one] - logits[other], atol=1e-12, rtol=1e-12)
 
 

@@ -127,7 +127,7 @@ def fit_support(
 
 
 def _fit_support(start: StartingPoint, support: Support, plan: Plan, device: str, track: Track) -> Fitted:
-    model, params = task_start(start.model.to(device), start.params_on(device), len(support.classes))
+    model, params = task_start(start.model.to(device), start.params_on(device), len(support.classes), plan.random_head)
     x, y = start.images.to_input(support.images.to(device)), support.y.to(device)
     held_out = cross_validate(model, params, x, y, plan.inner, (PROTOTYPE, *plan.stepping), plan.folds, track)
     chosen = _choose(plan, held_out)
