@@ -81,7 +81,7 @@ def _photographs() -> tuple[dict[str, list[bytes]], bytes]:
 
 def _glyphs(characters: str, shots: int, ask: int) -> tuple[dict[str, list[bytes]], bytes]:
     drawn = [images[:, 0] for _, images in draw_characters(characters, SIDE)]
-    shown = {c: [to_png(255 - image) for image in images] for c, images in zip(characters, drawn, strict=True)}
+    shown = {c: [to_png(image) for image in images] for c, images in zip(characters, drawn, strict=True)}
     return {c: images[:shots] for c, images in shown.items()}, shown[characters[ask]][shots]
 
 

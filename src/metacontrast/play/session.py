@@ -25,6 +25,7 @@ from metacontrast.errors import InputError
 from metacontrast.maml.inner import Inner
 
 MOST_CLASSES, MOST_EXAMPLES = 20, 20
+FIRST_CLASSES = ("A", "B")
 LONGEST_NAME = 40
 MAX_PIXELS = 16_000_000
 THUMBNAIL = 96
@@ -109,7 +110,8 @@ class Session:
         self.models = dict(models)
         self._offered = frozenset(models)
         self.lock = threading.RLock()
-        self.task = Task(Settings(next(iter(models))))
+        self._ids = itertools.count(1)
+        self.task = Task(Settings(next(iter(models))), tuple(Board(self.new_id(), name) for name in FIRST_CLASSES))
         self.classifier: FewShotClassifier | None = None
         self.explain: Callable[[Any], Explanation] | None = None
         self.query = b""
@@ -118,7 +120,6 @@ class Session:
         self.seconds = 0.0
         self._learned = Task(self.task.settings)
         self._history: list[Task] = []
-        self._ids = itertools.count(1)
 
     @property
     def can_undo(self) -> bool:

@@ -135,7 +135,7 @@ class Watch:
         """The probed task's images as PNGs, by name."""
         _, test = characters()
         rows = _probe_rows(test)
-        return {name: to_png(255 - test.images[row, 0].numpy()) for name, row in rows.items()}
+        return {name: to_png(test.images[row, 0].numpy()) for name, row in rows.items()}
 
     def close(self) -> None:
         """Let the threads end."""

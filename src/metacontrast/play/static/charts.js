@@ -2,7 +2,7 @@
 
 import { drawn } from "./format.js";
 
-const LEFT = 48, BOTTOM = 26, TOP = 10, RIGHT = 12;
+const LEFT = 56, BOTTOM = 26, TOP = 10, RIGHT = 12;
 
 function axes(width, height, most, ticks, words) {
   const y = (value) => TOP + (height - TOP - BOTTOM) * (1 - (value - ticks[0]) / (ticks.at(-1) - ticks[0]));

@@ -29,8 +29,9 @@ export function draw() {
   const board = document.querySelector("#query-pad canvas");
   if (!board) return;
   const frame = stage.getBoundingClientRect(), query = board.getBoundingClientRect();
-  const narrow = frame.width < 870;
-  const from = narrow ? [query.left + query.width / 2, query.bottom + 4] : [query.right + 4, query.top + query.height / 2];
+  const narrow = matchMedia("(max-width: 700px)").matches;
+  const card = document.getElementById("ask-card").getBoundingClientRect();
+  const from = narrow ? [card.left + 14, card.bottom] : [query.right + 4, query.top + query.height / 2];
   const origin = [from[0] - frame.left, from[1] - frame.top];
   const largest = Math.max(1e-12, Math.abs(start), ...rows.map((row) => Math.abs(row.contribution)));
   curves = [];
@@ -40,7 +41,7 @@ export function draw() {
     const share = Math.abs(row.contribution) / largest;
     if (!thumb || share < SEEN) continue;
     const box = thumb.getBoundingClientRect();
-    const end = narrow ? [box.left + box.width / 2 - frame.left, box.top - frame.top] : [box.left - frame.left, box.top + box.height / 2 - frame.top];
+    const end = [box.left - frame.left, box.top + box.height / 2 - frame.top];
     const path = drawn("path", { d: curve(origin, end, narrow), class: row.contribution > 0 ? "pull" : "push", "stroke-width": Math.max(0.8, WIDEST * share).toFixed(2), "data-id": row.id });
     pieces.push(path);
     curves.push({ row, path });
@@ -48,18 +49,20 @@ export function draw() {
   const node = document.getElementById("start-node");
   if (start && !node.hidden) {
     const box = node.getBoundingClientRect();
-    const end = narrow ? [box.left + 40 - frame.left, box.top - frame.top - 8] : [box.left - frame.left - 10, box.top + box.height / 2 - frame.top];
+    const end = [box.left - frame.left - 10, box.top + box.height / 2 - frame.top];
     const width = Math.max(1.5, WIDEST * Math.abs(start) / largest);
     pieces.push(drawn("path", { d: curve(origin, end, narrow), class: "start", "stroke-width": width.toFixed(2) }));
     const [x, y] = end, w = 5 + width / 2;
-    pieces.push(drawn("polygon", { points: narrow ? `${x - w},${y - 2} ${x + w},${y - 2} ${x},${y + 9}` : `${x - 2},${y - w} ${x - 2},${y + w} ${x + 10},${y}` }));
+    pieces.push(drawn("polygon", { points: `${x - 2},${y - w} ${x - 2},${y + w} ${x + 10},${y}` }));
   }
   layer.replaceChildren(...pieces);
 }
 
+// From the side of the board; on a narrow screen down a gutter, so that no text is crossed.
 function curve([x, y], [u, v], narrow) {
-  const half = narrow ? (v - y) / 2 : (u - x) / 2;
-  return narrow ? `M${x} ${y}C${x} ${y + half} ${u} ${v - half} ${u} ${v}` : `M${x} ${y}C${x + half} ${y} ${u - half} ${v} ${u} ${v}`;
+  if (narrow) return `M${x} ${y}V${Math.max(y, v - 60)}C${x} ${v} ${x} ${v} ${u} ${v}`;
+  const half = (u - x) / 2;
+  return `M${x} ${y}C${x + half} ${y} ${u - half} ${v} ${u} ${v}`;
 }
 
 // The nearest line to the pointer, found by geometry: a line never takes a click from what lies below it.

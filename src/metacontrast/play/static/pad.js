@@ -5,7 +5,7 @@ import { element } from "./format.js";
 const SIDE = 168, WIDTH = 8, LARGEST = 700000, SHRUNK = 512;
 
 export class Pad {
-  constructor(holder, { label, onchange, onproblem, hint = "Draw here, or drop an image" }) {
+  constructor(holder, { label, onchange, onproblem, files = true, hint = "Draw here, or drop an image" }) {
     this.onchange = onchange;
     this.onproblem = onproblem;
     this.strokes = [];
@@ -20,8 +20,7 @@ export class Pad {
     this.root = element("div", { class: "pad" }, this.canvas, this.empty,
       element("div", { class: "tools" }, this.undoButton,
         element("button", { type: "button", onclick: () => this.clear() }, "Clear"),
-        element("label", { class: "button" }, "Image…", this.input),
-        element("button", { type: "button", onclick: async () => { const shot = await takePicture(); if (shot) this.show(shot); } }, "Camera")));
+        ...(files ? [element("label", { class: "button" }, "Image…", this.input), element("button", { type: "button", onclick: async () => { const shot = await takePicture(); if (shot) this.show(shot); } }, "Camera")] : [])));
     holder.append(this.root);
     this.listen();
     this.paint();

@@ -19,6 +19,7 @@ export function begin(opened, guarded) {
   for (const entry of JSON.parse(sessionStorage.getItem("gallery") ?? "[]")) {
     at("teach").querySelector(".gallery").append(element("button", { type: "button", title: entry.note, "data-entry": entry.name, onclick: () => openEntry(entry) }, entry.title));
   }
+  at("teach").querySelector(".gallery").append(element("span", { class: "hint", id: "entry-note", "aria-live": "polite" }));
   listen();
   show(opened.state);
   if (opened.state.classes.length) restoreQuery();
@@ -28,7 +29,7 @@ async function openEntry(entry) {
   if (state.classes.some((each) => each.examples.length) && !state.fromGallery && !confirm("Replace what is on the boards? “Undo last change” brings it back.")) return;
   await change(() => api.act("gallery", { name: entry.name }), at("class-problem"), true);
   state.fromGallery = true;
-  note(`${entry.title}: ${entry.note}.`);
+  at("entry-note").textContent = `${entry.note}.`;
   await restoreQuery();
 }
 
@@ -135,6 +136,7 @@ export function show(next, fresh = false) {
     at("boards").append(pads.get(each.id).node);
   }
   at("undo").disabled = !next.can_undo;
+  at("boards").classList.toggle("few", next.classes.length <= 8);
   showSettings();
   if (!next.ready) { explanation = null; setExplanation(null); showAnswer(null); showWhy(null); }
   remember();
@@ -149,9 +151,9 @@ function makeBoard(id) {
   const input = element("input", { type: "file", accept: "image/*", multiple: true, class: "hidden-file" });
   const holder = element("div", { hidden: true });
   const toggle = element("button", { type: "button", "aria-expanded": "false" }, "Draw");
-  const node = element("section", { class: "card board", "data-class": id }, element("header", {}, name, remove), thumbs,
-    element("div", { class: "tools" }, toggle, element("label", { class: "button" }, "Images…", input),
-      element("button", { type: "button", onclick: async () => { const shot = await takePicture(); if (shot) add(id, [shot]); } }, "Camera")),
+  const node = element("section", { class: "card board", "data-class": id }, element("header", {}, name, remove),
+    element("div", { class: "shown" }, thumbs, element("div", { class: "tools" }, toggle, element("label", { class: "button" }, "Images…", input),
+      element("button", { type: "button", onclick: async () => { const shot = await takePicture(); if (shot) add(id, [shot]); } }, "Camera"))),
     holder, problem);
   const made = { node, name, thumbs, problem, holder, toggle, remove, pad: null };
   name.addEventListener("change", async () => {
@@ -168,12 +170,12 @@ function togglePad(board, id, open) {
   board.holder.hidden = !open;
   board.toggle.setAttribute("aria-expanded", String(open));
   if (open && !board.pad) {
-    board.pad = new Pad(board.holder, { label: "Board of this class", hint: "Draw an example", onchange: () => { addButton.disabled = board.pad.isEmpty; }, onproblem: (file) => add(id, [file]) });
+    board.pad = new Pad(board.holder, { label: "Board of this class", hint: "Draw an example", files: false, onchange: () => { addButton.disabled = board.pad.isEmpty; }, onproblem: (file) => add(id, [file]) });
     const addButton = element("button", { type: "button", class: "primary", disabled: true, onclick: async () => {
       if (await add(id, [await board.pad.bytes()])) board.pad.clear();
     } }, "Add example");
     board.pad.canvas.addEventListener("keydown", (event) => { if (event.key === "Enter") addButton.click(); });
-    board.holder.append(element("div", { class: "pad-tools" }, addButton));
+    board.pad.root.querySelector(".tools").prepend(addButton);
   }
 }
 
@@ -304,7 +306,7 @@ function showAnswer(probabilities) {
   const rows = listed.map(([name, value]) => {
     const fill = element("span", { class: "fill" });
     fill.style.width = `${100 * value}%`;
-    const teach = element("button", { type: "button", title: `Add this image to ${name}`, "aria-label": `Add this image to ${name}`, onclick: async () => add(state.classes.find((each) => each.name === name).id, [await query.bytes()]) }, "+ add");
+    const teach = element("button", { type: "button", title: `Add this image to ${name}`, "aria-label": `Add this image to ${name}`, onclick: async () => add(state.classes.find((each) => each.name === name).id, [await query.bytes()]) }, "+", element("span", { class: "word" }, " add"));
     return element("div", { class: `row${name === sorted[0][0] ? " best" : ""}` }, fill, element("span", { class: "name", title: name }, name), element("span", { class: "value" }, percent(value)), teach);
   });
   const more = all.length - listed.length;
@@ -358,7 +360,7 @@ async function compare() {
   button.disabled = false;
   if (!found || !explanation) return;
   const items = found.rows.map((row) => element("li", { class: row.label === explanation.label ? "" : "other" },
-    element("b", {}, `${row.label} ${percent(row.probability)}`), row.turn ? `classes turned by ${row.turn}` : `seed ${row.seed}`));
+    element("b", {}, `${row.label} ${percent(row.probability)}`), row.turn ? `classes shifted by ${row.turn}` : `seed ${row.seed}`));
   const others = found.rows.filter((row) => row.label !== explanation.label).length;
   const values = found.rows.map((row) => row.probability), range = `${percent(Math.min(...values))} to ${percent(Math.max(...values))}`;
   const sentence = found.random

@@ -24,7 +24,7 @@ export function begin(guarded) {
       element("h3", {}, "One test task: what acts on the query’s features"),
       element("div", { class: "task", "data-task": head }),
       element("p", { class: "hint" }, head === "random" ? "Blue pulls, red and dashed pushes. A random head may pull another class, or push the right one less." : "Blue pulls, red and dashed pushes. With a zeroed head the query’s own class pulls, the others push."),
-      element("h3", {}, "Similarity of classes, query with support"),
+      element("h3", {}, "Similarity of classes: query (rows) with support (columns)"),
       element("div", { class: "map", "data-map": head, role: "img" }));
   }
   new ResizeObserver(() => paint()).observe(at("watch"));
@@ -106,11 +106,10 @@ function paintMap(place, map) {
   const cells = [element("span", {})];
   for (let k = 0; k < map.length; k++) cells.push(element("span", {}, element("img", { src: api.url(`watch/support-${k}`), alt: `class ${k + 1}` })));
   map.forEach((row, k) => {
-    cells.push(element("span", {}, String(k + 1)));
+    cells.push(element("span", {}, element("img", { src: api.url(`watch/support-${k}`), alt: `class ${k + 1}` })));
     for (const value of row) {
       const cell = element("span", {}, value.toFixed(2).replace("-", "−")), strength = Math.max(0, Math.min(1, value));
-      cell.style.background = `color-mix(in srgb, var(--contrast) ${Math.round(100 * strength)}%, var(--card))`;
-      cell.style.color = strength > 0.55 ? "var(--accent-ink)" : "var(--ink)";
+      cell.style.background = `color-mix(in srgb, var(--contrast) calc(${strength.toFixed(2)} * var(--strongest)), var(--card))`;
       cells.push(cell);
     }
   });
