@@ -73,7 +73,7 @@ def trace(
             features = model.features(current.encoder, x)
         parts.append((candidate.lr * _errors(apply_head(current.head, features), y, steps, weights), features))
         current = after
-    offset = torch.stack([coefficients for coefficients, _ in parts]).sum(0)
+    offset = torch.stack([coefficients.double() for coefficients, _ in parts]).sum(0)
     moved = any(not torch.equal(a, b) for a, b in zip(_encoder(first), _encoder(current), strict=True))
     return Trace(parts, offset if first.head.bias is not None else torch.zeros_like(offset), first.head, moved)
 

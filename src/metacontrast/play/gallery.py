@@ -47,7 +47,7 @@ def _letters() -> tuple[dict[str, list[bytes]], bytes]:
 @cache
 def _twenty() -> tuple[dict[str, list[bytes]], bytes]:
     """The Georgian alphabet's first twenty letters with five drawings each."""
-    return _glyphs("აბგდევზთიკლმნოპჟრსტუ", 5, ask=2)
+    return _glyphs("აბგდევზთიკლმნოპჟრსტუ", 5, ask=3)
 
 
 @cache

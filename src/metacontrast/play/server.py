@@ -102,7 +102,7 @@ class Play:
         """Change what is taught or how."""
         session, wish = self.session(request), await _json(request)
         name, given = wish.pop("do", ""), wish
-        if name not in _ACTIONS or set(given) - set(_ACTIONS[name]):
+        if type(name) is not str or name not in _ACTIONS or set(given) - set(_ACTIONS[name]):
             raise InputError("the page asked for something unknown: reload it")
         if name == "gallery":
             entry = _text(given, "name", GALLERY)

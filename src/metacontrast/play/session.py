@@ -29,10 +29,10 @@ FIRST_CLASSES = ("A", "B")
 LONGEST_NAME = 40
 MAX_PIXELS = 16_000_000
 THUMBNAIL = 96
-SESSION_BYTES = 32_000_000
+SESSION_BYTES = 24_000_000
 MOST_UNDO = 50
-MOST_STEPS = {"head": 100, "all": 10}
-MOST_SESSIONS, IDLE = 16, 15 * 60.0
+MOST_STEPS, LARGEST_STEP = {"head": 100, "all": 10}, 10
+MOST_SESSIONS, IDLE = 32, 15 * 60.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,22 +207,23 @@ class Session:
 
     def _checked(self, changes: dict[str, Any]) -> Settings:
         """The settings after a change; another model brings its own steps and step size."""
-        if changes.get("model", self.task.settings.model) not in self.models:
+        now = self.task.settings
+        wanted = {name: getattr(now, name) for name in ("model", "steps", "lr", "scope", "random_head")} | changes
+        if type(wanted["model"]) is not str or wanted["model"] not in self.models:
             raise InputError("there is no such model: choose one from the list")
-        settings = replace(self.task.settings, **changes)
-        if settings.model != self.task.settings.model:
-            settings = Settings(settings.model, random_head=settings.random_head)
-        if settings.scope not in (None, "head", "all"):
+        if wanted["model"] != now.model:
+            wanted |= dict.fromkeys(("steps", "lr", "scope"))
+        model, steps, lr, scope, seed = wanted.values()
+        if not (scope is None or scope in ("head", "all")):
             raise InputError("what adapts is either the head or the whole network")
-        most = MOST_STEPS[self.inner(replace(settings, steps=None, lr=None)).scope]
-        if not (settings.steps is None or (type(settings.steps) is int and 1 <= settings.steps <= most)):
+        most = MOST_STEPS[scope or self.models[model].inner.scope]
+        if not (steps is None or (type(steps) is int and 1 <= steps <= most)):
             raise InputError(f"inner steps: choose a whole number from 1 to {most}")
-        if not (settings.lr is None or (type(settings.lr) in (int, float) and 0 < settings.lr <= 10)):
-            raise InputError("step size: choose a number above 0, and 10 at most")
-        seed = settings.random_head
+        if not (lr is None or (type(lr) in (int, float) and 0 < lr <= LARGEST_STEP)):
+            raise InputError(f"step size: choose a number above 0, and {LARGEST_STEP} at most")
         if not (seed is None or (type(seed) is int and 0 <= seed < 1_000_000)):
             raise InputError("seed: choose a whole number from 0 to 999999")
-        return settings
+        return Settings(model, steps, None if lr is None else float(lr), scope, seed)
 
     def _free_name(self, name: str) -> str:
         name = " ".join(name.split())
