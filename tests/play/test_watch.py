@@ -59,7 +59,7 @@ def test_the_two_start_from_one_encoder_and_test_on_other_characters():
     assert all(torch.equal(random.params.encoder[name], t) for name, t in zeroed.params.encoder.items())
     assert random.params.head.weight.any()
     train, test = characters()
-    assert not set(train.names) & set(test.names)
+    assert not set(train.classes) & set(test.classes)
 
 
 def test_shares_sum_to_one_and_a_zeroed_head_does_not_interfere(pair):

@@ -48,15 +48,15 @@ async function change(work, place, fresh = false) {
     return found;
   } catch (error) {
     if (!(error instanceof api.Problem)) throw error;
-    say(place, error.message);
+    say(place, error.message, error.file);
     return null;
   } finally {
     document.body.removeAttribute("aria-busy");
   }
 }
 
-function say(place, sentence) {
-  place.textContent = sentence[0].toUpperCase() + sentence.slice(1) + (/[.!?]$/.test(sentence) ? "" : ".");
+function say(place, sentence, file = "") {
+  place.textContent = file + (file ? sentence : sentence[0].toUpperCase() + sentence.slice(1)) + (/[.!?]$/.test(sentence) ? "" : ".");
   place.hidden = false;
 }
 
@@ -172,7 +172,9 @@ function togglePad(board, id, open) {
   if (open && !board.pad) {
     board.pad = new Pad(board.holder, { label: "Board of this class", hint: "Draw an example", files: false, onchange: () => { addButton.disabled = board.pad.isEmpty; }, onproblem: (file) => add(id, [file]) });
     const addButton = element("button", { type: "button", class: "primary", disabled: true, onclick: async () => {
-      if (await add(id, [await board.pad.bytes()])) board.pad.clear();
+      const { strokes } = board.pad, data = await board.pad.bytes();
+      board.pad.clear();
+      if (!await add(id, [data])) { board.pad.strokes = strokes; board.pad.changed(); }
     } }, "Add example");
     board.pad.canvas.addEventListener("keydown", (event) => { if (event.key === "Enter") addButton.click(); });
     board.pad.root.querySelector(".tools").prepend(addButton);
@@ -221,7 +223,7 @@ async function add(id, files) {
     const data = await asBytes(file);
     const found = await change(async () => {
       try { return await api.send(`examples/${id}`, data); } catch (error) {
-        if (error instanceof api.Problem) throw new api.Problem(name + error.message);
+        error.file = name;
         throw error;
       }
     }, board.problem);
@@ -266,7 +268,7 @@ export async function teachAgain(opened) {
 async function askFile(file) {
   try { await guard(() => api.send("query", file)); } catch (error) {
     if (!(error instanceof api.Problem)) throw error;
-    say(at("ask-problem"), `${file.name ? `${file.name}: ` : ""}${error.message}`);
+    say(at("ask-problem"), error.message, file.name ? `${file.name}: ` : "");
   }
 }
 

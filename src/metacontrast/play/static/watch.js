@@ -89,16 +89,17 @@ function paint() {
 }
 
 function paintTask(place, weights) {
-  const svg = drawn("svg", { viewBox: "0 0 400 290", role: "img", "aria-label": weights.map((weight, k) => `class ${k + 1} ${weight < 0 ? "pulls" : "pushes"} ${number(Math.abs(weight))}`).join(", ") });
+  const width = Math.max(250, Math.min(416, place.clientWidth)), column = width - 150, middle = 133;
+  const svg = drawn("svg", { viewBox: `0 0 ${width} 266`, role: "img", "aria-label": weights.map((weight, k) => `class ${k + 1} ${weight < 0 ? "pulls" : "pushes"} ${number(Math.abs(weight))}`).join(", ") });
   const image = (name, x, y, side) => svg.append(drawn("rect", { x: x - 1, y: y - 1, width: side + 2, height: side + 2, rx: 4 }), drawn("image", { href: api.url(`watch/${name}`), x, y, width: side, height: side }));
   weights.forEach((weight, k) => {
-    const y = 32 + 57 * k, middle = 145;
-    svg.append(drawn("path", { class: weight < 0 ? "pull" : "push", "stroke-width": Math.max(0.6, 12 * Math.min(1, Math.abs(weight))), d: `M98 ${middle}C170 ${middle} 170 ${y} 238 ${y}` }));
-    image(`support-${k}`, 240, y - 23, 46);
-    svg.append(drawn("text", { x: 298, y: y + 5 }, `${weight < 0 ? "pulls" : "pushes"} ${Math.abs(weight).toFixed(2)}`));
+    const y = 27 + 53 * k, half = (76 + column) / 2;
+    svg.append(drawn("path", { class: weight < 0 ? "pull" : "push", "stroke-width": Math.max(0.6, 12 * Math.min(1, Math.abs(weight))), d: `M76 ${middle}C${half} ${middle} ${half} ${y} ${column - 2} ${y}` }));
+    image(`support-${k}`, column, y - 22, 44);
+    svg.append(drawn("text", { x: column + 54, y: y + 5 }, `${weight < 0 ? "pulls" : "pushes"} ${Math.abs(weight).toFixed(2)}`));
   });
-  image("query", 8, 101, 88);
-  svg.append(drawn("text", { x: 8, y: 92 }, "query"));
+  image("query", 4, middle - 35, 70);
+  svg.append(drawn("text", { x: 4, y: middle - 44 }, "query"));
   place.replaceChildren(svg);
 }
 
