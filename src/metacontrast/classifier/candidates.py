@@ -10,6 +10,7 @@ which is the baseline without the means' own lengths: what training adds is in t
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import groupby
 from typing import Literal
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from metacontrast.classifier.support import balanced_weights
 from metacontrast.errors import InputError
 from metacontrast.maml.inner import Inner, trajectory
-from metacontrast.model.head import class_means, draw_head, prototype_head, zero_head
+from metacontrast.model.head import HeadKind, class_means, draw_head, prototype_head, zero_head
 from metacontrast.model.model import Model
 from metacontrast.types import Params, map_params
 
@@ -64,10 +65,16 @@ def task_start(model: Model, params: Params, ways: int, random_head: int | None 
     if random_head is not None:
         like, generator = params.head.weight, torch.Generator().manual_seed(random_head)
         drawn = draw_head(ways, model.feature_size, params.head.bias is not None, 1.0, generator)
-        return replace(model, ways=ways, head="learned"), map_params(lambda t: t.to(like), Params(params.encoder, drawn))
+        return _for_task(model, ways, "learned"), map_params(lambda t: t.to(like), Params(params.encoder, drawn))
     if model.head in ("shared", "prototype"):
-        return model.with_ways(ways), params
-    return replace(model, ways=ways, head="zeroed"), zero_head(params, ways)
+        return _for_task(model, ways, model.head), params
+    return _for_task(model, ways, "zeroed"), zero_head(params, ways)
+
+
+@lru_cache(maxsize=16)
+def _for_task(model: Model, ways: int, head: HeadKind) -> Model:
+    """The model for such tasks; kept, since making one copies the encoder several times."""
+    return replace(model, ways=ways, head=head)
 
 
 def solve(
