@@ -1,4 +1,4 @@
-"""How fast the page's server answers: 20 classes of 5 examples, the bundled drawing model, with 1 and with 5 pages open.
+"""How fast the page's server answers: 20 classes of 5 examples, the bundled drawing model, 1 and 5 pages open.
 
 Measured where the page is, over loopback, so that it is what the page waits for. Each page asks ten times a second, as
 strokes come, and adds an example now and then. The processor time of the server per request is free of what else the
@@ -110,7 +110,9 @@ def measure(port: int, process: int, count: int) -> list[dict]:
         found = all_pages(work, pages)
         used = 1000 * (processor_seconds(process) - before) / len(found)
         p50, p95 = np.percentile(found, [50, 95])
-        rows.append({"what": name, "pages": count, "requests": len(found), "p50_ms": p50, "p95_ms": p95, "cpu_ms": used})
+        rows.append(
+            {"what": name, "pages": count, "requests": len(found), "p50_ms": p50, "p95_ms": p95, "cpu_ms": used}
+        )
     return rows
 
 
@@ -155,7 +157,14 @@ def main() -> None:
         print(f"{row['what']:<18}{row['pages']:>6}{row['p50_ms']:>9.1f}{row['p95_ms']:>9.1f}{row['cpu_ms']:>9.1f}")
     print(f"both models of `Watch it learn`: {rate:.1f} updates a second, {used:.0f} ms of processor time each")
     if args.records:
-        facts = {"start_s": up, "taught_s": first, "updates_per_s": rate, "update_cpu_ms": used, "load": load, "cpus": os.cpu_count()}
+        facts = {
+            "start_s": up,
+            "taught_s": first,
+            "updates_per_s": rate,
+            "update_cpu_ms": used,
+            "load": load,
+            "cpus": os.cpu_count(),
+        }
         with args.records.open("a") as file:
             file.write(json.dumps(facts | {"rows": rows}) + "\n")
 

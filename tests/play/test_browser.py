@@ -162,7 +162,7 @@ def test_a_line_that_is_pointed_at_says_what_the_table_says(opened):
     assert sum(values) == pytest.approx(numbers(opened.sums()[0]), abs=0.1)
     page.evaluate("scrollTo(0, 0)")
     page.wait_for_timeout(100)
-    path = page.locator("#lines path.pull").first.evaluate("p => { const at = p.getPointAtLength(p.getTotalLength() / 2), box = document.querySelector('#stage').getBoundingClientRect(); return [at.x + box.left, at.y + box.top]; }")
+    path = page.locator("#lines path.pull").first.evaluate(MIDDLE)
     page.mouse.move(*path)
     opened.until(lambda: page.locator("#lines path.on").count() == 1)
     page.keyboard.press("Escape")
@@ -200,7 +200,7 @@ def test_a_setting_that_makes_the_sum_approximate_says_by_how_much(opened):
     assert page.locator(".badge").inner_text() == "exact"
     page.locator("#settings-card summary").click()
     page.locator("select[name=scope]").select_option("all")
-    opened.until(lambda: page.locator(".badge").inner_text() == "approximate" or page.locator("#settings-problem").is_visible())
+    opened.until(lambda: page.locator("select[name=scope]").input_value() == "all")
     page.locator("input[name=steps]").fill("3")
     page.locator("input[name=steps]").press("Enter")
     opened.until(lambda: page.locator(".badge").inner_text() == "approximate")
@@ -253,12 +253,10 @@ def test_broken_files_are_named_where_they_were_dropped(opened, tmp_path):
     (tmp_path / "good.png").write_bytes(drawing("ring"))
     page.locator(".board input[type=file]").first.set_input_files(tmp_path / "good.png")
     opened.until(lambda: opened.thumbs(0) == 4)
-    drop = "(board, data) => { const files = new DataTransfer(); files.items.add(new File([new Uint8Array(data)], 'dropped.png', {type: 'image/png'})); board.dispatchEvent(new DragEvent('drop', {dataTransfer: files, bubbles: true, cancelable: true})); }"
-    page.locator(".board").first.evaluate(drop, list(drawing("cross")))
+    page.locator(".board").first.evaluate(TRANSFER, ["drop", "dropped.png", list(drawing("cross"))])
     opened.until(lambda: opened.thumbs(0) == 5)
-    paste = "(board, data) => { const files = new DataTransfer(); files.items.add(new File([new Uint8Array(data)], 'pasted.png', {type: 'image/png'})); document.dispatchEvent(new ClipboardEvent('paste', {clipboardData: files, bubbles: true, cancelable: true})); }"
     now = opened.sums()
-    page.locator(".board").first.evaluate(paste, list(drawing("cross", 3)))
+    page.locator("body").evaluate(TRANSFER, ["paste", "pasted.png", list(drawing("cross", 3))])
     opened.until(lambda: opened.sums() != now)
     opened.is_quiet("400")
 
@@ -349,29 +347,18 @@ def test_everything_works_with_the_keyboard_alone(opened):
     opened.is_quiet()
 
 
-CONTRAST = """() => {
-  const channel = (v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-  const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
-  const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
-  const parse = (text) => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = text; canvas.fillRect(0, 0, 1, 1); return [...canvas.getImageData(0, 0, 1, 1).data]; };
-  const behind = (node) => { for (; node; node = node.parentElement) { const found = parse(getComputedStyle(node).backgroundColor); if (found[3] === 255) return found; } return [255, 255, 255]; };
-  const wrong = [];
-  for (const node of document.querySelectorAll('body *')) {
-    const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
-    if (!own || !node.checkVisibility() || node.closest('.skip, :disabled, option, .empty')) continue;
-    const style = getComputedStyle(node), a = light(parse(node.closest('svg') ? style.fill : style.color)), b = light(behind(node));
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < 4.5) wrong.push(`contrast ${ratio.toFixed(2)}: ${node.textContent.trim().slice(0, 40)}`);
-    const scale = node.ownerSVGElement ? node.ownerSVGElement.getBoundingClientRect().width / node.ownerSVGElement.viewBox.baseVal.width : 1;
-    if (parseFloat(style.fontSize) * scale < 13.9) wrong.push(`size ${parseFloat(style.fontSize) * scale}: ${node.textContent.trim().slice(0, 40)}`);
-  }
-  for (const node of document.querySelectorAll('button, input, select, a, canvas[tabindex], summary')) {
-    if (!node.checkVisibility()) continue;
-    const name = node.getAttribute('aria-label') || node.textContent.trim() || node.labels?.[0]?.textContent.trim() || node.title;
-    if (!name) wrong.push(`no name: ${node.outerHTML.slice(0, 80)}`);
-  }
-  if (document.documentElement.scrollWidth > innerWidth) wrong.push(`wider than the screen: ${document.documentElement.scrollWidth}`);
-  return wrong;
+CONTRAST = (Path(__file__).parent / "legible.js").read_text(encoding="utf-8")
+TRANSFER = """(node, [type, name, data]) => {
+  const files = new DataTransfer();
+  files.items.add(new File([new Uint8Array(data)], name, { type: "image/png" }));
+  const about = { bubbles: true, cancelable: true };
+  if (type === "drop") node.dispatchEvent(new DragEvent("drop", { dataTransfer: files, ...about }));
+  else node.dispatchEvent(new ClipboardEvent("paste", { clipboardData: files, ...about }));
+}"""
+MIDDLE = """(path) => {
+  const at = path.getPointAtLength(path.getTotalLength() / 2);
+  const box = document.querySelector("#stage").getBoundingClientRect();
+  return [at.x + box.left, at.y + box.top];
 }"""
 
 

@@ -303,4 +303,4 @@ def test_a_model_of_one_s_own_comes_first(tmp_path):
     found = answer(page, drawing("cross", 3))["explanation"]
     assert describe(page)["settings"]["scope"] == "all"
     sums_up(found)
-    assert list(available_models("cifar-fs-conv4"))[0] == "cifar-fs-conv4"
+    assert next(iter(available_models("cifar-fs-conv4"))) == "cifar-fs-conv4"

@@ -78,9 +78,7 @@ def trace(
     return Trace(parts, offset if first.head.bias is not None else torch.zeros_like(offset), first.head, moved)
 
 
-def contributions(
-    found: Trace, query: Float[Tensor, " feature"], one: int, other: int
-) -> Contributions:
+def contributions(found: Trace, query: Float[Tensor, " feature"], one: int, other: int) -> Contributions:
     """What every support image, and the head's start, adds to the logit of class `one` less that of class `other`.
 
     Args:

@@ -12,9 +12,9 @@ from torch import Tensor
 from metacontrast.classifier.candidates import task_start
 from metacontrast.classifier.contributions import Trace, contributions, trace
 from metacontrast.classifier.fitted import Fitted
+from metacontrast.classifier.plan import Plan
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.classifier.support import Support
-from metacontrast.classifier.plan import Plan
 from metacontrast.model.frozen import freeze
 from metacontrast.model.model import apply_head
 from metacontrast.types import Head

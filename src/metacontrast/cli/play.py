@@ -20,7 +20,10 @@ def add_parser(commands: Any) -> None:
         "Nothing leaves this computer. Ctrl-C ends it.",
     )
     parser.add_argument(
-        "--model", type=shared.path, metavar="NAME|DIR", help="a model to offer first: a bundled one, or a run directory"
+        "--model",
+        type=shared.path,
+        metavar="NAME|DIR",
+        help="what to offer first: a bundled model, or a run directory",
     )
     parser.add_argument("--port", type=_port, default=0, metavar="N", help="default: any that is free")
     parser.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
@@ -32,7 +35,10 @@ def add_parser(commands: Any) -> None:
         help="where the page's Save writes classifiers (default: %(default)s)",
     )
     parser.add_argument(
-        "--host", default="127.0.0.1", metavar="ADDRESS", help="listen on this address; with --token (default: %(default)s)"
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="where to listen; needs --token (default: %(default)s)",
     )
     parser.add_argument("--token", metavar="TEXT", help="the secret part of the address (default: drawn at random)")
     parser.set_defaults(execute=execute)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,10 +60,11 @@ def _digits() -> tuple[dict[str, list[bytes]], bytes]:
     """scikit-learn's handwritten digits, 8 × 8 pixels, enlarged."""
     from sklearn.datasets import load_digits
 
-    found = load_digits()
+    found: Any = load_digits()
     shown = [255 - np.rint(image * (255 / 16)).astype(np.uint8).repeat(7, 0).repeat(7, 1) for image in found.images]
     rows = {str(digit): np.flatnonzero(found.target == digit)[:4] for digit in range(10)}
-    return {digit: [to_png(shown[row]) for row in four[:3]] for digit, four in rows.items()}, to_png(shown[rows["4"][3]])
+    classes = {digit: [to_png(shown[row]) for row in four[:3]] for digit, four in rows.items()}
+    return classes, to_png(shown[rows["4"][3]])
 
 
 @cache

@@ -48,7 +48,9 @@ def load_zip(session: Session, data: bytes) -> None:
         try:
             loaded = FewShotClassifier.load(folder)
         except InputError as error:
-            raise InputError(f"this zip holds no whole classifier: {str(error).replace(folder, 'its folder')}") from error
+            raise InputError(
+                f"this zip holds no whole classifier: {str(error).replace(folder, 'its folder')}"
+            ) from error
     boards, name = _boards(loaded), session.add_model(loaded.model)
     candidate = loaded.state_.fitted.candidate
     settings = Settings(name, candidate.steps or None, candidate.lr or None, loaded.scope, loaded.random_head)
@@ -80,7 +82,7 @@ def _unpack(data: bytes, folder: Path) -> None:
             members = [each for each in archive.infolist() if not each.is_dir()]
             found = [_FILE.fullmatch(each.filename) for each in members]
             if not all(found) or len(members) != 2:
-                raise InputError("this zip is not one that the page made: it must hold config.json and model.safetensors")
+                raise InputError("this zip is not one of this page: it must hold config.json and model.safetensors")
             if sum(each.file_size for each in members) > ZIP_LIMIT:
                 raise InputError(f"this zip unpacks to more than {ZIP_LIMIT // 10**6} MB: it is not one of this page")
             for each, name in zip(members, found, strict=True):

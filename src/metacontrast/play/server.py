@@ -166,11 +166,10 @@ class Play:
         """The updates since the last that the page knows, as soon as there is one."""
         watch = self._watch(self.session(request))
         generation, since = (_whole(request.query_params.get(name, "")) for name in ("generation", "since"))
-        for _ in range(int(PATIENCE / 0.05)):
-            found = watch.read(generation, since)
-            if found["records"] or found["generation"] != generation or found["problem"]:
-                break
+        found, waited = watch.read(generation, since), 0.0
+        while waited < PATIENCE and not (found["records"] or found["generation"] != generation or found["problem"]):
             await asyncio.sleep(0.05)
+            found, waited = watch.read(generation, since), waited + 0.05
         return JSONResponse(found)
 
     async def control(self, request: Request) -> Response:
@@ -241,7 +240,9 @@ def listen(host: str, port: int) -> socket.socket:
         bound.bind((host, port))
     except OSError as error:
         bound.close()
-        raise InputError(f"port {port} of {host} cannot be used ({error.strerror}): choose another with --port") from error
+        raise InputError(
+            f"port {port} of {host} cannot be used ({error.strerror}): choose another with --port"
+        ) from error
     return bound
 
 

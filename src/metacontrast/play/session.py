@@ -22,7 +22,7 @@ from metacontrast.classifier.explanation import Explanation
 from metacontrast.classifier.starting_point import StartingPoint, load_starting_point, pretrained_names
 from metacontrast.data.decode import decode
 from metacontrast.errors import InputError
-from metacontrast.maml.inner import Inner
+from metacontrast.maml.inner import Inner, Scope
 
 MOST_CLASSES, MOST_EXAMPLES = 20, 20
 FIRST_CLASSES = ("A", "B")
@@ -71,7 +71,7 @@ class Settings:
     model: str
     steps: int | None = None
     lr: float | None = None
-    scope: str | None = None
+    scope: Scope | None = None
     random_head: int | None = None
 
 

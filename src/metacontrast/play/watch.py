@@ -12,6 +12,7 @@ head the zeroing trick. What is shown of it:
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -201,11 +202,13 @@ class Watch:
             return {"accuracy": learner.accuracy(tested)} | _shares(view), _shown(view)
 
         found = dict(zip(HEADS, self._pool.map(one, [pair[head] for head in HEADS]), strict=True))
-        return pair, {head: record for head, (record, _) in found.items()}, {h: shown for h, (_, shown) in found.items()}
+        return (
+            pair,
+            {head: record for head, (record, _) in found.items()},
+            {h: shown for h, (_, shown) in found.items()},
+        )
 
-    def _keep(
-        self, generation: int, pair: dict[str, Learner], record: dict[str, Any], latest: dict[str, Any]
-    ) -> None:
+    def _keep(self, generation: int, pair: dict[str, Learner], record: dict[str, Any], latest: dict[str, Any]) -> None:
         with self._changed:
             if generation == self._generation:
                 if self._learners is not None:
@@ -219,11 +222,18 @@ class Watch:
 def characters() -> tuple[ClassImages, ClassImages]:
     """The characters to train on and those to test on, drawn once."""
     wanted = [[chr(c) for c in codes if fonts_with(chr(c))] for codes in (TRAIN, TEST)]
-    train, test = ([c for c in each if split_of(c) == split] for each, split in zip(wanted, ("train", "test"), strict=True))
+    train, test = (
+        [c for c in each if split_of(c) == split] for each, split in zip(wanted, ("train", "test"), strict=True)
+    )
     return (
         group_by_class("glyphs/train", draw_characters(train, SIDE)),
         group_by_class("glyphs/test", draw_characters(test, SIDE)),
     )
+
+
+def _draw(split: str, codes: Sequence[int]) -> ClassImages:
+    wanted = [c for c in map(chr, codes) if fonts_with(c) and split_of(c) == split]
+    return group_by_class(f"glyphs/{split}", draw_characters(wanted, SIDE))
 
 
 def _shares(view: TaskView) -> dict[str, float]:
