@@ -95,7 +95,7 @@ _CORNERS = {
 GALLERY = {
     "letters": Entry("Five letters", "Lao, an alphabet the model never saw", False, _letters),
     "look-alikes": Entry("Look-alikes", "O, Q, 0, C and G: see which examples mislead", False, _look_alikes),
-    "digits": Entry("Ten digits", "handwriting from scikit-learn", False, _digits),
-    "photographs": Entry("Photographs", "pieces of two photographs, in colour", True, _photographs),
-    "twenty": Entry("Twenty classes", "the Georgian alphabet, five drawings each", False, _twenty),
+    "digits": Entry("Ten digits", "Handwriting from scikit-learn", False, _digits),
+    "photographs": Entry("Photographs", "Pieces of two photographs, in colour", True, _photographs),
+    "twenty": Entry("Twenty classes", "The Georgian alphabet, five drawings each", False, _twenty),
 }

@@ -10,7 +10,7 @@ function axes(width, height, most, ticks, words) {
   const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": words });
   for (const tick of ticks) {
     svg.append(drawn("line", { class: "axis", x1: LEFT, x2: width - RIGHT, y1: y(tick), y2: y(tick) }));
-    svg.append(drawn("text", { x: LEFT - 8, y: y(tick) + 5, "text-anchor": "end" }, `${Math.round(100 * tick)} %`));
+    svg.append(drawn("text", { x: LEFT - 8, y: y(tick) + 5, "text-anchor": "end" }, `${Math.round(100 * tick)} %`.replace("-", "−")));
   }
   for (const share of [0, 0.5, 1]) svg.append(drawn("text", { x: x(most * share), y: height - 6, "text-anchor": share === 0 ? "start" : share === 1 ? "end" : "middle" }, share === 1 ? `update ${Math.round(most)}` : String(Math.round(most * share))));
   return { svg, x, y };

@@ -3,7 +3,7 @@
 export function number(value, digits = 3) {
   if (value === 0) return "0";
   const size = Math.abs(value);
-  const text = size < 5e-4 || size >= 1e5 ? value.toExponential(1) : value.toLocaleString("en", { maximumFractionDigits: Math.max(0, digits - 1 - Math.floor(Math.log10(size))), minimumFractionDigits: Math.min(2, Math.max(0, digits - 1 - Math.floor(Math.log10(size)))) });
+  const text = size < 5e-5 || size >= 1e5 ? value.toExponential(1) : value.toLocaleString("en", { maximumFractionDigits: Math.max(0, digits - 1 - Math.floor(Math.log10(size))), minimumFractionDigits: Math.min(2, Math.max(0, digits - 1 - Math.floor(Math.log10(size)))) });
   return text.replace("-", "−");
 }
 

@@ -349,7 +349,7 @@ function showWhy(found) {
   const sorted = [...found.support].sort((a, b) => Math.abs(b.contribution) - Math.abs(a.contribution));
   const cell = (value) => element("td", { class: "number" }, value);
   table.replaceChildren(
-    element("caption", { class: "hint" }, `${found.label} rather than ${found.against}: contribution = coefficient × similarity${found.exact ? "" : ", nearly: the encoder adapted too"}`),
+    element("caption", { class: "hint" }, `${found.label} rather than ${found.against}: contribution = coefficient × similarity${found.exact ? "" : ", nearly, for the encoder adapted too"}. Similarity is the inner product of the features, plus 1 for the bias.`),
     element("thead", {}, element("tr", {}, ...["Example", "Class"].map((text) => element("th", { scope: "col" }, text)), ...["Effect", "Coefficient", "Similarity", "Contribution"].map((text, k) => element("th", { scope: "col", class: k ? "number" : "" }, text)))),
     element("tbody", {}, ...sorted.map((row) => element("tr", {}, element("td", {}, element("img", { src: api.url(`thumbnails/${row.id}`), alt: document.querySelector(`.thumb[data-id="${row.id}"]`)?.dataset.label ?? "example", loading: "lazy" })), element("td", {}, row.label), element("td", {}, row.contribution === 0 ? "none" : row.contribution > 0 ? "pulls" : "pushes"), cell(number(row.coefficient)), cell(number(row.similarity)), cell(signed(row.contribution))))));
 }

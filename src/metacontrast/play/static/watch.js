@@ -23,7 +23,7 @@ export function begin(guarded) {
       element("div", { class: "chart", "data-chart": head }),
       element("h3", {}, "One test task: what acts on the query’s features"),
       element("div", { class: "task", "data-task": head }),
-      element("p", { class: "hint" }, head === "random" ? "Blue pulls, red and dashed pushes. A random head may pull another class, or push the right one less." : "Blue pulls, red and dashed pushes. With a zeroed head the query’s own class pulls, the others push."),
+      element("p", { class: "hint" }, head === "random" ? "Blue pulls, red and dashed pushes. With a random head the query’s own class may pull weakly, and another one may pull." : "Blue pulls, red and dashed pushes. With a zeroed head the query’s own class pulls, the others push."),
       element("h3", {}, "Similarity of classes: query (rows) with support (columns)"),
       element("div", { class: "map", "data-map": head, role: "img" }));
   }
