@@ -10,6 +10,7 @@ which is the baseline without the means' own lengths: what training adds is in t
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import groupby
 from typing import Literal
 
@@ -20,9 +21,9 @@ from torch import Tensor, nn
 from metacontrast.classifier.support import balanced_weights
 from metacontrast.errors import InputError
 from metacontrast.maml.inner import Inner, trajectory
-from metacontrast.model.head import class_means, prototype_head, zero_head
+from metacontrast.model.head import HeadKind, class_means, draw_head, prototype_head, zero_head
 from metacontrast.model.model import Model
-from metacontrast.types import Params
+from metacontrast.types import Params, map_params
 
 Method = Literal["adapted", "prototype"]
 STEPS = (1, 2, 3, 5, 10)
@@ -54,13 +55,26 @@ def grid(inner: Inner) -> tuple[Candidate, ...]:
     return tuple(Candidate(inner.lr * factor, steps) for factor in FACTORS for steps in STEPS)
 
 
-def task_start(model: Model, params: Params, ways: int) -> tuple[Model, Params]:
+def task_start(model: Model, params: Params, ways: int, random_head: int | None = None) -> tuple[Model, Params]:
     """The model for that many classes, and where its inner loop starts: a head of zeros unless it was trained to start
     otherwise without knowing the number of classes.
+
+    Args:
+        random_head: start from a random head of this seed instead, which a zeroed head is compared with.
     """
+    if random_head is not None:
+        like, generator = params.head.weight, torch.Generator().manual_seed(random_head)
+        drawn = draw_head(ways, model.feature_size, params.head.bias is not None, 1.0, generator)
+        return _for_task(model, ways, "learned"), map_params(lambda t: t.to(like), Params(params.encoder, drawn))
     if model.head in ("shared", "prototype"):
-        return model.with_ways(ways), params
-    return replace(model, ways=ways, head="zeroed"), zero_head(params, ways)
+        return _for_task(model, ways, model.head), params
+    return _for_task(model, ways, "zeroed"), zero_head(params, ways)
+
+
+@lru_cache(maxsize=16)
+def _for_task(model: Model, ways: int, head: HeadKind) -> Model:
+    """The model for such tasks; kept, since making one copies the encoder several times."""
+    return replace(model, ways=ways, head=head)
 
 
 def solve(
@@ -84,7 +98,7 @@ def solve(
     stepping = sorted(candidate for candidate in candidates if candidate.steps)
     if stepping and inner.scope == "encoder":
         raise InputError("the model adapts its encoder alone, and a zeroed head stays zero: pass scope='all' or 'head'")
-    moving = _on_features(model, params, x) if stepping and inner.scope == "head" else (model, params, x)
+    moving = on_features(model, params, x) if stepping and inner.scope == "head" else (model, params, x)
     for lr, group in groupby(stepping, key=lambda candidate: candidate.lr):
         wanted = {candidate.steps: candidate for candidate in group}
         steps = replace(inner, lr=lr, steps=max(wanted), order="first")
@@ -93,11 +107,15 @@ def solve(
                 yield wanted[step], Params(adapted.encoder or params.encoder, adapted.head)
 
 
-def _on_features(
-    model: Model, params: Params, x: Float[Tensor, "support channel height width"]
-) -> tuple[Model, Params, Float[Tensor, "support feature 1 1"]]:
-    """Features in place of images: where the head alone moves they are the same at every step."""
+def on_features(
+    model: Model, params: Params, x: Float[Tensor, "image channel height width"], reference: int = 0
+) -> tuple[Model, Params, Float[Tensor, "image feature 1 1"]]:
+    """Features in place of images: where the head alone moves they are the same at every step.
+
+    Args:
+        reference: how many of the images, from the first on, normalize all; 0 is all.
+    """
     with torch.no_grad():
-        features = model.features(params.encoder, x)
+        features = model.features(params.encoder, x, reference)
     flat = Model(nn.Flatten(), model.ways, model.feature_size, model.head, model.head_bias)
     return flat, Params({}, params.head), features[:, :, None, None]

@@ -17,12 +17,21 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from metacontrast.classifier.candidates import Candidate
+from metacontrast.classifier.candidates import Candidate, on_features
 from metacontrast.classifier.support import balanced_weights
-from metacontrast.maml.inner import Inner, task_losses, trajectory
+from metacontrast.maml.inner import Inner, standing_steps, task_losses, trajectory
 from metacontrast.model.head import class_means
 from metacontrast.model.model import Model, apply_head
 from metacontrast.types import Head, Params, to_tensors
+
+
+class Contributions(NamedTuple):
+    """What acts on the logit of one class less that of another; see `classifier.explanation`."""
+
+    values: Float[Tensor, " support"]
+    coefficients: Float[Tensor, " support"]
+    similarities: Float[Tensor, " support"]
+    start: Float[Tensor, ""]
 
 
 class Trace(NamedTuple):
@@ -55,6 +64,8 @@ def trace(
             return _trace_means(model.features(params.encoder, x), y, model.ways)
     weights = balanced_weights(y, x.dtype)
     steps = Inner(candidate.steps, candidate.lr, inner.scope, "first", inner.loss)
+    if standing_steps(model, steps) == steps.steps:
+        model, params, x = on_features(model, params, x)
     first = current = model.start(params, x, y)
     parts = []
     for after in islice(trajectory(model, params, x, y, steps, weights), 1, None):
@@ -62,24 +73,25 @@ def trace(
             features = model.features(current.encoder, x)
         parts.append((candidate.lr * _errors(apply_head(current.head, features), y, steps, weights), features))
         current = after
-    offset = torch.stack([coefficients for coefficients, _ in parts]).sum(0)
+    offset = torch.stack([coefficients.double() for coefficients, _ in parts]).sum(0)
     moved = any(not torch.equal(a, b) for a, b in zip(_encoder(first), _encoder(current), strict=True))
     return Trace(parts, offset if first.head.bias is not None else torch.zeros_like(offset), first.head, moved)
 
 
-def contributions(
-    found: Trace, query: Float[Tensor, " feature"], one: int, other: int
-) -> tuple[Float[Tensor, " support"], Float[Tensor, ""]]:
+def contributions(found: Trace, query: Float[Tensor, " feature"], one: int, other: int) -> Contributions:
     """What every support image, and the head's start, adds to the logit of class `one` less that of class `other`.
 
     Args:
         query: features of the query image under the adapted encoder.
     """
     total = found.offset[:, one] - found.offset[:, other]
+    summed, similarities = torch.zeros_like(total), torch.zeros_like(total)
     for coefficients, features in found.parts:
-        total = total + (coefficients[:, one] - coefficients[:, other]) * (features @ query)
+        share, similarities = coefficients[:, one] - coefficients[:, other], features @ query
+        summed, total = summed + share, total + share * similarities
     before = apply_head(found.start, query[None])[0]
-    return total, before[one] - before[other]
+    bias = float(found.start.bias is not None)
+    return Contributions(total, summed, similarities + bias, before[one] - before[other])
 
 
 def _trace_means(features: Float[Tensor, "support feature"], y: Int[Tensor, " support"], ways: int) -> Trace:

@@ -1,6 +1,6 @@
 """`FewShotClassifier`: scikit-learn's conventions around a meta-trained model."""
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +63,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             cross-validation prefers, None with the adapted model.
         folds: the most parts of the cross-validation that sets temperature, rejection and `compare_`; 0 leaves it out.
         reject: the share of images of known classes that may be refused so that unknown ones are; None refuses nothing.
+        random_head: start from a random head of this seed, not from zeros, to see what the zeros are good for.
         reject_label: what `predict` calls a refused image, no class's label. With None the labels are objects; with a
             label of the classes' kind, such as `"unknown"` among texts or -1 among numbers, they stay of that kind,
             which scikit-learn's reports need.
@@ -89,6 +90,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         baseline: Any = None,
         folds: Any = 5,
         reject: Any = None,
+        random_head: Any = None,
         reject_label: Any = None,
         max_pixels: Any = MAX_PIXELS,
         skip_unreadable: Any = False,
@@ -102,6 +104,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.baseline = baseline
         self.folds = folds
         self.reject = reject
+        self.random_head = random_head
         self.reject_label = reject_label
         self.max_pixels = max_pixels
         self.skip_unreadable = skip_unreadable
@@ -185,8 +188,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def explain(self, image: Any) -> Explanation:
         """What each support image did for and against the answer to one image."""
+        return self.explainer()(image)
+
+    def explainer(self) -> Callable[[Any], Explanation]:
+        """`explain` for many images: what does not depend on the image is computed once."""
         state = self._fitted_state()
-        return explainer(state.start, state.support, state.fitted, state.plan.inner)(self._pixels(image))
+        explain_pixels = explainer(state.start, state.support, state.fitted, state.plan)
+        return lambda image: explain_pixels(self._pixels(image))
 
     def draw_explanation(self, image: Any, count: int = 8) -> "Figure":
         """`explain` as a matplotlib figure: the image, and the `count` support images that mattered most."""
@@ -221,7 +229,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return start, self._plan(start)
 
     def _plan(self, start: StartingPoint) -> Plan:
-        names = ("steps", "lr", "scope", "baseline", "folds", "reject")
+        names = ("steps", "lr", "scope", "baseline", "folds", "reject", "random_head")
         return make_plan(start.inner, **{name: getattr(self, name) for name in names})
 
     def _read_labelled(self, start: StartingPoint, X: Any, y: Any) -> tuple[list[Item], list[Hashable], torch.Tensor]:

@@ -12,9 +12,9 @@ from torch import Tensor
 from metacontrast.classifier.candidates import task_start
 from metacontrast.classifier.contributions import Trace, contributions, trace
 from metacontrast.classifier.fitted import Fitted
+from metacontrast.classifier.plan import Plan
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.classifier.support import Support
-from metacontrast.maml.inner import Inner
 from metacontrast.model.frozen import freeze
 from metacontrast.model.model import apply_head
 from metacontrast.types import Head
@@ -29,6 +29,9 @@ class Explanation:
         difference: logit of `label` less that of `against`, before the temperature.
         contributions: what each support image adds to it: above 0 it pulled towards `label`, below 0 it pushed away.
             They and `start` sum to `difference`.
+        coefficients, similarities: the two factors of each contribution: what the steps made of the image's label, and
+            φ(s)ᵀφ(q), with 1 added for the bias. Their product is the contribution where the encoder did not move and
+            the head is a sum of inner steps.
         start: what the head's start adds; 0 for a head of zeros.
         through_encoder: how far the difference would be from this with the un-adapted encoder under the same head. It
             is 0 where the encoder did not move; the contributions then are all that the support images did.
@@ -39,6 +42,8 @@ class Explanation:
     against: Hashable
     difference: float
     contributions: NDArray[np.float64]
+    coefficients: NDArray[np.float64]
+    similarities: NDArray[np.float64]
     start: float
     through_encoder: float
     names: tuple[str, ...]
@@ -55,12 +60,12 @@ class Explanation:
 
 
 def explainer(
-    start: StartingPoint, support: Support, fitted: Fitted, inner: Inner
+    start: StartingPoint, support: Support, fitted: Fitted, plan: Plan
 ) -> Callable[[UInt8[Tensor, "channel height width"]], Explanation]:
     """A function that explains the answer to one image; what does not depend on the image is done once."""
-    model, params = task_start(start.model, start.params, len(support.classes))
+    model, params = task_start(start.model, start.params, len(support.classes), plan.random_head)
     x = start.images.to_input(support.images)
-    found = _doubled(trace(model, params, x, support.y, inner, fitted.candidate))
+    found = _doubled(trace(model, params, x, support.y, plan.inner, fitted.candidate))
     before = freeze(model, params.encoder, x) if found.moved else None
 
     def explain(image: UInt8[Tensor, "channel height width"]) -> Explanation:
@@ -77,13 +82,15 @@ def _explain(found: Trace, fitted: Fitted, support: Support, query: Tensor, unmo
     head = Head(fitted.network.weight, fitted.network.bias)
     logits, elsewhere = (apply_head(head, features[None])[0].double() for features in (query, unmoved))
     one, other = logits.topk(2).indices.tolist()
-    parts, start = contributions(found, query.double(), one, other)
+    parts, coefficients, similarities, start = contributions(found, query.double(), one, other)
     difference = (logits[one] - logits[other]).item()
     return Explanation(
         support.classes[one],
         support.classes[other],
         difference,
         parts.numpy(),
+        coefficients.numpy(),
+        similarities.numpy(),
         start.item(),
         difference - (elsewhere[one] - elsewhere[other]).item(),
         support.names,

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from metacontrast.classifier import calibration
-from metacontrast.classifier.candidates import PROTOTYPE, Candidate, solve, task_start
+from metacontrast.classifier.candidates import PROTOTYPE, Candidate, on_features, solve, task_start
 from metacontrast.classifier.cross_validation import HeldOut, Score, best, cross_validate, report, similarity
 from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.classifier.plan import Plan
@@ -127,18 +127,19 @@ def fit_support(
 
 
 def _fit_support(start: StartingPoint, support: Support, plan: Plan, device: str, track: Track) -> Fitted:
-    model, params = task_start(start.model.to(device), start.params_on(device), len(support.classes))
+    model, params = task_start(start.model.to(device), start.params_on(device), len(support.classes), plan.random_head)
     x, y = start.images.to_input(support.images.to(device)), support.y.to(device)
     held_out = cross_validate(model, params, x, y, plan.inner, (PROTOTYPE, *plan.stepping), plan.folds, track)
     chosen = _choose(plan, held_out)
-    ((_, adapted),) = solve(model, params, x, y, plan.inner, [chosen])
+    net, begin, shown = on_features(model, params, x) if plan.inner.scope == "head" else (model, params, x)
+    ((_, adapted),) = solve(net, begin, shown, y, plan.inner, [chosen])
     with torch.no_grad():
-        means = class_means(model.features(adapted.encoder, x), y, model.ways)
+        means = class_means(net.features(adapted.encoder, shown), y, model.ways)
     if not all(t.isfinite().all() for t in (means, adapted.head.weight)):
         raise InputError(f"adapting with lr={chosen.lr:g} and steps={chosen.steps} diverged: lower one of them")
     found = held_out.get(chosen)
     return Fitted(
-        Network(freeze(model, adapted.encoder, x), adapted.head, means, start.images).eval().cpu(),
+        Network(freeze(model, adapted.encoder or params.encoder, x), adapted.head, means, start.images).eval().cpu(),
         chosen,
         found.temperature if found else 1.0,
         _threshold(plan.reject, found),

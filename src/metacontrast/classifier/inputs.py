@@ -3,7 +3,8 @@
 - a path, the bytes of a file, or a PIL image: any size and mode;
 - a NumPy array `(height, width)` or `(height, width, channel)`, whatever NumPy makes one of, or a tensor
   `(channel, height, width)`;
-- several: a list that may mix all of these, an array `(image, height, width[, channel])`, a tensor with a leading axis;
+- several: a list that may mix all of these, a dict of them by name, an array `(image, height, width[, channel])`, a
+  tensor with a leading axis;
 - a folder: the images in it and below it.
 
 Whole numbers lie between 0 and 255 (65535 in arrays of 16 bits), floats between 0 and 1; each image is judged by
@@ -61,13 +62,18 @@ def as_items(images: Any) -> list[Item]:
 
 
 def _named(images: Any) -> Iterator[tuple[str, Source]]:
+    if isinstance(images, dict):
+        yield from ((str(name), _source(image, str(name))) for name, image in images.items())
+        return
     for index, image in enumerate(_stack(images)):
-        if isinstance(image, str | Path):
-            yield str(image), as_path(image)
-        elif isinstance(image, bytes | Image.Image):
-            yield f"image {index}", image
-        else:
-            yield f"image {index}", _pixels(image, f"image {index}")
+        name = str(image) if isinstance(image, str | Path) else f"image {index}"
+        yield name, _source(image, name)
+
+
+def _source(image: Any, name: str) -> Source:
+    if isinstance(image, str | Path):
+        return as_path(image)
+    return image if isinstance(image, bytes | Image.Image) else _pixels(image, name)
 
 
 def _stack(images: Any) -> Iterable[Any]:
@@ -79,7 +85,7 @@ def _stack(images: Any) -> Iterable[Any]:
         _check_stack(tuple(images.shape), (1,), is_one=False)
     elif isinstance(images, np.ndarray):
         _check_stack(tuple(images.shape), (3, 4), is_one=images.ndim == 3 and images.shape[-1] in (3, 4))
-    elif not isinstance(images, Iterable) or isinstance(images, dict):
+    elif not isinstance(images, Iterable):
         raise InputError(f"images must be a folder or a list of images, not {type(images).__name__}: put it in a list")
     return images
 

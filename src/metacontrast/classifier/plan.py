@@ -26,6 +26,7 @@ class Plan:
             cross-validation prefers.
         folds: the most parts of the cross-validation; 0 leaves it out.
         reject: the share of images of known classes that may be refused; None refuses nothing.
+        random_head: the seed of the random head to start from; None starts from the model's own, a head of zeros.
     """
 
     inner: Inner
@@ -33,6 +34,7 @@ class Plan:
     baseline: Baseline = "none"
     folds: int = 5
     reject: float | None = None
+    random_head: int | None = None
 
     __post_init__ = check_fields
 
@@ -47,7 +49,9 @@ class Plan:
         return grid(self.inner) if self.automatic else (self.default,)
 
 
-def make_plan(inner: Inner, *, steps: Any, lr: Any, scope: Any, baseline: Any, folds: Any, reject: Any) -> Plan:
+def make_plan(
+    inner: Inner, *, steps: Any, lr: Any, scope: Any, baseline: Any, folds: Any, reject: Any, random_head: Any = None
+) -> Plan:
     """The plan that the classifier's parameters ask for; None stands for what the model was trained with."""
     if scope is not None:
         check_choice("scope", scope, SCOPES)
@@ -66,11 +70,14 @@ def make_plan(inner: Inner, *, steps: Any, lr: Any, scope: Any, baseline: Any, f
         raise InputError(
             f"reject={reject!r} is set on held-out images, and folds=0 holds out none: leave out one of them"
         )
+    if not (random_head is None or (_is_whole(random_head, 0) and random_head < 2**63)):
+        raise InputError(f"random_head={random_head!r}, but it must be a seed, 0 or more; left out the head is zero")
     own = max(inner.steps, 1) if steps is None or automatic else int(steps)
     if own > MOST_STEPS:
         raise InputError(f"steps={own}, but it must be {MOST_STEPS} or less")
     wanted = replace(inner, steps=own, lr=float(lr or inner.lr), scope=scope or inner.scope)
-    return Plan(wanted, automatic, baseline or "none", int(folds), None if reject is None else float(reject))
+    rate, seed = None if reject is None else float(reject), None if random_head is None else int(random_head)
+    return Plan(wanted, automatic, baseline or "none", int(folds), rate, seed)
 
 
 def check_max_pixels(value: Any) -> int:

@@ -131,6 +131,8 @@ def _load(folder: Path, text: bytes) -> tuple[State, dict[str, Any]]:
     stored = checkpoint.load(folder / name)
     if stored.facts.get("config") != _digest(text):
         raise InputError(f"{folder}: {CONFIG} and {name} do not belong together: restore both from one copy")
+    if isinstance(facts.get("plan"), dict):
+        facts["plan"].setdefault("random_head", None)  # which earlier versions did not know
     check_values(facts, CLASSIFIER, folder / CONFIG)
     try:
         return _state(facts, stored.tensors, folder), facts["parameters"]

@@ -131,6 +131,7 @@ CLASSIFIER: dict[str, Rule] = {
     "plan.baseline": _one_of(*BASELINES),
     "plan.folds": (lambda value: type(value) is int and value >= 0 and value != 1, "0, or a whole number from 2 on"),
     "plan.reject": _or_null((lambda value: type(value) is float and 0 < value < 1, "a number between 0 and 1")),
+    "plan.random_head": _or_null(_whole(0)),
     "model.name": _TEXT,
     "model.updates": _whole(0),
     **{f"model.adaptation.{name}": rule for name, rule in INNER.items()},

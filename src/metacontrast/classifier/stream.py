@@ -43,7 +43,7 @@ def predict_each(
 ) -> Iterator[Prediction]:
     """A prediction for every item, in order."""
     fitted = state.fitted.on(device)
-    explain_one = explainer(state.start, state.support, state.fitted, state.plan.inner) if explain else None
+    explain_one = explainer(state.start, state.support, state.fitted, state.plan) if explain else None
     stream = state.start.images.read_each(items, max_pixels)
     while batch := list(islice(stream, BATCH)):
         found = _answers(fitted, state.support.classes, [pixels for _, pixels in batch])

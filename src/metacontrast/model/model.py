@@ -136,7 +136,10 @@ class Model:
         return replace(self, norm=norm)
 
     def to(self, device: torch.device | str) -> "Model":
-        """The same model with the encoder's own buffers on `device`."""
+        """The same model with the encoder's own buffers on `device`; itself where they are there."""
+        own = (*self.encoder.parameters(), *self.encoder.buffers())
+        if torch.device(device).type == "cpu" and all(t.is_cpu for t in own):
+            return self
         return replace(self, encoder=copy.deepcopy(self.encoder).to(device))
 
     def on_features(self) -> "Model":
