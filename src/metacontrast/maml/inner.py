@@ -87,6 +87,17 @@ class Inner:
         """The same adaptation with so many steps, and without a graph for the outer gradient."""
         return replace(self, steps=steps, order="first", loss_weights=())
 
+    def plain_values(self) -> dict[str, Any]:
+        """The fields that a file can hold.
+
+        Raises:
+            InputError: others are set, such as a loss that is a function.
+        """
+        names = ("steps", "lr", "scope", "order", "loss")
+        if self != Inner(**{name: getattr(self, name) for name in names}) or callable(self.loss):
+            raise InputError("this adaptation has a loss, direction or weights of its own, which no file can hold")
+        return {name: getattr(self, name) for name in names}
+
     @property
     def outer_loss(self) -> Loss:
         """The loss of the query set."""
