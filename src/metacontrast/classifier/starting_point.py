@@ -108,7 +108,7 @@ def save_starting_point(start: StartingPoint, folder: Path) -> None:
     check_replaceable(folder, FORMAT)
     save_model(folder, start.run)
     facts = {"format": FORMAT, "format_version": VERSION, "images": dataclasses.asdict(start.images)}
-    facts |= {"adaptation": dataclasses.asdict(start.inner)}
+    facts |= {"adaptation": start.inner.plain_values()}
     facts |= {"updates": start.run.updates, "config": dataclasses.asdict(start.run.config)}
     write_text(folder / CONFIG, json.dumps(facts, indent=1) + "\n")
 

@@ -160,12 +160,12 @@ def _facts(state: State, run: TrainedRun, parameters: dict[str, Any]) -> dict[st
         "threshold": fitted.threshold,
         "held_out": fitted.held_out,
         "compare": [dataclasses.asdict(score) for score in fitted.scores],
-        "plan": dataclasses.asdict(state.plan),
+        "plan": dataclasses.asdict(state.plan) | {"inner": state.plan.inner.plain_values()},
         "model": {
             "name": state.start.name,
             "updates": run.updates,
             "config": dataclasses.asdict(run.config),
-            "adaptation": dataclasses.asdict(state.start.inner),
+            "adaptation": state.start.inner.plain_values(),
         },
         "support": state.support.names,
     }

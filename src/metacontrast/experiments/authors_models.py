@@ -9,7 +9,7 @@ first-order MAML has two seeds at the end. Of Fig. 3 there is one run, every 200
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -134,7 +134,12 @@ def _measure(
     found = count_correct(trained, common_tasks(trained, images), trained.config.inner(), evaluation, resources)
     line = {"kind": "measurement", "update": trained.updates, "file": file.name, "sha256": digest, **found}
     made = provenance(resources.device) | {"data": {images.name: images.digest}}
-    header: Record = {"kind": "header", "run": run.folder.name, "inner": asdict(trained.config.inner()), "made": [made]}
+    header: Record = {
+        "kind": "header",
+        "run": run.folder.name,
+        "inner": trained.config.inner().plain_values(),
+        "made": [made],
+    }
     new = RunRecords(header, {trained.updates: line})
     write_run(records, new if known is None else known | new)
     return trained.updates
