@@ -98,7 +98,10 @@ class Opened:
         return self.page.locator(".answer .best .name").text_content()
 
     def sums(self) -> tuple[str, str]:
-        return self.page.locator("#total").text_content(), self.page.locator("#difference").text_content()
+        """The sum of the contributions and the difference of the logits, as shown at one moment."""
+        read = "node => ['#total', '#difference'].map(id => node.querySelector(id).textContent)"
+        total, difference = self.page.locator("#sum").evaluate(read)
+        return total, difference
 
     def gallery(self, name: str) -> None:
         self.page.click(f"[data-entry={name}]")
@@ -303,9 +306,11 @@ def test_the_server_goes_and_comes_back(browser, tmp_path):
     """The page says so, keeps what was taught, and teaches it to the new server."""
     with serving(tmp_path) as port:
         found = Opened(browser, port)
+        kept: list[str] = []
+        found.page.on("requestfinished", lambda request: kept.append(request.url))
         found.gallery("letters")
         before = found.sums()
-        found.page.wait_for_timeout(500)
+        found.until(lambda: sum("/examples/" in url for url in kept) == 15)
     found.page.get_by_role("button", name="Add class").click()
     found.page.wait_for_selector("#lost:not([hidden])")
     assert "kept in this page" in found.page.locator("#lost").inner_text()
