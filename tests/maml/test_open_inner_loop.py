@@ -208,7 +208,7 @@ def test_the_tensors_of_parameters_with_rates_have_their_order():
 @pytest.mark.parametrize(
     "changes",
     [{"query_loss": smooth_hinge}, {"loss_weights": (0.5, 0.5)}, {"direction": momentum}, {"rates": True}],
-    ids=str,
+    ids=lambda changes: next(iter(changes)),
 )
 def test_what_the_theory_does_not_know_is_not_explained(changes):
     model, params = a_model()
@@ -218,7 +218,7 @@ def test_what_the_theory_does_not_know_is_not_explained(changes):
         explain(model, params, some_tasks(), Inner(2, **changes))
 
 
-@pytest.mark.parametrize("options", [{"direction": momentum}, {"rates": True}], ids=str)
+@pytest.mark.parametrize("options", [{"direction": momentum}, {"rates": True}], ids=lambda options: next(iter(options)))
 def test_evaluation_adapts_as_training_does(options):
     """Learned rates and the direction hold at test too, with a number of steps of its own."""
     model, params = a_model()

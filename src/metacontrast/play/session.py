@@ -32,7 +32,7 @@ THUMBNAIL = 96
 SESSION_BYTES = 24_000_000
 MOST_UNDO = 50
 FOLDS = 3
-"""Of the cross-validation that calibrates: fewer than the library's own 5, so that an added example is there at once."""
+"""Of the cross-validation that calibrates: fewer than the library's own 5, for a quick answer to an added example."""
 MOST_STEPS, LARGEST_STEP = {"head": 100, "all": 10}, 10
 MOST_SESSIONS, IDLE = 32, 15 * 60.0
 
