@@ -270,6 +270,17 @@ def test_several_bodies_of_evidence_must_agree():
     assert judge_together(both, Table(curves("a", "b"), noise + elsewhere(AHEAD, THERE))).outcome == "supported"
 
 
+def test_models_that_cover_a_part_of_a_claim_refute_it_but_do_not_support_it():
+    """The authors released no models with a zero start, of which the sentence speaks too."""
+    theirs = replace(THERE, is_authors=True)
+    claim = replace(claim_of(SURE), of_authors=(above(theirs, "a", "b", ZEROED),), authors_lack="the zero start")
+    found = judge_together([claim], Table(curves("a", "b"), elsewhere(AHEAD, theirs)))
+    assert found.outcome == "not testable yet"
+    assert "support it but for the zero start" in found.reason
+    refuted = judge_together([claim], Table(curves("a", "b"), elsewhere(BEHIND, theirs)))
+    assert refuted.outcome == "not supported"
+
+
 def test_nothing_measured_is_not_testable_yet():
     assert judge_together([claim_of(SURE)], Table(curves("a", "b"), [])).outcome == "not testable yet"
 

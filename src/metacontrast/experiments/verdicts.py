@@ -131,17 +131,26 @@ def judge_together(claims: Sequence[Claim], table: Table) -> Verdict:
     """
     bodies = {claim.comparisons: claim for claim in claims}
     bodies |= {claim.of_authors: replace(claim, comparisons=claim.of_authors) for claim in claims if claim.of_authors}
-    verdicts = [judge(claim, table) for claim in bodies.values()]
+    verdicts = [_without_what_is_lacking(judge(claim, table)) for claim in bodies.values()]
     found = [each for each in verdicts if each.judged] or verdicts[:1]
     decided = {each.outcome for each in found if each.outcome in ("supported", "not supported")}
     if len(decided) > 1:
         outcome, reason = "inconclusive", "the bodies of evidence disagree"
     else:
-        first = min(found, key=lambda each: _ORDER.index(each.outcome))
-        outcome, reason = first.outcome, first.reason
+        outcome = min((each.outcome for each in found), key=_ORDER.index)
+        reason = "; ".join(dict.fromkeys(each.reason for each in found if each.outcome == outcome and each.reason))
     tested = [each.p for each in found if each.p is not None]
     p = min(1.0, len(tested) * min(tested)) if tested and outcome != "not testable yet" else None
     return Verdict(claims[0], [one for each in found for one in each.judged], outcome, reason, p)
+
+
+def _without_what_is_lacking(verdict: Verdict) -> Verdict:
+    """The verdict, `not testable yet` where it is of the authors' models and these cover only a part of the claim."""
+    is_of_authors = bool(verdict.claim.comparisons) and verdict.claim.comparisons[0].kind.is_authors
+    if not (is_of_authors and verdict.claim.authors_lack and verdict.outcome == "supported"):
+        return verdict
+    reason = f"the authors' models support it but for {verdict.claim.authors_lack}, which they do not cover"
+    return replace(verdict, outcome="not testable yet", reason=reason, p=None)
 
 
 _ORDER: tuple[Decision, ...] = ("supported", "not supported", "inconclusive", "not testable yet")

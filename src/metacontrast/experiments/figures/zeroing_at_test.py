@@ -48,6 +48,7 @@ def _claims(setting: Setting) -> list[Claim]:
                 _gain(HEAD_ONLY, "MAML, SO, random", "early"),
                 _gain(HEAD_ONLY, "MAML, SO, random", "end"),
             ),
+            authors_lack="the zero start",
         ),
         Claim(
             "Zeroing the head at test raises accuracy on Omniglot (Fig. 11).",
