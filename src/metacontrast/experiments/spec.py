@@ -229,7 +229,7 @@ class Claim:
         speaks: of which part of training: of the `early` part, which any length tests; of the `end`, which nothing
             else tests; or of training `throughout`, which any length can refute and only the end can support.
         of_authors: the same sentence, of the authors' own models as measured here.
-        authors_lack: what the sentence speaks of and these models do not cover: then they can refute it, not support it.
+        authors_lack: what of the sentence these models do not cover: then they can refute it, not support it.
     """
 
     text: str
