@@ -53,7 +53,7 @@ def add_max_pixels_flag(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> None:
     """Fit, save, say how well each way does."""
     from metacontrast.classifier.estimator import FewShotClassifier
-    from metacontrast.classifier.starting_point import check_replaceable, find_model
+    from metacontrast.classifier.model_folder import check_replaceable, find_model
     from metacontrast.classifier.storage import FORMAT
 
     names = ("steps", "lr", "scope", "baseline", "reject", "folds", "skip_unreadable", "max_pixels", "device")

@@ -18,7 +18,7 @@ from metacontrast.files import is_folder
 
 if TYPE_CHECKING:
     from metacontrast.classifier.explanation import Explanation
-    from metacontrast.classifier.stream import Prediction
+    from metacontrast.classifier.fitted import Prediction
 
 SHOWN = 5
 
@@ -137,7 +137,7 @@ def _as_json(prediction: "Prediction") -> dict[str, Any]:
 
 
 def _draw(state: Any, prediction: "Prediction", path: Path) -> None:
-    from metacontrast.classifier.picture import save_explanation
+    from metacontrast.classifier.explanation import save_explanation
 
     assert prediction.explanation is not None
     assert prediction.pixels is not None

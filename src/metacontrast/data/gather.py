@@ -71,12 +71,14 @@ def enumerate_some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def decoder(mode: Mode, size: int, resample: Resample, max_pixels: int = MAX_PIXELS) -> Callable[[Item], Decoded]:
+def decoder(
+    mode: Mode, size: int, resample: Resample, max_pixels: int = MAX_PIXELS, crop: float | None = None
+) -> Callable[[Item], Decoded]:
     """A function that decodes an item to images of that kind, or returns why it cannot."""
 
     def decode_item(item: Item) -> Decoded:
         try:
-            return decode(item.source, size, mode, resample, name=item.name, max_pixels=max_pixels)
+            return decode(item.source, size, mode, resample, name=item.name, max_pixels=max_pixels, crop=crop)
         except UnreadableImage as error:
             return error
 

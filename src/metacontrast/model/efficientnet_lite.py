@@ -7,7 +7,8 @@ convolution before it,
 
     w ← w · γ / √(var + ε),    b ← β − mean · γ / √(var + ε),    ε = 1e-3,
 
-so that an image's features depend on that image alone.
+so that an image's features depend on that image alone. The features f ≥ 0 are given as L √(f / Σf), of length L, as in
+Hellinger's distance: nearest means are then compared by angle, and no single large feature decides.
 """
 
 import math
@@ -19,11 +20,42 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from metacontrast.errors import InputError
-from metacontrast.model.encoders import Encoder
 
 EPSILON = 1e-3
 FEATURES = 1280
 _DIVISOR = 8
+_SMALL = 1e-8  # keeps the slope of the root finite
+
+
+class Direction(nn.Module):
+    """Features brought to length L, or with `root` their square roots.
+
+    With L = 4 the nearest class mean's logits suit a temperature of 1 where each class has one image.
+    """
+
+    def __init__(self, length: float = 4.0, root: bool = False):
+        super().__init__()
+        self.length = length
+        self.root = root
+
+    def forward(self, features: Float[Tensor, "image feature"]) -> Float[Tensor, "image feature"]:
+        """Every image's features, of one length; 0 stays 0."""
+        features = (features.clamp_min(0) + _SMALL).sqrt() if self.root else features
+        return nn.functional.normalize(features, dim=1) * self.length
+
+
+class EfficientNetLite(nn.Module):
+    """The layers in order; unlike the encoders that are meta-trained from scratch it draws no starting values."""
+
+    feature_size = FEATURES
+
+    def __init__(self, body: nn.Sequential):
+        super().__init__()
+        self.body = body
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1280"]:
+        """The features of every image."""
+        return self.body(images)
 
 
 class Stage(NamedTuple):
@@ -60,7 +92,7 @@ class InvertedResidual(nn.Module):
         return x + self.layers(x) if self.keeps_shape else self.layers(x)
 
 
-def efficientnet_lite(width: float = 1.0, depth: float = 1.0, image_size: int = 224) -> Encoder:
+def efficientnet_lite(width: float = 1.0, depth: float = 1.0, image_size: int = 224) -> EfficientNetLite:
     """The network with untrained weights: Lite0 is `(1.0, 1.0)`, Lite2 `(1.1, 1.2)`.
 
     Args:
@@ -80,11 +112,17 @@ def efficientnet_lite(width: float = 1.0, depth: float = 1.0, image_size: int = 
             stride = stage.stride if repeat == 0 else 1
             layers.append(_block(channels, after, stage, stride, size))
             size, channels = math.ceil(size / stride), after
-    layers += [nn.Conv2d(channels, FEATURES, 1), nn.ReLU6(), nn.AdaptiveAvgPool2d(1)]
-    return Encoder(nn.Sequential(*layers), (3, image_size, image_size))
+    layers += [
+        nn.Conv2d(channels, FEATURES, 1),
+        nn.ReLU6(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        Direction(root=True),
+    ]
+    return EfficientNetLite(nn.Sequential(*layers))
 
 
-def load_weights(encoder: Encoder, weights: Mapping[str, Tensor]) -> Encoder:
+def load_weights(encoder: EfficientNetLite, weights: Mapping[str, Tensor]) -> EfficientNetLite:
     """Put weights with batch norms, under the names of the PyTorch port by L. Melas-Kyriazi, into the encoder."""
     convolutions = [module for module in encoder.modules() if isinstance(module, nn.Conv2d)]
     names = _names(weights)
