@@ -54,6 +54,9 @@ class Drawn(FewShotClassifier):
     def score(self, X, y=None, sample_weight=None):
         return super().score(drawn(X), y, sample_weight)
 
+    def transform(self, X):
+        return super().transform(drawn(X))
+
 
 class OfTables(Drawn):
     """The same after scikit-learn's checks of a table."""
@@ -72,6 +75,10 @@ class OfTables(Drawn):
     def answer(self, X):
         check_is_fitted(self)
         return super().answer(validate_data(self, X, reset=False))
+
+    def transform(self, X):
+        check_is_fitted(self)
+        return super().transform(validate_data(self, X, reset=False))
 
     def score(self, X, y=None, sample_weight=None):
         check_is_fitted(self)

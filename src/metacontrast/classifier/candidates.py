@@ -38,6 +38,7 @@ SCOPES = ("head", "all")
 MOST_STEPS = 10_000
 STEPS = (1, 2, 3, 5, 10)
 FACTORS = (1.0, 0.25, 0.0625)
+MOST_LOGISTIC = 50
 RIDGE = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 LOGISTIC = (0.1, 0.01, 0.001)
 
@@ -88,15 +89,18 @@ class Plan:
         method = self.fallback if self.head == "auto" else self.head
         return FALLBACK.get(method, Candidate(self.inner.lr, self.inner.steps))
 
-    @property
-    def wanted(self) -> tuple[Candidate, ...]:
-        """The ways among which cross-validation chooses."""
+    def wanted(self, classes: int) -> tuple[Candidate, ...]:
+        """The ways among which cross-validation chooses; `auto` leaves out logistic regression of many classes, which
+        takes minutes and does what ridge does.
+        """
         ways: dict[Method, tuple[Candidate, ...]] = {
             "adapted": grid(self.inner) if self.automatic else (Candidate(self.inner.lr, self.inner.steps),),
             "prototype": (PROTOTYPE,),
             "ridge": tuple(Candidate(method="ridge", strength=each) for each in RIDGE),
             "logistic": tuple(Candidate(method="logistic", strength=each) for each in LOGISTIC),
         }
+        if self.head == "auto" and classes > MOST_LOGISTIC:
+            del ways["logistic"]
         return tuple(each for method, some in ways.items() if self.head in (method, "auto") for each in some)
 
 

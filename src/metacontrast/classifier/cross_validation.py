@@ -56,7 +56,7 @@ class HeldOut:
     @property
     def balanced_accuracy(self) -> float:
         """The mean over classes of the share of its images that were answered rightly."""
-        return (self.weights * self.right).sum().item()
+        return min((self.weights * self.right).sum().item(), 1.0)
 
     @property
     def temperature(self) -> float:

@@ -122,13 +122,16 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
         """Learn the classes of labelled images, or with `y` left out of a folder or a data set that has labels."""
         for name in ("state_", "support_"):
             self.__dict__.pop(name, None)
-        return self.partial_fit(X, y, _least=2)
+        return self._learn(X, y, least=2)
 
-    def partial_fit(self, X: Any, y: Any = None, *, _least: int = 1) -> "FewShotClassifier":
+    def partial_fit(self, X: Any, y: Any = None) -> "FewShotClassifier":
         """Add examples and classes: the same as `fit` on the union of all that was given so far.
 
         The model stays the one that was fitted. With one class so far nothing can be answered yet.
         """
+        return self._learn(X, y, least=1)
+
+    def _learn(self, X: Any, y: Any, least: int) -> "FewShotClassifier":
         if not hasattr(self, "support_") and self.model != "auto":
             self._plan(self._start())  # parameters are checked before anything is read
         items, labels, found = labelled(X, y, self.nested)
@@ -138,7 +141,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
         kept, images, features = seen or self._read(start, items, plan.inner)
         own = [labels[int(item.label)] for item in kept]
         self.ignored_ += tuple(emptied(labels, own))
-        support = make_support(images, own, [item.name for item in kept], features, least=_least)
+        support = make_support(images, own, [item.name for item in kept], features, least=least)
         if hasattr(self, "support_"):
             support = join(self.support_, support)
         self._begun, self.support_, self.models_ = start, support, models

@@ -195,8 +195,10 @@ def fit_support(
 def _fit_support(start: StartingPoint, support: Support, plan: Plan, device: str, track: Track) -> Fitted:
     model, params, x = task_of(start, support, device)
     y = support.y.to(device)
-    held_out = cross_validate(model, params, x, y, plan.inner, (PROTOTYPE, *_others(plan)), plan.folds, track)
-    chosen = best(held_out, plan.wanted) if held_out else plan.default
+    wanted = plan.wanted(model.ways)
+    tried = (PROTOTYPE, *(each for each in wanted if each != PROTOTYPE))
+    held_out = cross_validate(model, params, x, y, plan.inner, tried, plan.folds, track)
+    chosen = best(held_out, wanted) if held_out else plan.default
     ((_, adapted),) = solve(model, params, x, y, plan.inner, [chosen])
     with torch.no_grad():
         means = class_means(model.features(adapted.encoder, x), y, model.ways)
@@ -221,10 +223,6 @@ def task_of(start: StartingPoint, support: Support, device: str = "cpu") -> tupl
     if support.features is not None:
         return on_features(model, params, support.features.to(device))
     return model, params, start.images.to_input(support.images.to(device))
-
-
-def _others(plan: Plan) -> tuple[Candidate, ...]:
-    return tuple(each for each in plan.wanted if each != PROTOTYPE)
 
 
 def _not_finite(chosen: Candidate, x: Tensor) -> str:

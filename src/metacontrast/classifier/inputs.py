@@ -12,6 +12,7 @@ Whole numbers lie between 0 and 255 (65535 in arrays of 16 bits), floats between
 itself, so that it is read alike in any company.
 """
 
+import logging
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from metacontrast.errors import InputError
 from metacontrast.files import as_path, is_folder
 
 CHANNELS = (1, 3, 4)
+logger = logging.getLogger("metacontrast")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "y")
 IMAGE_COLUMNS = ("image", "img", "pixel_values", "picture", "photo")
 
@@ -53,9 +55,9 @@ def labelled_items(folder: Path, split: str = "train") -> list[Item]:
     ]
 
 
-def fit_items(folder: Path, nested: Nested = "classes") -> tuple[list[Item], Found]:
+def fit_items(folder: Path, nested: Nested = "classes", split: str = "train") -> tuple[list[Item], Found]:
     """What `fit` learns from: the images of a folder's classes, and all that was found and left out."""
-    found = find_classes(folder, nested)
+    found = find_classes(folder, nested, split)
     items = [
         Item(label, file.relative_to(folder).as_posix(), file)
         for label, files in found.classes.items()
@@ -106,8 +108,12 @@ def _named_label(label: Any, names: Sequence[str] | None) -> Hashable:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All image files in a folder and below it, in order of their paths."""
-    found = [file for files in image_folders(folder).values() for file in files]
+    """All image files in a folder and below it, in order of their paths; links out of it are left out."""
+    ignored: list[tuple[str, str]] = []
+    found = [file for files in image_folders(folder, ignored).values() for file in files]
+    for name, reason in ignored:
+        if "link" in reason:
+            logger.warning("%s %s: it is left out", name, reason)
     if not found:
         raise InputError(f"{folder} holds no images (.jpg, .png, ...), nor does a folder below it: check its name")
     return found

@@ -88,9 +88,13 @@ def sources(root: Path, options: ReadOptions) -> list[Path]:
     return [file for files in class_files(root).values() for file in files if file.exists()]
 
 
-def image_folders(root: Path) -> ClassFiles:
-    """The images that `root` (`.`) and each folder below it directly hold, where they hold some."""
-    return {folder.relative_to(root).as_posix(): files for folder, files in _walk(root, root)}
+def image_folders(root: Path, ignored: list[tuple[str, str]] | None = None) -> ClassFiles:
+    """The images that `root` (`.`) and each folder below it directly hold, where they hold some.
+
+    Args:
+        ignored: takes the names of what is left out, with the reason; without it a link out of the folder is an error.
+    """
+    return {folder.relative_to(root).as_posix(): files for folder, files in _walk(root, root, ignored)}
 
 
 def class_files(root: Path) -> ClassFiles:
@@ -116,7 +120,7 @@ def find_classes(root: Path, nested: Nested = "classes", split: str = "train") -
     """
     check_choice("nested", nested, ("classes", "flatten"))
     ignored: list[tuple[str, str]] = []
-    found = {folder.relative_to(root).as_posix(): files for folder, files in _walk(root, root, ignored)}
+    found = image_folders(root, ignored)
     ignored += [(file.name, "is outside of any class folder") for file in found.pop(".", [])]
     if not found:
         class_files(root)  # says what is wrong
@@ -203,11 +207,7 @@ def _merged(found: ClassFiles, tops: set[str]) -> ClassFiles:
 
 
 def _walk(folder: Path, root: Path, ignored: list[tuple[str, str]] | None = None) -> Iterator[tuple[Path, list[Path]]]:
-    """Each folder that directly holds images with its images, all sorted by name.
-
-    Args:
-        ignored: takes the names of what is left out, with the reason; without it a link out of the folder is an error.
-    """
+    """Each folder that directly holds images with its images, all sorted by name; `ignored` as of `image_folders`."""
     entries = sorted(_visible(folder), key=lambda entry: unicodedata.normalize("NFC", entry.name))
     near = [entry for entry in entries if not (entry.is_symlink() and _is_far_link(entry, root, ignored))]
     files = [entry for entry in near if _is_image_file(entry)]
