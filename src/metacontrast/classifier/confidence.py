@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from metacontrast.errors import InputError
+from metacontrast.fields import no_type_check
 
 WIDEST = 1e4
 
@@ -94,6 +95,7 @@ def rejection_threshold(scores: Float[Tensor, " image"], rate: float) -> float:
     return scores.sort().values[j - 1].item()
 
 
+@no_type_check
 def set_threshold(true_probabilities: Float[Tensor, " image"], coverage: float) -> float:
     """The probability from which on a class belongs to an image's prediction set.
 

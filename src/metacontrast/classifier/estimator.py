@@ -167,6 +167,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
         """Calibrated probabilities `(image, class)` in the order of `classes_`."""
         return self.answer(X).probabilities.numpy()
 
+    @no_type_check
     def predict_set(self, X: Any, coverage: float = 0.9) -> list[list[Hashable]]:
         """A set of labels for every image, the most probable first, that holds the right one at least so often.
 
@@ -178,6 +179,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
         labels = self.classes_.tolist()
         return [[labels[k] for k in row if mask[k]] for row, mask in zip(order.tolist(), chosen.tolist(), strict=True)]
 
+    @no_type_check
     def set_threshold(self, coverage: float) -> float:
         """The probability from which on a class belongs to a prediction set of that coverage."""
         return set_threshold(torch.tensor(self._fitted_state().fitted.true_probabilities), coverage)
