@@ -86,7 +86,7 @@ def lite_weights(encoder, generator) -> dict[str, torch.Tensor]:
 
 
 def plain_lite(weights: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """A second author: layer by layer from the definition, batch norms as they stand, padding by TensorFlow's formula."""
+    """A second author: layer by layer from the definition, batch norms as they stand, TensorFlow's padding."""
 
     def convolve(x, conv, norm, stride=1, groups=1):
         weight = weights[f"{conv}.weight"].double()
