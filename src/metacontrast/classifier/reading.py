@@ -50,7 +50,7 @@ def labelled(X: Any, y: Any = None, nested: Nested = "classes") -> Labelled:
     if folder is not None and y is None:
         items, found = fit_items(folder, nested)
         return _numbered(items, composed([item.label for item in items]), found)
-    if folder is not None and set(image_folders(folder)) > {"."}:
+    if folder is not None and set(image_folders(folder, [])) - {"."}:
         raise InputError(f"{folder} has folders that name classes, and labels are given too: leave out one of them")
     if y is None and (pair := dataset_items(X)) is not None:
         return _numbered(pair[0], as_labels(pair[1], len(pair[0])))

@@ -216,13 +216,18 @@ def _build_timm(name: str, trained: bool) -> Built:
 
 def _build_hf(name: str, trained: bool) -> Built:
     transformers = _library("transformers", "transformers")
+    missing: list[str] = []
     if trained:
-        body = transformers.AutoModel.from_pretrained(name)
+        body, about_loading = transformers.AutoModel.from_pretrained(name, output_loading_info=True)
+        missing = sorted(about_loading["missing_keys"])
     else:
         body = transformers.AutoModel.from_config(transformers.AutoConfig.from_pretrained(name))
+    has_pooler = not any("pooler" in key for key in missing)
+    if absent := [key for key in missing if "pooler" not in key]:
+        raise InputError(f"its weights lack {enumerate_some(absent)}: it is not a model of images")
     body = getattr(body, "vision_model", body)
     about, _ = transformers.image_processing_base.ImageProcessingMixin.get_image_processor_dict(name)
-    return Built(_Features(_Pixels(body), _pooled), hf_images(about))
+    return Built(_Features(_Pixels(body), _pooled if has_pooler else _unpooled), hf_images(about))
 
 
 class _Pixels(nn.Module):
@@ -238,9 +243,13 @@ class _Pixels(nn.Module):
 
 
 def _pooled(output: Any) -> Tensor:
-    """A model's own pooled features; else its first token, or the mean over places of a map."""
-    if (pooled := getattr(output, "pooler_output", None)) is not None:
-        return pooled.flatten(1)
+    """A model's own pooled features, where it has some."""
+    pooled = getattr(output, "pooler_output", None)
+    return _unpooled(output) if pooled is None else pooled.flatten(1)
+
+
+def _unpooled(output: Any) -> Tensor:
+    """The first token, or the mean over the places of a map."""
     hidden = output.last_hidden_state
     return hidden[:, 0] if hidden.ndim == 3 else hidden.mean((2, 3))
 
