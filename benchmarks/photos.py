@@ -31,6 +31,7 @@ import metacontrast as mc
 from metacontrast.classifier.candidates import make_plan
 from metacontrast.classifier.choice import choose
 from metacontrast.classifier.confidence import expected_calibration_error, prediction_sets, set_threshold
+from metacontrast.classifier.cross_validation import similarity
 from metacontrast.classifier.fitted import each_alone, fit_support
 from metacontrast.classifier.model_folder import load_starting_point
 from metacontrast.classifier.reading import Read, pictures
@@ -213,10 +214,43 @@ def summary(setting: str, rows: Sequence[dict[str, object]], checked: int) -> di
     return line
 
 
+def refusals(
+    data: Data, start: StartingPoint, ways: int, shots: int, seed: int, rate: float = 0.1
+) -> dict[str, object]:
+    """What share of images of known classes, and of the other classes, 60 classifiers refuse."""
+    features, generator = data.features(start), np.random.default_rng(seed)
+    wishes = dict.fromkeys(("steps", "lr", "scope"))
+    plan = make_plan(start.inner, **wishes, reject=rate, folds=5, default_head=start.head)
+    known, unknown = [], []
+    for _ in tqdm(range(60), f"{data.name} {ways}x{shots}, refusals", disable=None):
+        task = draw(data, ways, shots, generator)
+        labels = [k for k, _ in task.support]
+        pictures_of = torch.zeros(len(labels), 3, 1, 1, dtype=torch.uint8)
+        support = make_support(pictures_of, labels, [""] * len(labels), _rows(features, task.support))
+        fitted = fit_support(start, support, plan)
+        others = [(k, row) for k in range(len(features)) if k not in labels for row in range(QUERIES)]
+        for found, places in ((known, task.queries), (unknown, others)):
+            scores = similarity(_rows(features, places), fitted.network.means, fitted.network.centre)
+            found.append((scores < fitted.threshold).double().mean().item())
+    half = {
+        name: 1.96 * stdev(found) / math.sqrt(len(found)) for name, found in (("known", known), ("unknown", unknown))
+    }
+    line = {"kind": "refusals", "setting": f"{data.name} {ways}x{shots}", "rate": rate, "classifiers": 60}
+    line |= {"known": mean(known), "known_ci95": half["known"], "unknown": mean(unknown)}
+    return line | {"unknown_ci95": half["unknown"]}
+
+
 def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)  # two spin on a busy machine
     start = load_starting_point(args.model)
     loaded: dict[str, Data] = {}
+    if args.refusals:
+        data = load("mini-imagenet", args.cache)
+        for ways, shots in ((5, 5), (10, 5), (5, 20)):
+            _write(
+                refusals(data, start, ways, shots, args.seed) | {"encoder": args.model, "seed": args.seed}, args.records
+            )
+        return
     for setting in args.settings:
         name, ways, shots = SETTINGS[setting]
         data = loaded.setdefault(name, load(name, args.cache))
@@ -227,10 +261,14 @@ def main(args: argparse.Namespace) -> None:
             for number, task in enumerate(tqdm(tasks, setting, disable=None))
         ]
         line = summary(setting, rows, args.check) | {"encoder": args.model, "seed": args.seed}
-        print(json.dumps(line), flush=True)
-        if args.records:
-            with args.records.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+        _write(line, args.records)
+
+
+def _write(line: dict[str, object], records: Path | None) -> None:
+    print(json.dumps(line), flush=True)
+    if records:
+        with records.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":
@@ -238,6 +276,7 @@ if __name__ == "__main__":
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--records", type=Path)
     parser.add_argument("--settings", type=lambda text: text.split(","), default=list(SETTINGS))
+    parser.add_argument("--refusals", action="store_true", help="measure these in place of accuracy")
     parser.add_argument("--tasks", type=int, default=100)
     parser.add_argument("--check", type=int, default=2)
     parser.add_argument("--model", default="photos")
