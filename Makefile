@@ -19,7 +19,7 @@ demo: $(INSTALLED)
 	$(BIN)/metacontrast demo
 
 bench: $(INSTALLED) $(PEERS)
-	$(BIN)/metacontrast bench --peers .venv-bench/bin/python
+	$(BIN)/python benchmarks/speed.py --peers .venv-bench/bin/python
 
 $(PEERS): requirements/torch.txt requirements/bench.txt
 	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench

@@ -17,12 +17,13 @@ from time import perf_counter
 
 import torch
 
-from metacontrast.cli.allocator import keep_freed_memory
 from metacontrast.data.images import ClassImages
+from metacontrast.memory import keep_freed_memory
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.recipes import recipe
 from metacontrast.training.records import device_name
-from metacontrast.training.step import Resources, initial_state, update
+from metacontrast.training.step import Resources
+from metacontrast.training.train_run import initial_state, outer_step
 
 CASES = {
     "omniglot-5w1s-released": (32, 1200, 20, (1, 28, 28)),
@@ -49,7 +50,7 @@ def measure(name: str, config: TrainConfig, images: ClassImages, resources: Reso
         first = perf_counter()
         batch = tasks.batch(range(index * config.meta_batch, (index + 1) * config.meta_batch))
         middle = perf_counter()
-        update(state, model, batch, config, resources)
+        outer_step(config, model, resources)(state, batch)
         seconds.append((middle - first, perf_counter() - middle))
     data, rest = zip(*seconds[1:], strict=True)
     return {

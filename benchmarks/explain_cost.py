@@ -16,10 +16,10 @@ from time import perf_counter
 
 import torch
 
-from metacontrast.analysis.contrastiveness import explain_tasks
+from metacontrast.diagnostics.explanation import explain
 from metacontrast.training.recipes import recipe
 from metacontrast.training.records import device_name
-from metacontrast.training.step import initial_state, update
+from metacontrast.training.train_run import initial_state, outer_step
 from metacontrast.types import Episode
 
 RELEASED = recipe("omniglot-5w1s-released")
@@ -49,8 +49,8 @@ def measure(config, rounds: int) -> dict:
     state = initial_state(config, model, "cpu")
     episodes = random_tasks(config.meta_batch, config.ways, config.shots, config.queries)
     works = (
-        lambda: update(state, model, episodes, config),
-        lambda: explain_tasks(model, state.params, episodes, config.inner()),
+        lambda: outer_step(config, model)(state, episodes),
+        lambda: explain(model, state.params, episodes, config.inner()),
     )
     times = [[seconds(work) for work in works] for _ in range(rounds + 1)][1:]
     one_update, explanation = map(min, zip(*times, strict=True))

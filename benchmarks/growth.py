@@ -19,8 +19,8 @@ import torch
 from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 import metacontrast as mc
-from metacontrast.bench.table import hardware
-from metacontrast.cli.allocator import keep_freed_memory
+from gradients.table import hardware
+from metacontrast.memory import keep_freed_memory
 from metacontrast.plots.style import COLORS
 
 BASE = {"tasks": 4, "steps": 1, "ways": 5, "size": 42}

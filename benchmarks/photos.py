@@ -37,8 +37,7 @@ from metacontrast.classifier.model_folder import load_starting_point
 from metacontrast.classifier.reading import Read, pictures
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.classifier.support import make_support
-from metacontrast.data.decode import MAX_PIXELS
-from metacontrast.data.gather import Item
+from metacontrast.data.decode import MAX_PIXELS, Item
 
 QUERIES, PER_CLASS = 15, 100
 SETTINGS = {

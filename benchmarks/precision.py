@@ -12,9 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
+from metacontrast.experiments.statistics import over_seeds
 from released_protocol import accuracy, trained
-
-from metacontrast.experiments.verdicts import student_interval
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -40,8 +39,8 @@ def main() -> None:
         single, coarse = (accuracy(record) for record in found if record["seed"] == seed)
         differences.append(coarse - single)
         print(f"seed {seed}: float32 {single:.4f}, bfloat16 {coarse:.4f}, difference {coarse - single:+.4f}")
-    interval = student_interval(differences)
-    print(f"mean difference {interval.mean:+.4f} ± {interval.half:.4f}")
+    estimate = over_seeds(differences)
+    print(f"mean difference {estimate.mean:+.4f} ± {estimate.interval()[1] - estimate.mean:.4f}")
 
 
 if __name__ == "__main__":

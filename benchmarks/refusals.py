@@ -16,10 +16,10 @@ from statistics import mean, stdev
 
 import numpy as np
 import torch
-from own_images import held_out_alphabets, interval
 from tqdm import tqdm
 
 import metacontrast as mc
+from own_images import held_out_alphabets, interval
 
 WAYS = (5, 20)
 RATES = (0.05, 0.1, 0.2)

@@ -21,11 +21,11 @@ from statistics import median
 import torch
 
 import metacontrast as mc
-from metacontrast.bench.cases import CASES, ORDERS, build_model, draw
-from metacontrast.bench.table import hardware
-from metacontrast.cli.allocator import keep_freed_memory
+from gradients.cases import CASES, ORDERS, build_model, draw
+from gradients.table import hardware
 from metacontrast.maml import engine
-from metacontrast.model import norm_block
+from metacontrast.memory import keep_freed_memory
+from metacontrast.model.fused import block
 
 REPEATS = 3
 SETTINGS = {
@@ -43,7 +43,7 @@ def measure(memory: bool = True, fused: bool = True, parts: bool = True, togethe
     if memory:
         keep_freed_memory()
     if not parts:
-        norm_block._CACHE_BYTES = 2**40
+        block._CACHE_BYTES = 2**40
     if not together:
         engine._MOST_TOGETHER = 1
     torch.set_num_threads(1)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 
 from metacontrast import theory
-from metacontrast.analysis.gradient_parts import flatten
+from metacontrast.diagnostics.task_view import flatten
 from metacontrast.maml.inner import Inner
 from metacontrast.maml.outer import task_outcome
 from metacontrast.model.encoders import conv4_released

@@ -8,11 +8,10 @@ import torch
 from safetensors.torch import save_file
 
 from metacontrast.cli.main import run
-from metacontrast.experiments.grid import Place
-from metacontrast.experiments.pool import carry_out_all
-from metacontrast.experiments.ray_pool import ray_engine
-from metacontrast.training import heartbeat
-from metacontrast.training.ranks import joined
+from metacontrast.experiments.runners import Grid, RunContext, execute_all
+from metacontrast.experiments.runners.ray import ray_runner
+from metacontrast.training import distributed
+from metacontrast.training.distributed import joined
 from planned_runs import planned
 from rank_program import CONFIGS, trained
 
@@ -23,7 +22,7 @@ RUNS = [planned(seed, 400) for seed in (0, 1)]
 
 def train(*words: str) -> None:
     """The command, which gives up a silent machine sooner."""
-    heartbeat.SILENCE = 15.0
+    distributed.SILENCE = 15.0
     sys.exit(run(["train", *words]))
 
 
@@ -41,11 +40,11 @@ def float64(folder: str) -> None:
 
 def grid(folder: str, address: str) -> None:
     """Runs on the machines of a Ray cluster; every outcome is a line."""
-    place = Place(Path(folder))
+    context = RunContext(Path(folder))
     torch.set_num_threads(1)
-    with ray_engine(place, 2, address, list, print) as engine:
-        for _, status in carry_out_all(RUNS, place, 2, lambda: False, engine=engine):
-            print(status, file=sys.stderr, flush=True)
+    with ray_runner(context, 2, address, list, print) as runner:
+        for report in execute_all(Grid(RUNS, context, 2, lambda: False), runner):
+            print(report.status.value, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from metacontrast.experiments.grid import PlannedRun
-from metacontrast.experiments.schedule import Schedule
+from metacontrast.experiments.runs import PlannedRun
+from metacontrast.experiments.setting import Schedule
 from metacontrast.training.config import TrainConfig
 
 SMALL = TrainConfig(

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from metacontrast.training.config import TrainConfig
-from metacontrast.training.ranks import joined
-from metacontrast.training.step import Resources, initial_state, update
+from metacontrast.training.distributed import joined
+from metacontrast.training.step import Resources
+from metacontrast.training.train_run import initial_state, outer_step
 from metacontrast.types import Episode, map_params, to_tensors
 from toy_images import noisy_images
 
@@ -26,17 +27,17 @@ def trained(config, ranks, updates=4, on_update=lambda number: None):
     """Parameters after some updates, and the metrics of the last one's tasks."""
     model, start = config.model(IMAGES.shape), initial_state(config, config.model(IMAGES.shape), "cpu")
     params = map_params(lambda t: t.double(), start.params)
-    if not ranks.leads:
+    if not ranks.is_main:
         params = map_params(torch.zeros_like, params)
-    state = ranks.same(replace(start, params=params, optimizer=torch.optim.Adam(to_tensors(params), lr=1e-3)))
+    state = ranks.broadcast(replace(start, params=params, optimizer=torch.optim.Adam(to_tensors(params), lr=1e-3)))
     for number in range(updates):
-        own = ranks.own(range(number * config.meta_batch, (number + 1) * config.meta_batch))
+        own = ranks.shard(range(number * config.meta_batch, (number + 1) * config.meta_batch))
         batch = config.training_tasks(IMAGES).batch(own)
         batch = Episode(batch.support_x.double(), batch.support_y, batch.query_x.double(), batch.query_y)
-        metrics = update(state, model, batch, config, Resources(ranks=ranks))
+        metrics = outer_step(config, model, Resources(distributed=ranks))(state, batch)
         on_update(number)
         if number == 1:
-            state = ranks.same(state)
+            state = ranks.broadcast(state)
     return torch.cat([*(t.flatten() for t in to_tensors(state.params)), *metrics])
 
 

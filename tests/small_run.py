@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from metacontrast.model.encoders import Encoder
+from metacontrast.training.checkpoint import load_state
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import read_records
 from metacontrast.training.run import load_kept, open_run
-from metacontrast.training.saved_state import load_state
-from metacontrast.training.train import train
+from metacontrast.training.train_run import train_run
 from metacontrast.types import to_tensors
 from toy_images import noisy_images
 
@@ -37,7 +37,7 @@ def linear_encoder(name: str, image_shape: tuple[int, int, int], filters: int | 
 
 def train_small(path: Path, config: TrainConfig = SMALL, *, resume: bool = False) -> None:
     with open_run(path, config, IMAGES, "cpu", resume=resume) as run:
-        train(config, run, *IMAGES)
+        train_run(config, run, *IMAGES)
 
 
 def content(path: Path) -> tuple[Any, ...]:

@@ -8,16 +8,15 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from metacontrast.analysis.gradient_parts import Part
 from metacontrast.cli.main import run as metacontrast
-from metacontrast.explain.findings import as_json, explain_run
-from metacontrast.explain.pictures import draw_pictures
-from metacontrast.explain.text import facts, headline
+from metacontrast.diagnostics.task_view import Part
+from metacontrast.report.findings import as_json, explain_run, facts, headline
+from metacontrast.report.report import draw_pictures
 from metacontrast.training import checkpoint
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import read_records
 from metacontrast.training.run import load_kept, load_run, open_run
-from metacontrast.training.train import train
+from metacontrast.training.train_run import train_run
 from toy_images import noisy_images
 
 TRAIN, TEST = noisy_images(seed=0), noisy_images(seed=1)
@@ -42,7 +41,7 @@ NAMES = ("gradient-parts", "coefficients", "similarity", "spectrum", "checkpoint
 def train_small(path, config=SMALL, *, resume=False, stop_after=None):
     seen = []
     with open_run(path, config, (TRAIN, TEST), "cpu", resume=resume) as run:
-        train(
+        train_run(
             config,
             run,
             TRAIN,

@@ -22,18 +22,18 @@ from PIL import Image
 
 from classifier_kit import grey_images, tiny_model_folder
 from metacontrast import FewShotClassifier
-from metacontrast.data import cifar_archive, parquet, published, safe_pickle
+from metacontrast.data import cifar_fs, parquet, published, safe_pickle
+from metacontrast.data.cache import cached
 from metacontrast.data.decode import decode
-from metacontrast.data.images import cached
-from metacontrast.data.mini_imagenet_layouts import open_csv, open_pickle
-from metacontrast.data.tree import open_tree
+from metacontrast.data.mini_imagenet import open_csv, open_pickle
+from metacontrast.data.published import open_tree
 from metacontrast.errors import InputError
 from metacontrast.training import checkpoint, records
+from metacontrast.training.authors_checkpoints import AVERAGES, VARIABLES, read_released
+from metacontrast.training.checkpoint import load_state
 from metacontrast.training.config import config_from_values
 from metacontrast.training.records import read_records
-from metacontrast.training.released_file import AVERAGES, VARIABLES, read_released
 from metacontrast.training.run import load_run, read_config
-from metacontrast.training.saved_state import load_state
 from small_run import SMALL, train_small
 from toy_images import numbered_images
 
@@ -69,7 +69,7 @@ def zip_of_images(folder: Path) -> Path:
 def read_zip(path: Path) -> None:
     with open_tree(path) as tree:
         for name in tree.names:
-            published.decode(tree.read(name), "L", 8, name)
+            published.open_image(tree.read(name), "L", 8, name)
 
 
 def tar_of_pickles(folder: Path) -> Path:
@@ -145,7 +145,7 @@ def read_rows(path: Path) -> None:
 READERS = {
     **{kind: Reader(image(kind), lambda path: decode(path, 8)) for kind in ("png", "jpeg", "gif", "bmp", "tiff")},
     "zip": Reader(zip_of_images, read_zip),
-    "tar": Reader(tar_of_pickles, cifar_archive.read_images),
+    "tar": Reader(tar_of_pickles, cifar_fs.read_images),
     "pickle": Reader(pickled_images, safe_pickle.load),
     "pickle of images": Reader(pickled_images, lambda path: list(open_pickle([path], "train").items)),
     "csv": Reader(csv_list, lambda path: open_csv([path, path.parent], "train")),

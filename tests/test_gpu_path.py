@@ -21,15 +21,15 @@ import metacontrast as mc
 from classifier_kit import grey_images, tiny_start
 from fake_device import DeviceMismatch, fake_device
 from metacontrast import theory
-from metacontrast.analysis.contrastiveness import explain_tasks
 from metacontrast.data.images import ClassImages
+from metacontrast.diagnostics.explanation import explain
 from metacontrast.maml.engine import Engine
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Evaluation, evaluate
 from metacontrast.training.records import read_records
 from metacontrast.training.run import load_run, open_run
-from metacontrast.training.step import Resources, initial_state, update
-from metacontrast.training.train import train
+from metacontrast.training.step import Resources
+from metacontrast.training.train_run import initial_state, outer_step
 from metacontrast.types import Episode, Params, map_params, to_tensors
 from toy_images import noisy_images
 
@@ -175,7 +175,7 @@ def test_an_update_waits_once(device, fields):
     batch = tasks.batch(range(2))
     for _ in range(2):
         device.waits.clear()
-        metrics = update(state, model, batch, config, Resources(NAME))
+        metrics = outer_step(config, model, Resources(NAME))(state, batch)
         assert len(device.waits) == 1, device.waits
     assert metrics.loss.is_cpu
     assert metrics.accuracy.is_cpu
@@ -257,7 +257,7 @@ def test_explanations_are_the_cpus(device, head, scope, norm, order):
     """In float64, but for the direction of a part that is zero save for rounding."""
     own = start(replace(BASE, head=head, norm=norm))
     inner = mc.Inner(2, 0.1, scope, order)
-    expected, found = (explain_tasks(*each, inner, label_orders=2).scalars() for each in (own, there(*own)))
+    expected, found = (explain(*each, inner, label_orders=2).scalars() for each in (own, there(*own)))
     assert list(found) == list(expected)
     for name, value in expected.items():
         if name.endswith("_cosine") and expected[name.replace("_cosine", "_norm")] < 1e-9:
@@ -269,7 +269,7 @@ def test_an_explanation_waits_as_often_for_many_tasks_as_for_few(device):
     def waits(tasks: int) -> int:
         placed = there(*start(replace(BASE, meta_batch=tasks)))
         device.waits.clear()
-        explain_tasks(*placed, mc.Inner(2, 0.1), ordered_tasks=2)
+        explain(*placed, mc.Inner(2, 0.1), ordered_tasks=2)
         return len(device.waits)
 
     assert waits(2) == waits(5)
@@ -279,7 +279,7 @@ def test_labels_that_do_not_fit_are_told_once_for_all_tasks(device):
     """Their values are not looked at task by task, but a GPU's explanation is refused like a CPU's."""
     model, params, tasks = there(*start(BASE))
     with pytest.raises(mc.InputError, match=r"query: labels must be 0 to 2, each at least once; missing \[2\]"):
-        explain_tasks(model, params, tasks._replace(query_y=tasks.query_y.clamp_max(1)), mc.Inner(2, 0.1))
+        explain(model, params, tasks._replace(query_y=tasks.query_y.clamp_max(1)), mc.Inner(2, 0.1))
 
 
 @pytest.mark.parametrize("bias", [False, True])

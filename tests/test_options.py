@@ -26,23 +26,26 @@ from metacontrast.classifier.candidates import Plan, make_plan
 from metacontrast.classifier.export import export
 from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.cli.main import run as command
+from metacontrast.data.augment import Augmentation
+from metacontrast.data.catalog import FOLDER, DatasetSpec
 from metacontrast.data.decode import decode
+from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.data.options import ReadOptions
-from metacontrast.data.specs import FOLDER, DatasetSpec
 from metacontrast.device import find_device
 from metacontrast.errors import InputError, check_choice, did_you_mean
-from metacontrast.experiments.catalog import FIGURES, find_figures
-from metacontrast.experiments.schedule import Schedule
-from metacontrast.experiments.setting import Setting, choose_setting
-from metacontrast.experiments.spec import Claim, Comparison, FigureSpec, Reading
+from metacontrast.experiments.figures import FIGURES, find_figures
+from metacontrast.experiments.setting import Schedule, Setting, choose_setting
+from metacontrast.experiments.spec import Accuracy, Claim, Comparison, Endpoint, FigureSpec, Number
 from metacontrast.fields import as_declared
 from metacontrast.maml.engine import Engine
+from metacontrast.maml.inner import Inner
 from metacontrast.model.encoders import build_encoder, conv4
 from metacontrast.training.config import TrainConfig, config_from_values
 from metacontrast.training.evaluate import Evaluation
 from metacontrast.training.recipes import recipe
+from metacontrast.training.run import TrainedRun
 from metacontrast.training.step import Resources
-from toy_images import numbered_images
+from toy_images import noisy_images, numbered_images
 
 
 def tasks(**options: Any) -> mc.EpisodeSampler:
@@ -57,10 +60,18 @@ def comparison(**options: Any) -> Comparison:
     return Comparison("a", "b", (), (), **options)
 
 
+def train_config(**options: Any) -> TrainConfig:
+    """With one word of those fields that hold several."""
+    return TrainConfig(**{name: (value,) if name == "augment" else value for name, value in options.items()})
+
+
 OPTIONS: dict[type, Callable[..., Any]] = {
+    Augmentation: lambda names="flip": Augmentation((names,)),
+    Accuracy: lambda head="kept": Accuracy(head, 1),
     Claim: lambda speaks="end": Claim("a", (), "b", speaks),
     Comparison: comparison,
     DatasetSpec: lambda **options: dataclasses.replace(FOLDER, **options),
+    Endpoint: lambda **options: Endpoint("a", Number("b"), **options),
     Engine: Engine,
     Evaluation: Evaluation,
     FigureSpec: lambda **options: dataclasses.replace(FIGURES["inner-steps"], **options),
@@ -70,16 +81,15 @@ OPTIONS: dict[type, Callable[..., Any]] = {
     mc.Model: model,
     Plan: lambda **options: Plan(mc.Inner(), **options),
     ReadOptions: ReadOptions,
-    Reading: lambda **options: Reading("a", "b", **options),
     Resources: Resources,
     Schedule: lambda **options: Schedule((1,), **options),
     Setting: Setting,
-    TrainConfig: TrainConfig,
+    TrainConfig: train_config,
 }
 """Dataclasses that hold options, and how one is made."""
 
-RESULTS = ("bench.", "classifier.cross_validation.Score", "experiments.speed_ups.SpeedUp", "experiments.verdicts.")
-"""What is measured rather than asked for, and the benchmark's own cases."""
+RESULTS = ("classifier.cross_validation.Score", "experiments.speed_ups.SpeedUp", "experiments.verdicts.")
+"""What is measured rather than asked for."""
 
 case = make_case(0, bias=True)
 
@@ -100,6 +110,7 @@ CALLS: dict[Callable[..., Any], Callable[..., Any]] = {
     choose_setting: lambda scale="smoke", protocol="paper": choose_setting(scale, protocol, None),
     conv4: lambda **options: conv4(1, 28, filters=2, **options),
     decode: lambda **options: decode(torch.zeros(4, 4, dtype=torch.uint8).numpy(), 4, **options),
+    mc.Model.with_head: lambda head="zeroed": model().with_head(head),
     mc.Model.with_norm: lambda norm="inductive": model().with_norm(norm),
     theory.contrastive_loss: lambda **options: of_theory(theory.contrastive_loss, **options),
     theory.head_gradient: lambda **options: of_theory(theory.head_gradient, **options),
@@ -111,11 +122,11 @@ CALLS: dict[Callable[..., Any], Callable[..., Any]] = {
 
 INSIDE = {
     "classifier.export.export": "checked below, where there is a fitted classifier",
-    "data.gather.": "the options are those of ReadOptions or ImageFormat",
+    "data.decode.gather": "the options are those of ReadOptions or ImageFormat",
     "data.published.": "the options are those of ReadOptions",
     "experiments.": "the words stand in the figures' own specifications",
     "maml.inner.": "the options are those of Inner",
-    "maml.precision.": "the options are those of Engine",
+    "maml.engine.a": "the options are those of Engine",
     "model.head.check_": "the options are those of Model",
     "model.normalization.prepare": "the options are those of Model",
 }
@@ -132,7 +143,7 @@ def choices_of(hint: Any) -> tuple[str, ...]:
 def modules() -> Iterator[Any]:
     for found in pkgutil.walk_packages(mc.__path__, "metacontrast."):
         if not found.name.endswith("__main__"):
-            with contextlib.suppress(ModuleNotFoundError):  # peers of the benchmark and extras
+            with contextlib.suppress(ModuleNotFoundError):  # extras
                 yield importlib.import_module(found.name)
 
 
@@ -164,7 +175,7 @@ def is_dataclass(thing: Any) -> bool:
 
 
 DATACLASSES = [c for c in defined(is_dataclass) if not own_name(c).startswith(RESULTS)]
-FUNCTIONS = [f for f in defined(inspect.isfunction) if not own_name(f).startswith(("bench.", *INSIDE))]
+FUNCTIONS = [f for f in defined(inspect.isfunction) if not own_name(f).startswith(tuple(INSIDE))]
 
 
 def makers() -> dict[str, tuple[Callable[..., Any], Any]]:
@@ -216,7 +227,10 @@ def test_every_misspelling_of_every_choice_is_refused_in_one_line(make, name, wo
     "wrong", [2, True, 1.0, "", b"head", ["first"], F.mse_loss, torch.zeros(2)], ids=lambda wrong: type(wrong).__name__
 )
 def test_a_choice_of_another_type_is_refused(make, name, words, wrong):
-    """`order=2` was first order, and a function as `loss` was the mean square error."""
+    """`order=2` was first order. A function is a loss where one is taken, and the mean square error nowhere."""
+    if callable(wrong) and name in ("loss", "query_loss"):
+        assert make(**{name: wrong}).outer_loss is wrong
+        return
     with pytest.raises(InputError, match=r"is not one of|is not a tuple"):
         make(**{name: wrong})
 
@@ -227,7 +241,7 @@ def test_a_choice_of_another_type_is_refused(make, name, words, wrong):
         "order": (lambda: mc.Inner(order="Second"), "order='Second' is not one of 'first', 'second'; .*'second'"),
         "order 2": (lambda: mc.Inner(order=2), "order=2 is not one of 'first', 'second'$"),
         "loss": (lambda: mc.Inner(loss="crossentropy"), "did you mean 'cross_entropy'"),
-        "callable": (lambda: mc.Inner(loss=F.cross_entropy), "loss=<function cross_entropy .*'cross_entropy'"),
+        "callable": (lambda: TrainConfig(inner_loss=F.cross_entropy), "loss=<function cross_entropy .*'cross_entropy'"),
         "head": (lambda: model(head="zero"), "did you mean 'zeroed'"),
         "norm": (lambda: model(norm="Inductive"), "did you mean 'inductive'"),
         "engine": (lambda: Engine("loops"), "did you mean 'loop'"),
@@ -264,7 +278,6 @@ def test_the_nearest_name_is_suggested(make, suggested):
         ("figure all --scale smoky", "'smoke'"),
         ("fit {} --model omniglot-conv --out {}", "'omniglot-conv4'"),
         ("data get omniglt", "'omniglot'"),
-        ("bench --cases a --engines learn2lern", "'learn2learn'"),
         ("trian", "'train'"),
     ],
 )
@@ -322,7 +335,10 @@ def test_near_kin_are_stored_as_declared():
 
 @pytest.mark.parametrize("wrong", [{"head": "zero"}, {"ways": 1}, {"eval_steps": [1, "2"]}, {"inner_lr": True}])
 def test_a_configuration_file_is_named_with_what_is_wrong_in_it(wrong):
-    with pytest.raises(InputError, match=f"^config.json is to be mended or removed: {next(iter(wrong))}=") as error:
+    with pytest.raises(
+        InputError,
+        match=f"^config.json holds a configuration that cannot be used, correct or remove it: {next(iter(wrong))}=",
+    ) as error:
         config_from_values(dataclasses.asdict(TrainConfig()) | wrong, "config.json")
     assert "\n" not in str(error.value)
 
@@ -366,3 +382,16 @@ def test_plans_refuse_what_they_do_not_know():
     given = {"steps": None, "lr": None, "scope": None, "baseline": None, "folds": 5, "reject": None}
     with pytest.raises(InputError, match="scope='encoder' is not one of 'head', 'all'"):
         make_plan(mc.Inner(), **given | {"scope": "encoder"})
+
+
+def test_values_print_in_a_line():
+    """A notebook shows what a value is, not its 12,000 characters of pixels and weights."""
+    images = noisy_images(seed=0)
+    sampler = EpisodeSampler(images, 3, 1, 2)
+    config = TrainConfig(filters=8, ways=3)
+    model = config.model(images.shape)
+    params = model.init(torch.Generator())
+    run = TrainedRun(config, model, params, 5, images.shape, (0.0,), (1.0,))
+    for value in (images, sampler, sampler[0], sampler.batch([0, 1]), model, params, Inner(), run):
+        assert len(repr(value)) < 300, repr(value)
+        assert "\n" not in repr(value)

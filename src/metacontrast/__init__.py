@@ -1,6 +1,7 @@
 """Few-shot meta-learning with MAML, and why it learns.
 
-Names are imported when they are first asked for, so that the command line is there at once.
+The names below are the public interface; modules under `metacontrast` may change without notice. Names are imported
+when they are first asked for, so that the command line is there at once.
 """
 
 from metacontrast.version import __version__
@@ -9,52 +10,97 @@ TYPE_CHECKING = False  # without importing `typing`, so that `entry` soon has it
 if TYPE_CHECKING:
     from metacontrast import theory
     from metacontrast.classifier.estimator import FewShotClassifier
+    from metacontrast.data.augment import Augmentation
     from metacontrast.data.catalog import load_dataset
     from metacontrast.data.episodes import EpisodeSampler
-    from metacontrast.data.images import ClassImages
+    from metacontrast.data.images import ClassImages, images_from_arrays
+    from metacontrast.diagnostics.explanation import explain
     from metacontrast.errors import InputError
-    from metacontrast.maml.engine import meta_gradient
-    from metacontrast.maml.inner import Inner, adapt
+    from metacontrast.maml.engine import Engine, meta_gradient
+    from metacontrast.maml.inner import Inner, adapt, learned_rates
+    from metacontrast.maml.outer import Metrics
     from metacontrast.model import encoders
     from metacontrast.model.head import zero_head
     from metacontrast.model.model import Model
-    from metacontrast.types import Episode, Head, Params, map_params
+    from metacontrast.training.config import TrainConfig
+    from metacontrast.training.evaluate import Evaluation, evaluate
+    from metacontrast.training.run import load_params, load_run
+    from metacontrast.training.train import train
+    from metacontrast.training.train_run import train_config
+    from metacontrast.types import Episode, Head, Params, from_tensors, map_params, to_tensors
 
-_MODULES = {"encoders": "metacontrast.model.encoders", "theory": "metacontrast.theory"}
-_HOMES = {
-    "ClassImages": "data.images",
+_PUBLIC = {
+    # Values
     "Episode": "types",
-    "EpisodeSampler": "data.episodes",
-    "FewShotClassifier": "classifier.estimator",
     "Head": "types",
-    "Inner": "maml.inner",
-    "InputError": "errors",
-    "Model": "model.model",
     "Params": "types",
-    "adapt": "maml.inner",
-    "load_dataset": "data.catalog",
+    "from_tensors": "types",
     "map_params": "types",
-    "meta_gradient": "maml.engine",
+    "to_tensors": "types",
+    "InputError": "errors",
+    # Data
+    "Augmentation": "data.augment",
+    "ClassImages": "data.images",
+    "EpisodeSampler": "data.episodes",
+    "images_from_arrays": "data.images",
+    "load_dataset": "data.catalog",
+    # Models
+    "Model": "model.model",
     "zero_head": "model.head",
+    # MAML
+    "Engine": "maml.engine",
+    "Inner": "maml.inner",
+    "Metrics": "maml.outer",
+    "adapt": "maml.inner",
+    "learned_rates": "maml.inner",
+    "meta_gradient": "maml.engine",
+    # Training and evaluation
+    "Evaluation": "training.evaluate",
+    "TrainConfig": "training.config",
+    "evaluate": "training.evaluate",
+    "load_params": "training.run",
+    "load_run": "training.run",
+    "train": "training.train",
+    "train_config": "training.train_run",
+    # Why it learns
+    "explain": "diagnostics.explanation",
+    # A classifier of your own images
+    "FewShotClassifier": "classifier.estimator",
 }
+_MODULES = {"encoders": "model.encoders", "theory": "theory"}
 
 __all__ = [
+    "Augmentation",
     "ClassImages",
+    "Engine",
     "Episode",
     "EpisodeSampler",
+    "Evaluation",
     "FewShotClassifier",
     "Head",
     "Inner",
     "InputError",
+    "Metrics",
     "Model",
     "Params",
+    "TrainConfig",
     "__version__",
     "adapt",
     "encoders",
+    "evaluate",
+    "explain",
+    "from_tensors",
+    "images_from_arrays",
+    "learned_rates",
     "load_dataset",
+    "load_params",
+    "load_run",
     "map_params",
     "meta_gradient",
     "theory",
+    "to_tensors",
+    "train",
+    "train_config",
     "zero_head",
 ]
 
@@ -63,7 +109,11 @@ def __getattr__(name: str):
     import importlib
 
     if name in _MODULES:
-        return importlib.import_module(_MODULES[name])
-    if name not in _HOMES:
+        return importlib.import_module(f"metacontrast.{_MODULES[name]}")
+    if name not in _PUBLIC:
         raise AttributeError(f"module 'metacontrast' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"metacontrast.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"metacontrast.{_PUBLIC[name]}"), name)
+
+
+def __dir__():
+    return __all__

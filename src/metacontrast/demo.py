@@ -9,17 +9,15 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from metacontrast import page
+from metacontrast import html
 from metacontrast.data.images import ClassImages
-from metacontrast.explain.findings import Findings
-from metacontrast.explain.report import write_report as write_explanation
-from metacontrast.explain.text import headline
 from metacontrast.files import write_text
 from metacontrast.maml.inner import adapt
 from metacontrast.plots.curves import learning_curves, select_curve
-from metacontrast.plots.episodes import EpisodePicture, draw_episodes
 from metacontrast.plots.style import save_figure
-from metacontrast.plots.thumbnails import drawable
+from metacontrast.plots.thumbnails import EpisodePicture, draw_episodes, drawable
+from metacontrast.report.findings import Findings, headline
+from metacontrast.report.report import write_report as write_explanation
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Row, as_table
 from metacontrast.training.records import read_records
@@ -150,32 +148,32 @@ def _page(
         f"({len(images)} classes)."
     )
     body = [
-        page.paragraph(setting),
-        *map(page.figure, pictures, captions),
-        page.heading("Accuracy at the end"),
-        *(piece for r in results for piece in (page.heading(r.label, 3), _html_table(r.rows))),
-        page.paragraph(_NOTES),
-        page.heading("Why"),
+        html.paragraph(setting),
+        *map(html.figure, pictures, captions),
+        html.heading("Accuracy at the end"),
+        *(piece for r in results for piece in (html.heading(r.label, 3), _html_table(r.rows))),
+        html.paragraph(_NOTES),
+        html.heading("Why"),
         *(piece for r in results for piece in _why(folder, r)),
-        page.footer(command, images.digest),
+        html.footer(command, images.digest),
     ]
-    return page.render_page(f"MAML with and without the zeroing trick: {short_name(config.dataset)}", body)
+    return html.render_page(f"MAML with and without the zeroing trick: {short_name(config.dataset)}", body)
 
 
 def _why(folder: Path, result: DemoResult) -> Sequence[str]:
     place = _explain_folder(folder, result)
     caption = f"The parts of the gradient with the {result.label}. More in {place.name}/explain.html beside this page."
     return (
-        page.heading(result.label, 3),
-        page.paragraph(headline(result.findings)),
-        page.figure(place / "gradient-parts.png", caption),
+        html.heading(result.label, 3),
+        html.paragraph(headline(result.findings)),
+        html.figure(place / "gradient-parts.png", caption),
     )
 
 
 def _html_table(rows: Sequence[Row]) -> str:
     head = ("method", "head at test", "inner steps", "accuracy", "statistics")
     lines = ((r.method, r.head, str(r.steps), f"{100 * r.accuracy:.2f} ± {100 * r.ci95:.2f} %", r.norm) for r in rows)
-    return page.table(head, lines)
+    return html.table(head, lines)
 
 
 _NOTES = (

@@ -1,4 +1,4 @@
-"""The errors for what a user can mend."""
+"""The errors that a user can fix."""
 
 import functools
 from collections.abc import Iterable
@@ -51,6 +51,10 @@ def did_you_mean(word: object, choices: Iterable[str]) -> str:
 
 def _plain(word: str) -> str:
     return word.lower().replace("_", "-").replace(" ", "-")
+
+
+class NoSplitError(InputError):
+    """A data set has no split of that name."""
 
 
 class InUseError(InputError):

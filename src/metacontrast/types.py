@@ -1,6 +1,6 @@
 """The values that flow through the library: tasks and parameters."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from jaxtyping import Float, Int
@@ -18,22 +18,44 @@ class Head(NamedTuple):
 
 
 class Params(NamedTuple):
-    """What MAML learns: the encoder's tensors by name, and the head that stands on its features."""
+    """What MAML learns: the encoder's tensors by name, and the head that stands on its features.
+
+    Args:
+        rates: inner learning rates that are learned too, see `metacontrast.maml.inner.learned_rates`; without them
+            every step has the size `Inner.lr`.
+    """
 
     encoder: dict[str, Tensor]
     head: Head
+    rates: dict[str, Tensor] = {}  # noqa: RUF012, never changed in place
+
+    def __repr__(self) -> str:
+        """How many numbers there are, and the head's shape."""
+        count = sum(t.numel() for t in self.encoder.values())
+        rates = f", {len(self.rates)} tensors of rates" if self.rates else ""
+        encoder = f"{len(self.encoder)} encoder tensors with {count:,} numbers"
+        return f"Params({encoder}, head {_shape(self.head.weight)}{rates})"
 
 
 class Episode(NamedTuple):
     """One few-shot task, or with a leading axis a batch of tasks of one shape.
 
-    Images are float, `(image, channel, height, width)`; labels are integers in `[0, ways)`.
+    Images are float, `(image, channel, height, width)`, or of whatever shape after `image` the encoder takes; labels
+    are integers in `[0, ways)`, or any numbers where the loss is a function of your own.
     """
 
     support_x: Float[Tensor, "*task support channel height width"]
     support_y: Int[Tensor, "*task support"]
     query_x: Float[Tensor, "*task query channel height width"]
     query_y: Int[Tensor, "*task query"]
+
+    def __repr__(self) -> str:
+        """The shapes."""
+        return f"Episode({', '.join(f'{name} {_shape(t)}' for name, t in self._asdict().items())})"
+
+
+def _shape(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape))
 
 
 def head_tensors(head: Head) -> list[Tensor]:
@@ -48,13 +70,28 @@ def head_from(tensors: Sequence[Tensor]) -> Head:
 
 
 def to_tensors(params: Params) -> list[Tensor]:
-    """All tensors of `params` in a fixed order: the encoder's, the head's weight, its bias if there is one."""
-    return [*params.encoder.values(), *head_tensors(params.head)]
+    """All tensors of `params` in a fixed order: the encoder's, the head's weight, its bias if there is one, rates."""
+    return [*params.encoder.values(), *head_tensors(params.head), *params.rates.values()]
 
 
 def from_tensors(like: Params, tensors: Sequence[Tensor]) -> Params:
     """The inverse of `to_tensors`: these tensors in the structure of `like`."""
-    return Params(dict(zip(like.encoder, tensors, strict=False)), head_from(tensors[len(like.encoder) :]))
+    given = iter(tensors)
+    encoder = dict(zip(like.encoder, given, strict=False))
+    head = head_from([next(given) for _ in head_tensors(like.head)])
+    return Params(encoder, head, dict(zip(like.rates, given, strict=True)))
+
+
+def to_named(params: Params) -> dict[str, Tensor]:
+    """All tensors of `params` under flat names: `encoder.*`, `head.weight`, `head.bias`, and `rates.*` of these."""
+    encoder = {f"encoder.{name}": t for name, t in params.encoder.items()}
+    head = dict(zip(("head.weight", "head.bias"), head_tensors(params.head), strict=False))
+    return encoder | head | {f"rates.{name}": t for name, t in params.rates.items()}
+
+
+def from_named(like: Params, named: Mapping[str, Tensor]) -> Params:
+    """The inverse of `to_named`: these tensors in the structure of `like`."""
+    return from_tensors(like, [named[name] for name in to_named(like)])
 
 
 def map_params(function: Callable[..., Tensor], *params: Params) -> Params:

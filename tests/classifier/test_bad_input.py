@@ -71,7 +71,7 @@ def with_pixel(value: float) -> np.ndarray:
         ([3, 4, 5, 6, 7, 8], ("image 0 is a int",)),
         ([None] * 6, ("image 0 is a NoneType",)),
         (7, ("put it in a list", "int")),
-        ({"a": 1}, ("dict",)),
+        ({"a": 1}, ("a is a int",)),
         ([], ("no images",)),
         (["", b"", b"text"], ("3 of 3 images",)),
     ],

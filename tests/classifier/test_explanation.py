@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from classifier_kit import grey_images, tiny_start
-from metacontrast import FewShotClassifier
+from metacontrast import FewShotClassifier, InputError
 from metacontrast.classifier.candidates import PROTOTYPE, Candidate, solve, task_start
 from metacontrast.classifier.explanation import contributions, draw_explanation, save_explanation, trace
 from metacontrast.classifier.image_format import ImageFormat
@@ -17,16 +17,16 @@ from metacontrast.types import map_params
 
 def double_task(head: str = "zeroed", drop: int = 0):
     """Model, parameters, support images and labels, and features-to-be of one query, all in float64."""
-    start = tiny_start(head=head)
+    start = tiny_start(head="zeroed" if head == "random" else head)
     images, labels = grey_images()
     support = make_support(torch.from_numpy(images[drop:, None]), labels[drop:], [""] * (15 - drop))
-    model, params = task_start(start.model, start.params, 3)
+    model, params = task_start(start.model, start.params, 3, 5 if head == "random" else None)
     query = torch.from_numpy(grey_images(seed=3)[0][:1, None])
     x, q = (start.images.to_input(t).double() for t in (support.images, query))
     return model, map_params(torch.Tensor.double, params), x, support.y, q
 
 
-@pytest.mark.parametrize("head", ["zeroed", "shared", "prototype"])
+@pytest.mark.parametrize("head", ["zeroed", "shared", "prototype", "random"])
 @pytest.mark.parametrize("scope", ["head", "all"])
 @pytest.mark.parametrize("candidate", [PROTOTYPE, Candidate(0.4, 1), Candidate(0.1, 4)])
 @pytest.mark.parametrize("loss", ["cross_entropy", "mean_square_error"])
@@ -39,8 +39,10 @@ def test_contributions_sum_to_the_logit_difference(head, scope, candidate, loss)
     logits = apply_head(adapted.head, query[None])[0]
     found = trace(model, params, x, y, inner, candidate)
     for one, other in ((0, 1), (1, 2), (2, 0)):
-        parts, start = contributions(found, query, one, other)
+        parts, coefficients, similarities, start = contributions(found, query, one, other)
         torch.testing.assert_close(parts.sum() + start, logits[one] - logits[other], atol=1e-12, rtol=1e-12)
+        if candidate.steps and not found.moved:
+            torch.testing.assert_close(coefficients * similarities, parts, atol=1e-12, rtol=1e-12)
 
 
 def test_one_step_from_a_head_of_zeros_is_the_closed_form():
@@ -115,3 +117,35 @@ def test_inverted_models_see_inverted_images():
     from metacontrast.classifier.inputs import as_items
 
     assert form.read(as_items([black]))[1].unique().tolist() == [255]
+
+
+def test_a_random_head_is_drawn_from_its_seed_and_adds_what_no_image_did(tmp_path):
+    """`start` is what the head adds before any step; the same seed is the same classifier, also from its folder."""
+    images, labels = grey_images()
+    query = grey_images(seed=3)[0][0]
+    zero, one, again, other = (
+        FewShotClassifier(tiny_start(), scope="head", random_head=seed).fit(images, labels) for seed in (None, 1, 1, 2)
+    )
+    assert zero.explain(query).start == 0
+    assert one.explain(query).start != 0
+    assert np.array_equal(one.predict_proba([query]), again.predict_proba([query]))
+    assert not np.allclose(one.predict_proba([query]), other.predict_proba([query]))
+    one.save(tmp_path)
+    loaded = FewShotClassifier.load(tmp_path)
+    assert loaded.random_head == 1
+    assert loaded.explain(query).start == one.explain(query).start
+    for wrong in (-1, 1.5, "1", True, 2**63):
+        with pytest.raises(InputError, match="random_head"):
+            FewShotClassifier(tiny_start(), random_head=wrong).fit(images, labels)
+
+
+def test_an_explainer_explains_as_explain_does_and_names_come_from_a_dict():
+    """Images by name: messages and explanations call them so."""
+    images, labels = grey_images()
+    named = {f"photo {k}": image for k, image in enumerate(images)}
+    classifier = FewShotClassifier(tiny_start()).fit(named, labels)
+    one, two = classifier.explainer()(images[0]), classifier.explain(images[0])
+    assert np.array_equal(one.contributions, two.contributions)
+    assert sorted(one.names) == sorted(named)
+    with pytest.raises(InputError, match="photo x"):
+        classifier.predict({"photo x": b"no image"})

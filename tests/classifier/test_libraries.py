@@ -118,6 +118,6 @@ def test_names_that_a_library_does_not_know(name, monkeypatch):
 
 
 def item(image):
-    from metacontrast.data.gather import Item
+    from metacontrast.data.decode import Item
 
     return Item("", "", image)

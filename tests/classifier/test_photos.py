@@ -179,7 +179,7 @@ def test_the_bundled_weights_know_a_palace_and_a_daisy():
 
 
 def sources_item(image):
-    from metacontrast.data.gather import Item
+    from metacontrast.data.decode import Item
 
     return Item("", "", image)
 

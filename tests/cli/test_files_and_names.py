@@ -15,7 +15,7 @@ from PIL import Image
 import metacontrast
 from classifier_kit import grey_images, tiny_model_folder, tiny_run, tiny_start, write_folder
 from metacontrast import FewShotClassifier
-from metacontrast.cli import bench, convert, demo, explain, figure, train
+from metacontrast.cli import convert, demo, explain, figure, train
 from metacontrast.cli.main import run
 from metacontrast.cli.terminal import with_flags
 from metacontrast.errors import CONTROLS
@@ -116,7 +116,6 @@ UNWRITABLE = [
     ("figure", "exact-reformulation", "--scale", "smoke", "--records"),
     ("figure", "exact-reformulation", "--scale", "smoke", "--redraw", "--pages"),
     ("predict", "{}/classifier", "{}/images", "--explain", "--pictures"),
-    ("bench", "--records"),
 ]
 DESTINATIONS = [
     ("{}/checkpoint.pt/below", "checkpoint.pt is a file, not a folder"),
@@ -137,7 +136,7 @@ def test_destinations_are_checked_before_any_work(words, destination, part, plac
     for owner, name in (
         *((FewShotClassifier, "fit"), (FewShotClassifier, "load"), (explain, "explain_run"), (figure, "_train")),
         *((train, "train_with_progress"), (demo, "train_with_progress"), (convert, "load_released")),
-        *((bench, "probe"), (figure, "_draw")),
+        (figure, "_draw"),
     ):
         monkeypatch.setattr(owner, name, work)
     monkeypatch.setattr("metacontrast.classifier.export._program", work)

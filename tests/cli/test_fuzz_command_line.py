@@ -54,7 +54,6 @@ class Place(NamedTuple):
             "convert": [str(self.root / "file"), "--out", out],
             "demo": ["--out", out, UNKNOWN],
             "figure": ["all", UNKNOWN],
-            "bench": [UNKNOWN],
         }
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import encoders_plain
 from metacontrast.compat import learn2learn as l2l
-from metacontrast.compat.clone import clone_module
+from metacontrast.compat.learn2learn.algorithms import clone_module
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import meta_gradient
 from metacontrast.maml.inner import Inner

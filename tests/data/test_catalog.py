@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from metacontrast.data import ReadOptions, catalog, load_dataset
-from metacontrast.data.catalog import check_dataset, get_dataset
-from metacontrast.data.specs import DATASETS, Reader
+from metacontrast.data.catalog import DATASETS, Reader, check_dataset, get_dataset
 from metacontrast.errors import InputError
 
 

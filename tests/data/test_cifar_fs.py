@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metacontrast.data import cifar_archive, cifar_fs
+from metacontrast.data import cifar_fs
 from metacontrast.data.options import ReadOptions
-from metacontrast.data.split_lists import split_list
+from metacontrast.data.published import split_list
 from metacontrast.errors import InputError
 
 PLAIN = ReadOptions()
@@ -152,7 +152,7 @@ def published_archive(path: Path, train: object | None = None) -> Path:
 
 def test_cifar_100_as_published_becomes_cifar_fs(small, tmp_path):
     published = published_archive(tmp_path / "cifar-100-python.tar.gz")
-    cifar_archive.convert(published, tmp_path / "cifar-fs" / "cifar100.zip", SPLITS)
+    cifar_fs.convert(published, tmp_path / "cifar-fs" / "cifar100.zip", SPLITS)
     images = cifar_fs.read(tmp_path, "train", PLAIN)
     assert images.classes == ("apple", "wolf")
     assert sorted(images.images[:3, 0, 0, 0].tolist()) == [0, 4, 8]
@@ -167,7 +167,7 @@ def test_getting_the_set_fetches_the_published_archive_and_converts_it(small, tm
         path.parent.mkdir()
         return published_archive(path)
 
-    monkeypatch.setattr(cifar_archive, "fetch", fetch)
+    monkeypatch.setattr(cifar_fs, "fetch", fetch)
     monkeypatch.setattr(cifar_fs, "split_list", lambda name: SPLITS[name.removeprefix("cifar_fs_")])
     cifar_fs.get(tmp_path)
     assert fetched == ["https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"]
@@ -188,7 +188,7 @@ def test_code_planted_in_the_published_pickles_does_not_run(tmp_path):
     trace = tmp_path / "trace"
     published = published_archive(tmp_path / "c.tar.gz", train=Planted(trace))
     with pytest.raises(InputError, match="is not CIFAR-100 as published"):
-        cifar_archive.convert(published, tmp_path / "cifar100.zip", SPLITS)
+        cifar_fs.convert(published, tmp_path / "cifar100.zip", SPLITS)
     assert not trace.exists()
     assert not (tmp_path / "cifar100.zip").exists()
 
@@ -197,13 +197,13 @@ def test_code_planted_in_the_published_pickles_does_not_run(tmp_path):
 def test_pickles_of_something_else_are_told(tmp_path, train):
     published = published_archive(tmp_path / "c.tar.gz", train=train)
     with pytest.raises(InputError, match="is not CIFAR-100 as published"):
-        cifar_archive.read_images(published)
+        cifar_fs.read_images(published)
 
 
 def test_an_error_page_in_place_of_the_archive_is_told(tmp_path):
     (tmp_path / "c.tar.gz").write_text("<html>moved</html>")
     with pytest.raises(InputError, match="is not CIFAR-100 as published"):
-        cifar_archive.read_images(tmp_path / "c.tar.gz")
+        cifar_fs.read_images(tmp_path / "c.tar.gz")
 
 
 def test_the_real_set_is_complete(real_data):

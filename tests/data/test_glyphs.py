@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from metacontrast.data import glyph_fonts, glyphs, load_dataset
-from metacontrast.data.glyph_distortion import distort, draw_hands
+from metacontrast.data.glyphs import distort, draw_hands
 from metacontrast.data.options import ReadOptions
 from metacontrast.errors import InputError
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from metacontrast.data.images import ClassImages, cached, group_by_class
+from metacontrast.data.cache import cached
+from metacontrast.data.images import ClassImages, group_by_class
 from metacontrast.errors import InputError
 
 

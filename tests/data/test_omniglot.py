@@ -11,7 +11,7 @@ from PIL import Image
 
 from metacontrast.data import load_dataset, omniglot
 from metacontrast.data.options import ReadOptions
-from metacontrast.data.tree import open_tree
+from metacontrast.data.published import open_tree
 from metacontrast.errors import InputError
 
 PLAIN = ReadOptions()

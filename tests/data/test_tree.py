@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from metacontrast.data import cifar_archive, tree
-from metacontrast.data.tree import open_tree
+from metacontrast.data import cifar_fs, published
+from metacontrast.data.published import open_tree
 from metacontrast.errors import InputError
 
 
@@ -49,7 +49,7 @@ def test_links_are_refused(tmp_path):
 
 @pytest.mark.parametrize("kind", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_a_file_that_unpacks_to_too_much_is_refused_unread(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(tree, "LARGEST_FILE", 10_000)
+    monkeypatch.setattr(published, "LARGEST_FILE", 10_000)
     path = archive_of(tmp_path / "a.zip", "a.png", bytes(10_001), kind)
     with pytest.raises(InputError, match=r"a\.png unpacks to 10001 bytes, more than the 10000"):
         read_all(path)
@@ -87,4 +87,4 @@ def test_links_in_place_of_the_pickles_of_cifar_are_refused(tmp_path):
         link.type, link.linkname = tarfile.SYMTYPE, "../other"
         archive.addfile(link)
     with pytest.raises(InputError, match="is not CIFAR-100 as published: cifar-100-python/meta is not a file"):
-        cifar_archive.read_images(tmp_path / "a.tar")
+        cifar_fs.read_images(tmp_path / "a.tar")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from metacontrast.cli.main import run
-from metacontrast.experiments.catalog import FIGURES
+from metacontrast.experiments.figures import FIGURES
 from metacontrast.experiments.setting import Setting
 
 
@@ -47,8 +47,8 @@ def test_the_summary_links_every_claim(made):
 
 def test_redrawing_needs_records_only_and_gives_the_same_pages(made, tmp_path, monkeypatch):
     """No data, no runs: reading images or training would raise."""
-    monkeypatch.setattr("metacontrast.experiments.grid.load_dataset", None)
-    monkeypatch.setattr("metacontrast.experiments.grid.train", None)
+    monkeypatch.setattr("metacontrast.experiments.runs.load_evaluation_split", None)
+    monkeypatch.setattr("metacontrast.experiments.runs.train_run", None)
     assert redraw(made, tmp_path / "again") == 0
     for page in (made / "pages").iterdir():
         assert (tmp_path / "again" / page.name).read_bytes() == page.read_bytes(), page.name
@@ -110,7 +110,7 @@ def test_what_holds_no_records_of_a_run_is_refused(made, tmp_path, capsys):
 
 def test_what_is_recorded_is_not_trained_again(made, tmp_path, monkeypatch, capsys):
     """The records suffice, without the folders of the runs."""
-    monkeypatch.setattr("metacontrast.experiments.grid.train", None)
+    monkeypatch.setattr("metacontrast.experiments.runs.train_run", None)
     places = ("--out", str(tmp_path / "runs"), "--records", str(made / "records"), "--pages", str(tmp_path))
     assert figure("second-order-one-shot", "--scale", "smoke", *places) == 0
     assert "6 runs, 0 to be made" in capsys.readouterr().err
@@ -131,10 +131,10 @@ def test_missing_data_name_the_figures_that_need_none_of_it(tmp_path, capsys):
     assert "--scale smoke" in message
 
 
-def test_a_plan_lists_runs_and_departures_without_running(tmp_path, capsys):
+def test_a_plan_lists_runs_and_deviations_without_running(tmp_path, capsys):
     assert figure("second-order-one-shot", "--plan", "--out", str(tmp_path / "runs")) == 0
     out, err = capsys.readouterr()
     assert out.count("150 updates") == 9
-    assert "departure: Omniglot classes" in err
+    assert "deviation: Omniglot classes" in err
     assert "CIFAR-FS" not in err  # what concerns other figures is not told
     assert not (tmp_path / "runs").exists()

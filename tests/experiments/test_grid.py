@@ -5,13 +5,12 @@ from dataclasses import replace
 import pytest
 
 from metacontrast.errors import InputError, InUseError
-from metacontrast.experiments.catalog import FIGURES
-from metacontrast.experiments.counts import decode
-from metacontrast.experiments.grid import Place, PlannedRun, carry_out, planned_runs
-from metacontrast.experiments.pool import carry_out_all
-from metacontrast.experiments.run_figures import all_runs
-from metacontrast.experiments.schedule import Schedule
-from metacontrast.experiments.setting import Setting
+from metacontrast.experiments.figures import FIGURES
+from metacontrast.experiments.measurement import decode
+from metacontrast.experiments.runners import Grid, Report, RunContext, Status, execute_all
+from metacontrast.experiments.runners.local import run_locally
+from metacontrast.experiments.runs import PlannedRun, all_runs, planned_runs
+from metacontrast.experiments.setting import Schedule, Setting
 from metacontrast.files import exclusive
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import read_records
@@ -31,8 +30,12 @@ def never() -> bool:
     return False
 
 
+def executed(runs: list[PlannedRun], context: RunContext, jobs: int) -> list[Report]:
+    return list(execute_all(Grid(runs, context, jobs, never), run_locally))
+
+
 @pytest.mark.parametrize("scale", ["smoke", "local", "full"])
-@pytest.mark.parametrize("protocol", ["released", "paper"])
+@pytest.mark.parametrize("protocol", ["authors", "paper"])
 def test_figures_share_runs_and_agree_on_what_is_measured(scale, protocol):
     setting = Setting(scale, protocol)
     apart = sum(len(all_runs([figure], setting)) for figure in FIGURES.values())
@@ -43,34 +46,34 @@ def test_figures_share_runs_and_agree_on_what_is_measured(scale, protocol):
 
 def test_every_verdict_rests_on_three_seeds_or_more():
     setting = Setting("local")
-    assert all(len(line.seeds) >= 3 for figure in FIGURES.values() for line in figure.lines(setting))
+    assert all(len(curve.seeds) >= 3 for figure in FIGURES.values() for curve in figure.curves(setting))
 
 
 def test_the_local_grid_holds_the_released_omniglot_heads_at_300_updates():
     """The issue's must-hold row: what Fig. 12 is compared at is trained exactly so."""
-    lines = FIGURES["initialization-and-zeroing"].lines(Setting("local"))
-    omniglot = [line for line in lines if line.config.dataset == "omniglot"]
-    assert {(line.name, line.config.shots) for line in omniglot} == {
+    curves = FIGURES["initialization-and-zeroing"].curves(Setting("local"))
+    omniglot = [curve for curve in curves if curve.config.dataset == "omniglot"]
+    assert {(curve.name, curve.config.shots) for curve in omniglot} == {
         (head, shots) for head in ("random", "random × 0.5", "zero init", "zeroing trick") for shots in (1, 5)
     }
-    for line in omniglot:
-        config = line.configs()[0]
+    for curve in omniglot:
+        config = curve.configs()[0]
         assert (config.updates, config.split_scheme, config.meta_batch, config.inner_steps) == (300, "released", 32, 2)
-        assert line.schedule.steps_at(300)[0] == 1
-        assert "zeroed" in line.schedule.heads
+        assert curve.schedule.steps_at(300)[0] == 1
+        assert "zeroed" in curve.schedule.heads
 
 
 def test_two_lines_with_the_same_training_are_one_run():
-    one = FIGURES["initialization-and-zeroing"].lines(Setting("local"))
-    other = FIGURES["zeroing-at-test"].lines(Setting("local"))
+    one = FIGURES["initialization-and-zeroing"].curves(Setting("local"))
+    other = FIGURES["zeroing-at-test"].curves(Setting("local"))
     shared = {run.key for run in planned_runs(one)} & {run.key for run in planned_runs(other)}
     assert len(shared) == len(planned_runs(other))
 
 
 def test_one_run_with_two_schedules_is_refused():
-    line = FIGURES["second-order-one-shot"].lines(Setting("smoke"))[0]
+    curve = FIGURES["second-order-one-shot"].curves(Setting("smoke"))[0]
     with pytest.raises(InputError, match="one run with two schedules"):
-        planned_runs([line, replace(line, schedule=replace(line.schedule, tasks=7))])
+        planned_runs([curve, replace(curve, schedule=replace(curve.schedule, tasks=7))])
 
 
 def test_the_number_of_updates_and_what_is_measured_do_not_name_a_run():
@@ -81,12 +84,12 @@ def test_the_number_of_updates_and_what_is_measured_do_not_name_a_run():
 
 
 def test_a_longer_run_continues_a_shorter_one(tmp_path):
-    place = Place(tmp_path)
-    assert carry_out(planned((2,)), place, never) == "complete"
+    context = RunContext(tmp_path)
+    assert planned((2,)).execute(context, never) is Status.COMPLETE
     first = planned((2,)).measured(tmp_path)
     longer = planned((2, 4))
     assert not longer.is_complete(tmp_path)
-    assert carry_out(longer, place, never) == "complete"
+    assert longer.execute(context, never) is Status.COMPLETE
     assert longer.measured(tmp_path)[2]["values"] == first[2]["values"]
     trained = [r for r in read_records(longer.folder(tmp_path) / "records.jsonl") if r["kind"] == "training"]
     assert [record["update"] for record in trained] == [1, 2, 3, 4]
@@ -103,38 +106,39 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path):
         return False
 
     with pytest.raises(MemoryError):
-        carry_out(run, Place(tmp_path / "killed"), dies)
+        run.execute(RunContext(tmp_path / "killed"), dies)
     assert not run.is_complete(tmp_path / "killed")
     for name in ("killed", "whole"):
-        assert carry_out(run, Place(tmp_path / name), never) == "complete"
+        assert run.execute(RunContext(tmp_path / name), never) is Status.COMPLETE
     assert run.measured(tmp_path / "killed") == run.measured(tmp_path / "whole")
 
 
 def test_a_complete_run_is_not_touched(tmp_path):
-    carry_out(planned(), Place(tmp_path), never)
+    planned().execute(RunContext(tmp_path), never)
     files = {path: path.stat().st_mtime_ns for path in planned().folder(tmp_path).rglob("*")}
-    assert carry_out(planned(), Place(tmp_path), never) == "complete"
+    assert planned().execute(RunContext(tmp_path), never) is Status.COMPLETE
     assert files == {path: path.stat().st_mtime_ns for path in planned().folder(tmp_path).rglob("*")}
 
 
 def test_a_run_that_another_process_works_on_is_left_alone(tmp_path):
     run = planned()
     with exclusive(tmp_path / f".{run.folder(tmp_path).name}.lock", "held"), pytest.raises(InUseError):
-        carry_out(run, Place(tmp_path), never)
+        run.execute(RunContext(tmp_path), never)
 
 
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
     bad = planned(shots=19, queries=15)
-    outcomes = {run.key: status for run, status in carry_out_all([bad, planned()], Place(tmp_path), 1, never)}
-    assert outcomes[planned().key] == "complete"
-    assert outcomes[bad.key].startswith("failed")
+    found = {report.run.key: report for report in executed([bad, planned()], RunContext(tmp_path), 1)}
+    assert found[planned().key].status is Status.COMPLETE
+    assert found[bad.key].status is Status.FAILED
+    assert "shots=19 and queries=15 need 34" in found[bad.key].reason
 
 
 def test_runs_in_two_processes_give_the_numbers_of_one(tmp_path):
     runs = [planned(seed=seed) for seed in (0, 1)]
     for jobs in (1, 2):
-        found = {run.key: status for run, status in carry_out_all(runs, Place(tmp_path / str(jobs)), jobs, never)}
-        assert set(found.values()) == {"complete"}
+        found = executed(runs, RunContext(tmp_path / str(jobs)), jobs)
+        assert {report.status for report in found} == {Status.COMPLETE}
     for run in runs:
         assert run.measured(tmp_path / "1") == run.measured(tmp_path / "2")
 
@@ -142,14 +146,14 @@ def test_runs_in_two_processes_give_the_numbers_of_one(tmp_path):
 def test_correct_counts_per_task_are_kept(tmp_path):
     """Every mean is the mean of its counts, and the tasks of a smaller number are the first of a larger one."""
     run = planned()
-    carry_out(run, Place(tmp_path), never)
+    run.execute(RunContext(tmp_path), never)
     few = run.measured(tmp_path)[4]
     assert set(few["correct"]) == set(few["values"])
     for name, text in few["correct"].items():
         assert decode(text).mean() / few["queries"] == pytest.approx(few["values"][name], abs=1e-5)
     more = replace(run, schedule=replace(run.schedule, stage_tasks=6))
     assert more.missing(tmp_path) == [4]
-    carry_out(more, Place(tmp_path), never)
+    more.execute(RunContext(tmp_path), never)
     assert {name: text[:2] for name, text in more.measured(tmp_path)[4]["correct"].items()} == few["correct"]
 
 
@@ -163,10 +167,10 @@ def test_means_of_an_older_version_are_measured_again():
 @pytest.mark.parametrize(("until", "ends"), [(100, {100}), (700, {700}), (10**6, {3000, 30_000})])
 def test_a_length_in_updates_cuts_every_run_but_never_exceeds_the_published_one(until, ends):
     setting = Setting(until=until)
-    lines = FIGURES["initialization-and-zeroing"].lines(setting)
-    assert {line.schedule.end for line in lines} == ends
-    for line in lines:
-        assert line.schedule.tasks_at(line.schedule.end) == 1000
+    curves = FIGURES["initialization-and-zeroing"].curves(setting)
+    assert {curve.schedule.end for curve in curves} == ends
+    for curve in curves:
+        assert curve.schedule.tasks_at(curve.schedule.end) == 1000
 
 
 def test_runs_of_all_lengths_are_the_same_runs():

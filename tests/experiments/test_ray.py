@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +19,20 @@ import torch
 
 from metacontrast.cli.main import run as command
 from metacontrast.errors import InputError
-from metacontrast.experiments import ray_cluster, ray_pool
-from metacontrast.experiments.grid import Place, PlannedRun
-from metacontrast.experiments.pool import carry_out_all
-from metacontrast.experiments.ray_agreement import agreement
+from metacontrast.experiments.runners import (
+    Grid,
+    Report,
+    RunContext,
+    Runner,
+    Status,
+    do_nothing,
+    execute_all,
+    ray,
+    ray_cluster,
+)
+from metacontrast.experiments.runners.local import run_locally
+from metacontrast.experiments.runners.ray import agreement, ray_runner
+from metacontrast.experiments.runs import PlannedRun
 from metacontrast.training import checkpoint
 from metacontrast.training.records import read_records
 from planned_runs import planned
@@ -34,6 +44,17 @@ FIGURE = ("figure", "second-order-one-shot", "--scale", "smoke", "--jobs", "1")
 
 def never() -> bool:
     return False
+
+
+def executed(
+    runs: list[PlannedRun],
+    root: Path,
+    jobs: int,
+    should_stop: Callable[[], bool] = never,
+    runner: Runner = run_locally,
+    prepare: Callable[[], object] = do_nothing,
+) -> list[Report]:
+    return list(execute_all(Grid(runs, RunContext(root), jobs, should_stop, prepare), runner))
 
 
 def places(root: Path) -> list[str]:
@@ -64,7 +85,7 @@ def test_a_figure_made_by_ray_has_the_records_of_the_local_one(tmp_path, capfd):
     handler = signal.getsignal(signal.SIGTERM)
     assert command([*FIGURE, *places(tmp_path / "local")]) == 0
     local = capfd.readouterr()
-    assert command([*FIGURE, "--engine", "ray", *places(tmp_path / "ray")]) == 0
+    assert command([*FIGURE, "--runner", "ray", *places(tmp_path / "ray")]) == 0
     rayed = capfd.readouterr()
     first, second = (recorded_lines(tmp_path / name / "records" / "smoke") for name in ("local", "ray"))
     assert first == second
@@ -97,14 +118,13 @@ def test_a_run_whose_worker_is_killed_is_finished_by_another_with_the_same_numbe
     runs, root, notes = [planned(seed, 200) for seed in (0, 1)], tmp_path / "ray", tmp_path / "pids"
     prepare = functools.partial(os.system, f"echo $PPID >> '{notes}'")
     killer = threading.Thread(target=kill_one_in_the_middle, args=(runs, root, notes))
-    with ray_pool.ray_engine(Place(root), 2, None, list, print) as engine:
+    with ray_runner(RunContext(root), 2, None, list, print) as runner:
         killer.start()
-        outcomes = list(carry_out_all(runs, Place(root), 2, never, prepare, engine))
+        found = executed(runs, root, 2, never, runner, prepare)
     killer.join()
-    statuses = [status for _, status in outcomes]
-    assert sorted(statuses) == ["complete", "complete", "its worker died, another takes it up"]
+    assert sorted(report.status.value for report in found) == ["complete", "complete", "requeued"]
     assert len(worker_pids(notes)) == 3
-    assert set(dict(carry_out_all(runs, Place(tmp_path / "local"), 2, never)).values()) == {"complete"}
+    assert {report.status for report in executed(runs, tmp_path / "local", 2)} == {Status.COMPLETE}
     assert_same_runs(runs, root, tmp_path / "local")
 
 
@@ -116,12 +136,12 @@ def test_a_stop_saves_what_runs_and_the_local_pool_goes_on(tmp_path):
     def some_have_begun() -> bool:
         return any((run.folder(root) / "records.jsonl").exists() and len(trained(run, root)) > 10 for run in runs)
 
-    with ray_pool.ray_engine(Place(root), 2, None, list, print) as engine:
-        outcomes = [status for _, status in carry_out_all(runs, Place(root), 2, some_have_begun, engine=engine)]
-    assert set(outcomes) == {"stopped"}
+    with ray_runner(RunContext(root), 2, None, list, print) as runner:
+        found = executed(runs, root, 2, some_have_begun, runner)
+    assert {report.status for report in found} == {Status.STOPPED}
     assert not any(run.is_complete(root) for run in runs)
     for place in (root, tmp_path / "local"):
-        assert {status for _, status in carry_out_all(runs, Place(place), 2, never)} == {"complete"}
+        assert {report.status for report in executed(runs, place, 2)} == {Status.COMPLETE}
     assert_same_runs(runs, root, tmp_path / "local")
 
 
@@ -131,11 +151,11 @@ def test_a_run_that_kills_every_worker_fails_alone(tmp_path):
     """Only the first task of a worker finds no note yet: every later one kills its worker before it computes."""
     runs, notes = [planned(seed, 4) for seed in (0, 1)], tmp_path / "seen"
     prepare = functools.partial(os.system, f"test -e '{notes}' && kill -9 $PPID; touch '{notes}'")
-    with ray_pool.ray_engine(Place(tmp_path / "ray"), 1, None, list, print) as engine:
-        outcomes = [status for _, status in carry_out_all(runs, Place(tmp_path / "ray"), 1, never, prepare, engine)]
-    assert outcomes[0] == "complete"
-    assert outcomes[1:-1] == ["its worker died, another takes it up"] * ray_pool.RETRIES
-    assert outcomes[-1].startswith(f"failed: its worker died {ray_pool.RETRIES + 1} times")
+    with ray_runner(RunContext(tmp_path / "ray"), 1, None, list, print) as runner:
+        found = executed(runs, tmp_path / "ray", 1, never, runner, prepare)
+    statuses = [report.status for report in found]
+    assert statuses == [Status.COMPLETE, *[Status.REQUEUED] * ray.RETRIES, Status.FAILED]
+    assert found[-1].reason.startswith(f"its worker died {ray.RETRIES + 1} times")
 
 
 CLUSTER = """
@@ -165,7 +185,7 @@ def cluster() -> Iterator[tuple[str, dict[str, str]]]:
 @pytest.mark.slow
 def test_a_cluster_that_is_there_makes_the_figure_and_stays(cluster, tmp_path):
     address, environment = cluster
-    words = [sys.executable, "-m", "metacontrast", *FIGURE, "--engine", "ray", "--address", address]
+    words = [sys.executable, "-m", "metacontrast", *FIGURE, "--runner", "ray", "--address", address]
     for name in ("one", "two"):
         done = subprocess.run([*words, *places(tmp_path / name)], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -180,7 +200,7 @@ def test_a_cluster_that_is_there_makes_the_figure_and_stays(cluster, tmp_path):
 @pytest.mark.slow
 def test_ctrl_c_ends_the_command_and_its_ray(tmp_path):
     """As a terminal does it: to every process of the group. The folder of Ray's sockets and logs is gone as well."""
-    words = [sys.executable, "-m", "metacontrast", "figure", "inner-steps", "--scale", "smoke", "--engine", "ray"]
+    words = [sys.executable, "-m", "metacontrast", "figure", "inner-steps", "--scale", "smoke", "--runner", "ray"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     if len(str(tmp_path)) > 40:
         environment.pop("TMPDIR")
@@ -208,23 +228,23 @@ def refused(capsys, *words: str) -> str:
 
 def test_without_ray_the_extra_is_named(monkeypatch, capsys):
     monkeypatch.setattr(ray_cluster.importlib.util, "find_spec", lambda name: None)
-    assert "pip install 'metacontrast[ray]'" in refused(capsys, "--engine", "ray")
+    assert "pip install 'metacontrast[ray]'" in refused(capsys, "--runner", "ray")
 
 
 def test_an_address_needs_the_engine(capsys):
-    assert "give --engine ray with it" in refused(capsys, "--address", "10.0.0.1:6379")
+    assert "give --runner ray with it" in refused(capsys, "--address", "10.0.0.1:6379")
 
 
 @needs_ray
 def test_the_device_of_a_cluster_is_said(capsys):
-    words = ("--engine", "ray", "--address", "auto", "--device", "auto")
+    words = ("--runner", "ray", "--address", "auto", "--device", "auto")
     assert "say cpu or cuda" in refused(capsys, *words)
 
 
 @needs_ray
 @pytest.mark.parametrize("address", ["head", "ray://head:10001", "head:port", ":6379", "head:99999"])
 def test_an_address_is_a_host_and_a_port(address, tmp_path, capsys):
-    words = ("--engine", "ray", "--address", address, *places(tmp_path))
+    words = ("--runner", "ray", "--address", address, *places(tmp_path))
     assert f"--address {address} is not HOST:PORT" in refused(capsys, *words)
 
 
@@ -232,7 +252,7 @@ def test_an_address_is_a_host_and_a_port(address, tmp_path, capsys):
 def test_an_address_where_nothing_answers_is_one_line(tmp_path, capsys):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    words = ("--engine", "ray", "--address", f"127.0.0.1:{port}", *places(tmp_path))
+    words = ("--runner", "ray", "--address", f"127.0.0.1:{port}", *places(tmp_path))
     assert f"no Ray cluster answers at --address 127.0.0.1:{port}" in refused(capsys, *words)
 
 
@@ -248,7 +268,7 @@ def test_an_address_where_something_else_answers_is_one_line(tmp_path, capsys):
         thread = threading.Thread(target=answer, args=(server,))
         thread.start()
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        words = ("--engine", "ray", "--address", address, *places(tmp_path))
+        words = ("--runner", "ray", "--address", address, *places(tmp_path))
         assert f"what answers at --address {address} is not a Ray cluster" in refused(capsys, *words)
         thread.join()
 
@@ -256,7 +276,7 @@ def test_an_address_where_something_else_answers_is_one_line(tmp_path, capsys):
 @needs_ray
 def test_auto_without_a_cluster_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    words = ("--engine", "ray", "--address", "auto", *places(tmp_path))
+    words = ("--runner", "ray", "--address", "auto", *places(tmp_path))
     assert "--address auto cannot be joined from this machine: Could not find" in refused(capsys, *words)
 
 
@@ -296,12 +316,12 @@ def test_locks_that_do_not_reach_are_noticed(tmp_path):
 
 
 def test_what_is_written_elsewhere_is_waited_for_and_then_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_pool, "VISIBLE_SECONDS", 0.0)
-    assert not ray_pool._is_seen(planned(0, 2), Place(tmp_path))
+    monkeypatch.setattr(ray, "VISIBLE_SECONDS", 0.0)
+    assert not ray._is_seen(planned(0, 2), RunContext(tmp_path))
 
 
 def test_a_stopping_grid_does_not_take_up_what_died():
     run = planned(0, 2)
-    queue = ray_pool._Queue(deque(), is_stopping=True)
-    assert queue.bury(run, "killed") == "stopped"
+    queue = ray._Queue(deque(), is_stopping=True)
+    assert queue.requeue(run, "killed").status is Status.STOPPED
     assert not queue.todo

@@ -9,33 +9,36 @@ from pathlib import Path
 
 import pytest
 
-from metacontrast.experiments.grid import Place, PlannedRun, carry_out
-from metacontrast.experiments.schedule import Schedule
+from metacontrast.experiments.runners import RunContext
+from metacontrast.experiments.runs import PlannedRun
+from metacontrast.experiments.setting import Schedule
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import read_records
 
 GRID = """
 import json, sys, time
 from pathlib import Path
-from metacontrast.experiments import grid, pool
-from metacontrast.experiments.schedule import Schedule
+from metacontrast.experiments import runners, runs
+from metacontrast.experiments.runners.local import run_locally
+from metacontrast.experiments.setting import Schedule
 from metacontrast.training.config import TrainConfig
 
-root, trained, train = Path(sys.argv[1]), [], grid.train
+root, trained, train = Path(sys.argv[1]), [], runs.train_run
 
 def counted(config, *rest, **named):
     trained.append(config.seed)
     return train(config, *rest, **named)
 
-grid.train = counted
-pool.RETRY_SECONDS = 0.2
+runs.train_run = counted
+runners.RETRY_SECONDS = 0.2
 schedule = Schedule((40,), stage_steps=(1,), tasks=2, stage_tasks=2)
 configs = [TrainConfig(**values) for values in json.loads(sys.argv[2])]
-runs = [grid.PlannedRun("a run", config, schedule) for config in configs]
+planned = [runs.PlannedRun("a run", config, schedule) for config in configs]
 (root / sys.argv[3]).touch()
 while not (root / "go").exists():
     time.sleep(0.01)
-outcomes = [status for _, status in pool.carry_out_all(runs, grid.Place(root / "runs"), 1, lambda: False)]
+grid = runners.Grid(planned, runners.RunContext(root / "runs"), 1, lambda: False)
+outcomes = [report.status.value for report in runners.execute_all(grid, run_locally)]
 print(json.dumps({"trained": trained, "outcomes": outcomes}))
 """
 VALUES = {"dataset": "glyphs", "filters": 2, "queries": 2, "meta_batch": 2, "eval_every": 0, "eval_episodes": 2}
@@ -73,5 +76,5 @@ def test_two_grids_at_once_train_every_run_once(tmp_path):
         run = planned(seed)
         records = [r for r in read_records(run.folder(tmp_path / "runs") / "records.jsonl") if r["kind"] == "training"]
         assert [record["update"] for record in records] == list(range(1, 41))
-        carry_out(run, Place(tmp_path / "alone"), lambda: False)
+        run.execute(RunContext(tmp_path / "alone"), lambda: False)
         assert run.measured(tmp_path / "runs") == run.measured(tmp_path / "alone")

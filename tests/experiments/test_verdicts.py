@@ -6,53 +6,68 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from metacontrast.experiments.catalog import FIGURES
-from metacontrast.experiments.counts import decode, encode
-from metacontrast.experiments.schedule import Schedule
-from metacontrast.experiments.setting import Setting
-from metacontrast.experiments.spec import Claim, Comparison, Line, Reading, above, faster, same
+from metacontrast.experiments.figures import FIGURES
+from metacontrast.experiments.measurement import decode, encode
+from metacontrast.experiments.rows import data_and_updates, describe_interval
+from metacontrast.experiments.setting import Schedule, Setting
+from metacontrast.experiments.spec import (
+    Accuracy,
+    Claim,
+    Comparison,
+    Curve,
+    Endpoint,
+    Measurement,
+    TaskKind,
+    above,
+    faster,
+    same,
+)
 from metacontrast.experiments.speed_ups import estimate_speed_up, reached_between, speed_up, updates_to_reach
 from metacontrast.experiments.table import Table
-from metacontrast.experiments.tables import data_and_updates, describe_interval
 from metacontrast.experiments.verdicts import Verdict, judge, judge_together
+from metacontrast.plots.curves import Look
 from metacontrast.training.config import TrainConfig
 
-PANEL = "here"
+KIND, THERE, NOWHERE = (TaskKind(name, "") for name in ("here", "there", "nowhere"))
+ZEROED = Accuracy("zeroed", 1)
+LOOK = Look("red", "o")
 UPDATES = (10, 20, 100)
 QUERIES = 75
 
 
-def lines(*names: str, updates: tuple[int, ...] = UPDATES) -> list[Line]:
-    return [Line(PANEL, name, TrainConfig(), Schedule(updates), range(3)) for name in names]
+def curves(*names: str, updates: tuple[int, ...] = UPDATES) -> list[Curve]:
+    return [Curve(KIND, name, LOOK, TrainConfig(), Schedule(updates), range(3)) for name in names]
 
 
-def means(curves: dict[str, list[list[float]]], updates: tuple[int, ...] = UPDATES) -> list[dict]:
-    """By line, per seed, the accuracy after each of `updates`, without counts."""
+def means(curves: dict[str, list[list[float]]], updates: tuple[int, ...] = UPDATES) -> list[Measurement]:
+    """By curve, per seed, the accuracy after each of `updates`, without counts."""
     return [
-        {"panel": PANEL, "line": line, "seed": seed, "update": update, "tasks": 5, "values": {"zeroed/1": value}}
-        for line, seeds in curves.items()
+        Measurement(KIND, name, seed, {"update": update, "tasks": 5, "values": {"zeroed/1": value}})
+        for name, seeds in curves.items()
         for seed, curve in enumerate(seeds)
         for update, value in zip(updates, curve, strict=True)
     ]
 
 
-def ends(**values: list[float]) -> list[dict]:
-    return means({line: [[0.2, 0.3, value] for value in found] for line, found in values.items()})
+def ends(**values: list[float]) -> list[Measurement]:
+    return means({name: [[0.2, 0.3, value] for value in found] for name, found in values.items()})
 
 
-def counted(line: str, accuracies: np.ndarray, update: int, panel: str = PANEL) -> list[dict]:
-    """Records of one update with counts; `accuracies` by seed and task."""
+def counted(name: str, accuracies: np.ndarray, update: int) -> list[Measurement]:
+    """Measurements of one update with counts; `accuracies` by seed and task."""
     return [
-        {
-            "panel": panel,
-            "line": line,
-            "seed": seed,
-            "update": update,
-            "tasks": len(row),
-            "queries": QUERIES,
-            "values": {"zeroed/1": float(np.mean(np.round(row * QUERIES)) / QUERIES)},
-            "correct": {"zeroed/1": encode(np.round(row * QUERIES).astype(int).tolist())},
-        }
+        Measurement(
+            KIND,
+            name,
+            seed,
+            {
+                "update": update,
+                "tasks": len(row),
+                "queries": QUERIES,
+                "values": {"zeroed/1": float(np.mean(np.round(row * QUERIES)) / QUERIES)},
+                "correct": {"zeroed/1": encode(np.round(row * QUERIES).astype(int).tolist())},
+            },
+        )
         for seed, row in enumerate(accuracies)
     ]
 
@@ -61,9 +76,9 @@ def claim_of(*comparisons: Comparison, speaks: str = "early") -> Claim:
     return Claim("a claim", comparisons, "", speaks)  # type: ignore[arg-type]
 
 
-def judged(comparison: Comparison, records: list[dict]) -> Verdict:
-    names = {record["line"] for record in records}
-    return judge(claim_of(comparison), Table(lines(*sorted(names)), records))
+def judged(comparison: Comparison, records: list[Measurement]) -> Verdict:
+    names = {measurement.curve for measurement in records}
+    return judge(claim_of(comparison), Table(curves(*sorted(names)), records))
 
 
 def test_counts_survive_their_encoding():
@@ -75,7 +90,7 @@ def test_counts_survive_their_encoding():
 
 def test_differences_are_paired_by_seed():
     """Seeds that differ by ten points among themselves leave a steady difference of one point certain."""
-    verdict = judged(above(PANEL, "a", "b", "zeroed/1"), ends(a=[0.31, 0.41, 0.51], b=[0.30, 0.40, 0.50]))
+    verdict = judged(above(KIND, "a", "b", ZEROED), ends(a=[0.31, 0.41, 0.51], b=[0.30, 0.40, 0.50]))
     estimate = verdict.judged[0].lower
     assert (estimate.mean, estimate.error) == (pytest.approx(0.01), pytest.approx(0, abs=1e-12))
     assert verdict.outcome == "supported"
@@ -85,7 +100,7 @@ def test_differences_are_paired_by_task():
     """Tasks that differ by 30 points leave a steady difference of four queries in 75 certain."""
     tasks = np.random.default_rng(0).uniform(0.4, 0.7, (3, 50))
     records = counted("a", tasks + 4 / QUERIES, 100) + counted("b", tasks, 100)
-    estimate = judged(above(PANEL, "a", "b", "zeroed/1"), records).judged[0].lower
+    estimate = judged(above(KIND, "a", "b", ZEROED), records).judged[0].lower
     assert (estimate.mean, estimate.error) == (pytest.approx(4 / QUERIES), pytest.approx(0, abs=1e-12))
     assert (estimate.seeds, estimate.tasks) == (3, 50)
 
@@ -94,42 +109,42 @@ def test_only_common_tasks_are_compared():
     """The first tasks of the longer list, which are the same ones; means of another number are of these as well."""
     tasks = np.random.default_rng(0).uniform(0.4, 0.7, (3, 50))
     records = counted("a", tasks, 100) + counted("b", tasks[:, :20], 100)
-    estimate = judged(above(PANEL, "a", "b", "zeroed/1"), records).judged[0].lower
+    estimate = judged(above(KIND, "a", "b", ZEROED), records).judged[0].lower
     assert (estimate.mean, estimate.tasks) == (0, 20)
-    old = [{k: v for k, v in record.items() if k != "correct"} for record in records[3:]]
-    weaker = judged(above(PANEL, "a", "b", "zeroed/1"), records[:3] + old).judged[0].lower
+    old = [replace(m, record={k: v for k, v in m.record.items() if k != "correct"}) for m in records[3:]]
+    weaker = judged(above(KIND, "a", "b", ZEROED), records[:3] + old).judged[0].lower
     assert weaker.mean == pytest.approx(0, abs=1e-12)
     assert weaker.tasks == 0
 
 
 def test_a_claim_that_fails_is_not_supported():
     records = ends(a=[0.30, 0.41, 0.50], b=[0.40, 0.50, 0.61])
-    assert judged(above(PANEL, "a", "b", "zeroed/1"), records).outcome == "not supported"
+    assert judged(above(KIND, "a", "b", ZEROED), records).outcome == "not supported"
 
 
 def test_a_difference_smaller_than_claimed_is_not_supported():
     records = ends(a=[0.401, 0.501, 0.601], b=[0.40, 0.50, 0.60])
-    assert judged(above(PANEL, "a", "b", "zeroed/1"), records).outcome == "supported"
-    assert judged(above(PANEL, "a", "b", "zeroed/1", margin=0.005), records).outcome == "not supported"
+    assert judged(above(KIND, "a", "b", ZEROED), records).outcome == "supported"
+    assert judged(above(KIND, "a", "b", ZEROED, margin=0.005), records).outcome == "not supported"
 
 
 def test_noise_is_inconclusive_and_the_reason_says_how_many_seeds_would_decide():
-    verdict = judged(above(PANEL, "a", "b", "zeroed/1"), ends(a=[0.40, 0.47, 0.60], b=[0.45, 0.40, 0.50]))
+    verdict = judged(above(KIND, "a", "b", ZEROED), ends(a=[0.40, 0.47, 0.60], b=[0.45, 0.40, 0.50]))
     assert verdict.outcome == "inconclusive"
     assert verdict.reason == "here, a − b, zeroed/1, end: the same spread would not be decided with 12 seeds"
-    near = judged(above(PANEL, "a", "b", "zeroed/1"), ends(a=[0.46, 0.54, 0.62], b=[0.44, 0.50, 0.57]))
+    near = judged(above(KIND, "a", "b", ZEROED), ends(a=[0.46, 0.54, 0.62], b=[0.44, 0.50, 0.57]))
     assert near.reason.endswith("with 5 seeds")
 
 
 def test_two_seeds_are_not_testable_yet():
-    verdict = judged(above(PANEL, "a", "b", "zeroed/1"), ends(a=[0.9, 0.9], b=[0.1, 0.1]))
+    verdict = judged(above(KIND, "a", "b", ZEROED), ends(a=[0.9, 0.9], b=[0.1, 0.1]))
     assert (verdict.outcome, verdict.p) == ("not testable yet", None)
     assert verdict.reason == "needs 3 seeds, has 2"
 
 
 def test_seeds_between_two_looks_are_not_looked_at():
     records = ends(a=[0.31, 0.41, 0.51, 0.0], b=[0.30, 0.40, 0.50, 0.9])
-    assert judged(above(PANEL, "a", "b", "zeroed/1"), records).judged[0].lower.seeds == 3
+    assert judged(above(KIND, "a", "b", ZEROED), records).judged[0].lower.seeds == 3
 
 
 @pytest.mark.parametrize(
@@ -146,7 +161,7 @@ def test_alike_means_that_the_whole_interval_lies_within_the_margin(low, high, o
     t = math.sqrt(2) * 0.95 / math.sqrt(1 - 0.95**2)
     middle, spread = (low + high) / 2, (high - low) / 2 * math.sqrt(3) / t
     records = ends(a=[0.5 + middle - spread, 0.5 + middle, 0.5 + middle + spread], b=[0.5, 0.5, 0.5])
-    verdict = judged(same(PANEL, "a", "b", "zeroed/1", 0.01), records)
+    verdict = judged(same(KIND, "a", "b", ZEROED, 0.01), records)
     assert verdict.judged[0].interval == (pytest.approx(low), pytest.approx(high))
     assert verdict.outcome == outcome
 
@@ -154,8 +169,8 @@ def test_alike_means_that_the_whole_interval_lies_within_the_margin(low, high, o
 def test_refuting_a_claim_is_corrected_for_its_number_of_comparisons():
     """A p value of .02 refutes a claim of one comparison at 2.5 %, but not one of two."""
     records = ends(a=[0.42, 0.405, 0.395], b=[0.45, 0.45, 0.45], c=[0.1, 0.1, 0.1])
-    failing, fine = above(PANEL, "a", "b", "zeroed/1"), above(PANEL, "b", "c", "zeroed/1")
-    table = Table(lines("a", "b", "c"), records)
+    failing, fine = above(KIND, "a", "b", ZEROED), above(KIND, "b", "c", ZEROED)
+    table = Table(curves("a", "b", "c"), records)
     one, two = judge(claim_of(failing), table), judge(claim_of(failing, fine), table)
     assert 0.025 < one.judged[0].p_against < 0.05
     assert two.judged[0].p_against == pytest.approx(2 * one.judged[0].p_against)
@@ -164,21 +179,21 @@ def test_refuting_a_claim_is_corrected_for_its_number_of_comparisons():
 
 def test_a_claim_is_supported_when_all_its_comparisons_are():
     records = ends(a=[0.6, 0.61, 0.62], b=[0.5, 0.51, 0.52], c=[0.5, 0.6, 0.4])
-    table = Table(lines("a", "b", "c"), records)
-    sure, unsure = above(PANEL, "a", "b", "zeroed/1"), above(PANEL, "b", "c", "zeroed/1")
+    table = Table(curves("a", "b", "c"), records)
+    sure, unsure = above(KIND, "a", "b", ZEROED), above(KIND, "b", "c", ZEROED)
     assert judge(claim_of(sure), table).outcome == "supported"
     assert judge(claim_of(sure, unsure), table).outcome == "inconclusive"
-    assert judge(claim_of(sure, above(PANEL, "b", "a", "zeroed/1")), table).outcome == "not supported"
+    assert judge(claim_of(sure, above(KIND, "b", "a", ZEROED)), table).outcome == "not supported"
 
 
 def test_a_difference_of_differences_adds_and_takes_away_per_seed():
     records = ends(a=[0.5, 0.6, 0.7], b=[0.4, 0.5, 0.6], c=[0.3, 0.3, 0.3], d=[0.25, 0.25, 0.25])
-    readings = [Reading(name, "zeroed/1") for name in "abcd"]
-    claim = Comparison("", PANEL, (readings[0], readings[3]), (readings[1], readings[2]))
+    endpoints = [Endpoint(name, ZEROED) for name in "abcd"]
+    claim = Comparison("", KIND, (endpoints[0], endpoints[3]), (endpoints[1], endpoints[2]))
     assert judged(claim, records).judged[0].lower.mean == pytest.approx(0.05)
 
 
-SURE = above(PANEL, "a", "b", "zeroed/1")
+SURE = above(KIND, "a", "b", ZEROED)
 AHEAD = ends(a=[0.8, 0.8, 0.8], b=[0.5, 0.5, 0.5])
 BEHIND = ends(a=[0.5, 0.5, 0.5], b=[0.8, 0.8, 0.8])
 
@@ -196,7 +211,7 @@ BEHIND = ends(a=[0.5, 0.5, 0.5], b=[0.8, 0.8, 0.8])
 )
 def test_what_a_claim_speaks_of_decides_when_it_can_be_tested(speaks, records, before, there):
     for full, outcome in ((1000, before), (100, there)):
-        table = Table(lines("a", "b"), records, {(PANEL, name): full for name in "ab"})
+        table = Table(curves("a", "b"), records, {(KIND, name): full for name in "ab"})
         verdict = judge(claim_of(SURE, speaks=speaks), table)
         assert verdict.outcome == outcome
         assert (outcome == "not testable yet") == (verdict.reason == "here needs 1,000 updates, has 100")
@@ -205,7 +220,7 @@ def test_what_a_claim_speaks_of_decides_when_it_can_be_tested(speaks, records, b
 def test_a_verdict_is_given_at_the_last_stage_that_all_curves_have_reached():
     """One curve has gone further on all seeds, the other on one; the stage is the last with three seeds of both."""
     records = means({"a": [[0.5, 0.6, 0.9]] * 3, "b": [[0.4, 0.5, 0.95]] * 3})
-    records = [r for r in records if r["line"] == "a" or r["update"] < 100 or r["seed"] == 0]
+    records = [m for m in records if m.curve == "a" or m.record["update"] < 100 or m.seed == 0]
     verdict = judged(SURE, records)
     assert (verdict.judged[0].updates, verdict.outcome) == (20, "supported")
     assert data_and_updates(verdict) == "here, 20 updates"
@@ -220,43 +235,43 @@ def test_a_stage_with_a_thousand_counted_tasks_comes_before_a_later_one_with_mea
 
 
 def test_early_is_the_last_measurement_within_the_first_fifth_of_the_published_training():
-    table = Table(lines("a"), ends(a=[0.5]), {(PANEL, "a"): 100})
-    readings = [Reading("a", "zeroed/1")]
-    assert table.stage(PANEL, readings, "early") == (20, [0])
-    assert table.stage(PANEL, readings, "end") == (100, [0])
-    longer = Table(lines("a"), ends(a=[0.5]), {(PANEL, "a"): 1000})
-    assert longer.stage(PANEL, readings, "early") == (100, [0])
+    table = Table(curves("a"), ends(a=[0.5]), {(KIND, "a"): 100})
+    endpoints = [Endpoint("a", ZEROED)]
+    assert table.stage(KIND, endpoints, "early") == (20, [0])
+    assert table.stage(KIND, endpoints, "end") == (100, [0])
+    longer = Table(curves("a"), ends(a=[0.5]), {(KIND, "a"): 1000})
+    assert longer.stage(KIND, endpoints, "early") == (100, [0])
 
 
 def test_what_was_not_measured_is_said():
-    missing = above(PANEL, "a", "c", "zeroed/1")
-    verdict = judge(claim_of(SURE, missing), Table(lines("a", "b"), AHEAD))
+    missing = above(KIND, "a", "c", ZEROED)
+    verdict = judge(claim_of(SURE, missing), Table(curves("a", "b"), AHEAD))
     assert verdict.outcome == "not testable yet"
     assert verdict.reason == "not measured: a − c, zeroed/1, end"
-    refuted = judge(claim_of(SURE, missing), Table(lines("a", "b"), BEHIND))
+    refuted = judge(claim_of(SURE, missing), Table(curves("a", "b"), BEHIND))
     assert refuted.outcome == "not supported"
 
 
-def elsewhere(records: list[dict], panel: str) -> list[dict]:
-    return [record | {"panel": panel} for record in records]
+def elsewhere(records: list[Measurement], kind: TaskKind) -> list[Measurement]:
+    return [replace(measurement, kind=kind) for measurement in records]
 
 
 def test_several_bodies_of_evidence_must_agree():
-    there = above("there", "a", "b", "zeroed/1")
-    claim = replace(claim_of(SURE), authors=(there,))
-    both = [claim, replace(claim, comparisons=(above("nowhere", "a", "b", "zeroed/1"),))]
+    there = above(THERE, "a", "b", ZEROED)
+    claim = replace(claim_of(SURE), of_authors=(there,))
+    both = [claim, replace(claim, comparisons=(above(NOWHERE, "a", "b", ZEROED),))]
     cases = [(AHEAD, AHEAD, "supported"), (AHEAD, BEHIND, "inconclusive"), (AHEAD, [], "supported")]
     for ours, theirs, outcome in cases:
-        table = Table(lines("a", "b"), ours + elsewhere(theirs, "there"))
+        table = Table(curves("a", "b"), ours + elsewhere(theirs, THERE))
         verdict = judge_together(both, table)
         assert verdict.outcome == outcome
         assert len(verdict.judged) == 1 + bool(theirs)
     noise = ends(a=[0.40, 0.55, 0.60], b=[0.45, 0.50, 0.58])
-    assert judge_together(both, Table(lines("a", "b"), noise + elsewhere(AHEAD, "there"))).outcome == "supported"
+    assert judge_together(both, Table(curves("a", "b"), noise + elsewhere(AHEAD, THERE))).outcome == "supported"
 
 
 def test_nothing_measured_is_not_testable_yet():
-    assert judge_together([claim_of(SURE)], Table(lines("a", "b"), [])).outcome == "not testable yet"
+    assert judge_together([claim_of(SURE)], Table(curves("a", "b"), [])).outcome == "not testable yet"
 
 
 def test_updates_to_a_level_lie_on_the_line_between_evaluations():
@@ -285,7 +300,7 @@ def test_what_starts_above_all_of_the_other_has_no_upper_bound():
 def test_the_interval_of_a_ratio_never_has_zero_width(curve):
     """Three seeds that are alike to the last digit, as happens on a coarse grid of evaluations."""
     records = means({"fast": [curve] * 3, "slow": [[0.2, 0.3, 0.4]] * 3})
-    found = judged(faster(PANEL, "fast", "slow", "zeroed/1"), records).judged[0]
+    found = judged(faster(KIND, "fast", "slow", ZEROED), records).judged[0]
     low, high = found.interval
     assert low < found.lower.mean < high
     assert "in every seed" not in describe_interval(found)
@@ -294,19 +309,19 @@ def test_the_interval_of_a_ratio_never_has_zero_width(curve):
 def test_a_curve_that_is_clearly_faster_is_and_the_other_is_not():
     updates = (10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100)
     seeds = [0.9, 1.0, 1.1]
-    curves = {
+    shapes = {
         name: [[1 - math.exp(-update * seed / time) for update in updates] for seed in seeds]
         for name, time in (("fast", 20), ("slow", 80))
     }
-    table = Table(lines("fast", "slow", updates=updates), means(curves, updates))
-    assert judge(claim_of(faster(PANEL, "fast", "slow", "zeroed/1")), table).outcome == "supported"
-    assert judge(claim_of(faster(PANEL, "slow", "fast", "zeroed/1")), table).outcome == "not supported"
+    table = Table(curves("fast", "slow", updates=updates), means(shapes, updates))
+    assert judge(claim_of(faster(KIND, "fast", "slow", ZEROED)), table).outcome == "supported"
+    assert judge(claim_of(faster(KIND, "slow", "fast", ZEROED)), table).outcome == "not supported"
 
 
 def test_the_speed_of_lines_that_differ_by_their_seeds_alone_is_inconclusive():
     curves = [[0.2, 0.4, 0.8], [0.21, 0.38, 0.82], [0.19, 0.42, 0.78]]
     records = means({"a": curves, "b": curves[1:] + curves[:1]})
-    assert judged(faster(PANEL, "a", "b", "zeroed/1"), records).outcome == "inconclusive"
+    assert judged(faster(KIND, "a", "b", ZEROED), records).outcome == "inconclusive"
 
 
 def test_few_test_tasks_widen_the_interval_of_a_ratio():
@@ -326,8 +341,8 @@ def test_few_test_tasks_widen_the_interval_of_a_ratio():
 
 def test_updates_are_told_beside_those_of_the_published_training():
     def told(full: int | None) -> str:
-        known = {} if full is None else {(PANEL, name): full for name in "ab"}
-        return data_and_updates(judge(claim_of(SURE), Table(lines("a", "b"), ends(a=[1.0], b=[0.5]), known)))
+        known = {} if full is None else {(KIND, name): full for name in "ab"}
+        return data_and_updates(judge(claim_of(SURE), Table(curves("a", "b"), ends(a=[1.0], b=[0.5]), known)))
 
     assert [told(full) for full in (3000, 100, None)] == [
         "here, 100 of 3,000 updates",
@@ -358,10 +373,10 @@ def test_the_claim_of_section_b6_is_about_the_runs_of_figure_8():
 def test_the_published_lengths():
     setting = Setting("local")
     full = FIGURES["initialization-and-zeroing"].full_updates(setting)
-    assert {panel.split(",")[0]: end for (panel, _), end in full.items()} == {"Omniglot": 3000, "CIFAR-FS": 30_000}
+    assert {kind.data: end for (kind, _), end in full.items()} == {"Omniglot": 3000, "CIFAR-FS": 30_000}
     assert set(FIGURES["inner-steps"].full_updates(setting).values()) == {17_500}
     assert set(FIGURES["inner-steps"].full_updates(Setting("local", "paper")).values()) == {30_000}
     assert set(FIGURES["exact-reformulation"].full_updates(setting).values()) == {20_000}
     for spec in FIGURES.values():
         full = spec.full_updates(setting)
-        assert all(line.updates[-1] <= full[line.panel, line.name] for line in spec.lines(setting))
+        assert all(curve.updates[-1] <= full[curve.kind, curve.name] for curve in spec.curves(setting))

@@ -14,10 +14,10 @@ from torch.nn.utils.parametrize import register_parametrization
 
 import reference
 from metacontrast import FewShotClassifier
-from metacontrast.analysis.task_view import view_task
 from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.data.episodes import EpisodeSampler
+from metacontrast.diagnostics.task_view import view_task
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import Engine, meta_gradient
 from metacontrast.maml.inner import Inner, adapt

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from explained_tasks import tasks
-from metacontrast.analysis.contrastiveness import explain_tasks
+from metacontrast.diagnostics.explanation import explain
 from metacontrast.errors import InputError
-from metacontrast.maml.engine import meta_gradient
+from metacontrast.maml.engine import arithmetic, meta_gradient
 from metacontrast.maml.inner import Inner
-from metacontrast.maml.precision import arithmetic
 from metacontrast.model.model import Model
 from metacontrast.training.objective import contrastive_gradient
 from metacontrast.types import map_params
@@ -154,7 +153,7 @@ class Watching(nn.Module):
 seen: list[list[str]] = []
 
 
-@pytest.mark.parametrize("work", [meta_gradient, contrastive_gradient, explain_tasks])
+@pytest.mark.parametrize("work", [meta_gradient, contrastive_gradient, explain])
 def test_computations_are_of_single_precision_where_a_script_asked_for_less(work):
     """`set_float32_matmul_precision` is in many a script; the library's own option decides."""
     model = Model(Watching(), 3)

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metacontrast.model import norm_block as blocks
-from metacontrast.model.convolution import Geometry
-from metacontrast.model.fusion import FusedSequential, fuse
-from metacontrast.model.norm_block import convolution_block, norm_block
-from metacontrast.model.norm_kernels import Layout
+from metacontrast.model.fused import block as blocks
+from metacontrast.model.fused.block import convolution_block, norm_block
+from metacontrast.model.fused.convolution import Geometry
+from metacontrast.model.fused.kernels import BlockLayout
+from metacontrast.model.fused.sequential import FusedSequential, fuse
 from metacontrast.model.normalization import TaskBatchNorm
 
 TOLERANCE = 1e-12
@@ -26,7 +26,7 @@ def randn(*shape: int, seed: int) -> Tensor:
     return values.requires_grad_()
 
 
-def textbook(x: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, layout: Layout) -> Tensor:
+def textbook(x: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, layout: BlockLayout) -> Tensor:
     outputs = []
     for task in F.conv2d(x, weight, bias, *GEOMETRY).split(layout.size):
         z = F.leaky_relu(task, float(layout.before)) if layout.before != 1 else task
@@ -65,7 +65,7 @@ def assert_close(found: list[Tensor], expected: list[Tensor]) -> None:
 def test_a_block_and_its_derivatives_are_the_textbooks(monkeypatch, parts, before, after, window, size, reference):
     """Tasks side by side, statistics from few or all images, odd sizes, γ of either sign, a few images at a time."""
     monkeypatch.setattr(blocks, "_CACHE_BYTES", 3000 if parts == "in parts" else 2**20)
-    layout = Layout(size, reference, before, after, window)
+    layout = BlockLayout(size, reference, before, after, window)
     inputs = [randn(*shape, seed=3 * i) for i, shape in enumerate([(12, 2, 7, 6), (3, 2, 3, 3), (3,), (3,), (3,)])]
     assert min(inputs[3]) < 0 < max(inputs[3])
     found = with_derivatives(
@@ -78,7 +78,7 @@ def test_a_scale_of_zero_takes_the_first_of_each_window():
     """All elements of a window are equal then, and PyTorch's pooling takes the first."""
     y, gamma, beta = randn(4, 2, 4, 4, seed=0), torch.zeros(2, dtype=torch.float64), randn(2, seed=1)
     gamma.requires_grad_()
-    layout = Layout(4, 4, 1.0, 1.0, 2)
+    layout = BlockLayout(4, 4, 1.0, 1.0, 2)
     ours = torch.autograd.grad(norm_block(y, gamma, beta, layout, 1e-5).square().sum(), [gamma, beta])
     plain = F.max_pool2d(F.batch_norm(y, None, None, gamma, beta, training=True), 2)
     theirs = torch.autograd.grad(plain.square().sum(), [gamma, beta])
@@ -92,7 +92,7 @@ def test_numbers_far_from_zero_keep_their_variance_in_single_precision():
     """
     y = (1000 + randn(8, 3, 9, 9, seed=0)).detach()
     one = torch.ones(3)
-    found = norm_block(y.float(), one, 0 * one, Layout(8, 8, 1.0, 1.0, 1), 1e-5)
+    found = norm_block(y.float(), one, 0 * one, BlockLayout(8, 8, 1.0, 1.0, 1), 1e-5)
     expected = F.batch_norm(y.float().double(), None, None, one.double(), training=True)
     assert (found - expected).abs().max() < 1e-3
 
@@ -101,7 +101,7 @@ def test_what_is_not_a_number_stays_visible():
     y = randn(4, 2, 4, 4, seed=0).detach()
     y[1, 0, 2, 2] = float("nan")
     one = torch.ones(2, dtype=torch.float64)
-    found = norm_block(y, one, one, Layout(4, 4, 0.0, 1.0, 2), 1e-5)
+    found = norm_block(y, one, one, BlockLayout(4, 4, 0.0, 1.0, 2), 1e-5)
     assert found[:, 0].isnan().all()
     assert found[:, 1].isfinite().all()
 
@@ -110,7 +110,7 @@ def test_bfloat16_rounds_to_the_nearest_even():
     """Statistics are sums of the rounded input in single precision, so that one rounding of the output is all."""
     y = randn(6, 4, 8, 8, seed=0).detach().bfloat16()
     gamma, beta = torch.rand(4), torch.rand(4)
-    found = norm_block(y, gamma, beta, Layout(6, 6, 0.0, 1.0, 1), 1e-5)
+    found = norm_block(y, gamma, beta, BlockLayout(6, 6, 0.0, 1.0, 1), 1e-5)
     expected = F.batch_norm(F.relu(y.double()), None, None, gamma.double(), beta.double(), training=True)
     assert found.dtype == torch.bfloat16
     assert (found.double() - expected).abs().max() <= expected.abs().max() * 2**-8

@@ -181,7 +181,7 @@ def test_zero_head_keeps_the_encoder_and_takes_any_number_of_ways():
         (lambda: resnet12(image_size=8), "too small for resnet12"),
         (lambda: build_encoder("conv4", (3, 84, 80)), "square images"),
         (lambda: Model(nn.Flatten(), ways=5), "pass feature_size"),
-        (lambda: Model(nn.Flatten(), ways=1, feature_size=3), "at least 2 classes"),
+        (lambda: Model(nn.Flatten(), ways=0, feature_size=3), "2 classes or more"),
     ],
 )
 def test_impossible_models_are_refused(build, message):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from metacontrast.plots.illustration import draw_illustration
+from metacontrast.plots.theory import draw_illustration
 
 
 def test_bars_are_the_outputs_and_dashes_the_targets():

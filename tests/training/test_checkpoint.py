@@ -6,8 +6,8 @@ from safetensors.torch import save_file
 
 from failing_disk import no_more_than
 from metacontrast.errors import InputError
-from metacontrast.training.checkpoint import Stored, load, params_from_tensors, params_to_tensors, save
-from metacontrast.types import Head, Params
+from metacontrast.training.checkpoint import Stored, load, params_from_tensors, save
+from metacontrast.types import Head, Params, to_named
 
 STORED = Stored({"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3)}, {"updates": 7})
 
@@ -58,7 +58,7 @@ def test_a_failing_disk_leaves_the_old_checkpoint(tmp_path):
 
 def test_parameters_of_another_shape_are_refused_by_name():
     params = Params({"w": torch.zeros(2, 2)}, Head(torch.zeros(3, 4), torch.zeros(3)))
-    tensors = params_to_tensors(params)
+    tensors = to_named(params)
     assert set(tensors) == {"encoder.w", "head.weight", "head.bias"}
     tensors["encoder.w"] = torch.zeros(5)
     with pytest.raises(InputError, match=r"here does not fit its configuration: encoder\.w"):

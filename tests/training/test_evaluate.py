@@ -9,13 +9,12 @@ import torch
 
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.errors import InputError
-from metacontrast.free_memory import FILLED
 from metacontrast.maml.engine import Engine
 from metacontrast.maml.inner import Inner, adapt
+from metacontrast.memory import FILLED, peak_bytes
 from metacontrast.model.encoders import build_encoder
 from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model
-from metacontrast.tensor_bytes import peak_bytes
 from metacontrast.training import evaluate as evaluation_module
 from metacontrast.training.evaluate import Evaluation, confidence_interval, evaluate, logits_after
 from metacontrast.types import Episode, map_params

@@ -17,8 +17,8 @@ import torch
 from failing_disk import Killed, die, fail_once, no_more_than, watched
 from metacontrast.errors import InputError
 from metacontrast.training import checkpoint, config, records
+from metacontrast.training.checkpoint import load_state
 from metacontrast.training.run import load_run, open_run
-from metacontrast.training.saved_state import load_state
 from small_run import IMAGES, SMALL, content, linear_encoder, train_small
 
 

@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import load_file
 
 from host_program import RUNS, SHARED, UPDATES
-from metacontrast.experiments.grid import Place
-from metacontrast.experiments.pool import carry_out_all
-from metacontrast.training.ranks import ALONE
+from metacontrast.experiments.runners import Grid, RunContext, Status, execute_all
+from metacontrast.experiments.runners.local import run_locally
+from metacontrast.training.distributed import ALONE
 from metacontrast.training.records import read_records
 from rank_program import trained
 
@@ -244,7 +244,8 @@ def test_a_grid_on_two_machines_goes_on_when_one_was_cut_off(hosts, cluster, tmp
     time.sleep(10)
     hosts.bring_back("two")
     assert command.ended().splitlines().count("complete") == len(RUNS)
-    assert set(dict(carry_out_all(RUNS, Place(tmp_path / "local"), 1, lambda: False)).values()) == {"complete"}
+    grid = Grid(RUNS, RunContext(tmp_path / "local"), 1, lambda: False)
+    assert {report.status for report in execute_all(grid, run_locally)} == {Status.COMPLETE}
     for run in RUNS:
         one, other = (run.folder(tmp_path / name) for name in ("ray", "local"))
         assert read_records(one / "records.jsonl")[1:] == read_records(other / "records.jsonl")[1:]

@@ -10,13 +10,12 @@ import pytest
 import torch
 
 from metacontrast.errors import InputError
-from metacontrast.free_memory import free_bytes
-from metacontrast.tensor_bytes import MoreThanAllowed, peak_bytes
-from metacontrast.training import memory, need
+from metacontrast.memory import MoreThanAllowed, free_bytes, peak_bytes
+from metacontrast.training import memory
 from metacontrast.training.config import TrainConfig
-from metacontrast.training.memory import fit_to_memory
-from metacontrast.training.need import need_of_update
-from metacontrast.training.step import Resources, initial_state, update
+from metacontrast.training.memory import estimate_memory, fit_to_memory
+from metacontrast.training.step import Resources
+from metacontrast.training.train_run import initial_state, outer_step
 from toy_images import noisy_images
 
 IMAGES = noisy_images(seed=0), noisy_images(seed=1)
@@ -69,29 +68,29 @@ def test_work_is_broken_off_where_it_outgrows_what_is_allowed():
 )
 def test_the_need_is_what_an_updates_tensors_hold(changed, order, resources, monkeypatch):
     """Images, parameters and moments included: never less than counted in full, and at most 1.4 times as much."""
-    monkeypatch.setattr(need, "_BESIDE_TENSORS", {"loop": 1, "vmap": 1})
+    monkeypatch.setattr(memory, "_BESIDE_TENSORS", {"loop": 1, "vmap": 1})
     config = replace(SMALL, order=order, **changed)
     model = config.model(IMAGES[0].shape)
 
     def run() -> None:
         state = initial_state(config, model, "cpu")
-        update(state, model, config.training_tasks(IMAGES[0]).batch(range(config.meta_batch)), config, resources)
+        outer_step(config, model, resources)(state, config.training_tasks(IMAGES[0]).batch(range(config.meta_batch)))
 
     counted = peak_bytes(run)
-    assert counted <= need_of_update(config, IMAGES, resources).total <= 1.4 * counted
+    assert counted <= estimate_memory(config, IMAGES, resources).total <= 1.4 * counted
 
 
 def test_every_worker_has_tasks_of_its_own():
     """Twelve small tasks come in two sixes, whatever the number of workers."""
     config = replace(SMALL, meta_batch=12)
-    one, two, many = (need_of_update(config, IMAGES, Resources(workers=n)) for n in (1, 2, 9))
+    one, two, many = (estimate_memory(config, IMAGES, Resources(workers=n)) for n in (1, 2, 9))
     assert two.total - one.total == one.part
     assert (one.parts, many.parts) == (1, 2)
 
 
 def test_the_contrastive_objective_is_measured_too():
     config = replace(SMALL, objective="contrastive", inner_scope="head", inner_steps=1)
-    assert need_of_update(config, IMAGES, VMAP).part > 0
+    assert estimate_memory(config, IMAGES, VMAP).part > 0
 
 
 def free(monkeypatch: pytest.MonkeyPatch, size: int | None) -> None:
@@ -106,7 +105,7 @@ def test_the_chunk_is_the_largest_that_fits(monkeypatch):
     assert fit_to_memory(SMALL, IMAGES, VMAP)[0].chunk == SMALL.meta_batch
     assert fit_to_memory(SMALL, IMAGES, replace(VMAP, chunk=3))[0].chunk == 3
     assert fit_to_memory(SMALL, IMAGES, LOOP)[0].chunk is None
-    whole = need_of_update(SMALL, IMAGES, VMAP)
+    whole = estimate_memory(SMALL, IMAGES, VMAP)
     for tasks in (1, 2, 3):
         free(monkeypatch, int((whole.fixed + (tasks + 0.5) * whole.part) / 0.8))
         assert fit_to_memory(SMALL, IMAGES, VMAP)[0].chunk == tasks
@@ -126,7 +125,7 @@ def test_the_chunk_is_the_largest_that_fits(monkeypatch):
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_with_the_flag_to_change(changed, resources, parts_that_fit, message, monkeypatch):
     config = replace(SMALL, **changed)
-    whole = need_of_update(config, IMAGES, resources)
+    whole = estimate_memory(config, IMAGES, resources)
     free(monkeypatch, int(whole.fixed + parts_that_fit * whole.part))
     with pytest.raises(InputError, match=message + "; or say with --memory how many GB may be taken$"):
         fit_to_memory(config, IMAGES, resources)
@@ -159,10 +158,11 @@ IN_A_PROCESS = """
 import resource, sys, torch
 from dataclasses import replace
 from pathlib import Path
-from metacontrast.cli.allocator import keep_freed_memory
+from metacontrast.memory import keep_freed_memory
 from metacontrast.training.config import TrainConfig
-from metacontrast.training.need import need_of_update
-from metacontrast.training.step import Resources, initial_state, update
+from metacontrast.training.memory import estimate_memory
+from metacontrast.training.step import Resources
+from metacontrast.training.train_run import initial_state, outer_step
 from toy_images import noisy_images
 
 def resident():
@@ -172,7 +172,7 @@ def updates(config, images, count, resources=Resources()):
     model, tasks = config.model(images.shape), config.training_tasks(images)
     state = initial_state(config, model, "cpu")
     for first in range(0, count * config.meta_batch, config.meta_batch):
-        update(state, model, tasks.batch(range(first, first + config.meta_batch)), config, resources)
+        outer_step(config, model, resources)(state, tasks.batch(range(first, first + config.meta_batch)))
         yield resident()
 
 keep_freed_memory()
@@ -203,7 +203,7 @@ list(updates(replace(config, filters=4), noisy_images(size=36), 1, resources))
 images, before = noisy_images(size=84), resident()
 list(updates(config, images, 1, resources))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
-print(need_of_update(config, (images, images), resources).total)
+print(estimate_memory(config, (images, images), resources).total)
 """
     measured, needed = in_a_process(code, order, engine)
     assert 0.67 <= needed / measured <= most

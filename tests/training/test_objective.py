@@ -8,7 +8,7 @@ import torch
 from metacontrast.errors import InputError
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.objective import contrastive_gradient
-from metacontrast.training.step import initial_state, update
+from metacontrast.training.train_run import initial_state, outer_step
 from metacontrast.types import Episode, map_params, to_tensors
 from toy_images import noisy_images
 
@@ -31,7 +31,7 @@ def double_batch(config, first):
 def parameters_after(config, updates=50):
     model, state = double_state(config)
     for number in range(updates):
-        update(state, model, double_batch(config, number), config)
+        outer_step(config, model)(state, double_batch(config, number))
     return torch.cat([t.flatten() for t in to_tensors(state.params)])
 
 
@@ -80,7 +80,7 @@ def test_the_metrics_are_those_of_the_adapted_head():
     seen = []
     for objective in ("maml", "contrastive"):
         model, state = double_state(config)
-        seen.append(update(state, model, double_batch(config, 0), dataclasses.replace(config, objective=objective)))
+        seen.append(outer_step(dataclasses.replace(config, objective=objective), model)(state, double_batch(config, 0)))
     assert torch.allclose(seen[0].loss, seen[1].loss, rtol=1e-12)
     assert torch.equal(seen[0].accuracy, seen[1].accuracy)
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from metacontrast.errors import InputError
-from metacontrast.training.ranks import ALONE, Ranks, joined
+from metacontrast.training.distributed import ALONE, Distributed, joined
 from rank_program import CONFIGS, trained
 
 PROGRAM = Path(__file__).parents[1] / "rank_program.py"
@@ -41,7 +41,7 @@ def run_in_processes(count, folder):
     command = [sys.executable, PROGRAM, folder]
     processes = [subprocess.Popen(command, env=each, stderr=subprocess.PIPE) for each in environments]
     for process in processes:
-        _, complaint = process.communicate(timeout=120)
+        _, complaint = process.communicate(timeout=600)
         assert process.returncode == 0, complaint.decode()
     return [load_file(folder / f"{rank}.safetensors") for rank in range(count)]
 
@@ -72,14 +72,14 @@ def test_what_one_process_is_asked_all_are(two_ranks):
 @pytest.mark.parametrize("tasks", [5, 6, 32])
 def test_every_task_belongs_to_one_rank(count, tasks):
     update = range(tasks, 2 * tasks)
-    shares = [Ranks(rank, count).own(update) for rank in range(count)]
+    shares = [Distributed(rank, count).shard(update) for rank in range(count)]
     assert [task for share in shares for task in share] == list(update)
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_more_processes_than_tasks_are_refused():
     with pytest.raises(InputError, match="2 tasks cannot be shared by 3 processes: start at most 2"):
-        Ranks(0, 3).own(range(2))
+        Distributed(0, 3).shard(range(2))
 
 
 def test_without_torchrun_a_process_is_alone():
@@ -139,7 +139,7 @@ def test_a_training_goes_on_with_another_number_of_processes(tmp_path):
     process = torchrun(2, out)
     wait_for_update(out, 12)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
+    process.communicate(timeout=600)
     done = len((out / "records.jsonl").read_text().splitlines())
     assert done < UPDATES
     process = torchrun(3, out, "--resume")

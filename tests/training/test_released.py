@@ -16,7 +16,7 @@ from torch import nn
 from metacontrast.cli.main import run
 from metacontrast.errors import InputError
 from metacontrast.model.normalization import TaskBatchNorm
-from metacontrast.training.released import load_released
+from metacontrast.training.authors_checkpoints import load_released
 from metacontrast.training.run import load_run
 from metacontrast.types import map_params, to_tensors
 

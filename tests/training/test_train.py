@@ -12,8 +12,7 @@ from metacontrast.training import checkpoint
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import read_records
 from metacontrast.training.run import load_run, open_run
-from metacontrast.training.step import initial_state, update
-from metacontrast.training.train import train
+from metacontrast.training.train_run import initial_state, outer_step, train_run
 from metacontrast.types import Episode, Params, map_params, to_tensors
 from toy_images import noisy_images
 
@@ -34,7 +33,7 @@ SMALL = TrainConfig(
 def run_training(path, config=SMALL, *, resume=False, stop_after=None):
     seen = []
     with open_run(path, config, (TRAIN, TEST), "cpu", resume=resume) as run:
-        status = train(
+        status = train_run(
             config,
             run,
             TRAIN,
@@ -64,7 +63,7 @@ def test_an_update_is_the_references_with_plain_gradient_descent(head):
     start = map_params(torch.clone, state.params)
     batch = config.training_tasks(TRAIN).batch(range(2))
     episodes = Episode(batch.support_x.double(), batch.support_y, batch.query_x.double(), batch.query_y)
-    update(state, model, episodes, config)
+    outer_step(config, model)(state, episodes)
     tasks = [Episode(*parts) for parts in zip(*episodes, strict=True)]
     expected = reference.outer_update(
         model.features, start, tasks, 0.1, config.inner_steps, config.inner_lr, zeroed=head == "zeroed"
@@ -149,9 +148,9 @@ def test_a_loss_that_is_not_finite_stops_with_update_and_tasks_named(tmp_path):
 
 
 def test_divergence_later_on_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
-    from metacontrast.training import step as module
+    from metacontrast.training import train_run as module
 
-    real, calls = module.batch_gradient, []
+    real, calls = module.meta_gradient, []
 
     def poisoned(*arguments, **options):
         calls.append(1)
@@ -160,7 +159,7 @@ def test_divergence_later_on_leaves_the_last_good_checkpoint(tmp_path, monkeypat
             gradient = Params(gradient.encoder, gradient.head._replace(weight=gradient.head.weight * float("nan")))
         return gradient, metrics
 
-    monkeypatch.setattr(module, "batch_gradient", poisoned)
+    monkeypatch.setattr(module, "meta_gradient", poisoned)
     with pytest.raises(
         InputError, match=r"not finite in update 4, tasks 6 to 7: .* last good checkpoint, after update 2, is in"
     ):

@@ -13,6 +13,7 @@ m = mean |φ|², so that λ means the same for features of every length. All but
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import groupby
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
@@ -26,9 +27,9 @@ from metacontrast.classifier.support import balanced_weights
 from metacontrast.errors import InputError, check_choice
 from metacontrast.fields import check_fields
 from metacontrast.maml.inner import Inner, trajectory
-from metacontrast.model.head import class_means, one_hot, prototype_head, zero_head
+from metacontrast.model.head import HeadKind, class_means, draw_head, one_hot, prototype_head, zero_head
 from metacontrast.model.model import Model
-from metacontrast.types import Head, Params
+from metacontrast.types import Head, Params, map_params
 
 Method = Literal["adapted", "prototype", "ridge", "logistic"]
 HeadChoice = Literal["adapted", "prototype", "ridge", "logistic", "auto"]
@@ -72,6 +73,7 @@ class Plan:
         folds: the most parts of the cross-validation; 0 leaves it out.
         reject: the share of images of known classes that may be refused; None refuses nothing.
         fallback: what `auto` is where no image can be held out.
+        random_head: the seed of the random head to start from; None starts from the model's own, a head of zeros.
     """
 
     inner: Inner
@@ -80,6 +82,7 @@ class Plan:
     folds: int = 5
     reject: float | None = None
     fallback: Method = "adapted"
+    random_head: int | None = None
 
     __post_init__ = check_fields
 
@@ -123,6 +126,7 @@ def make_plan(
     reject: Any,
     baseline: Any = None,
     head: Any = None,
+    random_head: Any = None,
     default_head: HeadChoice = "adapted",
 ) -> Plan:
     """The plan that the classifier's parameters ask for; None stands for what the model was trained with.
@@ -149,10 +153,12 @@ def make_plan(
         raise InputError(
             f"reject={reject!r} is set on held-out images, and folds=0 holds out none: leave out one of them"
         )
+    if not (random_head is None or (_is_whole(random_head, 0) and random_head < 2**63)):
+        raise InputError(f"random_head={random_head!r}, but it must be a seed, 0 or more; left out the head is zero")
     own = max(inner.steps, 1) if steps is None or automatic else int(steps)
     if own > MOST_STEPS:
         raise InputError(f"steps={own}, but it must be {MOST_STEPS} or less")
-    asked = steps is not None or lr is not None or scope is not None
+    asked = any(each is not None for each in (steps, lr, scope, random_head))
     named: dict[Any, HeadChoice] = {"prototype": "prototype", "auto": "auto", "none": "adapted"}
     chosen: HeadChoice | None = head or named.get(baseline)
     wanted = replace(inner, steps=own, lr=float(lr or inner.lr), scope=scope or inner.scope)
@@ -163,6 +169,7 @@ def make_plan(
         int(folds),
         None if reject is None else float(reject),
         "adapted" if default_head == "adapted" else "ridge",
+        None if random_head is None else int(random_head),
     )
 
 
@@ -173,19 +180,44 @@ def check_max_pixels(value: Any) -> int:
     return int(value)
 
 
-def task_start(model: Model, params: Params, ways: int) -> tuple[Model, Params]:
+def task_start(model: Model, params: Params, ways: int, random_head: int | None = None) -> tuple[Model, Params]:
     """The model for that many classes, and where its inner loop starts: a head of zeros unless it was trained to start
     otherwise without knowing the number of classes.
+
+    Args:
+        random_head: start from a random head of this seed instead, which a zeroed head is compared with.
     """
+    if random_head is not None:
+        like, generator = params.head.weight, torch.Generator().manual_seed(random_head)
+        drawn = draw_head(ways, model.feature_size, params.head.bias is not None, 1.0, generator)
+        return _for_task(model, ways, "learned"), map_params(lambda t: t.to(like), Params(params.encoder, drawn))
     if model.head in ("shared", "prototype"):
-        return model.with_ways(ways), params
-    return replace(model, ways=ways, head="zeroed"), zero_head(params, ways)
+        return _for_task(model, ways, model.head), params
+    return _for_task(model, ways, "zeroed"), zero_head(params, ways)
+
+
+@lru_cache(maxsize=16)
+def _for_task(model: Model, ways: int, head: HeadKind) -> Model:
+    """The model for such tasks; kept, since making one copies the encoder several times."""
+    return replace(model, ways=ways, head=head)
 
 
 def on_features(
-    model: Model, params: Params, features: Float[Tensor, "support feature"]
-) -> tuple[Model, Params, Float[Tensor, "support feature 1 1"]]:
-    """The model, its parameters and its images where features stand for images: what a frozen encoder leaves to do."""
+    model: Model, params: Params, x: Float[Tensor, "image channel height width"], reference: int = 0
+) -> tuple[Model, Params, Float[Tensor, "image feature 1 1"]]:
+    """Features in place of images: where the head alone moves they are the same at every step.
+
+    Args:
+        reference: how many of the images, from the first on, normalize all; 0 is all.
+    """
+    with torch.no_grad():
+        return with_features(model, params, model.features(params.encoder, x, reference))
+
+
+def with_features(
+    model: Model, params: Params, features: Float[Tensor, "image feature"]
+) -> tuple[Model, Params, Float[Tensor, "image feature 1 1"]]:
+    """The same of features that are there already."""
     flat = Model(nn.Flatten(), model.ways, model.feature_size, model.head, model.head_bias)
     return flat, Params({}, params.head), features[:, :, None, None]
 
@@ -207,13 +239,12 @@ def solve(
     stepping = sorted(each for each in candidates if each.method == "adapted")
     if stepping and inner.scope == "encoder":
         raise InputError("the model adapts its encoder alone, and a zeroed head stays zero: pass scope='all' or 'head'")
-    with torch.no_grad():
-        features = model.features(params.encoder, x)
-    if PROTOTYPE in candidates:
-        yield PROTOTYPE, Params(params.encoder, prototype_head(class_means(features, y, model.ways)))
-    for candidate, head in _closed_forms(features, y, model.ways, candidates):
-        yield candidate, Params(params.encoder, head)
-    moving = on_features(model, params, features) if inner.scope == "head" else (model, params, x)
+    if len(stepping) < len(candidates):
+        with torch.no_grad():
+            features = model.features(params.encoder, x)
+        for candidate, head in _closed_forms(features, y, model.ways, candidates):
+            yield candidate, Params(params.encoder, head)
+    moving = on_features(model, params, x) if stepping and inner.scope == "head" else (model, params, x)
     for lr, group in groupby(stepping, key=lambda candidate: candidate.lr):
         wanted = {candidate.steps: candidate for candidate in group}
         steps = replace(inner, lr=lr, steps=max(wanted), order="first")
@@ -225,6 +256,8 @@ def solve(
 def _closed_forms(
     features: Float[Tensor, "support feature"], y: Int[Tensor, " support"], ways: int, candidates: Sequence[Candidate]
 ) -> Iterator[tuple[Candidate, Head]]:
+    if PROTOTYPE in candidates:
+        yield PROTOTYPE, prototype_head(class_means(features, y, ways))
     ridges = [each for each in candidates if each.method == "ridge"]
     heads = ridge_heads(features, y, ways, [each.strength for each in ridges])
     yield from zip(ridges, heads, strict=True)

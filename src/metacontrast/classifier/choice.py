@@ -31,7 +31,7 @@ from metacontrast.classifier.reading import Read
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.classifier.storage import State
 from metacontrast.classifier.support import Support
-from metacontrast.data.gather import Item
+from metacontrast.data.decode import Item
 
 DRAWINGS, SMALL, PHOTOS = ("omniglot-conv4",), ("cifar-fs-conv4",), ("photos", "photos-small")
 PER_CLASS, IN_ALL = 20, 400

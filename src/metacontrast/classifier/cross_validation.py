@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from metacontrast.classifier.candidates import Candidate, Method, solve
+from metacontrast.classifier.candidates import Candidate, Method, on_features, solve
 from metacontrast.classifier.confidence import cross_entropy, fit_temperature
 from metacontrast.classifier.support import balanced_weights, held_out_folds
 from metacontrast.maml.inner import Inner
@@ -123,8 +123,13 @@ def cross_validate(
     for rows in track(held_out_folds(y.cpu(), folds), "cross-validating", "fold"):
         held = torch.zeros_like(y, dtype=torch.bool)
         held[torch.from_numpy(rows)] = True
-        for candidate, adapted in solve(model, params, x[~held], y[~held], inner, candidates):
-            parts.setdefault(candidate, []).append(_answer(model, adapted, x[~held], y[~held], x[held], y[held]))
+        rest, rest_y, apart = x[~held], y[~held], x[held]
+        net, start = model, params
+        if inner.scope == "head":
+            net, start, features = on_features(model, params, torch.cat([rest, apart]), len(rest))
+            rest, apart = features[: len(rest)], features[len(rest) :]
+        for candidate, adapted in solve(net, start, rest, rest_y, inner, candidates):
+            parts.setdefault(candidate, []).append(_answer(net, adapted, rest, rest_y, apart, y[held]))
     return {candidate: _joined(found) for candidate, found in parts.items()}
 
 

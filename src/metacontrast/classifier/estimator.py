@@ -1,7 +1,7 @@
 """`FewShotClassifier`: scikit-learn's conventions around a meta-trained model or a pretrained encoder."""
 
 import logging
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,9 +26,8 @@ from metacontrast.classifier.sharing import Sharing
 from metacontrast.classifier.starting_point import INNER, StartingPoint
 from metacontrast.classifier.storage import State
 from metacontrast.classifier.support import join, make_support
-from metacontrast.data.decode import MAX_PIXELS
+from metacontrast.data.decode import MAX_PIXELS, Item
 from metacontrast.data.folder import Nested
-from metacontrast.data.gather import Item
 from metacontrast.device import find_device
 from metacontrast.fields import as_declared, no_type_check
 from metacontrast.maml.inner import Inner
@@ -62,6 +61,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
         baseline: the older name of two heads: `prototype`, and `auto`.
         folds: the most parts of the cross-validation that sets temperature, rejection and `compare_`; 0 leaves it out.
         reject: the share of images of known classes that may be refused so that unknown ones are; None refuses nothing.
+        random_head: start from a random head of this seed, not from zeros, to see what the zeros are good for.
         reject_label: what `predict` calls a refused image, no class's label. With None the labels are objects; with a
             label of the classes' kind, such as `"unknown"` among texts or -1 among numbers, they stay of that kind,
             which scikit-learn's reports need.
@@ -95,6 +95,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
         baseline: Baseline | None = None,
         folds: int = 5,
         reject: float | None = None,
+        random_head: int | None = None,
         reject_label: Hashable = None,
         nested: Nested = "classes",
         max_pixels: int = MAX_PIXELS,
@@ -107,10 +108,11 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
         self.head = head
         self.steps = steps
         self.lr = lr
-        self.scope = scope
+        self.scope: Literal["head", "all"] | None = scope
         self.baseline = baseline
         self.folds = folds
         self.reject = reject
+        self.random_head = random_head
         self.reject_label = reject_label
         self.nested: Nested = nested
         self.max_pixels = max_pixels
@@ -198,8 +200,13 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
 
     def explain(self, image: Any) -> Explanation:
         """What each support image did for and against the answer to one image."""
+        return self.explainer()(image)
+
+    def explainer(self) -> Callable[[Any], Explanation]:
+        """`explain` for many images: what does not depend on the image is computed once."""
         state = self._fitted_state()
-        return explainer(state.start, state.support, state.fitted, state.plan.inner)(self._pixels(as_items([image]))[0])
+        explain_pixels = explainer(state.start, state.support, state.fitted, state.plan)
+        return lambda image: explain_pixels(self._pixels(as_items([image]))[0])
 
     def draw_explanation(self, image: Any, count: int = 8) -> "Figure":
         """`explain` as a matplotlib figure: the image, and the `count` support images that mattered most."""
@@ -218,7 +225,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
             explain: give every prediction its explanation.
         """
         state, fitted = self._fitted_state(), self._fitted_state().fitted.on(find_device(self.device))
-        why = explainer(state.start, state.support, state.fitted, state.plan.inner) if explain else None
+        why = explainer(state.start, state.support, state.fitted, state.plan) if explain else None
         stream = state.start.images.read_each(as_items(X), check_max_pixels(self.max_pixels))
         return predict_each(fitted, state.support.classes, stream, why)
 
@@ -246,7 +253,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
 
     @property
     def _wishes(self) -> dict[str, Any]:
-        names = ("steps", "lr", "scope", "baseline", "head", "folds", "reject")
+        names = ("steps", "lr", "scope", "baseline", "head", "folds", "reject", "random_head")
         return {name: getattr(self, name) for name in names}
 
     def _plan(self, start: StartingPoint) -> Plan:

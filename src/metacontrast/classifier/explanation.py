@@ -29,13 +29,13 @@ from jaxtyping import Float, Int, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metacontrast.classifier.candidates import Candidate, penalty_unit
+from metacontrast.classifier.candidates import Candidate, Plan, on_features, penalty_unit
 from metacontrast.classifier.fitted import Fitted, task_of
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.classifier.storage import State
 from metacontrast.classifier.support import Support, balanced_weights
 from metacontrast.errors import one_line
-from metacontrast.maml.inner import Inner, task_losses, trajectory
+from metacontrast.maml.inner import Inner, standing_steps, task_losses, trajectory
 from metacontrast.model.frozen import freeze
 from metacontrast.model.head import class_means, one_hot
 from metacontrast.model.model import Model, apply_head
@@ -61,6 +61,15 @@ class Trace(NamedTuple):
     moved: bool
 
 
+class Contributions(NamedTuple):
+    """What acts on the logit of one class less that of another, see `Explanation`."""
+
+    values: Float[Tensor, " support"]
+    coefficients: Float[Tensor, " support"]
+    similarities: Float[Tensor, " support"]
+    start: Float[Tensor, ""]
+
+
 @dataclass(frozen=True)
 class Explanation:
     """Why an image was answered as it was.
@@ -70,6 +79,9 @@ class Explanation:
         difference: logit of `label` less that of `against`, before the temperature.
         contributions: what each support image adds to it: above 0 it pulled towards `label`, below 0 it pushed away.
             They and `start` sum to `difference`.
+        coefficients, similarities: the two factors of each contribution: what was made of the image's label, and
+            φ(s)ᵀφ(q), with 1 added for the bias of inner steps. Their product is the contribution where the encoder did
+            not move and the head is a sum of inner steps.
         start: what the head's start adds; 0 for a head of zeros. For logistic regression, its bias.
         through_encoder: how far the difference would be from this with the un-adapted encoder under the same head. It
             is 0 where the encoder did not move; the contributions then are all that the support images did.
@@ -80,6 +92,8 @@ class Explanation:
     against: Hashable
     difference: float
     contributions: NDArray[np.float64]
+    coefficients: NDArray[np.float64]
+    similarities: NDArray[np.float64]
     start: float
     through_encoder: float
     names: tuple[str, ...]
@@ -96,11 +110,11 @@ class Explanation:
 
 
 def explainer(
-    start: StartingPoint, support: Support, fitted: Fitted, inner: Inner
+    start: StartingPoint, support: Support, fitted: Fitted, plan: Plan
 ) -> Callable[[UInt8[Tensor, "channel height width"]], Explanation]:
     """A function that explains the answer to one image; what does not depend on the image is done once."""
-    model, params, x = task_of(start, support)
-    found = _doubled(trace(model, params, x, support.y, inner, fitted.candidate, fitted.network))
+    model, params, x = task_of(start, support, "cpu", plan.random_head)
+    found = _doubled(trace(model, params, x, support.y, plan.inner, fitted.candidate, fitted.network))
     before = freeze(model, params.encoder, x) if found.moved else None
 
     def explain(image: UInt8[Tensor, "channel height width"]) -> Explanation:
@@ -136,6 +150,8 @@ def trace(
         return _trace_stationary(features, y, Head(weight, bias), candidate)
     weights = balanced_weights(y, x.dtype)
     steps = Inner(candidate.steps, candidate.lr, inner.scope, "first", inner.loss)
+    if standing_steps(model, steps) == steps.steps:
+        model, params, x = on_features(model, params, x)
     first = current = model.start(params, x, y)
     parts = []
     for after in islice(trajectory(model, params, x, y, steps, weights), 1, None):
@@ -143,29 +159,30 @@ def trace(
             features = model.features(current.encoder, x)
         parts.append((candidate.lr * _errors(apply_head(current.head, features), y, steps, weights), features))
         current = after
-    offset = torch.stack([coefficients for coefficients, _ in parts]).sum(0)
+    offset = torch.stack([coefficients.double() for coefficients, _ in parts]).sum(0)
     moved = any(not torch.equal(a, b) for a, b in zip(_encoder(first), _encoder(current), strict=True))
     return Trace(parts, offset if first.head.bias is not None else torch.zeros_like(offset), first.head, moved)
 
 
-def contributions(
-    found: Trace, query: Float[Tensor, " feature"], one: int, other: int
-) -> tuple[Float[Tensor, " support"], Float[Tensor, ""]]:
+def contributions(found: Trace, query: Float[Tensor, " feature"], one: int, other: int) -> Contributions:
     """What every support image, and the head's start, adds to the logit of class `one` less that of class `other`.
 
     Args:
         query: features of the query image under the adapted encoder.
     """
     total = found.offset[:, one] - found.offset[:, other]
+    summed, similarities = torch.zeros_like(total), torch.zeros_like(total)
     for coefficients, features in found.parts:
-        total = total + (coefficients[:, one] - coefficients[:, other]) * (features @ query)
+        share, similarities = coefficients[:, one] - coefficients[:, other], features @ query
+        summed, total = summed + share, total + share * similarities
     before = apply_head(found.start, query[None])[0]
-    return total, before[one] - before[other]
+    bias = float(found.start.bias is not None)
+    return Contributions(total, summed, similarities + bias, before[one] - before[other])
 
 
 def draw_explanation(state: State, found: Explanation, pixels: Tensor, count: int = 8) -> "Figure":
     """The image, in the model's format, and the `count` support images that mattered most."""
-    from metacontrast.plots.contributions import ContributionPicture, draw_contributions
+    from metacontrast.plots.thumbnails import ContributionPicture, draw_contributions
 
     rows = found.strongest(count)
     return draw_contributions(
@@ -202,13 +219,15 @@ def _explain(found: Trace, fitted: Fitted, support: Support, query: Tensor, unmo
     head = Head(fitted.network.weight, fitted.network.bias)
     logits, elsewhere = (apply_head(head, features[None])[0].double() for features in (query, unmoved))
     one, other = logits.topk(2).indices.tolist()
-    parts, start = contributions(found, query.double(), one, other)
+    parts, coefficients, similarities, start = contributions(found, query.double(), one, other)
     difference = (logits[one] - logits[other]).item()
     return Explanation(
         support.classes[one],
         support.classes[other],
         difference,
         parts.numpy(),
+        coefficients.numpy(),
+        similarities.numpy(),
         start.item(),
         difference - (elsewhere[one] - elsewhere[other]).item(),
         support.names,

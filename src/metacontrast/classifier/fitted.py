@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from metacontrast.classifier import confidence
-from metacontrast.classifier.candidates import PROTOTYPE, Candidate, Plan, on_features, solve, task_start
+from metacontrast.classifier.candidates import PROTOTYPE, Candidate, Plan, on_features, solve, task_start, with_features
 from metacontrast.classifier.cross_validation import (
     HeldOut,
     Score,
@@ -29,10 +29,9 @@ from metacontrast.classifier.cross_validation import (
 from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.classifier.support import Support
-from metacontrast.data.decode import UnreadableImage
-from metacontrast.data.gather import BATCH, Item
+from metacontrast.data.decode import BATCH, Item, UnreadableImage
 from metacontrast.errors import InputError
-from metacontrast.maml.precision import arithmetic
+from metacontrast.maml.engine import arithmetic
 from metacontrast.model.frozen import freeze
 from metacontrast.model.head import class_means
 from metacontrast.model.model import Model, apply_head
@@ -193,19 +192,22 @@ def fit_support(
 
 
 def _fit_support(start: StartingPoint, support: Support, plan: Plan, device: str, track: Track) -> Fitted:
-    model, params, x = task_of(start, support, device)
+    model, params, x = task_of(start, support, device, plan.random_head)
     y = support.y.to(device)
     wanted = plan.wanted(model.ways)
     tried = (PROTOTYPE, *(each for each in wanted if each != PROTOTYPE))
     held_out = cross_validate(model, params, x, y, plan.inner, tried, plan.folds, track)
     chosen = best(held_out, wanted) if held_out else plan.default
-    ((_, adapted),) = solve(model, params, x, y, plan.inner, [chosen])
+    net, begin, shown = on_features(model, params, x) if plan.inner.scope == "head" else (model, params, x)
+    ((_, adapted),) = solve(net, begin, shown, y, plan.inner, [chosen])
     with torch.no_grad():
-        means = class_means(model.features(adapted.encoder, x), y, model.ways)
+        means = class_means(net.features(adapted.encoder, shown), y, model.ways)
     if not all(t.isfinite().all() for t in (means, adapted.head.weight)):
         raise InputError(_not_finite(chosen, x))
     found = held_out.get(chosen)
-    encoder = start.frozen_encoder if support.features is not None else freeze(model, adapted.encoder, x)
+    encoder = (
+        start.frozen_encoder if support.features is not None else freeze(model, adapted.encoder or params.encoder, x)
+    )
     return Fitted(
         Network(encoder, adapted.head, means, start.images).eval().cpu(),
         chosen,
@@ -217,11 +219,14 @@ def _fit_support(start: StartingPoint, support: Support, plan: Plan, device: str
     )
 
 
-def task_of(start: StartingPoint, support: Support, device: str = "cpu") -> tuple[Model, Params, Tensor]:
+def task_of(
+    start: StartingPoint, support: Support, device: str = "cpu", random_head: int | None = None
+) -> tuple[Model, Params, Tensor]:
     """The model for the support set's classes, its parameters, and what it learns from: images, or their features."""
-    model, params = task_start(start.model.to(device), start.params_on(device), len(support.classes))
+    on_device = start.model if device == "cpu" else start.model.to(device)
+    model, params = task_start(on_device, start.params_on(device), len(support.classes), random_head)
     if support.features is not None:
-        return on_features(model, params, support.features.to(device))
+        return with_features(model, params, support.features.to(device))
     return model, params, start.images.to_input(support.images.to(device))
 
 

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metacontrast.classifier.inputs import labelled_items
-from metacontrast.data.decode import MAX_PIXELS, UnreadableImage
+from metacontrast.data.decode import MAX_PIXELS, Item, UnreadableImage, decode_all, decoder, enumerate_some
 from metacontrast.data.folder import is_divided
-from metacontrast.data.gather import Item, decode_all, decoder, enumerate_some
 from metacontrast.data.images import ClassImages, group_by_class, normalize
 from metacontrast.data.options import Resample
 from metacontrast.errors import InputError

@@ -4,6 +4,7 @@
 - a NumPy array `(height, width)` or `(height, width, channel)`, whatever NumPy makes one of, or a tensor
   `(channel, height, width)`;
 - several: a list that may mix all of these, an array `(image, height, width[, channel])`, a tensor with a leading axis;
+- several by name: a dict of these;
 - a column of a table, or a table of one column, with any of these;
 - a data set: pairs `(image, label)` as torchvision has them, or rows with image and label as Hugging Face has them;
 - a folder: the images in it and below it.
@@ -22,9 +23,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from metacontrast.data.decode import Source
+from metacontrast.data.decode import Item, Source
 from metacontrast.data.folder import Found, Nested, class_files, find_classes, image_folders, split_classes
-from metacontrast.data.gather import Item
 from metacontrast.errors import InputError
 from metacontrast.files import as_path, is_folder
 
@@ -131,14 +131,19 @@ def as_items(images: Any) -> list[Item]:
 
 
 def _named(images: Any) -> Iterator[tuple[str, Source]]:
+    if isinstance(images, dict):
+        yield from ((str(name), _source(image, str(name))) for name, image in images.items())
+        return
     for index, image in enumerate(_stack(images)):
-        image = _unwrapped(image, f"image {index}")
-        if isinstance(image, str | Path):
-            yield str(image), as_path(image)
-        elif isinstance(image, bytes | Image.Image):
-            yield f"image {index}", image
-        else:
-            yield f"image {index}", _pixels(image, f"image {index}")
+        name = str(image) if isinstance(image, str | Path) else f"image {index}"
+        yield name, _source(image, name)
+
+
+def _source(image: Any, name: str) -> Source:
+    image = _unwrapped(image, name)
+    if isinstance(image, str | Path):
+        return as_path(image)
+    return image if isinstance(image, bytes | Image.Image) else _pixels(image, name)
 
 
 def _unwrapped(image: Any, name: str) -> Any:
@@ -180,7 +185,7 @@ def _stack(images: Any) -> Iterable[Any]:
         _check_stack(tuple(images.shape), (3, 4), is_one=images.ndim == 3 and images.shape[-1] in (3, 4))
     elif isinstance(images, set | frozenset):
         raise InputError("images are a set, which has no order for answers or labels to follow: give a list")
-    elif not isinstance(images, Iterable) or isinstance(images, dict):
+    elif not isinstance(images, Iterable):
         raise InputError(f"images must be a folder or a list of images, not {type(images).__name__}: put it in a list")
     return images
 

@@ -94,7 +94,7 @@ def source_facts(start: StartingPoint, stored: bool) -> dict[str, Any]:
             "weights_inside"
         )
     about = dataclasses.asdict(start.source) | {"batch_stats": start.batch_stats, "head": start.head}
-    about |= {"images": dataclasses.asdict(start.images), "adaptation": dataclasses.asdict(start.inner)}
+    about |= {"images": dataclasses.asdict(start.images), "adaptation": start.inner.plain_values()}
     return about | {"stored_digest": sources.digest_of(start.model.encoder)} if stored else about
 
 
@@ -131,7 +131,7 @@ def save_starting_point(start: StartingPoint, folder: Path, *, weights_inside: b
         facts |= {"source": source_facts(start, weights_inside)}
     else:
         save_model(folder, start.run)
-        facts |= {"images": _image_facts(start.images), "adaptation": dataclasses.asdict(start.inner)}
+        facts |= {"images": _image_facts(start.images), "adaptation": start.inner.plain_values()}
         facts |= {"updates": start.run.updates, "config": dataclasses.asdict(start.run.config)}
     write_text(folder / CONFIG, json.dumps(facts, indent=1) + "\n")
 

@@ -17,8 +17,8 @@ from metacontrast.classifier.fitted import each_alone
 from metacontrast.classifier.inputs import as_items, dataset_items, fit_items, folder_of
 from metacontrast.classifier.labels import as_labels, composed
 from metacontrast.classifier.starting_point import StartingPoint
+from metacontrast.data.decode import BATCH, Item
 from metacontrast.data.folder import Found, Nested, image_folders
-from metacontrast.data.gather import BATCH, Item
 from metacontrast.errors import InputError
 from metacontrast.files import as_path, why_no_folder
 

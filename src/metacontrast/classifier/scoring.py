@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
-from metacontrast import page
+from metacontrast import html
 from metacontrast.classifier.explanation import as_seen
 from metacontrast.classifier.fitted import Prediction
 from metacontrast.classifier.reading import pictures
@@ -123,12 +123,12 @@ def as_page(report: Report, title: str) -> str:
     """The report as one HTML page without anything beside it."""
     low, high = report.interval
     body = [
-        page.paragraph(
+        html.paragraph(
             f"Accuracy {100 * report.accuracy:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f} %) on "
             f"{report.images} images; mean over classes {100 * report.balanced_accuracy:.1f} %."
         ),
-        page.heading("Classes"),
-        page.table(("class", "images", "right", "most often taken for"), _class_rows(report)),
+        html.heading("Classes"),
+        html.table(("class", "images", "right", "most often taken for"), _class_rows(report)),
     ]
     if len(report.classes) <= WIDEST:
         names = [*map(str, report.classes[: report.known]), "refused"]
@@ -136,18 +136,18 @@ def as_page(report: Report, title: str) -> str:
             [str(name), *map(str, row)] for name, row in zip(report.classes, report.confusion.tolist(), strict=True)
         ]
         body += [
-            page.heading("Confusion: a row for each class, a column for each answer"),
-            page.table(("", *names), rows),
+            html.heading("Confusion: a row for each class, a column for each answer"),
+            html.table(("", *names), rows),
         ]
     if report.mistakes:
-        body.append(page.heading("The most confident mistakes"))
+        body.append(html.heading("The most confident mistakes"))
         body += [
-            page.png_figure(each.png, f"{each.image}: {each.label}, taken for {each.answer} ({each.probability:.0%})")
+            html.png_figure(each.png, f"{each.image}: {each.label}, taken for {each.answer} ({each.probability:.0%})")
             for each in report.mistakes
         ]
     if report.unreadable:
-        body += [page.heading("Not read"), page.table(("image", "why"), report.unreadable)]
-    return page.render_page(title, body)
+        body += [html.heading("Not read"), html.table(("image", "why"), report.unreadable)]
+    return html.render_page(title, body)
 
 
 def _class_rows(report: Report) -> list[list[str]]:

@@ -13,7 +13,7 @@ from metacontrast.classifier import sources
 from metacontrast.classifier.candidates import HeadChoice
 from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.classifier.sources import Source
-from metacontrast.data.specs import DATASETS, FOLDER
+from metacontrast.data.catalog import DATASETS, FOLDER
 from metacontrast.errors import InputError, check_choice
 from metacontrast.files import as_path
 from metacontrast.maml.inner import Inner

@@ -46,7 +46,7 @@ from metacontrast.model.frozen import frozen_like
 from metacontrast.training import checkpoint
 from metacontrast.training.config import config_from_values
 from metacontrast.training.run import TrainedRun
-from metacontrast.types import Head
+from metacontrast.types import Head, to_named
 
 FORMAT, VERSION = "metacontrast-classifier", 3
 PATIENCE = 60.0
@@ -139,6 +139,8 @@ def _load(folder: Path, text: bytes, given: StartingPoint | None) -> tuple[State
     stored = checkpoint.load(folder / name)
     if stored.facts.get("config") != _digest(text):
         raise InputError(f"{folder}: {CONFIG} and {name} do not belong together: restore both from one copy")
+    if isinstance(facts.get("plan"), dict):
+        facts["plan"].setdefault("random_head", None)  # which earlier versions did not know
     facts = _as_of_today(facts)
     check_values(facts, CLASSIFIER, folder / CONFIG)
     try:
@@ -182,7 +184,7 @@ def _facts(state: State, parameters: dict[str, Any], weights_inside: bool) -> di
         "held_out": fitted.held_out,
         "true_probabilities": fitted.true_probabilities,
         "compare": [dataclasses.asdict(score) for score in fitted.scores],
-        "plan": dataclasses.asdict(state.plan),
+        "plan": dataclasses.asdict(state.plan) | {"inner": state.plan.inner.plain_values()},
         "model": {"name": state.start.name} | _about_start(state.start, weights_inside),
         "support": state.support.names,
     }
@@ -191,16 +193,13 @@ def _facts(state: State, parameters: dict[str, Any], weights_inside: bool) -> di
 def _about_start(start: StartingPoint, weights_inside: bool) -> dict[str, Any]:
     if start.run is None:
         return {"source": source_facts(start, weights_inside)}
-    inner = dataclasses.asdict(start.inner)
+    inner = start.inner.plain_values()
     return {"updates": start.run.updates, "config": dataclasses.asdict(start.run.config), "adaptation": inner}
 
 
 def _tensors(state: State, weights_inside: bool) -> dict[str, Tensor]:
     start, support = state.start, state.support
-    if start.run is not None:
-        before = checkpoint.params_to_tensors(start.params)
-    else:
-        before = source_tensors(start) if weights_inside else {}
+    before = to_named(start.params) if start.run is not None else source_tensors(start) if weights_inside else {}
     network = state.fitted.network.state_dict()
     if support.features is not None:
         network = {name: t for name, t in network.items() if not name.startswith("encoder.")}

@@ -14,7 +14,7 @@ from metacontrast.classifier.sources import Source
 from metacontrast.data.catalog import LARGEST_SIZE
 from metacontrast.data.options import Resample
 from metacontrast.errors import InputError
-from metacontrast.maml.inner import Inner, Loss, Order, Scope
+from metacontrast.maml.inner import Inner, LossName, Order, Scope
 
 Rule = tuple[Callable[[Any], bool], str]
 LARGEST = 1e300
@@ -116,7 +116,7 @@ INNER: dict[str, Rule] = {
     "lr": _ABOVE_0,
     "scope": _one_of(*get_args(Scope)),
     "order": _one_of(*get_args(Order)),
-    "loss": _one_of(*get_args(Loss)),
+    "loss": _one_of(*get_args(LossName)),
 }
 IMAGES: dict[str, Rule] = {
     "images.channels": _one_of(1, 3),
@@ -164,6 +164,7 @@ CLASSIFIER: dict[str, Rule] = {
     "plan.fallback": _one_of(*METHODS),
     "plan.folds": (lambda value: type(value) is int and value >= 0 and value != 1, "0, or a whole number from 2 on"),
     "plan.reject": _or_null((lambda value: type(value) is float and 0 < value < 1, "a number between 0 and 1")),
+    "plan.random_head": _or_null(_whole(0)),
     "model.name": _TEXT,
 }
 RUN: dict[str, Rule] = {

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Literal
 
 from metacontrast.cli.main import Parser
-from metacontrast.cli.shared import step_list
+from metacontrast.cli.shared import step_list, word_list
 from metacontrast.errors import did_you_mean, not_one_of
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.recipes import RECIPES, recipe
@@ -65,7 +65,8 @@ def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], no
     hint = typing.get_type_hints(TrainConfig)[field.name]
     help_text = (field.metadata["help"] + note).replace("%", "%%")
     flag = "--" + field.name.replace("_", "-")
-    parser.add_argument(flag, default=argparse.SUPPRESS, help=help_text, **_parsing(hint))
+    parsing = {"action": _OneSizeOrRange, "metavar": "N"} if field.name in ("ways", "shots") else _parsing(hint)
+    parser.add_argument(flag, default=argparse.SUPPRESS, help=help_text, **parsing)
 
 
 def _base(args: argparse.Namespace, given: dict[str, Any]) -> TrainConfig:
@@ -117,9 +118,27 @@ def _parsing(hint: Any) -> dict[str, Any]:
         return inner | {"type": _or_none(inner.get("type", str), choices)}
     if typing.get_origin(hint) is Literal:
         return {"choices": typing.get_args(hint)}
-    if typing.get_origin(hint) is tuple:
+    if typing.get_origin(hint) is tuple and typing.get_args(hint)[0] is int:
         return {"type": step_list, "metavar": "N,N"}
+    if typing.get_origin(hint) is tuple:
+        return {"type": word_list, "metavar": "NAME,NAME"}
     return {"type": hint, "metavar": {int: "N", float: "X"}.get(hint, "NAME")}
+
+
+class _OneSizeOrRange(argparse.Action):
+    """A number, or the range from which every update draws one: `5-20` is the field at 20 with the least at 5."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        least, dash, most = values.partition("-")
+        if not (most if dash else least).isdigit() or not least.isdigit():
+            raise argparse.ArgumentError(
+                self, f"invalid value {values!r}: give a whole number, or a range such as 5-20"
+            )
+        setattr(namespace, self.dest, int(most if dash else least))
+        if dash:
+            setattr(namespace, f"least_{self.dest}", int(least))
 
 
 def _or_none(read: Callable[[str], Any], choices: tuple[str, ...] | None) -> Callable[[str], Any]:

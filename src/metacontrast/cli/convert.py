@@ -9,7 +9,7 @@ from typing import Any
 from metacontrast.cli import shared
 from metacontrast.cli.config_flags import add_some_config_flags, given_fields
 from metacontrast.cli.destinations import check_destinations
-from metacontrast.training.released import load_released
+from metacontrast.training.authors_checkpoints import load_released
 from metacontrast.training.run import TrainedRun, write_run
 
 _FLAGS = (

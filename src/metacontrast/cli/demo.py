@@ -16,7 +16,7 @@ from metacontrast.data import load_dataset
 from metacontrast.data.images import ClassImages
 from metacontrast.demo import DemoResult, demo_configs, results_table, write_report
 from metacontrast.errors import InputError, one_line
-from metacontrast.explain.findings import Findings, explain_run
+from metacontrast.report.findings import Findings, explain_run
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Evaluation, Row, evaluate
 from metacontrast.training.run import TrainedRun, load_run
@@ -24,6 +24,11 @@ from metacontrast.version import INTERRUPTED
 
 _COLORS = ("orange", "blue")
 UPDATES = 120
+_AS_IN_TRAIN: dict[str, Any] = {
+    **{"resume": True, "seeds": None, "vary": [], "tensorboard": False, "deterministic": False},
+    **{"jobs": None, "runner": "local", "address": None},
+}
+"""The flags of `train` that the demonstration has none of."""
 
 
 def add_parser(commands: Any) -> None:
@@ -42,7 +47,7 @@ def add_parser(commands: Any) -> None:
     shared.add_data_root_flag(parser)
     shared.add_compute_flags(parser)
     shared.add_json_flag(parser)
-    parser.set_defaults(execute=execute, resume=True, seeds=None, vary=[], tensorboard=False)
+    parser.set_defaults(execute=execute, **_AS_IN_TRAIN)
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -78,7 +83,13 @@ def _config(args: argparse.Namespace) -> TrainConfig:
 
 
 def _own_defaults(updates: int) -> dict[str, Any]:
-    return {"updates": updates, "eval_every": max(1, updates // 6), "eval_steps": (1,), "eval_episodes": 100}
+    return {
+        "updates": updates,
+        "eval_every": max(1, updates // 6),
+        "eval_steps": (1,),
+        "eval_episodes": 100,
+        "eval_split": "test",
+    }
 
 
 def _measure(run: TrainedRun, images: ClassImages, args: argparse.Namespace, label: str) -> tuple[list[Row], Findings]:

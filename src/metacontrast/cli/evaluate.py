@@ -1,7 +1,9 @@
 """`metacontrast evaluate`: accuracy of a trained run on fixed test tasks."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,14 @@ from tqdm import tqdm
 
 from metacontrast.cli import shared
 from metacontrast.data import ReadOptions, load_dataset
-from metacontrast.data.catalog import find_dataset
+from metacontrast.data.catalog import FOLDER, find_dataset
 from metacontrast.data.images import ClassImages
-from metacontrast.data.specs import FOLDER
 from metacontrast.errors import InputError
 from metacontrast.model.normalization import NORMS
 from metacontrast.training.config import TrainConfig
-from metacontrast.training.evaluate import Evaluation, TestHead, as_table, evaluate
-from metacontrast.training.run import TrainedRun
+from metacontrast.training.evaluate import Evaluation, Row, TestHead, as_table, evaluate
+from metacontrast.training.run import TrainedRun, load_run
+from metacontrast.training.step import Resources
 
 
 def add_parser(commands: Any) -> None:
@@ -27,7 +29,12 @@ def add_parser(commands: Any) -> None:
         description="Accuracy over fixed test tasks, per number of inner steps, head kept and zeroed, "
         "beside the nearest class mean on the same features. Equal seeds give equal tasks.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="run directory, or a model that comes with the package")
+    parser.add_argument(
+        "run",
+        type=Path,
+        metavar="RUN",
+        help="run directory, a model file in it such as RUN/best.safetensors, or a bundled model",
+    )
     parser.add_argument("--steps", type=shared.step_list, metavar="N,N", help="inner steps (default: the run's own)")
     parser.add_argument("--head", choices=("kept", "zeroed", "both"), help="start of the head (default: both)")
     parser.add_argument("--episodes", type=int, default=600, metavar="N", help="test tasks (default: %(default)s)")
@@ -35,7 +42,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--split", help="split to test on (default: test; of another folder that is not divided, everything)"
     )
-    for name in ("ways", "shots", "queries", "seed"):
+    for name in ("ways", "shots"):
+        parser.add_argument(
+            f"--{name}", type=shared.step_list, metavar="N,N", help=f"{name} of the tasks, one or several sizes"
+        )
+    for name in ("queries", "seed"):
         parser.add_argument(f"--{name}", type=int, metavar="N", help=f"{name} of the tasks (default: the run's own)")
     parser.add_argument("--inner-lr", type=float, metavar="X", help="inner step size (default: the run's own)")
     parser.add_argument("--norm", choices=NORMS, help="whose statistics normalize queries (default: the run's own)")
@@ -49,31 +60,69 @@ def execute(args: argparse.Namespace) -> None:
     """Evaluate and print the table."""
     from metacontrast.classifier.model_folder import load_model
 
-    run = load_model(args.run)
-    config = replace(run.config, **{n: v for n in _TASK_FIELDS if (v := getattr(args, n)) is not None})
-    heads = _heads(args.head, config.ways, run.config)
-    evaluation = Evaluation(args.steps or config.eval_steps, heads, args.episodes)
+    run = load_run(args.run) if args.run.is_file() else load_model(args.run)
+    fields = {name: value for name in _TASK_FIELDS if (value := getattr(args, name)) is not None}
+    configs = [
+        replace(run.config, ways=ways, shots=shots, **fields)
+        for ways, shots in product(args.ways or (run.config.ways,), args.shots or (run.config.shots,))
+    ]
     images = images_like_the_runs(args, run)
-    tasks = config.test_tasks(images)
     with (
         shared.resources(args, args.episodes) as resources,
-        tqdm(total=args.episodes, desc="evaluating", unit="task", disable=None, leave=False) as bar,
+        tqdm(total=args.episodes * len(configs), desc="evaluating", unit="task", disable=None, leave=False) as bar,
     ):
-        model = run.model.with_norm(config.norm).to(resources.device)
-        params = run.params_on(resources.device)
-        tasks = replace(tasks, images=images.to(resources.device))
-        rows = evaluate(model, params, tasks, config.inner(), evaluation, resources.executor, bar.update)
-    shared.say(f"{args.run}: {run.updates} updates; {config.ways}-way {config.shots}-shot tasks of {images.name}")
+        images = images.to(resources.device)
+        rows = [_evaluate(run, config, images, args, resources, bar.update) for config in configs]
+    shared.say(f"{args.run}: {run.updates} updates; {_sizes(configs)} tasks of {images.name}")
     if args.json:
-        results = {"results": [asdict(row) for row in rows], "run": str(args.run), "data": images.name}
-        fields = ("ways", "shots", "queries", "seed", "inner_lr")
-        facts = {"updates": run.updates, "split": args.split, "data_digest": images.digest}
-        shared.print_json(results | facts | {name: getattr(config, name) for name in fields})
-    else:
-        print(as_table(rows))
+        shared.print_json(_as_json(run, configs, rows, images, args))
+        return
+    for config, found in zip(configs, rows, strict=True):
+        if len(configs) > 1:
+            print(f"{config.ways}-way {config.shots}-shot")
+        print(as_table(found))
 
 
-_TASK_FIELDS = ("ways", "shots", "queries", "seed", "norm", "inner_lr")
+def _evaluate(
+    run: TrainedRun,
+    config: TrainConfig,
+    images: ClassImages,
+    args: argparse.Namespace,
+    resources: Resources,
+    on_episode: Callable[[], object],
+) -> list[Row]:
+    """The rows of one size of tasks."""
+    heads = _heads(args.head, config.ways, run.config)
+    evaluation = Evaluation(args.steps or config.eval_steps, heads, args.episodes)
+    model, params = run.model.with_norm(config.norm).to(resources.device), run.params_on(resources.device)
+    tasks = config.test_tasks(images)
+    return evaluate(model, params, tasks, config.inner(), evaluation, resources.executor, on_episode)
+
+
+def _sizes(configs: list[TrainConfig]) -> str:
+    return ", ".join(f"{config.ways}-way {config.shots}-shot" for config in configs)
+
+
+def _as_json(
+    run: TrainedRun,
+    configs: list[TrainConfig],
+    rows: list[list[Row]],
+    images: ClassImages,
+    args: argparse.Namespace,
+) -> dict[str, Any]:
+    """Every row with its size, and what all have in common."""
+    results = [
+        asdict(row) | {"ways": config.ways, "shots": config.shots}
+        for config, found in zip(configs, rows, strict=True)
+        for row in found
+    ]
+    facts = {"results": results, "run": str(args.run), "data": images.name, "updates": run.updates}
+    facts |= {"split": args.split, "data_digest": images.digest}
+    names = ("queries", "seed", "inner_lr") if len(configs) > 1 else ("ways", "shots", "queries", "seed", "inner_lr")
+    return facts | {name: getattr(configs[0], name) for name in names}
+
+
+_TASK_FIELDS = ("queries", "seed", "norm", "inner_lr")
 
 
 def _heads(asked: str | None, ways: int, trained: TrainConfig) -> tuple[TestHead, ...]:

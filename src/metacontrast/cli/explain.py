@@ -13,9 +13,8 @@ from metacontrast.cli import shared
 from metacontrast.cli.destinations import check_destinations, images_folder
 from metacontrast.cli.evaluate import images_like_the_runs
 from metacontrast.errors import InputError, one_line
-from metacontrast.explain.findings import explain_run
-from metacontrast.explain.report import write_report
-from metacontrast.explain.text import as_text, setting
+from metacontrast.report.findings import as_text, explain_run, setting
+from metacontrast.report.report import write_report
 from metacontrast.training.run import load_kept, load_run
 
 
@@ -27,7 +26,9 @@ def add_parser(commands: Any) -> None:
         description="Split the outer gradient into interference and contrast, measure how far the theory is from it, "
         "and write pictures (PNG, PDF), explain.json and a page, explain.html, that says what each number means.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument(
+        "run", type=Path, metavar="RUN", help="run directory, or a model file in it such as RUN/best.safetensors"
+    )
     parser.add_argument("--dataset", metavar="NAME", help="data set of the tasks (default: the run's own)")
     parser.add_argument("--split", help="split of the tasks (default: test, or all of another folder)")
     parser.add_argument("--episodes", type=int, default=32, metavar="N", help="tasks (default: %(default)s)")
@@ -43,8 +44,9 @@ def execute(args: argparse.Namespace) -> None:
     """Explain, write the report, print the summary."""
     if args.episodes < 1:
         raise InputError(f"--episodes {args.episodes}, but it must be 1 or more")
-    run, kept = load_run(args.run), load_kept(args.run)
-    out = args.out or args.run / "explain"
+    is_file = args.run.is_file()
+    run, kept = load_run(args.run), [] if is_file else load_kept(args.run)
+    out = args.out or (args.run.with_name(f"{args.run.stem}-explain") if is_file else args.run / "explain")
     check_destinations([args.run, *images_folder(args.dataset or run.config.dataset)], folders=[out])
     config = run.config if args.seed is None else replace(run.config, seed=args.seed)
     images = images_like_the_runs(args, run)

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,25 +11,25 @@ from typing import Any, get_args
 import platformdirs
 import torch
 
-from metacontrast.cli import figure_engine, shared
-from metacontrast.cli.allocator import keep_freed_memory
+from metacontrast.cli import shared
 from metacontrast.cli.destinations import check_destinations
+from metacontrast.cli.grid import add_grid_flags, as_time, check_grid_flags, chosen_runner, execute_grid, jobs_at_once
 from metacontrast.cli.progress import stop_on_interrupt
 from metacontrast.data.catalog import data_root
 from metacontrast.device import DEVICES, find_device
 from metacontrast.errors import InputError
-from metacontrast.experiments import authors, cost
-from metacontrast.experiments.catalog import FIGURES, find_figures
-from metacontrast.experiments.departures import all_departures
-from metacontrast.experiments.grid import Place, PlannedRun
+from metacontrast.experiments import authors_models
+from metacontrast.experiments.deviations import all_deviations
+from metacontrast.experiments.figure_records import collect, load_records, recorded
+from metacontrast.experiments.figures import FIGURES, find_figures
 from metacontrast.experiments.pages import as_text, summarize, write_page, write_summary
-from metacontrast.experiments.pool import carry_out_all
-from metacontrast.experiments.records import collect, load_records, recorded
-from metacontrast.experiments.run_figures import all_runs, check_data
+from metacontrast.experiments.runners import Grid, RunContext
+from metacontrast.experiments.runs import PlannedRun, all_runs, check_data, estimate_seconds
 from metacontrast.experiments.setting import COLOURS, Protocol, ScaleName, Setting, choose_setting
 from metacontrast.experiments.spec import FigureSpec
 from metacontrast.experiments.statistics import FEWEST_SEEDS, LOOKS
 from metacontrast.files import as_path
+from metacontrast.memory import keep_freed_memory
 from metacontrast.training.step import Resources
 from metacontrast.version import INTERRUPTED
 
@@ -40,7 +39,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "figure",
         help="reproduce a figure of the paper, with a verdict per claim",
-        description="Train what is missing, keep records, draw them beside the released numbers, and judge the "
+        description="Train what is missing, keep records, draw them beside the authors' numbers, and judge the "
         "paper's claims. Stopped or killed, the same command continues. Figures: " + ", ".join(FIGURES) + ".",
     )
     parser.add_argument("name", metavar="NAME", help="a figure's name, or all")
@@ -73,13 +72,13 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--protocol",
-        choices=get_args(Protocol),
-        default="released",
-        help="settings of the released code, or of the paper's text (default: %(default)s)",
+        choices=(*get_args(Protocol), "released"),
+        default="authors",
+        help="settings of the authors' code (also called released), or of the paper's text (default: %(default)s)",
     )
     parser.add_argument("--redraw", action="store_true", help="only draw and judge the records that are there")
-    parser.add_argument("--plan", action="store_true", help="only list the runs, what they cost, and the departures")
-    figure_engine.add_flags(parser)
+    parser.add_argument("--plan", action="store_true", help="only list the runs, what they cost, and the deviations")
+    add_grid_flags(parser, "--engine")
     parser.add_argument("--device", choices=DEVICES, default="cpu", help="default: %(default)s")
     parser.add_argument("--out", type=shared.out_folder, metavar="DIR", help="where runs lie (default: a cache folder)")
     parser.add_argument(
@@ -99,13 +98,13 @@ _PAGES = (
 def execute(args: argparse.Namespace) -> int:
     """Train, collect, draw, judge."""
     figures = find_figures(args.name)
-    figure_engine.check_flags(args)
+    check_grid_flags(args)
     setting = _setting(args)
     if not args.plan:
-        runs = [] if args.redraw else [_place(args).runs, args.records]
+        runs = [] if args.redraw else [_context(args).runs, args.records]
         check_destinations([as_path(args.data_root or data_root())], folders=[*runs, _pages(setting, args)])
-    for line in all_departures(setting, figures):
-        shared.say(f"departure: {line}")
+    for line in all_deviations(setting, figures):
+        shared.say(f"deviation: {line}")
     if args.plan:
         _print_plan(figures, setting, args)
         return 0
@@ -123,14 +122,15 @@ def _setting(args: argparse.Namespace) -> Setting:
             raise InputError(f"--{name} {value}, but it must be {least} or more")
     if args.until is not None and args.scale == "smoke":
         raise InputError(f"--until {args.until} with --scale smoke, which has 2 updates: leave one of them out")
-    setting = Setting(args.scale, args.protocol, until=args.until, seeds=args.seeds)
+    protocol = "authors" if args.protocol == "released" else args.protocol
+    setting = Setting(args.scale, protocol, until=args.until, seeds=args.seeds)
     return replace(setting, colour=args.colour) if args.colour else choose_setting(setting, args.data_root)
 
 
-def _place(args: argparse.Namespace) -> Place:
+def _context(args: argparse.Namespace) -> RunContext:
     device = find_device(args.device) if args.address is None else args.device
     data = as_path(args.data_root or data_root())
-    return Place((args.out or _default_runs()).absolute(), data.absolute(), device)
+    return RunContext((args.out or _default_runs()).absolute(), data.absolute(), device)
 
 
 def _default_runs() -> Path:
@@ -140,30 +140,30 @@ def _default_runs() -> Path:
 
 
 def _print_plan(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namespace) -> None:
-    place, seen = _place(args), set()
+    context, seen = _context(args), set()
     for figure in figures:
         runs = [run for run in all_runs([figure], setting) if run.key not in seen]
         seen |= {run.key for run in runs}
-        hours = sum(map(cost.seconds, runs)) / 3600
+        hours = sum(map(estimate_seconds, runs)) / 3600
         print(f"{figure.name}: {len(runs)} runs of its own, about {hours:.2f} core-hours")
         for run in runs:
-            is_there = _is_there(run, place, args.records / setting.folder)
-            state = "complete" if is_there else f"about {cost.as_time(cost.seconds(run))}"
-            print(f"  {run.label}: {run.schedule.end} updates, {state}, {run.folder(place.runs).name}")
+            is_there = _is_there(run, context, args.records / setting.folder)
+            state = "complete" if is_there else f"about {as_time(estimate_seconds(run))}"
+            print(f"  {run.label}: {run.schedule.end} updates, {state}, {run.folder(context.runs).name}")
 
 
-def _is_there(run: PlannedRun, place: Place, records: Path) -> bool:
+def _is_there(run: PlannedRun, context: RunContext, records: Path) -> bool:
     """Whether everything that is wanted of a run is measured, here or in the records."""
-    return run.is_complete(place.runs) or not run.lacking(recorded(records, run))
+    return run.is_complete(context.runs) or not run.lacking(recorded(records, run))
 
 
 def _measure_authors(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namespace) -> bool:
     """Measure the authors' checkpoints that are not recorded; False when stopped."""
-    runs, place = authors.find_runs(args.authors_models.expanduser()), _place(args)
+    runs, context = authors_models.find_runs(args.authors_models.expanduser()), _context(args)
     records = args.records / "authors"
     torch.set_num_threads(1)
     with stop_on_interrupt() as should_stop:
-        for done in authors.measure_all(runs, records, place.data_root, Resources(place.device)):
+        for done in authors_models.measure_all(runs, records, context.data_root, Resources(context.device)):
             shared.say(done)
             if should_stop():
                 return False
@@ -172,43 +172,33 @@ def _measure_authors(figures: Sequence[FigureSpec], setting: Setting, args: argp
 
 def _train(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namespace) -> bool:
     """Make the runs that are missing, and add to the records; False when stopped."""
-    place, runs, records = _place(args), all_runs(figures, setting), args.records / setting.folder
-    missing = [run for run in runs if not _is_there(run, place, records)]
-    check_data(missing, setting, args.data_root)
-    total = cost.remaining_seconds(missing, place.runs)
-    jobs = figure_engine.runs_at_a_time(args, len(missing))
+    context, runs, records = _context(args), all_runs(figures, setting), args.records / setting.folder
+    missing = [run for run in runs if not _is_there(run, context, records)]
+    check_there = partial(check_data, missing, setting, figures=list(FIGURES.values()))
+    check_there(args.data_root)
+    total, jobs = sum(map(estimate_seconds, missing), 0.0), jobs_at_once(args, len(missing))
     shared.say(
-        f"{len(runs)} runs, {len(missing)} to be made: about {cost.as_time(total)} of one core, "
-        f"{cost.as_time(total / jobs)} with {jobs} at a time; they lie in {place.runs}"
+        f"{len(runs)} runs, {len(missing)} to be made: about {as_time(total)} of one core, "
+        f"{as_time(total / jobs)} with {jobs} at a time; they lie in {context.runs}"
     )
     if not missing:
-        collect(runs, place.runs, records)
+        collect(runs, context.runs, records)
         return True
     torch.set_num_threads(1)
-    check_there = partial(check_data, missing, setting, place.data_root)
-    with stop_on_interrupt() as should_stop, figure_engine.engine(args, place, jobs, check_there) as engine:
-        started, done, failed = time.monotonic(), 0, []
-        for run, status in carry_out_all(missing, place, jobs, should_stop, keep_freed_memory, engine):
-            done += status == "complete"
-            failed += [f"{run.label}: {status}"] if status.startswith("failed") else []
-            shared.say(_progress(run, status, place, done, len(missing), time.monotonic() - started))
-        collect(runs, place.runs, records)
-        if failed:
-            raise InputError(f"{len(failed)} runs failed, the others are kept; the first is {failed[0]}")
-        return not should_stop()
-
-
-def _progress(run: PlannedRun, status: str, place: Place, done: int, of: int, seconds: float) -> str:
-    if status != "complete":
-        return f"{status}: {run.label}"
-    values = run.measured(place.runs)[run.schedule.end]["values"]
-    shown = ", ".join(f"{name} {value:.3f}" for name, value in list(values.items())[:2])
-    return f"[{done}/{of}, {cost.as_time(seconds)}] {run.label}: {shown}"
+    with (
+        stop_on_interrupt() as should_stop,
+        chosen_runner(args, context, jobs, partial(check_there, context.data_root)) as runner,
+    ):
+        try:
+            grid = Grid(missing, context, jobs, should_stop, keep_freed_memory)
+            return execute_grid(grid, runner)
+        finally:
+            collect(runs, context.runs, records)
 
 
 def _draw(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namespace) -> None:
     pages = _pages(setting, args)
-    known = [] if setting.scale == "smoke" else authors.load_authors(args.records / "authors")
+    known = [] if setting.scale == "smoke" else authors_models.load_authors(args.records / "authors")
     results = {}
     for figure in figures:
         found = replace(load_records(args.records / setting.folder, figure, setting), authors=known)

@@ -40,7 +40,6 @@ class Parser(argparse.ArgumentParser):
 def build_parser() -> Parser:
     """The parser of all commands."""
     from metacontrast.cli import (
-        bench,
         convert,
         data,
         demo,
@@ -49,6 +48,7 @@ def build_parser() -> Parser:
         export,
         figure,
         fit,
+        play,
         predict,
         score,
         train,
@@ -57,7 +57,7 @@ def build_parser() -> Parser:
     parser = Parser(prog="metacontrast", description="Few-shot meta-learning with MAML, and why it learns.")
     parser.add_argument("--version", action="version", version=f"metacontrast {__version__}")
     commands = parser.add_subparsers(metavar="command", required=True, parser_class=Parser)
-    for command in (demo, data, train, evaluate, explain, figure, fit, predict, score, export, convert, bench):
+    for command in (demo, data, train, evaluate, explain, figure, fit, predict, score, play, export, convert):
         command.add_parser(commands)
     return parser
 

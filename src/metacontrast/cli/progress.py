@@ -56,12 +56,12 @@ class Progress:
     def _show_evaluation(self, name: str, record: Record) -> None:
         self._evaluation.append(record)
         if record["method"] != "maml":
-            shown = (f"{_short(each)} {100 * each['accuracy']:.1f} %" for each in self._evaluation)
+            shown = (f"{row_in_words(each)} {100 * each['accuracy']:.1f} %" for each in self._evaluation)
             tqdm.write(f"{name}update {record['update']}: {', '.join(shown)}", file=sys.stderr)
             self._evaluation = []
 
 
-def _short(record: Record) -> str:
+def row_in_words(record: Record) -> str:
     """Which evaluation it is, in a few words."""
     return f"{record['head']} head after {record['steps']}" if record["method"] == "maml" else record["method"]
 

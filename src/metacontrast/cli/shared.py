@@ -13,11 +13,11 @@ from typing import Any, get_args
 
 import torch
 
-from metacontrast.cli.allocator import keep_freed_memory
 from metacontrast.device import DEVICES, find_device
 from metacontrast.errors import CONTROLS, InputError, one_line
 from metacontrast.maml.engine import EngineName
-from metacontrast.training.ranks import processes_here
+from metacontrast.memory import keep_freed_memory
+from metacontrast.training.distributed import processes_here
 from metacontrast.training.step import Resources
 
 MOST_WORKERS = 4096
@@ -82,6 +82,11 @@ _gigabytes.__name__ = "number of gigabytes above 0"
 
 
 step_list.__name__ = "comma-separated whole numbers"
+
+
+def word_list(text: str) -> tuple[str, ...]:
+    """`flip,crop` as words; `none` is no word."""
+    return () if text == "none" else tuple(text.split(","))
 
 
 def path(text: str) -> Path:

@@ -5,7 +5,7 @@ import contextlib
 import io
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,25 @@ from metacontrast.cli import shared
 from metacontrast.cli.config_flags import add_config_flags, add_vary_flag, config_from_flags
 from metacontrast.cli.destinations import check_destinations, images_folder
 from metacontrast.cli.determinism import add_deterministic_flag, determinism
-from metacontrast.cli.progress import Progress, stop_on_interrupt
+from metacontrast.cli.grid import add_grid_flags, check_grid_flags, chosen_runner, execute_grid, jobs_at_once
+from metacontrast.cli.progress import Progress, row_in_words, stop_on_interrupt
 from metacontrast.data import load_dataset
+from metacontrast.data.catalog import data_root, find_dataset, load_evaluation_split
 from metacontrast.data.images import ClassImages
 from metacontrast.device import find_device
 from metacontrast.errors import InputError
+from metacontrast.experiments.runners import Grid, RunContext, Status
+from metacontrast.experiments.runners.local import run_locally
+from metacontrast.files import as_path
 from metacontrast.training.config import TrainConfig
-from metacontrast.training.follower import Follower
+from metacontrast.training.distributed import ALONE, Distributed, is_restarted, joined
 from metacontrast.training.memory import fit_to_memory
-from metacontrast.training.ranks import ALONE, Ranks, is_restarted, joined
 from metacontrast.training.records import Record, read_records
-from metacontrast.training.run import RunDirectory, open_run, read_config
+from metacontrast.training.run import NullRunDirectory, RunDirectory, open_run, read_config
 from metacontrast.training.step import Resources
 from metacontrast.training.sweep import first_run, sweep_configs
 from metacontrast.training.tensorboard import require_tensorboard, tensorboard_writer
-from metacontrast.training.train import train
+from metacontrast.training.train_run import train_run
 from metacontrast.version import INTERRUPTED
 
 
@@ -50,6 +54,7 @@ def add_parser(commands: Any) -> None:
     shared.add_data_root_flag(parser)
     shared.add_compute_flags(parser)
     shared.add_engine_flags(parser)
+    add_grid_flags(parser, default_jobs=1)
     add_deterministic_flag(parser)
     shared.add_json_flag(parser)
     parser.set_defaults(execute=execute)
@@ -58,9 +63,10 @@ def add_parser(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Train, with a progress bar."""
     config = config_from_flags(args)
+    check_grid_flags(args)
     check_destinations(images_folder(config.dataset), folders=[args.out])
-    with joined(find_device(args.device)) as ranks, _reported_by(ranks), determinism(args.deterministic):
-        status, results = train_with_progress(config, args, ranks=ranks)
+    with joined(find_device(args.device)) as processes, _reported_by(processes), determinism(args.deterministic):
+        status, results = train_with_progress(config, args, processes=processes)
         if status == "stopped":
             shared.say(f"stopped and saved; continue with: metacontrast {_continuing(args)}")
         if args.json:
@@ -69,18 +75,18 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def train_with_progress(
-    config: TrainConfig, args: argparse.Namespace, label: str = "training", ranks: Ranks = ALONE
+    config: TrainConfig, args: argparse.Namespace, label: str = "training", processes: Distributed = ALONE
 ) -> tuple[str, list[Record]]:
     """Train into `args.out`, or seeds and variants into folders in it; the outcome, and the last evaluations' records.
 
     Args:
-        ranks: the processes that share the training.
+        processes: those that share the training.
     """
     configs = _configs(config, args)
     if args.tensorboard:
         require_tensorboard()
-    status = _train(configs, args, label, ranks)
-    runs = configs.items() if ranks.leads else ()
+    status = _train(configs, args, label, processes)
+    runs = configs.items() if processes.is_main else ()
     return status, [_place_of(run, each) | row for run, each in runs for row in last_evaluation(args.out / run)]
 
 
@@ -98,9 +104,9 @@ def _continuing(args: argparse.Namespace) -> str:
 
 
 @contextlib.contextmanager
-def _reported_by(ranks: Ranks) -> Iterator[None]:
+def _reported_by(processes: Distributed) -> Iterator[None]:
     """Messages, progress and results of the process that leads only."""
-    if ranks.leads:
+    if processes.is_main:
         yield
         return
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
@@ -111,8 +117,8 @@ def _run_directory(
     path: Path, config: TrainConfig, images: tuple[ClassImages, ClassImages], resources: Resources, resume: bool
 ) -> contextlib.AbstractContextManager[RunDirectory]:
     """Where this process writes; `torchrun` starts processes that died again with the same flags, to go on."""
-    if not resources.ranks.leads:
-        return contextlib.nullcontext(Follower(path, {}))
+    if not resources.distributed.is_main:
+        return contextlib.nullcontext(NullRunDirectory(path, {}))
     return open_run(path, config, images, resources.device, resume=resume or is_restarted())
 
 
@@ -132,33 +138,110 @@ def _configs(config: TrainConfig, args: argparse.Namespace) -> dict[Path, TrainC
     return sweep_configs(config, 1 if args.seeds is None else args.seeds, dict(args.vary))
 
 
-def _load(config: TrainConfig, args: argparse.Namespace) -> tuple[ClassImages, ClassImages]:
+def _train(configs: dict[Path, TrainConfig], args: argparse.Namespace, label: str, processes: Distributed) -> str:
+    """Train one run, or a grid of them."""
+    jobs = jobs_at_once(args, len(configs), default=1)
+    if len(configs) > 1 and (jobs > 1 or args.runner == "ray"):
+        if processes.count > 1:
+            raise InputError("--jobs and --runner ray start processes of their own: leave them out under torchrun")
+        return _train_apart(configs, args, jobs)
+    names = ["".join(f"{part}, " for part in run.parts) for run in configs]
+    with Progress(list(configs.values()), names, label) as progress, stop_on_interrupt() as should_stop:
+        runs = [
+            SweepRun(folder, config, args, processes, partial(progress.show, number), is_first=number == 0)
+            for number, (folder, config) in enumerate(configs.items())
+        ]
+        context = RunContext(args.out, args.data_root, args.device)
+        if len(runs) == 1 or processes.count > 1:
+            is_done = all(run.execute(context, should_stop) is Status.COMPLETE for run in runs)
+        else:
+            is_done = execute_grid(Grid(runs, context, 1, should_stop), run_locally)
+    if is_done and not progress.seen:
+        updates = next(iter(configs.values())).updates
+        shared.say(f"{args.out} has all its {updates} updates already; more with --updates")
+    return "finished" if is_done else "stopped"
+
+
+def _train_apart(configs: dict[Path, TrainConfig], args: argparse.Namespace, jobs: int) -> str:
+    """Several runs at a time, each with one thread of its own process; a line for each that ends."""
+    args = argparse.Namespace(**vars(args) | {"workers": 1})
+    runs = [SweepRun(*each, args) for each in configs.items()]
+    data = as_path(args.data_root or data_root()).absolute()
+    context = RunContext(args.out.absolute(), data, args.device)
+    check_data = partial(_check_data, list(configs.values()), context.data_root)
+    with stop_on_interrupt() as should_stop, chosen_runner(args, context, jobs, check_data) as runner:
+        is_done = execute_grid(Grid(runs, context, jobs, should_stop), runner)
+    return "finished" if is_done else "stopped"
+
+
+def _check_data(configs: list[TrainConfig], data_root: Path | None) -> None:
+    """Raise where a data set is not there."""
+    for config in configs:
+        spec, place = find_dataset(config.dataset, data_root)
+        spec.reader.sources(place, config.read_options())
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """One training of a sweep, and how the command trains it.
+
+    Args:
+        folder: of its run directory below the sweep's.
+        args: the command's flags.
+        processes: those that share the training.
+        show: sees every record as it is written.
+        is_first: whether to say how much memory it takes.
+    """
+
+    folder: Path
+    config: TrainConfig
+    args: argparse.Namespace
+    processes: Distributed = ALONE
+    show: Callable[[Record], None] | None = None
+    is_first: bool = False
+
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+        return str(self.folder)
+
+    @property
+    def key(self) -> str:
+        """Its name among the runs of the sweep."""
+        return str(self.folder)
+
+    def is_complete(self, root: Path) -> bool:
+        """Whether its last update is recorded."""
+        file = root / self.folder / "records.jsonl"
+        done = [each["update"] for each in read_records(file) if each["kind"] == "training"] if file.exists() else []
+        return max(done, default=0) >= self.config.updates
+
+    def summary(self, root: Path) -> str:
+        """The last evaluation, in a few words."""
+        rows = last_evaluation(root / self.folder)
+        return ", ".join(f"{row_in_words(row)} {100 * row['accuracy']:.1f} %" for row in rows)
+
+    def execute(self, context: RunContext, should_stop: Callable[[], bool]) -> Status:
+        """Train it from where it is."""
+        tasks = len(self.processes.shard(range(self.config.meta_batch)))
+        with self.processes.main_first():
+            images = _load(self.config, context.data_root)
+        with determinism(self.args.deterministic), shared.resources(self.args, tasks) as asked:
+            resources, need = fit_to_memory(self.config, images, replace(asked, distributed=self.processes))
+            folder, note = context.runs / self.folder, need if self.is_first else ""
+            show = self.show or (lambda record: None)
+            status = _train_one(self.config, folder, self.args, images, resources, note, show, should_stop)
+        return Status.COMPLETE if status == "finished" else Status.STOPPED
+
+
+def _load(config: TrainConfig, root: Path | None) -> tuple[ClassImages, ClassImages]:
     """What is trained on, and what is tested on."""
     options = config.read_options()
-    train_images = load_dataset(config.dataset, "train", args.data_root, options)
-    test_images = load_dataset(config.dataset, config.eval_split, args.data_root, options)
+    train_images = load_dataset(config.dataset, "train", root, options)
+    test_images = load_evaluation_split(config.dataset, config.eval_split, root, options)
     if both := set(train_images.classes) & set(test_images.classes):
         shared.say(f"note: {len(both)} classes are trained on and tested on: accuracy says little about new classes")
     return train_images, test_images
-
-
-def _train(configs: dict[Path, TrainConfig], args: argparse.Namespace, label: str, ranks: Ranks) -> str:
-    """One run after the other, each from where it is."""
-    names = ["".join(f"{part}, " for part in run.parts) for run in configs]
-    progress = Progress(list(configs.values()), names, label)
-    with progress, stop_on_interrupt() as should_stop:
-        for number, (run, config) in enumerate(configs.items()):
-            with ranks.leader_first():
-                images = _load(config, args)
-            with shared.resources(args, len(ranks.own(range(config.meta_batch)))) as asked:
-                resources, need = fit_to_memory(config, images, replace(asked, ranks=ranks))
-                show, note = partial(progress.show, number), need if number == 0 else ""
-                if _train_one(config, args.out / run, args, images, resources, note, show, should_stop) == "stopped":
-                    return "stopped"
-    if not progress.seen:
-        updates = next(iter(configs.values())).updates
-        shared.say(f"{args.out} has all its {updates} updates already; more with --updates")
-    return "finished"
 
 
 def _train_one(
@@ -171,7 +254,7 @@ def _train_one(
     show: Callable[[Record], None],
     should_stop: Callable[[], bool],
 ) -> str:
-    logged = folder if args.tensorboard and resources.ranks.leads else None
+    logged = folder if args.tensorboard and resources.distributed.is_main else None
     with _run_directory(folder, config, images, resources, args.resume) as run, tensorboard_writer(logged) as log:
         if note:
             shared.say(note)
@@ -180,7 +263,7 @@ def _train_one(
             log(record)
             show(record)
 
-        return train(config, run, *images, resources, on_record=on_record, should_stop=should_stop)
+        return train_run(config, run, *images, resources, on_record=on_record, should_stop=should_stop)
 
 
 def last_evaluation(run: Path) -> list[Record]:

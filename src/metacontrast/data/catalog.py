@@ -1,18 +1,131 @@
-"""The data sets by name: loading, fetching and checking them."""
+"""Data sets by name: their facts, loading, fetching and checking."""
 
 import os
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast, runtime_checkable
 
 import platformdirs
 
-from metacontrast.data.fingerprint import cache_name, fingerprint
-from metacontrast.data.images import ClassImages, cached
-from metacontrast.data.options import ReadOptions
-from metacontrast.data.specs import DATASETS, FOLDER, DatasetSpec
-from metacontrast.errors import InputError, did_you_mean
+from metacontrast.data.cache import cache_name, cached, fingerprint
+from metacontrast.data.images import ClassImages
+from metacontrast.data.options import ReadOptions, Resample
+from metacontrast.errors import InputError, NoSplitError, did_you_mean
+from metacontrast.fields import check_fields
 from metacontrast.files import as_path
+
+SPLITS = ("train", "val", "test")
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Interface of a data set's module."""
+
+    READER_VERSION: int
+    """Raised whenever the same files give other images than before."""
+
+    def read(self, root: Path, split: str, options: ReadOptions) -> ClassImages:
+        """One split of the set in `root`, complete, or an `InputError`."""
+        ...
+
+    def sources(self, root: Path, options: ReadOptions) -> list[Path]:
+        """The files and folders that the set is read from, or an `InputError` that says where they belong."""
+        ...
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """Facts about one data set.
+
+    Args:
+        name: as the command line takes it.
+        description: one line.
+        splits: the names of its splits.
+        source: where it comes from.
+        licence: under which terms.
+        shape: channels, height and width of its images by default; None where the files decide.
+        options: the fields of `ReadOptions` that apply.
+        resample: the filter for resizing, by default.
+        counts: classes and images of every split, where these are published.
+    """
+
+    name: str
+    description: str
+    splits: tuple[str, ...]
+    source: str
+    licence: str
+    shape: tuple[int, int, int] | None
+    options: tuple[str, ...]
+    resample: Resample = "bilinear"
+    counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    __post_init__ = check_fields
+
+    @property
+    def reader(self) -> Reader:
+        """The module that reads the set, imported when it is first needed."""
+        return cast(Reader, import_module(f"metacontrast.data.{self.name.replace('-', '_')}"))
+
+
+FOLDER = DatasetSpec(
+    name="folder",
+    description="your own images, one folder per class: folder:PATH",
+    splits=("all", *SPLITS),
+    source="your files",
+    licence="yours",
+    shape=None,
+    options=("image_size", "resample", "invert", "rotations", "skip_unreadable"),
+)
+
+DATASETS: Mapping[str, DatasetSpec] = {
+    spec.name: spec
+    for spec in (
+        DatasetSpec(
+            name="glyphs",
+            description="typeset characters of many scripts, distorted; embedded, nothing to fetch",
+            splits=SPLITS,
+            source="drawn from the fonts that come with matplotlib",
+            licence="free fonts (DejaVu, STIX, Computer Modern)",
+            shape=(1, 28, 28),
+            options=("image_size", "invert"),
+        ),
+        DatasetSpec(
+            name="omniglot",
+            description="handwritten characters of 50 alphabets, 20 drawings each",
+            splits=SPLITS,
+            source="https://github.com/brendenlake/omniglot",
+            licence="MIT",
+            shape=(1, 28, 28),
+            options=("image_size", "resample", "invert", "rotations", "split_scheme"),
+            resample="bicubic",
+            counts={"train": (1028, 20560), "val": (172, 3440), "test": (423, 8460)},
+        ),
+        DatasetSpec(
+            name="cifar-fs",
+            description="colour photographs of 100 classes (CIFAR-100), 600 each",
+            splits=SPLITS,
+            source="https://www.cs.toronto.edu/~kriz/cifar.html",
+            licence="none stated; made for research",
+            shape=(3, 32, 32),
+            options=("image_size", "resample", "rotations"),
+            resample="bicubic",
+            counts={"train": (64, 38400), "val": (16, 9600), "test": (20, 12000)},
+        ),
+        DatasetSpec(
+            name="mini-imagenet",
+            description="colour photographs of 100 classes of ImageNet, 600 each",
+            splits=SPLITS,
+            source="https://image-net.org, with an account; in the split of Ravi and Larochelle",
+            licence="ImageNet's terms: research, no passing on",
+            shape=(3, 84, 84),
+            options=("image_size", "resample", "rotations", "skip_unreadable"),
+            counts={"train": (64, 38400), "val": (16, 9600), "test": (20, 12000)},
+        ),
+    )
+}
+
 
 LARGEST_SIZE = 1024
 DEFAULTS = ReadOptions()
@@ -25,7 +138,7 @@ def load_dataset(
     options: ReadOptions = DEFAULTS,
     cache: bool = True,
 ) -> ClassImages:
-    """One split of a data set, read from its files at first and from a memory-mapped cache file afterwards.
+    """Load one split of a data set, from its files at first and from a memory-mapped cache file afterwards.
 
     Args:
         name: one of `DATASETS`, or `folder:PATH` for a folder of one's own images.
@@ -44,7 +157,7 @@ def load_dataset(
     check_options(spec, options)
     if split not in spec.splits:
         known = ", ".join(spec.splits)
-        raise InputError(
+        raise NoSplitError(
             f"{name} has no split {split!r}, only {known}; {did_you_mean(split, spec.splits)}".rstrip("; ")
         )
     reader = spec.reader
@@ -55,8 +168,20 @@ def load_dataset(
     return cached(cache_folder(), file, source, lambda: reader.read(place, split, options))
 
 
+def load_evaluation_split(
+    name: str, split: str, root: Path | str | None = None, options: ReadOptions = DEFAULTS
+) -> ClassImages:
+    """The split that a training is evaluated on; `auto` is `val`, and `test` where there is no `val`."""
+    if split != "auto":
+        return load_dataset(name, split, root, options)
+    try:
+        return load_dataset(name, "val", root, options)
+    except NoSplitError:
+        return load_dataset(name, "test", root, options)
+
+
 def find_dataset(name: str, root: Path | str | None = None) -> tuple[DatasetSpec, Path]:
-    """What is known of a data set, and the folder in which it is looked for."""
+    """Look up a data set by name; return its facts and the folder in which it is looked for."""
     kind, _, path = name.partition(":")
     if kind == FOLDER.name and path:
         return FOLDER, as_path(path)
@@ -119,13 +244,13 @@ def check_dataset(name: str, root: Path | str | None = None) -> dict[str, Any]:
 
 
 def data_root() -> Path:
-    """The folder of the data sets: `$METACONTRAST_DATA`, else `data` in the user's cache folder."""
+    """Return the folder of the data sets: `$METACONTRAST_DATA`, else `data` in the user's cache folder."""
     named = os.environ.get("METACONTRAST_DATA")
     return as_path(named) if named else platformdirs.user_cache_path("metacontrast") / "data"
 
 
 def cache_folder() -> Path:
-    """The folder of the cache files: `$METACONTRAST_CACHE`, else `images` in the user's cache folder."""
+    """Return the folder of the cache files: `$METACONTRAST_CACHE`, else `images` in the user's cache folder."""
     named = os.environ.get("METACONTRAST_CACHE")
     return as_path(named) if named else platformdirs.user_cache_path("metacontrast") / "images"
 

@@ -8,19 +8,25 @@ list of classes in `cifar100/splits/bertinetto/` is preferred to the same list i
 shown to a model with the mean and standard deviation of the channels of CIFAR-100's training images.
 """
 
-from collections.abc import Iterable
+import io
+import tarfile
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
-from metacontrast.data import cifar_archive
+from metacontrast.data import safe_pickle
+from metacontrast.data.download import fetch
 from metacontrast.data.images import ClassImages, group_by_class
-from metacontrast.data.options import ReadOptions
-from metacontrast.data.published import decode, pixels
-from metacontrast.data.split_lists import split_list
-from metacontrast.data.tree import FileTree, find_source, open_tree
-from metacontrast.data.variants import ClassArrays
+from metacontrast.data.options import ClassArrays, ReadOptions
+from metacontrast.data.published import FileTree, find_source, open_image, open_tree, pixels, split_list
 from metacontrast.errors import InputError
+from metacontrast.files import atomic_path
 
 READER_VERSION = 1
 SIDE = 32
@@ -29,10 +35,14 @@ CLASSES = {"train": 64, "val": 16, "test": 20}
 FOLDERS = ("cifar-fs", "cifar_fs", "cifarfs", "CIFAR-FS")
 MEAN = (0.5071, 0.4866, 0.4409)
 STD = (0.2673, 0.2564, 0.2762)
+URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
+MD5 = "eb9058c3a382ffc7106e4002c42a8d85"
+PARTS = ("train", "test")
+LARGEST_PICKLE = 2**28
 
 
 def sources(root: Path, options: ReadOptions) -> list[Path]:
-    """The archive or folder that holds the set."""
+    """Find the archive or folder that holds the set."""
     found = find_source(root, FOLDERS, ("cifar100.zip", "cifar100"))
     if found is None:
         raise InputError(
@@ -43,7 +53,7 @@ def sources(root: Path, options: ReadOptions) -> list[Path]:
 
 
 def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
-    """One split, verified by counts: all its classes are there, with 600 images each."""
+    """Read one split, verified by counts: all its classes, with 600 images each."""
     if split not in CLASSES:
         raise InputError(f"cifar-fs has no split {split!r}, only {', '.join(CLASSES)}")
     with open_tree(sources(root, options)[0]) as tree:
@@ -54,12 +64,12 @@ def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
 
 def get(root: Path) -> Path:
     """Fetch CIFAR-100 from its authors and write it as `root/cifar-fs/cifar100.zip`; return that path."""
-    lists = {split: split_list(f"cifar_fs_{split}") for split in CLASSES}
-    return cifar_archive.get(root / "cifar-fs", lists)
+    folder, lists = root / "cifar-fs", {split: split_list(f"cifar_fs_{split}") for split in CLASSES}
+    return convert(fetch(URL, folder / "cifar-100-python.tar.gz", MD5), folder / "cifar100.zip", lists)
 
 
 def class_names(tree: FileTree, split: str) -> tuple[str, ...]:
-    """The sorted classes of a split, by the list beside the images, else by the one in the package."""
+    """Return the sorted classes of a split, by the list beside the images, else by the one in the package."""
     wanted = f"cifar100/splits/bertinetto/{split}.txt"
     listed = next((name for name in tree.names if name.endswith(wanted)), None)
     names = tree.read(listed).decode("utf-8", "replace").split() if listed else split_list(f"cifar_fs_{split}")
@@ -67,7 +77,7 @@ def class_names(tree: FileTree, split: str) -> tuple[str, ...]:
 
 
 def read_classes(tree: FileTree, names: Iterable[str], options: ReadOptions) -> ClassArrays:
-    """The images of these classes, in the order of their file names."""
+    """Read the images of some classes, in the order of their file names."""
     files: dict[str, list[str]] = {name: [] for name in names}
     for file in tree.names:
         folders = PurePosixPath(file).parts[-3:]
@@ -88,5 +98,55 @@ def check_complete(path: Path, counts: dict[str, int], expected: int) -> None:
 
 
 def _read_files(tree: FileTree, files: list[str], options: ReadOptions) -> np.ndarray:
-    images = (decode(tree.read(file), "RGB", SIDE, f"{tree.path}: {file}") for file in files)
+    images = (open_image(tree.read(file), "RGB", SIDE, f"{tree.path}: {file}") for file in files)
     return np.stack([pixels(image, options.image_size, options.resample) for image in images])
+
+
+def convert(published: Path, path: Path, splits: Mapping[str, Sequence[str]]) -> Path:
+    """Write the images in `cifar-100-python.tar.gz` as PNG files by class into the archive `path`.
+
+    Raises:
+        InputError: the file is damaged, is something else, or its pickles ask for more than plain data.
+    """
+    images = read_images(published)
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for split, classes in splits.items():
+            archive.writestr(f"cifar100/splits/bertinetto/{split}.txt", "\n".join(classes) + "\n")
+        for name, image in images:
+            archive.writestr(f"cifar100/data/{name}", _png(image))
+    return path
+
+
+def read_images(published: Path) -> list[tuple[str, NDArray[np.uint8]]]:
+    """Read the published file: `CLASS/NAME_PART_NUMBER.png` and pixels `(height, width, channel)` of every image."""
+    try:
+        with tarfile.open(published) as archive, TemporaryDirectory() as folder:
+            pickles = {name: _read_pickle(archive, name, Path(folder)) for name in ("meta", *PARTS)}
+        return list(_named_images(pickles))
+    except (OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, tarfile.TarError) as error:
+        raise InputError(f"{published} is not CIFAR-100 as published: {error}; delete it and fetch {URL}") from error
+
+
+def _named_images(pickles: Mapping[str, Any]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    classes = pickles["meta"]["fine_label_names"]
+    for part in PARTS:
+        batch = pickles[part]
+        images = batch["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        labelled = zip(batch["fine_labels"], batch["filenames"], images, strict=True)
+        for number, (label, name, image) in enumerate(labelled):
+            yield f"{classes[label]}/{Path(name).stem}_{part}_{number:05d}.png", image
+
+
+def _read_pickle(archive: tarfile.TarFile, name: str, folder: Path) -> Any:
+    member = archive.getmember(f"cifar-100-python/{name}")
+    file = archive.extractfile(member)
+    if file is None or not member.isreg() or member.size > LARGEST_PICKLE:
+        raise tarfile.TarError(f"{member.name} is not a file of at most {LARGEST_PICKLE} bytes")
+    (folder / name).write_bytes(file.read())
+    return safe_pickle.load(folder / name)
+
+
+def _png(image: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()

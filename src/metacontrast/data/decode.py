@@ -1,24 +1,29 @@
-"""One image of any kind as uint8 pixels: upright, opaque, 8 bits a channel, of the wanted size.
+"""Images of any kind as uint8 pixels: upright, opaque, 8 bits a channel, of the wanted size; one, or many side by side.
 
-What is done, in this order: the first frame is taken, the EXIF orientation is applied, greys of more than 8
-bits are scaled to 8, transparency is laid on white, colours are converted to grey or RGB, and the whole image, or its
-central square, is resized to a square. Colour profiles are ignored.
+What is done, in this order: the first frame is taken, the EXIF orientation is applied, greys of more than 8 bits are
+scaled to 8, transparency is laid on white, colours are converted to grey or RGB, and the whole image, or its central
+square, is resized to a square. Colour profiles are ignored.
 """
 
 import functools
+import logging
 import re
 import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from metacontrast.data.options import Resample
+from metacontrast.data.options import ReadOptions, Resample
 from metacontrast.errors import InputError, check_choice, one_line
 from metacontrast.files import is_address
 
@@ -49,7 +54,7 @@ def decode(
     max_pixels: int = MAX_PIXELS,
     crop: float | None = None,
 ) -> UInt8[np.ndarray, "channel height width"]:
-    """The pixels of an image, 1 channel for mode `L` and 3 for `RGB`.
+    """Decode an image to pixels, 1 channel for mode `L` and 3 for `RGB`.
 
     Args:
         source: a file, its bytes, an open image, or an array `(height, width)` or `(height, width, channel)`.
@@ -86,7 +91,7 @@ def decode(
 
 
 def is_grey(file: Path) -> bool:
-    """Whether a file's header says that it has no colours; `UnreadableImage` if it has no header."""
+    """Tell from a file's header whether it has no colours; `UnreadableImage` if it has no header."""
     try:
         with quiet(), _open(file) as image:
             return image.mode in GREY_MODES
@@ -95,7 +100,7 @@ def is_grey(file: Path) -> bool:
 
 
 def quiet() -> AbstractContextManager[None]:
-    """Inside this block Pillow does not warn: what matters of its warnings is raised as an error here.
+    """Silence Pillow's warnings inside the block: what matters of them is raised as an error here.
 
     Warning filters belong to the whole process: around threads that decode, enter this once outside them.
     """
@@ -167,3 +172,95 @@ def _reason(source: Source, error: Exception) -> str:
 
 def _is_empty(source: Source) -> bool:
     return not source if isinstance(source, bytes) else isinstance(source, Path) and source.stat().st_size == 0
+
+
+DEFAULT_SIZE = 84
+BATCH = 256
+SHOWN = 3
+
+logger = logging.getLogger("metacontrast")
+
+Decoded = NDArray[np.uint8] | UnreadableImage
+
+
+class Item(NamedTuple):
+    """One image to read: the class it belongs to, what messages call it, and where it comes from."""
+
+    label: str
+    name: str
+    source: Source
+
+
+class Listing(NamedTuple):
+    """How many images each class has, and the images, which may stay on disk until they are asked for."""
+
+    counts: Counter[str]
+    items: Iterable[Item]
+
+
+def gather(where: str, items: Iterable[Item], mode: Mode, options: ReadOptions) -> list[tuple[str, NDArray[np.uint8]]]:
+    """Decode images and group them by class, as arrays `(image, channel, height, width)` in order of the first image.
+
+    Images that cannot be read are an `InputError` that names the first of them; with
+    `options.skip_unreadable` they are left out, as is a class that has no others, and a warning in the log
+    says so.
+    """
+    by_class: dict[str, list[NDArray[np.uint8]]] = {}
+    unreadable: list[str] = []
+    decode_item = decoder(mode, options.image_size or DEFAULT_SIZE, options.resample or "bilinear")
+    for item, image in decode_all(items, decode_item):
+        images = by_class.setdefault(item.label, [])
+        if isinstance(image, UnreadableImage):
+            unreadable.append(image.finding)
+        else:
+            images.append(image)
+    emptied = [label for label, images in by_class.items() if not images]
+    if unreadable:
+        total = sum(map(len, by_class.values())) + len(unreadable)
+        _report(_summary(where, unreadable, emptied, total), options)
+    return [(label, np.stack(images)) for label, images in by_class.items() if images]
+
+
+def enumerate_some(names: Sequence[str]) -> str:
+    """List the first few names, and count the rest.
+
+    >>> enumerate_some(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def decoder(
+    mode: Mode, size: int, resample: Resample, max_pixels: int = MAX_PIXELS, crop: float | None = None
+) -> Callable[[Item], Decoded]:
+    """A function that decodes an item to images of that kind, or returns why it cannot."""
+
+    def decode_item(item: Item) -> Decoded:
+        try:
+            return decode(item.source, size, mode, resample, name=item.name, max_pixels=max_pixels, crop=crop)
+        except UnreadableImage as error:
+            return error
+
+    return decode_item
+
+
+def decode_all(items: Iterable[Item], decode_item: Callable[[Item], Decoded]) -> Iterator[tuple[Item, Decoded]]:
+    """Decode every item, in order; sources are read and released batch by batch."""
+    pending = iter(items)
+    with ThreadPoolExecutor() as pool:
+        while batch := list(islice(pending, BATCH)):
+            with quiet():
+                found = list(pool.map(decode_item, batch))
+            yield from zip(batch, found, strict=True)
+
+
+def _summary(where: str, unreadable: Sequence[str], emptied: Sequence[str], total: int) -> str:
+    emptied_note = f", and nothing is left of class {enumerate_some(emptied)}" if emptied else ""
+    return f"{where}: {len(unreadable)} of {total} images cannot be used: {enumerate_some(unreadable)}{emptied_note}"
+
+
+def _report(summary: str, options: ReadOptions) -> None:
+    if not options.skip_unreadable:
+        raise InputError(f"{summary}; replace or remove them, or leave them out with skip_unreadable")
+    logger.warning("%s; they are left out", summary)

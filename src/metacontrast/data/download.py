@@ -1,4 +1,4 @@
-"""Files from their official addresses: whole and verified, or not there at all."""
+"""Downloads from official addresses: whole and verified, or not there at all."""
 
 import hashlib
 import http.client
@@ -20,7 +20,7 @@ BLOCK = 1 << 18
 
 
 class NetworkFailure(Exception):
-    """The connection failed or broke off: worth another attempt, and not to be taken for a full disk."""
+    """A connection that failed or broke off: worth another attempt, unlike a full disk."""
 
 
 def fetch(url: str, path: Path, md5: str | None = None) -> Path:
@@ -72,7 +72,7 @@ def _open(url: str, path: Path) -> http.client.HTTPResponse:
 
 
 def _blocks(answer: http.client.HTTPResponse, name: str) -> Iterator[bytes]:
-    """The answer block by block; one that breaks off before its announced length is a `NetworkFailure`."""
+    """Yield the answer block by block; `NetworkFailure` when it ends before its announced length."""
     length = answer.headers.get("Content-Length")
     announced = int(length) if length else None
     received = 0

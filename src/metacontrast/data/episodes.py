@@ -5,7 +5,7 @@ no common state and a run can be taken up at any task.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
@@ -22,7 +22,8 @@ from metacontrast.types import Episode
 
 Labels = Literal["fresh", "bound", "bound-uneven", "bound-tuples"]
 
-_DRAW, _RELABEL, _ORDER = range(3)
+_DRAW, _RELABEL, _ORDER, AUGMENT, _SIZE = range(5)
+"""Purposes of random numbers; each has a stream of its own."""
 
 
 class EpisodeRows(NamedTuple):
@@ -51,6 +52,12 @@ class EpisodeSampler:
         pool_size: None draws every task anew; N draws N tasks once and reuses them in shuffled epochs; 1 is one fixed
             task.
         relabel: permute a task's labels each time that it is used, support and query together.
+        least_ways, least_shots: with them every block of tasks has a size of its own, drawn evenly from these to `ways`
+            and `shots`.
+        block: how many tasks in a row have one size: as many as an update has.
+        unequal_shots: share the ways · shots support images of a task out among its classes at random, each at least
+            one, by the rule of Meta-Dataset (Triantafillou et al. 2020): in proportion to e^α times the class's number
+            of images, α uniform in [log ½, log 2], rounded so that the total stays.
     """
 
     images: ClassImages
@@ -61,10 +68,15 @@ class EpisodeSampler:
     labels: Labels = "fresh"
     pool_size: int | None = None
     relabel: bool = False
+    least_ways: int | None = None
+    least_shots: int | None = None
+    block: int = 1
+    unequal_shots: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
         _check_sizes(self)
+        _check_varied(self)
         _check_classes(self)
 
     def __getitem__(self, index: int) -> Episode:
@@ -74,7 +86,10 @@ class EpisodeSampler:
         return Episode(*(part[0] for part in self.batch([index])))
 
     def batch(self, indices: Sequence[int]) -> Episode:
-        """These tasks, stacked along a leading axis, on the device where the images lie."""
+        """Draw tasks, stacked along a leading axis, on the device where the images lie.
+
+        Where sizes are drawn they must be tasks of one block.
+        """
         support, support_y, query, query_y = map(self._to_device, self._rows(indices))
         pixels = self.images.pixels(torch.cat([support.flatten(), query.flatten()]))
         support_x, query_x = pixels.split([support.numel(), query.numel()])
@@ -82,20 +97,46 @@ class EpisodeSampler:
         return Episode(support_x.unflatten(0, tasks), support_y, query_x.unflatten(0, tasks), query_y)
 
     def rows(self, index: int) -> EpisodeRows:
-        """Task number `index` as row numbers, sorted by label as drawn."""
+        """Return task number `index` as row numbers, sorted by label as drawn."""
         return EpisodeRows(*(part[0] for part in self._rows([index])))
+
+    def ways_at(self, index: int) -> int:
+        """The number of classes of task number `index`."""
+        return self._of_size(index // self.block).ways
+
+    def _of_size(self, block: int) -> "EpisodeSampler":
+        """The sampler of a block's tasks, whose size is fixed."""
+        if self.least_ways is None and self.least_shots is None:
+            return self
+        random = RandomStreams(self.seed).at(block, _SIZE)
+        ways = int(random.integers(self.least_ways or self.ways, self.ways + 1))
+        shots = int(random.integers(self.least_shots or self.shots, self.shots + 1))
+        return replace(self, ways=ways, shots=shots, least_ways=None, least_shots=None)
 
     def _rows(self, indices: Sequence[int]) -> EpisodeRows:
         """Row numbers and labels of tasks, `(task, image)`."""
-        random = _Random(self.seed)
+        blocks = {index // self.block for index in indices}
+        sized = self._of_size(min(blocks))
+        if sized is not self:
+            if len(blocks) > 1:
+                raise InputError(
+                    f"tasks {min(indices)} to {max(indices)} have sizes of their own every {self.block}: ask for tasks "
+                    "of one block at a time, or leave out least_ways and least_shots"
+                )
+            return sized._rows(indices)
+        random = RandomStreams(self.seed)
         drawn = [self._draw(random.at(self._task_number(index), _DRAW)) for index in indices]
-        classes, places = map(np.stack, zip(*drawn, strict=True))
+        classes, places, shots = map(np.stack, zip(*drawn, strict=True))
         rows = self.images.starts.numpy()[classes][..., None] + places
         labels = np.tile(np.arange(self.ways), (len(indices), 1))
         if self.relabel:
             labels = np.stack([random.at(index, _RELABEL).permutation(self.ways) for index in indices])
-        support, query = (part.reshape(len(indices), -1) for part in np.split(rows, [self.shots], axis=2))
-        return EpisodeRows(support, labels.repeat(self.shots, 1), query, labels.repeat(self.queries, 1))
+        place, tasks = np.arange(rows.shape[2]), (len(indices), -1)
+        in_support = place < shots[..., None]
+        in_query = ~in_support & (place < shots[..., None] + self.queries)
+        every = np.broadcast_to(labels[..., None], rows.shape)
+        chosen = (each[where].reshape(tasks) for where in (in_support, in_query) for each in (rows, every))
+        return EpisodeRows(*chosen)
 
     def _to_device(self, numbers: NDArray[np.int64]) -> Int[Tensor, "task image"]:
         return torch.from_numpy(numbers).to(self.images.images.device, non_blocking=True)
@@ -106,11 +147,26 @@ class EpisodeSampler:
         epoch, position = divmod(index, self.pool_size)
         return int(_order_of_epoch(self.seed, epoch, self.pool_size)[position])
 
-    def _draw(self, random: np.random.Generator) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
-        """The classes of a task, and which images of each."""
+    def _draw(self, random: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """The classes of a task, which images of each, support first, and how many of these are support images."""
         classes = self._draw_classes(random)
-        per_class = self.shots + self.queries
-        return classes, [random.choice(self._counts[c], per_class, replace=False) for c in classes.tolist()]
+        shots, most = np.full(self.ways, self.shots), self.shots
+        if self.unequal_shots:
+            shots, most = self._draw_shots(random, classes), self.ways * (self.shots - 1) + 1
+        places = np.zeros((self.ways, most + self.queries), np.int64)
+        for row, number, count in zip(places, classes.tolist(), (shots + self.queries).tolist(), strict=True):
+            row[:count] = random.choice(self._counts[number], count, replace=False)
+        return classes, places, shots
+
+    def _draw_shots(self, random: np.random.Generator, classes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Shares of the ways · shots support images by Meta-Dataset's rule, as far as the classes' images reach."""
+        counts = np.array(self._counts)[classes]
+        shares = np.exp(random.uniform(-np.log(2), np.log(2), self.ways)) * counts
+        shots, total = np.ones(self.ways, np.int64), self.ways * self.shots
+        while shots.sum() < total:
+            has_more = shots < counts - self.queries
+            shots[np.argmax(np.where(has_more, shares / shots, -1))] += 1
+        return shots
 
     def _draw_classes(self, random: np.random.Generator) -> NDArray[np.int64]:
         classes = len(self.images)
@@ -134,8 +190,8 @@ class EpisodeSampler:
         return np.array_split(np.arange(len(self.images)), self.ways)
 
 
-class _Random:
-    """The generators of a seed, one for every number and purpose; the last one asked for is the one to use.
+class RandomStreams:
+    """Generators of a seed, one for every number and purpose; asking for one invalidates the one before.
 
     Setting the state of one generator is four times as fast as making a new one.
     """
@@ -146,7 +202,7 @@ class _Random:
         self._start = self._bits.state
 
     def at(self, number: int, purpose: int) -> np.random.Generator:
-        """As `Generator(Philox(key=[seed, number], counter=[0, 0, 0, purpose]))`."""
+        """Return the equivalent of `Generator(Philox(key=[seed, number], counter=[0, 0, 0, purpose]))`."""
         self._start["state"]["key"][1] = number
         self._start["state"]["counter"][3] = purpose
         self._bits.state = self._start
@@ -156,7 +212,7 @@ class _Random:
 @lru_cache(maxsize=4)
 def _order_of_epoch(seed: int, epoch: int, pool_size: int) -> NDArray[np.int64]:
     """The tasks of a pool in the order in which an epoch takes them."""
-    return _Random(seed).at(epoch, _ORDER).permutation(pool_size)
+    return RandomStreams(seed).at(epoch, _ORDER).permutation(pool_size)
 
 
 def _check_sizes(sampler: EpisodeSampler) -> None:
@@ -169,6 +225,24 @@ def _check_sizes(sampler: EpisodeSampler) -> None:
         raise InputError(f"seed={sampler.seed}, but it must be 0 or more and below 2**63")
     if sampler.relabel and sampler.labels != "fresh":
         raise InputError(f"labels={sampler.labels!r} binds labels to classes: relabel cannot permute them")
+
+
+def _check_varied(sampler: EpisodeSampler) -> None:
+    """Raise where sizes are drawn that no task can have, or that contradict another option."""
+    for name, least, most in (
+        ("least_ways", 2, sampler.ways),
+        ("least_shots", 1, sampler.shots),
+        ("block", 1, None),
+    ):
+        value = getattr(sampler, name)
+        if value is not None and (value < least or (most is not None and value > most)):
+            upto = "or more" if most is None else f"to {most}, the largest size"
+            raise InputError(f"{name}={value}, but it must be {least} {upto}")
+    if sampler.least_ways is None and sampler.least_shots is None:
+        return
+    if sampler.labels != "fresh" or sampler.pool_size is not None:
+        option = f"pool_size={sampler.pool_size}" if sampler.labels == "fresh" else f"labels={sampler.labels!r}"
+        raise InputError(f"{option} cannot have tasks of several sizes: leave it out, or give one size")
 
 
 def _check_classes(sampler: EpisodeSampler) -> None:

@@ -22,12 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from metacontrast.data.decode import UnreadableImage, is_grey, suffixes
-from metacontrast.data.gather import Item, enumerate_some, gather
+from metacontrast.data.decode import Item, UnreadableImage, enumerate_some, gather, is_grey, suffixes
 from metacontrast.data.images import ClassImages, group_by_class
-from metacontrast.data.options import ReadOptions
-from metacontrast.data.variants import with_variants
-from metacontrast.errors import InputError, check_choice
+from metacontrast.data.options import ReadOptions, with_variants
+from metacontrast.errors import InputError, NoSplitError, check_choice
 from metacontrast.files import is_folder, why_no_folder
 
 READER_VERSION = 1
@@ -61,7 +59,7 @@ logger = logging.getLogger("metacontrast")
 
 
 def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
-    """One split of the folder as images of `options.image_size` pixels a side (84 unless told).
+    """Read one split of the folder as images of `options.image_size` pixels a side (default 84).
 
     Raises:
         InputError: there are no classes or only one, the split is not there, a file cannot be read (unless
@@ -84,7 +82,7 @@ def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
 
 
 def sources(root: Path, options: ReadOptions) -> list[Path]:
-    """All image files of all splits: even one outside a split decides between grey and RGB."""
+    """List the image files of all splits: even one outside a split decides between grey and RGB."""
     return [file for files in class_files(root).values() for file in files if file.exists()]
 
 
@@ -153,13 +151,13 @@ def is_divided(root: Path) -> bool:
 
 
 def split_classes(root: Path, found: ClassFiles, split: str) -> ClassFiles:
-    """The classes of one split, as the module's head says."""
+    """Select the classes of one split by the rules in the module's docstring."""
     if split not in SPLITS:
         raise InputError(f"folder:{root} has no split {split!r}, only {', '.join(SPLITS)}")
     tops = _split_folders(root, found)
     if not tops:
         if split in ("val", "test"):
-            raise InputError(
+            raise NoSplitError(
                 f"{root} is not divided, so {split!r} would be the classes that are trained on: put class folders into "
                 "train/ and test/, or ask for all (train --eval-split all, or evaluate --split all where nothing of it "
                 "was trained on)"
@@ -167,7 +165,7 @@ def split_classes(root: Path, found: ClassFiles, split: str) -> ClassFiles:
         return found
     wanted = {top for top, name in tops.items() if split in ("all", name)}
     if not wanted:
-        raise InputError(f"{root} has folders {', '.join(sorted(tops))}, but none for {split!r}: ask for another")
+        raise NoSplitError(f"{root} has folders {', '.join(sorted(tops))}, but none for {split!r}: ask for another")
     return _merged(found, wanted)
 
 
@@ -256,7 +254,7 @@ def _is_image_file(entry: Path) -> bool:
 
 
 def _refuse_far_link(link: Path, root: Path) -> None:
-    """Only links to files inside are followed: one to a folder would make two classes of one, or a circle."""
+    """Refuse links except to files inside: a link to a folder would duplicate a class or make a cycle."""
     target = Path(os.path.realpath(link))  # unlike Path.resolve, this does not raise on a link to itself
     if target.is_dir() or not target.is_relative_to(root.resolve()):
         raise InputError(

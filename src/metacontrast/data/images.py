@@ -6,22 +6,19 @@ episode is therefore nothing but row numbers, and the pixels stay where they are
 
 import hashlib
 import json
-import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from torch import Tensor
 
 from metacontrast.errors import InputError
-from metacontrast.files import open_tensors, parse_json, write_tensors
 
 
 @dataclass(frozen=True)
@@ -54,6 +51,11 @@ class ClassImages:
         if len(self.mean) not in (1, channels) or len(self.std) not in (1, channels):
             raise InputError(f"{self.name}: mean and std need 1 or {channels} numbers, one per channel")
 
+    def __repr__(self) -> str:
+        """Name and sizes."""
+        size = "×".join(map(str, self.shape))
+        return f"ClassImages({self.name!r}, {len(self.classes):,} classes, {len(self.images):,} images of {size})"
+
     def __len__(self) -> int:
         """The number of classes."""
         return len(self.classes)
@@ -75,7 +77,7 @@ class ClassImages:
         return content_digest(self.images, self.starts, self.classes)
 
     def pixels(self, rows: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows channel height width"]:
-        """The images in these rows as float32, scaled and normalized, on the device where the images lie."""
+        """Return the images in `rows` as float32, scaled and normalized, on the device where the images lie."""
         picked = self.images.index_select(0, rows.to(self.images.device).flatten())  # 20 times as fast as images[rows]
         return self.normalize(picked.view(*rows.shape, *self.shape))
 
@@ -91,7 +93,7 @@ class ClassImages:
         return _columns(self.mean, self.std, self.images.device)
 
     def select(self, chosen: Sequence[int], name: str | None = None) -> "ClassImages":
-        """Only these classes, in this order."""
+        """Select classes, in the given order."""
         starts = self.starts.tolist()
         rows = [torch.arange(starts[c], starts[c + 1]) for c in chosen]
         counts = [len(r) for r in rows]
@@ -104,7 +106,7 @@ class ClassImages:
         )
 
     def to(self, device: torch.device | str) -> "ClassImages":
-        """The same images resident on `device`."""
+        """Copy the images to `device`."""
         return replace(self, images=self.images.to(device))
 
 
@@ -156,8 +158,48 @@ def group_by_class(
     )
 
 
+def images_from_arrays(
+    images: NDArray[np.uint8] | Tensor,
+    labels: Sequence[Any] | NDArray[Any] | Tensor,
+    *,
+    name: str = "arrays",
+    mean: tuple[float, ...] = (0.0,),
+    std: tuple[float, ...] = (1.0,),
+) -> ClassImages:
+    """Images from memory, to draw tasks from.
+
+    Args:
+        images: uint8, `(image, height, width)` or `(image, height, width, channel)` with 1 or 3 channels.
+        labels: the class of every image: numbers or texts.
+        name: what the images are called in messages and records.
+        mean, std: per channel on the scale 0 to 1, with which pixels are normalized.
+
+    Raises:
+        InputError: the images are of another type or shape, or there is not one label for each.
+
+    >>> grey = np.zeros((4, 8, 8), np.uint8)
+    >>> images_from_arrays(grey, ["a", "b", "a", "b"]).classes
+    ('a', 'b')
+    """
+    pixels, classes = np.asarray(images), np.asarray(labels)
+    if pixels.dtype != np.uint8:
+        raise InputError(f"images are {pixels.dtype}, but must be uint8 from 0 to 255: scale and convert them")
+    if pixels.ndim == 3:
+        pixels = pixels[..., None]
+    if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3):
+        raise InputError(
+            f"images have shape {np.shape(images)}, but must have (image, height, width) or (image, height, width, "
+            "channel) with 1 or 3 channels: move or add an axis"
+        )
+    if classes.shape != (len(pixels),):
+        raise InputError(f"{len(pixels)} images have labels of shape {classes.shape}: give each image one label")
+    channels_first = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+    by_class = [(str(each), channels_first[classes == each]) for each in np.unique(classes)]
+    return group_by_class(name, by_class, mean=mean, std=std)
+
+
 def first_clash(names: Sequence[str]) -> tuple[str, str] | None:
-    """The first two names that are equal after Unicode normalization, if there are any."""
+    """Find the first two names that are equal after Unicode normalization; None if there are none."""
     seen: dict[str, str] = {}
     for name in names:
         key = unicodedata.normalize("NFC", name)
@@ -172,67 +214,8 @@ def content_digest(
     starts: Int[Tensor, " classes_plus_one"],
     classes: Sequence[str],
 ) -> str:
-    """SHA-256 over class names, class borders, image shape and pixels, in hexadecimal."""
+    """Compute SHA-256 over class names, class borders, image shape and pixels, in hexadecimal."""
     header = json.dumps([list(classes), starts.tolist(), list(images.shape)], ensure_ascii=True)
     digest = hashlib.sha256(header.encode())
     digest.update(images.cpu().contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def cached(folder: Path | None, name: str, source: str, build: Callable[[], ClassImages]) -> ClassImages:
-    """The images that `build` makes, kept in one memory-mapped file under `folder` from the second time on.
-
-    Args:
-        folder: where cache files lie; None builds every time.
-        name: what the file is called.
-        source: a text that changes whenever the images would: files, their sizes and times, options, reader version.
-        build: makes the images when the file is missing, stale or damaged.
-    """
-    if folder is None:
-        return build()
-    path = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}.safetensors"
-    found = _read_cache(path, source)
-    if found is None:
-        built = build()
-        try:
-            _write_cache(path, source, built)
-        except InputError:
-            return built
-        found = _read_cache(path, source) or built
-    return found
-
-
-def _write_cache(path: Path, source: str, images: ClassImages) -> None:
-    facts = {
-        "name": images.name,
-        "classes": list(images.classes),
-        "mean": images.mean,
-        "std": images.std,
-        "digest": images.digest,
-        "source": source,
-    }
-    text = json.dumps(facts)
-    tensors = {"images": images.images, "starts": images.starts}
-    write_tensors(path, tensors, {"facts": text, "facts_digest": hashlib.sha256(text.encode()).hexdigest()})
-
-
-def _read_cache(path: Path, source: str) -> ClassImages | None:
-    """What the cache file holds, or None when it is missing, stale or damaged."""
-    try:
-        with open_tensors(path) as file:
-            metadata = file.metadata() or {}
-            facts = parse_json(metadata["facts"])
-            is_whole = hashlib.sha256(metadata["facts"].encode()).hexdigest() == metadata["facts_digest"]
-            if not is_whole or facts["source"] != source:
-                return None
-            found = ClassImages(
-                name=facts["name"],
-                images=file.get_tensor("images"),
-                starts=file.get_tensor("starts"),
-                classes=tuple(facts["classes"]),
-                mean=tuple(facts["mean"]),
-                std=tuple(facts["std"]),
-            )
-    except (OSError, SafetensorError, KeyError, ValueError):
-        return None
-    return found if found.digest == facts["digest"] else None

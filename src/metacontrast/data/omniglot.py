@@ -22,12 +22,9 @@ import numpy as np
 
 from metacontrast.data.download import fetch
 from metacontrast.data.images import ClassImages, group_by_class
-from metacontrast.data.options import ReadOptions
-from metacontrast.data.published import decode, pixels
-from metacontrast.data.split_lists import split_list
-from metacontrast.data.tree import FileTree, find_source, open_tree
-from metacontrast.data.variants import ClassArrays, with_variants
-from metacontrast.errors import InputError
+from metacontrast.data.options import ClassArrays, ReadOptions, with_variants
+from metacontrast.data.published import FileTree, find_source, open_image, open_tree, pixels, split_list
+from metacontrast.errors import InputError, NoSplitError
 
 READER_VERSION = 1
 URL = "https://github.com/brendenlake/omniglot/raw/master/python"
@@ -54,7 +51,7 @@ Drawings = dict[str, list[tuple[FileTree, str]]]
 
 
 def sources(root: Path, options: ReadOptions) -> list[Path]:
-    """The two archives or folders that hold the set."""
+    """Find the two archives or folders that hold the set."""
     found = [find_source(root, FOLDERS, (f"{part}.zip", part)) for part in PARTS]
     for part, path in zip(PARTS, found, strict=True):
         if path is None:
@@ -66,7 +63,7 @@ def sources(root: Path, options: ReadOptions) -> list[Path]:
 
 
 def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
-    """One split, verified: every character and drawing is there and every pixel is as published."""
+    """Read one split, verified: every character and drawing is there and every pixel is as published."""
     lists = lists_of(split, options)
     with ExitStack() as stack:
         trees = [stack.enter_context(open_tree(path)) for path in sources(root, options)]
@@ -86,10 +83,10 @@ def get(root: Path) -> Path:
 
 
 def lists_of(split: str, options: ReadOptions) -> tuple[str, ...]:
-    """The published lists that make up a split."""
+    """Return the published lists that make up a split."""
     scheme = SCHEMES[options.split_scheme]
     if split not in scheme:
-        raise InputError(
+        raise NoSplitError(
             f"omniglot has no split {split!r} with split_scheme={options.split_scheme!r}, only "
             f"{', '.join(scheme)}: choose one of these"
         )
@@ -97,12 +94,12 @@ def lists_of(split: str, options: ReadOptions) -> tuple[str, ...]:
 
 
 def characters(list_name: str) -> tuple[str, ...]:
-    """The characters of one published list, such as `images_background/Futurama/character07`."""
+    """Return the characters of one published list, such as `images_background/Futurama/character07`."""
     return split_list(f"omniglot_{list_name}")
 
 
 def drawings_by_character(trees: Sequence[FileTree]) -> Drawings:
-    """Where the drawings of every character lie, sorted by file name."""
+    """Locate the drawings of every character, sorted by file name."""
     found: Drawings = {}
     for tree in trees:
         for name in tree.names:
@@ -126,11 +123,11 @@ def check_complete(drawings: Drawings, expected: Sequence[str]) -> None:
 
 
 def read_characters(names: Sequence[str], drawings: Drawings, options: ReadOptions) -> tuple[ClassArrays, str]:
-    """The resized drawings of these characters, and the SHA-256 of their pixels before resizing."""
+    """Read the resized drawings of some characters, and the SHA-256 of their pixels before resizing."""
     digest = hashlib.sha256()
     by_class: ClassArrays = []
     for name in names:
-        images = [decode(tree.read(file), "L", SIDE, f"{tree.path}: {file}") for tree, file in drawings[name]]
+        images = [open_image(tree.read(file), "L", SIDE, f"{tree.path}: {file}") for tree, file in drawings[name]]
         for image in images:
             digest.update(image.tobytes())
         by_class.append(

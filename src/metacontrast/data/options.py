@@ -1,7 +1,11 @@
-"""How images are read: the choices that published few-shot protocols differ in."""
+"""Choices of published protocols at reading time: size, filter, polarity, turned classes, split."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from metacontrast.fields import check_fields
 
@@ -30,3 +34,22 @@ class ReadOptions:
     skip_unreadable: bool = False
 
     __post_init__ = check_fields
+
+
+ClassArrays = list[tuple[str, NDArray[np.uint8]]]
+
+
+def with_variants(by_class: Sequence[tuple[str, NDArray[np.uint8]]], options: ReadOptions) -> ClassArrays:
+    """Invert the classes and append copies turned counterclockwise, where the options ask for it.
+
+    A turned class is a class of its own, named with its angle: `Futurama/character07/rot090`.
+    """
+    upright = [(name, 255 - images if options.invert else images) for name, images in by_class]
+    if not options.rotations:
+        return upright
+    turned = [
+        (f"{name}/rot{90 * quarter:03d}", np.rot90(images, quarter, axes=(2, 3)).copy())
+        for quarter in (1, 2, 3)
+        for name, images in upright
+    ]
+    return upright + turned

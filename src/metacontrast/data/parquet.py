@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from metacontrast.data.gather import BATCH, Item, Listing
+from metacontrast.data.decode import BATCH, Item, Listing
 from metacontrast.errors import InputError
 from metacontrast.files import parse_json
 
@@ -19,13 +19,13 @@ DAMAGE = (OSError, ValueError, NotImplementedError)
 
 
 def find(folder: Path, split: str) -> list[Path]:
-    """The files of a split, in order."""
+    """Find the files of a split, in order."""
     names = HUB_NAMES.get(split, (split,))
     return sorted(file for name in names for file in (folder / "data").glob(f"{name}-*.parquet"))
 
 
 def open_listing(files: Sequence[Path], split: str) -> Listing:
-    """All rows of the files; images are read a few hundred at a time when they are asked for."""
+    """Open the files as a listing; images are read a few hundred at a time on demand."""
     counts = Counter(label for file in files for label, _ in _rows(file, ["label"]))
     return Listing(counts, (item for file in files for item in _items(file)))
 
@@ -63,7 +63,7 @@ def _open(file: Path) -> Any:
 
 
 def _label_names(file: Path, metadata: dict[bytes, bytes]) -> Callable[[Any], str]:
-    """How a label is turned into a class name: numbers by the hub's list, text as it is."""
+    """Return a function from labels to class names: numbers by the hub's list, text as it is."""
     try:
         features = parse_json(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
         names = features.get("label", {}).get("names", [])

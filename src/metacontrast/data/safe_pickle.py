@@ -35,7 +35,7 @@ PLAIN_DTYPE = re.compile(r"[biufc](1|2|4|8|16)|[SU]\d{1,6}")
 
 
 def load(path: Path) -> Data:
-    """What a pickle holds: numbers, text, bytes, containers, and numpy arrays of numbers or text (read-only).
+    """Load a pickle of plain data: numbers, text, bytes, containers, read-only numpy arrays of numbers or text.
 
     Text written by Python 2 is decoded as Latin-1, and all kinds of dictionary become plain ones.
 

@@ -1,20 +1,24 @@
-"""What is measured of a kept model: accuracy on the test tasks of one seed, or how alike its features are.
+"""Measurements of a trained model: accuracy on common test tasks, or how alike its features are.
 
 Every run of a data set and shape of tasks is tested on the same tasks, whatever its training seed, so that runs can
-be compared pair by pair and task by task. What is kept is the number of correct queries on every single task.
+be compared pair by pair and task by task. What is kept is the number of correct queries on every single task, one
+character each: 0 … 43 are the characters from `0` on, 44 and more those after the backslash, which JSON would escape.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from statistics import fmean
 
+import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
-from metacontrast.analysis.similarity import MAPS, contrasts, similarity_maps
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.data.images import ClassImages
-from metacontrast.experiments.counts import encode
-from metacontrast.experiments.schedule import Schedule, quantity
+from metacontrast.diagnostics.similarity import MAPS, contrasts, similarity_maps
+from metacontrast.experiments.setting import Schedule
+from metacontrast.experiments.spec import Accuracy, Similarity
 from metacontrast.maml.inner import Inner
 from metacontrast.training.evaluate import Evaluation, evaluate_tasks
 from metacontrast.training.records import Record
@@ -22,22 +26,25 @@ from metacontrast.training.run import TrainedRun
 from metacontrast.training.step import Resources
 
 TEST_SEED = 2022
+NEAREST_MEAN = "nearest-mean"
+"""The baseline without adaptation, as records name it."""
+_FIRST, _BACKSLASH = ord("0"), ord("\\")
 
 
 def measured_names(schedule: Schedule, update: int) -> set[str]:
-    """The names of the values that `measure` returns."""
+    """Return the names of the values that `measure` returns."""
     if schedule.what == "similarity":
         return set(MAPS)
     bounds = (False, True) if schedule.also_bound else (False,)
     steps = schedule.steps_at(update)
-    names = {quantity(head, step, bound) for bound in bounds for head in schedule.heads for step in steps}
-    return names | {"nearest-mean"}
+    names = {str(Accuracy(head, step, bound)) for bound in bounds for head in schedule.heads for step in steps}
+    return names | {NEAREST_MEAN}
 
 
 def measure(
     run: TrainedRun, schedule: Schedule, train_images: ClassImages, test_images: ClassImages, resources: Resources
 ) -> Record:
-    """The values of a kept model, by name, on how many tasks, and the correct queries of every one of these."""
+    """Measure a kept model: values by name, number of tasks, and the correct queries of every task."""
     if schedule.what == "similarity":
         return {"tasks": 1} | _similarity(run, train_images)
     evaluation = Evaluation(schedule.steps_at(run.updates), schedule.heads, schedule.tasks_at(run.updates))
@@ -46,25 +53,31 @@ def measure(
     sampler = common_tasks(run, test_images)
     found = count_correct(run, sampler, inner, evaluation, resources)
     if schedule.also_bound:
-        bound = count_correct(run, replace(sampler, labels=run.config.labels), inner, evaluation, resources)
+        bound_tasks = replace(sampler, labels=run.config.labels)
+        bound = count_correct(run, bound_tasks, inner, evaluation, resources, is_bound=True)
         for kind in ("values", "correct"):
-            found[kind] |= {f"bound {name}": value for name, value in bound[kind].items() if "/" in name}
+            found[kind] |= {name: value for name, value in bound[kind].items() if name != NEAREST_MEAN}
     return found
 
 
 def common_tasks(run: TrainedRun, images: ClassImages) -> EpisodeSampler:
-    """The test tasks that every run of the data set and shape is tested on, one after the other."""
+    """Return the test tasks that every run of the data set and shape shares."""
     return replace(run.config.test_tasks(images), seed=TEST_SEED)
 
 
 def count_correct(
-    run: TrainedRun, tasks: EpisodeSampler, inner: Inner, evaluation: Evaluation, resources: Resources
+    run: TrainedRun,
+    tasks: EpisodeSampler,
+    inner: Inner,
+    evaluation: Evaluation,
+    resources: Resources,
+    is_bound: bool = False,
 ) -> Record:
-    """By quantity, the accuracy and, one character per task, the number of correct queries."""
+    """Evaluate and return, by quantity, the accuracy and the number of correct queries of every task."""
     model, params = run.model.to(resources.device), run.params_on(resources.device)
     scores = evaluate_tasks(model, params, tasks, inner, evaluation, resources.executor)
     steps = sorted(set(evaluation.steps))
-    names = [*(quantity(head, step) for head in evaluation.heads for step in steps), "nearest-mean"]
+    names = [*(str(Accuracy(head, step, is_bound)) for head in evaluation.heads for step in steps), NEAREST_MEAN]
     queries = tasks.ways * tasks.queries
     counts = (scores.T * queries).round().int()
     return {
@@ -76,7 +89,7 @@ def count_correct(
 
 
 def _similarity(run: TrainedRun, images: ClassImages) -> Record:
-    """Of the one task that the run is trained on, support and query images normalized apart."""
+    """Measure similarities on the one task that the run is trained on, support and query normalized apart."""
     support_x, support_y, query_x, query_y = run.config.test_tasks(images)[0]
     with torch.no_grad():
         support = run.model.features(run.params.encoder, support_x)
@@ -86,11 +99,38 @@ def _similarity(run: TrainedRun, images: ClassImages) -> Record:
     return {"values": {name: round(value or 0.0, 5) for name, value in contrasts(maps).items()}, "maps": rounded}
 
 
+def measured_once(values: Mapping[str, float]) -> Record:
+    """Build the record of values that are computed without training or tasks."""
+    return {"update": 1, "tasks": 1, "values": dict(values)}
+
+
 def same_class(record: Record) -> dict[str, float]:
-    """How alike features of one class are, mean over classes, of every map that the record holds."""
+    """Average the similarity within classes, for every map that the record holds."""
     maps = record.get("maps", {})
-    return {f"{name}, same class": fmean(row[i] for i, row in enumerate(each)) for name, each in maps.items()}
+    return {
+        str(Similarity(name, is_within_class=True)): fmean(row[i] for i, row in enumerate(each))
+        for name, each in maps.items()
+    }
 
 
 def _rounded(matrix: Tensor) -> list[list[float]]:
     return [[round(value, 4) for value in row] for row in matrix.tolist()]
+
+
+def encode(counts: Iterable[int]) -> str:
+    """Encode counts, one character each.
+
+    >>> encode([0, 43, 44, 75])
+    '0[]|'
+    """
+    return "".join(chr(_FIRST + c + (_FIRST + c >= _BACKSLASH)) for c in counts)
+
+
+def decode(text: str) -> Int[np.ndarray, " task"]:
+    """Decode what `encode` returned.
+
+    >>> decode("0[]|").tolist()
+    [0, 43, 44, 75]
+    """
+    found = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32).astype(np.int64)
+    return found - _FIRST - (found > _BACKSLASH)

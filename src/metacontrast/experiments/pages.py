@@ -1,4 +1,4 @@
-"""A figure's page: question, pictures, verdicts, numbers, what is wrong with the published figure, departures, command.
+"""Pages of figures: question, picture, what was found, a table of claims; everything else is folded below.
 
 Everything comes from the specification and the records; a page is never written by hand.
 """
@@ -8,16 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from metacontrast.experiments.authors import FULL_UPDATES
-from metacontrast.experiments.departures import departures
-from metacontrast.experiments.pictures import draw, lines_of, views_of
-from metacontrast.experiments.records import FigureRecords
-from metacontrast.experiments.released import is_same_test, source
-from metacontrast.experiments.setting import Setting
-from metacontrast.experiments.spec import FigureSpec, View
-from metacontrast.experiments.statistics import holm
-from metacontrast.experiments.table import Table
-from metacontrast.experiments.tables import (
+from metacontrast.experiments.authors_models import FULL_UPDATES
+from metacontrast.experiments.authors_numbers import is_same_test, source
+from metacontrast.experiments.deviations import deviations
+from metacontrast.experiments.figure_records import FigureRecords
+from metacontrast.experiments.pictures import curves_of, draw, panels_of
+from metacontrast.experiments.rows import (
     NUMBERS_HEAD,
     comparison_row,
     data_and_updates,
@@ -27,7 +23,11 @@ from metacontrast.experiments.tables import (
     steps_head,
     steps_row,
 )
-from metacontrast.experiments.verdicts import Outcome, Verdict, judge_together
+from metacontrast.experiments.setting import Setting
+from metacontrast.experiments.spec import FigureSpec, Panel
+from metacontrast.experiments.statistics import holm
+from metacontrast.experiments.table import Table
+from metacontrast.experiments.verdicts import Decision, Verdict, judge_together
 from metacontrast.files import write_text
 
 _COMPARISONS_HEAD = (
@@ -36,8 +36,8 @@ _COMPARISONS_HEAD = (
     "difference, 95 % interval",
     "seeds, updates, tasks",
     "verdict",
-    "released, as far",
-    "released, whole training",
+    "authors, as far",
+    "authors, whole training",
 )
 _PAIRED = (
     "Differences are paired by training seed and by test task, and taken at the last stage that all curves of a "
@@ -52,18 +52,18 @@ _NOTATION = (
     "`zeroed/1`: head zeroed at test, one inner step; `kept/own`: head as trained, as many steps as in training. "
     "`end`: the last stage reached here; `early`: the last one within the first fifth of the published training. "
     "*faster*: the bounds of the ratio of updates, since a level is reached between two evaluations, and their "
-    "interval. Released: "
-    "recomputed from the authors' files; *as far*: the difference of their means after as many updates, or the ratio "
-    "to the same levels, where they have that test; *whole training*: paired by seed and, unless it says otherwise, "
-    "over the last five evaluations."
+    "interval. Authors: recomputed from their files; *as far*: the difference of their means after as many updates, or "
+    "the ratio to the same levels, where they have that test; *whole training*: the difference of their means over the "
+    "last five evaluations (*early*: after a fifth of their training) ± its standard error without pairing, or the "
+    "ratio to levels that both curves reach."
 )
 
 
 def judge_figure(spec: FigureSpec, records: FigureRecords) -> tuple[Table, list[Verdict]]:
-    """All measurements of a figure, and the verdicts on its claims."""
+    """Judge a figure's claims; return all measurements and the verdicts."""
     full = {key: end for setting in records.settings for key, end in spec.full_updates(setting).items()}
-    full |= {(row["panel"], row["line"]): FULL_UPDATES[row["panel"]] for row in records.authors}
-    table = Table(records.lines, [*records.measurements, *records.authors], full)
+    full |= {(each.kind, each.curve): FULL_UPDATES[each.kind] for each in records.authors}
+    table = Table(records.curves, [*records.measurements, *records.authors], full)
     claims = zip(*(spec.claims(setting.in_full()) for setting in records.settings), strict=True)
     return table, [judge_together(claim, table) for claim in claims]
 
@@ -74,13 +74,19 @@ def write_page(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[V
     pictures = draw(folder, spec, records)
     parts = [
         f"# {spec.title}",
-        f"*{_papers(spec)}* {spec.question}",
+        f"*{_paper_figures(spec)}.* {spec.question}",
         *(f"![{spec.title}: {path.stem}]({path.name})" for path in pictures),
-        *_verdicts(spec, verdicts, table),
-        *_numbers(spec, records, table),
-        *_list("What is wrong with the published figure", spec.faults),
-        *_list("Departures", departures(records.settings[0].protocol, spec, [*table.lines.values()])),
-        *_origin(spec, records),
+        "## What we found",
+        _finding(verdicts),
+        _markdown(_CLAIMS_HEAD, [_claim_row(each) for each in verdicts]),
+        *_folded("Every comparison, and how it is judged", _comparisons(spec, verdicts, table)),
+        *_folded("Accuracies at every step, beside the authors'", _numbers(spec, records, table)),
+        *_folded("What is wrong with the published figure", _bullets(spec.faults)),
+        *_folded(
+            "How this differs from the authors' experiments",
+            _bullets(deviations(records.settings[0].protocol, spec, [*table.curves.values()])),
+        ),
+        *_folded("Command, versions and hardware", _origin(spec, records)),
     ]
     write_text(folder / f"{spec.name}.md", "\n\n".join(parts) + "\n")
     return verdicts
@@ -89,17 +95,17 @@ def write_page(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[V
 def write_summary(
     folder: Path, results: Mapping[str, Sequence[Mapping[str, Any]]], figures: Sequence[FigureSpec], setting: Setting
 ) -> Path:
-    """Every claim with its verdict and a link."""
+    """Write the summary page: every claim with its verdict and a link."""
     by_name = {figure.name: figure for figure in figures}
     adjusted = iter(holm([each["p"] for found in results.values() for each in found if each["p"] is not None]))
     rows = [
         (
-            by_name[name].papers,
+            _numbers_of(by_name[name]),
             each["claim"],
             each["data"],
             f"[{each['verdict']}]({name}.md)",
             "—" if each["p"] is None else f"{describe_p(each['p'])} ({describe_p(next(adjusted))})",
-            each["released"],
+            each["authors"],
         )
         for name, found in results.items()
         for each in found
@@ -115,7 +121,7 @@ def write_summary(
         *_bullets(
             [f"{each['claim']} {each['reason']}." for found in results.values() for each in found if each["reason"]]
         ),
-        f"Released numbers: {source()}.",
+        f"The authors' numbers: {source()}.",
         "## Command",
         _command(f"metacontrast figure all{_flags(setting)}", f"metacontrast figure all{_flags(setting)} --redraw"),
     ]
@@ -124,18 +130,18 @@ def write_summary(
     return file
 
 
-SUMMARY_HEAD = ("figure", "claim", "tested on", "verdict here", "p (Holm)", "what the released numbers say")
+SUMMARY_HEAD = ("figure", "claim", "tested on", "verdict here", "p (Holm)", "what the authors' numbers say")
 
 
 def counts_of(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """How many claims have which verdict, in a sentence."""
+    """Count the claims by verdict, in a sentence."""
     found = Counter(each["verdict"] for some in results.values() for each in some)
-    told = ", ".join(f"{found[outcome]} {outcome}" for outcome in get_args(Outcome))
+    told = ", ".join(f"{found[outcome]} {outcome}" for outcome in get_args(Decision))
     return f"Of {found.total()} claims: {told}."
 
 
 def summarize(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """Claims and verdicts as plain values."""
+    """Convert claims and verdicts to plain values."""
     return [
         {
             "claim": each.claim.text,
@@ -143,7 +149,7 @@ def summarize(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
             "verdict": each.outcome,
             "reason": each.reason,
             "p": each.p,
-            "released": each.claim.released,
+            "authors": each.claim.authors_say,
             "differences": "; ".join(f"{j.comparison.label}: {describe_interval(j)}" for j in each.judged),
         }
         for each in verdicts
@@ -151,32 +157,63 @@ def summarize(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
 
 
 def as_text(spec: FigureSpec, verdicts: Sequence[Verdict]) -> str:
-    """The verdicts for a terminal."""
-    lines = [f"{spec.name} ({_papers(spec).rstrip('.')})"]
+    """Format the verdicts for a terminal."""
+    lines = [f"{spec.name} ({_paper_figures(spec)})"]
     for verdict in verdicts:
         lines.append(f"  {verdict.outcome.upper()}: {verdict.claim.text}")
         lines += [f"      {verdict.reason}"] if verdict.reason else []
-        lines += [f"      {j.comparison.panel}: {j.comparison.label}: {describe_interval(j)}" for j in verdict.judged]
-        lines.append(f"      released: {verdict.claim.released}")
+        lines += [f"      {j.comparison.kind}: {j.comparison.label}: {describe_interval(j)}" for j in verdict.judged]
+        lines.append(f"      authors: {verdict.claim.authors_say}")
     return "\n".join(lines)
 
 
-def _papers(spec: FigureSpec) -> str:
-    if not spec.papers[0].isdigit():
-        return f"Figure: {spec.papers}."
-    return f"Figure{'s' * (',' in spec.papers)} {spec.papers.replace(', ', ' and ')} of the paper."
+def _paper_figures(spec: FigureSpec) -> str:
+    if not spec.paper_figures:
+        return f"Figure: {_numbers_of(spec)}"
+    return f"Figure{'s' * (len(spec.paper_figures) > 1)} {' and '.join(map(str, spec.paper_figures))} of the paper"
 
 
-def _verdicts(spec: FigureSpec, verdicts: Sequence[Verdict], table: Table) -> list[str]:
-    parts = ["## Verdicts", _PAIRED, *([] if spec.plot == "illustration" else [_NOTATION])]
+def _numbers_of(spec: FigureSpec) -> str:
+    return ", ".join(map(str, spec.paper_figures)) or "none: only in the authors' data"
+
+
+_CLAIMS_HEAD = ("claim", "verdict", "decided by", "difference, 95 % interval", "what the authors' numbers say")
+
+
+def _finding(verdicts: Sequence[Verdict]) -> str:
+    """In a sentence for each verdict, which claims have it."""
+    sentences = []
+    for outcome in get_args(Decision):
+        texts = [
+            f"{each.claim.text.rstrip('.')}{f' ({each.reason})' if each.reason else ''}"
+            for each in verdicts
+            if each.outcome == outcome
+        ]
+        if texts:
+            sentences.append(f"**{outcome.capitalize()}**: {'; '.join(texts)}.")
+    return " ".join(sentences)
+
+
+def _claim_row(verdict: Verdict) -> Sequence[str]:
+    """A claim with the comparison that decides it, or that is the least certain one."""
+    if not verdict.judged:
+        return verdict.claim.text, verdict.outcome, "—", "—", verdict.claim.authors_say
+    if verdict.outcome == "not supported":
+        decisive = min(verdict.judged, key=lambda each: each.p_against)
+    else:
+        decisive = max(verdict.judged, key=lambda each: each.p_for)
+    where = f"{decisive.comparison.label}; {decisive.comparison.kind}, {decisive.updates:,} updates"
+    return verdict.claim.text, verdict.outcome, where, describe_interval(decisive), verdict.claim.authors_say
+
+
+def _comparisons(spec: FigureSpec, verdicts: Sequence[Verdict], table: Table) -> list[str]:
+    parts = [_PAIRED, *([] if spec.plot == "illustration" else [_NOTATION])]
     for verdict in verdicts:
         why = f" *Why: {verdict.reason}.*" if verdict.reason else ""
-        about = f" ({data_and_updates(verdict)})" if verdict.judged else ""
-        parts.append(f"**{verdict.outcome}**{about}: {verdict.claim.text}{why}")
-        parts.append(f"Released numbers: {verdict.claim.released}.")
+        parts.append(f"**{verdict.outcome}**: {verdict.claim.text}{why}")
         if verdict.judged:
             parts.append(_markdown(_COMPARISONS_HEAD, [comparison_row(each, table) for each in verdict.judged]))
-    if any(each.comparison.panel in FULL_UPDATES for verdict in verdicts for each in verdict.judged):
+    if any(each.comparison.kind in FULL_UPDATES for verdict in verdicts for each in verdict.judged):
         parts.append(_AUTHORS)
     return parts
 
@@ -192,30 +229,29 @@ def _numbers(spec: FigureSpec, records: FigureRecords, table: Table) -> list[str
     if spec.plot != "curves":
         return []
     parts = [
-        "## Numbers",
         "Accuracy in per cent, mean ± sample standard deviation over seeds. Published curve: where smoothing over "
-        "mixed rows puts its end. Released after as many updates: straight between evaluations.",
+        "mixed rows puts its end. Authors after as many updates: straight between evaluations.",
     ]
-    views = views_of(spec, records.settings, table)
-    for view in views:
-        other = "" if all(map(is_same_test, lines_of(view, table))) else " (released: other test data)"
-        parts += [f"**{view.title}**{other}", _without_empty_columns(NUMBERS_HEAD, numbers_rows(view, table))]
-    return [*parts, *_all_steps(views, table)]
+    panels = panels_of(spec, records.settings, table)
+    for panel in panels:
+        other = "" if all(map(is_same_test, curves_of(panel, table))) else " (authors: other test data)"
+        parts += [f"**{panel.title}**{other}", _without_empty_columns(NUMBERS_HEAD, numbers_rows(panel, table))]
+    return [*parts, *_all_steps(panels, table)]
 
 
-def _all_steps(views: Sequence[View], table: Table) -> list[str]:
-    parts = ["### All test steps", "Head at test / inner steps; nearest-mean: nearest class mean, without adaptation."]
-    for panel in dict.fromkeys(view.panel for view in views):
-        lines = [line for (where, _), line in table.lines.items() if where == panel]
-        names = steps_head(lines, table)
-        parts += [f"**{panel}**", _markdown(("", *names), [steps_row(line, names, table) for line in lines])]
+def _all_steps(panels: Sequence[Panel], table: Table) -> list[str]:
+    parts = ["Head at test / inner steps; nearest-mean: nearest class mean, without adaptation."]
+    for kind in dict.fromkeys(panel.kind for panel in panels):
+        curves = [curve for curve in table.curves.values() if curve.kind == kind]
+        names = steps_head(curves, table)
+        parts += [f"**{kind}**", _markdown(("", *names), [steps_row(curve, names, table) for curve in curves])]
     return parts
 
 
 def _origin(spec: FigureSpec, records: FigureRecords) -> list[str]:
     setting = records.settings[0]
     ways = dict.fromkeys(_way(made) for made in records.made)
-    command = ["## Command", _command(f"metacontrast figure {spec.name}{_flags(setting)}")]
+    command = [_command(f"metacontrast figure {spec.name}{_flags(setting)}")]
     redrawn = "With `--redraw` the page and its pictures are made again from the records, without compute or data."
     return [*command, f"Made on {'; '.join(ways)}. {redrawn}" if ways else redrawn]
 
@@ -227,19 +263,20 @@ def _way(made: Mapping[str, Any]) -> str:
 
 def _flags(setting: Setting) -> str:
     length = " --scale smoke" if setting.scale == "smoke" else " --scale full"
-    return length + ("" if setting.protocol == "released" else f" --protocol {setting.protocol}")
+    return length + ("" if setting.protocol == "authors" else f" --protocol {setting.protocol}")
 
 
 def _command(*lines: str) -> str:
     return "```sh\n" + "\n".join(lines) + "\n```"
 
 
-def _list(title: str, items: Sequence[str]) -> list[str]:
-    return [f"## {title}", *_bullets(items)] if items else []
+def _folded(title: str, parts: Sequence[str]) -> list[str]:
+    """A block that opens on demand; nothing where there is nothing in it."""
+    return [f"<details>\n<summary>{title}</summary>", *parts, "</details>"] if parts else []
 
 
 def _bullets(items: Sequence[str]) -> list[str]:
-    return ["\n".join(f"- {item}" for item in items)]
+    return ["\n".join(f"- {item}" for item in items)] if items else []
 
 
 def _without_empty_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

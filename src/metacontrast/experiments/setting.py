@@ -1,8 +1,8 @@
-"""Under which protocol and to which length a figure is reproduced, and the training that follows from it.
+"""Protocol and length of a reproduction, and the training and the measurements that follow from them.
 
-`released` is what the authors' code ran, `paper` what their text says. The length is a number of updates, or a name:
-`local` (what two cores do in hours), `full` (the published length), `smoke` (2 updates on embedded glyphs; proves only
-that everything runs). A longer run continues a shorter one.
+The protocol `authors` is what the authors' code ran, `paper` what their text says. The length is a number of updates,
+or a name: `local` (what two cores do in hours), `full` (the published length), `smoke` (2 updates on embedded glyphs;
+proves only that everything runs). A longer run continues a shorter one.
 """
 
 from dataclasses import dataclass, replace
@@ -12,22 +12,74 @@ from typing import Any, Literal
 from metacontrast.data.catalog import find_dataset
 from metacontrast.data.options import ReadOptions
 from metacontrast.errors import InputError
-from metacontrast.experiments.schedule import Schedule
 from metacontrast.experiments.statistics import FEWEST_SEEDS
 from metacontrast.fields import check_fields
+from metacontrast.maml.inner import Scope
 from metacontrast.training.config import TrainConfig
+from metacontrast.training.evaluate import TestHead
 from metacontrast.training.recipes import recipe
 
 ScaleName = Literal["smoke", "local", "full"]
-Protocol = Literal["paper", "released"]
+Protocol = Literal["paper", "authors"]
 Family = Literal["omniglot", "colour"]
 COLOURS = ("mini-imagenet", "cifar-fs")
 """The paper's colour images, and what stands in where they are not to be had."""
+BOTH: tuple[TestHead, ...] = ("kept", "zeroed")
+STAGES = (300, 600, 1500, 3000, 5000, 10_000, 17_500, 30_000)
+"""Updates after which a verdict may be given, apart from the end of a run."""
+STAGE_TASKS = 1000
+"""Test tasks behind a verdict."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Measurements of a run by number of updates; the last one is the run's end.
+
+    The stages, after which a verdict may be given, are `STAGES` and the end: there it is measured in more detail.
+
+    Args:
+        updates: ascending.
+        steps, stage_steps: inner steps at test, between the stages and at them.
+        tasks, stage_tasks: number of test tasks, the same ones for every run of a data set and shape.
+        heads: what the inner loop starts from.
+        scope: what the inner loop moves at test; none: what it moved at training.
+        also_bound: test also on tasks whose labels are bound as in training, which is a fault of the authors' code.
+        what: `accuracy` on test tasks, or the `similarity` of the features of the one task that is trained on.
+    """
+
+    updates: tuple[int, ...]
+    steps: tuple[int, ...] = (1,)
+    stage_steps: tuple[int, ...] = (1, 2, 3)
+    tasks: int = 250
+    stage_tasks: int = STAGE_TASKS
+    heads: tuple[TestHead, ...] = ("zeroed",)
+    scope: Scope | None = None
+    also_bound: bool = False
+    what: Literal["accuracy", "similarity"] = "accuracy"
+
+    __post_init__ = check_fields
+
+    @property
+    def end(self) -> int:
+        """The run's number of updates."""
+        return self.updates[-1]
+
+    def is_stage(self, update: int) -> bool:
+        """Whether a verdict may be given after `update` outer updates."""
+        return update in STAGES or update == self.end
+
+    def steps_at(self, update: int) -> tuple[int, ...]:
+        """Inner steps at test after `update` outer updates."""
+        return self.stage_steps if self.is_stage(update) else self.steps
+
+    def tasks_at(self, update: int) -> int:
+        """Number of test tasks after `update` outer updates."""
+        return self.stage_tasks if self.is_stage(update) else self.tasks
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How far, under which protocol, on which colour images, and on how many seeds.
+    """Length, protocol, colour images and number of seeds of a reproduction.
 
     Args:
         scale: the length by name.
@@ -38,7 +90,7 @@ class Setting:
     """
 
     scale: ScaleName = "local"
-    protocol: Protocol = "released"
+    protocol: Protocol = "authors"
     colour: str = "cifar-fs"
     until: int | None = None
     seeds: int = FEWEST_SEEDS
@@ -47,27 +99,27 @@ class Setting:
 
     @property
     def folder(self) -> str:
-        """Where its pages and records lie among others'."""
+        """Name of the folder of its pages and records."""
         name = "smoke" if self.scale == "smoke" else "runs"
-        return name if self.protocol == "released" else f"{name}-{self.protocol}"
+        return name if self.protocol == "authors" else f"{name}-{self.protocol}"
 
     def dataset(self, family: Family) -> str:
-        """The data set that is really used."""
+        """Return the data set that stands for the family."""
         if self.scale == "smoke":
             return "glyphs"
         return "omniglot" if family == "omniglot" else self.colour
 
     def seed_numbers(self, at_least: int = 0) -> range:
-        """The training seeds."""
+        """Return the training seeds."""
         return range(2) if self.scale == "smoke" else range(max(self.seeds, at_least))
 
     def in_full(self) -> "Setting":
-        """The same at the published length."""
+        """Return the same setting at the published length."""
         return self if self.scale == "smoke" else replace(self, scale="full", until=None)
 
 
 def choose_setting(setting: Setting, data_root: Path | None) -> Setting:
-    """On miniImageNet where a length or the full one is asked for and it is to be found; on CIFAR-FS elsewhere."""
+    """Choose miniImageNet where a length or the full one is asked for and it is there, else CIFAR-FS."""
     if setting.scale == "full" or setting.until is not None:
         spec, place = find_dataset("mini-imagenet", data_root)
         try:
@@ -79,15 +131,17 @@ def choose_setting(setting: Setting, data_root: Path | None) -> Setting:
 
 
 def base_config(setting: Setting, family: Family, shots: int, **changes: Any) -> TrainConfig:
-    """The protocol's training for that family and number of shots, with `changes`.
+    """Build the protocol's training for a family and number of shots, with `changes`.
 
     Evaluation is left to the figures, so that what is measured does not decide which run it is.
     """
     name = "omniglot" if family == "omniglot" else setting.colour
-    config = recipe(f"{name}-5w{1 if shots == 1 else 5}s-{setting.protocol}")
+    variant = "released" if setting.protocol == "authors" else "paper"
+    config = recipe(f"{name}-5w{1 if shots == 1 else 5}s-{variant}")
     if family == "colour" and shots == 25:
         config = replace(config, pool_size=None, relabel=False)
     config = replace(config, shots=shots, eval_every=0, eval_episodes=2, eval_steps=(1,), checkpoint_every=25)
+    config = replace(config, eval_split="test")
     config = replace(config, **changes)
     return _tiny(config) if setting.scale == "smoke" else config
 
@@ -118,7 +172,7 @@ MEASURED = {
 
 
 def schedule(setting: Setting, family: Family, local: int, full: int, **options: Any) -> Schedule:
-    """The family's measured updates up to the end of the chosen length.
+    """Build the family's schedule of measurements up to the end of the chosen length.
 
     Args:
         local, full: the lengths of these names.

@@ -1,4 +1,8 @@
-"""What a figure is: a question, the runs that answer it, what is drawn of them, and claims with a verdict each."""
+"""Figures as typed values: curves that are trained and measured, the claims about them, and the panels that are drawn.
+
+A comparison names its curves by the tasks that they are measured on and by their legend; a quantity by how it is
+measured. Nothing is read off the words that stand on a page.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -6,10 +10,11 @@ from typing import Literal
 
 from matplotlib.figure import Figure
 
-from metacontrast.experiments.schedule import Schedule
-from metacontrast.experiments.setting import Setting
+from metacontrast.experiments.setting import Schedule, Setting
 from metacontrast.fields import check_fields
+from metacontrast.plots.curves import Look
 from metacontrast.training.config import TrainConfig
+from metacontrast.training.evaluate import TestHead
 from metacontrast.training.records import Record
 
 When = Literal["early", "end"]
@@ -19,8 +24,105 @@ PlotKind = Literal["curves", "heatmaps", "illustration"]
 
 
 @dataclass(frozen=True)
-class ReleasedCurve:
-    """Where a line's counterpart stands among the released numbers."""
+class TaskKind:
+    """The tasks that curves are measured on and compared.
+
+    Args:
+        data: the data set in words.
+        shape: of the tasks, and what else sets their training apart, in words.
+        is_authors: whether the models are the authors' own, measured here.
+    """
+
+    data: str
+    shape: str
+    is_authors: bool = False
+
+    __post_init__ = check_fields
+
+    def __str__(self) -> str:
+        return ", ".join(part for part in (self.data, "the authors' models" * self.is_authors, self.shape) if part)
+
+
+class Quantity:
+    """Something that is measured of a model; as text it is its name in the records."""
+
+    def key(self, config: TrainConfig) -> str:
+        """Its name in the records of a run."""
+        return str(self)
+
+    @property
+    def description(self) -> str:
+        """In words, for a title."""
+        return str(self)
+
+
+@dataclass(frozen=True)
+class Accuracy(Quantity):
+    """The accuracy after adaptation at test.
+
+    Args:
+        head: what the inner loop starts from.
+        steps: its length; None is as many steps as in training.
+        is_bound: whether the labels of the test tasks are bound to classes as in training.
+    """
+
+    head: TestHead
+    steps: int | None
+    is_bound: bool = False
+
+    __post_init__ = check_fields
+
+    def __str__(self) -> str:
+        return f"{'bound ' if self.is_bound else ''}{self.head}/{'own' if self.steps is None else self.steps}"
+
+    def key(self, config: TrainConfig) -> str:
+        """Its name in the records of a run."""
+        return str(replace(self, steps=config.inner_steps) if self.steps is None else self)
+
+    @property
+    def description(self) -> str:
+        """In words, for a title.
+
+        >>> Accuracy("zeroed", 1).description
+        'head zeroed at test, step 1'
+        """
+        after = "steps as in training" if self.steps is None else f"step {self.steps}"
+        return f"head {self.head} at test, {after}"
+
+
+@dataclass(frozen=True)
+class Similarity(Quantity):
+    """How alike features are: their contrast, or the mean similarity within a class.
+
+    Args:
+        pair: of sets of features, as in `diagnostics.similarity.MAPS`.
+        is_within_class: the latter.
+    """
+
+    pair: str
+    is_within_class: bool = False
+
+    __post_init__ = check_fields
+
+    def __str__(self) -> str:
+        return f"{self.pair}{', same class' * self.is_within_class}"
+
+
+@dataclass(frozen=True)
+class Number(Quantity):
+    """Any other quantity, by its name in the records."""
+
+    name: str
+
+    __post_init__ = check_fields
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class AuthorsCurve:
+    """The place of a curve's counterpart among the authors' numbers."""
 
     figure: str
     curve: str
@@ -28,55 +130,63 @@ class ReleasedCurve:
 
 
 @dataclass(frozen=True)
-class Line:
-    """One line of a figure: a configuration that is trained on every seed.
+class Curve:
+    """One curve of a figure: a configuration that is trained on every seed.
 
     Args:
-        panel: data set and shape of the tasks, such as `Omniglot, 5-way 1-shot`.
-        name: what the legend says.
+        kind: of tasks that it is measured on.
+        name: its legend; with `kind` what it is known by.
+        look: how it is drawn.
         config: the training; its seed is replaced.
         schedule: what is measured.
         seeds: the training seeds.
-        released: the released numbers that belong to it.
+        authors: the authors' numbers that belong to it.
         train_split: split that is trained on.
         until: the last update that the figure looks at, where another figure trains the run for longer.
     """
 
-    panel: str
+    kind: TaskKind
     name: str
+    look: Look
     config: TrainConfig
     schedule: Schedule
     seeds: Sequence[int]
-    released: ReleasedCurve | None = None
+    authors: AuthorsCurve | None = None
     train_split: str = "train"
     until: int | None = None
 
     @property
     def updates(self) -> tuple[int, ...]:
-        """The measured updates that the figure looks at."""
+        """Updates at which the curve is measured and shown."""
         end = self.schedule.end if self.until is None else self.until
         return tuple(update for update in self.schedule.updates if update <= end)
 
-    def named(self, quantity: str) -> str:
-        """A quantity of this line: `own` stands for as many inner steps as in training."""
-        return quantity.replace("/own", f"/{self.config.inner_steps}")
-
     def configs(self) -> dict[int, TrainConfig]:
-        """The full-length training of every seed."""
+        """Return the full-length training of every seed."""
         return {seed: replace(self.config, updates=self.schedule.end, seed=seed) for seed in self.seeds}
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A quantity of a line on every seed and test task.
+class Measurement:
+    """One measurement of one seed of a curve; `record` has its update, tasks and values as they are stored."""
+
+    kind: TaskKind
+    curve: str
+    seed: int
+    record: Record
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A quantity of a curve, on every seed and test task.
 
     Args:
         when: `end`: at the last stage that all curves of the comparison have reached; `early`: at the last of these
             within the first fifth of the published training.
     """
 
-    line: str
-    quantity: str
+    curve: str
+    quantity: Quantity
     when: When = "end"
 
     __post_init__ = check_fields
@@ -84,27 +194,30 @@ class Reading:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A signed sum of readings in one panel, paired by seed.
+    """A signed sum of endpoints on the same tasks, paired by seed.
 
     Args:
         label: what is compared, in a few words.
-        panel: where.
-        plus, minus: the readings that are added and taken away.
+        kind: of tasks.
+        plus, minus: the endpoints that are added and subtracted.
         measure: `higher`: the sum lies above `margin`; `equal`: within ± `margin`; `faster`: the first of `plus`
             reaches levels that both reach in fewer updates than the first of `minus` does.
         margin: on the scale of the quantity; for `faster` unused.
-        released: what the released numbers say of it, over the whole of their training.
     """
 
     label: str
-    panel: str
-    plus: tuple[Reading, ...]
-    minus: tuple[Reading, ...]
+    kind: TaskKind
+    plus: tuple[Endpoint, ...]
+    minus: tuple[Endpoint, ...]
     measure: Measure = "higher"
     margin: float = 0.0
-    released: str = ""
 
     __post_init__ = check_fields
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """All endpoints, those that are added first."""
+        return (*self.plus, *self.minus)
 
 
 @dataclass(frozen=True)
@@ -112,93 +225,90 @@ class Claim:
     """A sentence of the paper, and the comparisons that must all hold for it to hold.
 
     Args:
-        released: what the released numbers say of it.
+        authors_say: what the authors' numbers say of it.
         speaks: of which part of training: of the `early` part, which any length tests; of the `end`, which nothing
             else tests; or of training `throughout`, which any length can refute and only the end can support.
-        authors: the same sentence, of the authors' own models as measured here.
+        of_authors: the same sentence, of the authors' own models as measured here.
     """
 
     text: str
     comparisons: tuple[Comparison, ...]
-    released: str
+    authors_say: str
     speaks: Speaks
-    authors: tuple[Comparison, ...] = ()
+    of_authors: tuple[Comparison, ...] = ()
 
     __post_init__ = check_fields
 
 
 @dataclass(frozen=True)
-class View:
-    """One drawn panel: a quantity of the lines of a panel against updates.
+class Panel:
+    """One drawn panel: a quantity of curves against updates.
 
     Args:
-        panel: of the lines.
-        quantity: what is drawn; `zeroed/own` is with as many inner steps as in training.
+        kind: of tasks.
+        quantity: what is drawn.
         title: what stands above.
-        lines: which lines; none: all of the panel.
+        curves: their names; None is all curves of this kind.
     """
 
-    panel: str
-    quantity: str
+    kind: TaskKind
+    quantity: Quantity
     title: str
-    lines: tuple[str, ...] | None = None
+    curves: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
 class FigureSpec:
-    """A figure.
+    """A figure: its runs, what is drawn, and the claims that are judged.
 
     Args:
         name: as the command line takes it.
         title: of its page.
         question: what it answers.
-        papers: the paper's figures.
-        lines, views, claims: as functions of the setting.
+        paper_figures: their numbers; none where it is only among the authors' data.
+        claims, curves, panels: as functions of the setting; an illustration has claims alone.
         plot: how it is drawn.
-        compute: the records of an illustration, which trains nothing; one of them holds what is `drawn`.
+        compute: the measurements of an illustration, which trains nothing; one of them holds what is `drawn`.
         draw: the picture of an illustration.
         faults: what is wrong with the published figure, and how it is done here.
-        departures: what differs from the chosen protocol, beyond what holds for all figures.
+        deviations: what differs from the chosen protocol, beyond what holds for all figures.
     """
 
     name: str
     title: str
     question: str
-    papers: str
-    lines: Callable[[Setting], list[Line]]
-    views: Callable[[Setting], list[View]]
+    paper_figures: tuple[int, ...]
     claims: Callable[[Setting], list[Claim]]
+    curves: Callable[[Setting], list[Curve]] = lambda setting: []
+    panels: Callable[[Setting], list[Panel]] = lambda setting: []
     plot: PlotKind = "curves"
-    compute: Callable[[], list[Record]] | None = None
+    compute: Callable[[], list[Measurement]] | None = None
     draw: Callable[[Record], Figure] | None = None
     faults: tuple[str, ...] = ()
-    departures: tuple[str, ...] = ()
+    deviations: tuple[str, ...] = ()
 
     __post_init__ = check_fields
 
-    def full_updates(self, setting: Setting) -> dict[tuple[str, str], int]:
-        """By panel and line, how many updates the published training has."""
-        lines = self.lines(replace(setting, scale="full", until=None))
-        return {(line.panel, line.name): line.updates[-1] for line in lines}
+    def full_updates(self, setting: Setting) -> dict[tuple[TaskKind, str], int]:
+        """Return the number of updates of every curve's published training."""
+        curves = self.curves(replace(setting, scale="full", until=None))
+        return {(curve.kind, curve.name): curve.updates[-1] for curve in curves}
 
 
 def above(
-    panel: str, better: str, worse: str, quantity: str, when: When = "end", margin: float = 0.0, released: str = ""
+    kind: TaskKind, better: str, worse: str, quantity: Quantity, when: When = "end", margin: float = 0.0
 ) -> Comparison:
-    """That one line lies above another by more than `margin`."""
-    label = f"{better} − {worse}, {quantity}, {when}"
-    plus, minus = (Reading(better, quantity, when),), (Reading(worse, quantity, when),)
-    return Comparison(label, panel, plus, minus, "higher", margin, released)
+    """Compare two curves: `better` lies above `worse` by more than `margin`."""
+    plus, minus = (Endpoint(better, quantity, when),), (Endpoint(worse, quantity, when),)
+    return Comparison(f"{better} − {worse}, {quantity}, {when}", kind, plus, minus, "higher", margin)
 
 
-def same(
-    panel: str, one: str, other: str, quantity: str, margin: float, when: When = "end", released: str = ""
-) -> Comparison:
-    """That two lines lie within `margin` of one another."""
-    return replace(above(panel, one, other, quantity, when, margin, released), measure="equal")
+def same(kind: TaskKind, one: str, other: str, quantity: Quantity, margin: float, when: When = "end") -> Comparison:
+    """Compare two curves: they lie within `margin` of one another."""
+    return replace(above(kind, one, other, quantity, when, margin), measure="equal")
 
 
-def faster(panel: str, fast: str, slow: str, quantity: str, released: str = "") -> Comparison:
-    """That one line reaches common levels in fewer updates than another."""
-    comparison = above(panel, fast, slow, quantity, released=released)
-    return replace(comparison, measure="faster", label=f"{slow} needs more updates than {fast}, {quantity}")
+def faster(kind: TaskKind, fast: str, slow: str, quantity: Quantity) -> Comparison:
+    """Compare two curves: `fast` reaches common levels in fewer updates than `slow`."""
+    label = f"{slow} needs more updates than {fast}, {quantity}"
+    return replace(above(kind, fast, slow, quantity), measure="faster", label=label)

@@ -1,4 +1,4 @@
-"""How many times the updates of one learning curve another needs to get as far.
+"""Ratios of the updates that two learning curves need to reach the same accuracy.
 
 A curve is known at its evaluations only. So the time at which it reaches a level is known only to lie between two of
 them, and log₂(updates of the slow curve / updates of the fast one) between the bounds
@@ -22,7 +22,8 @@ from jaxtyping import Float
 
 from metacontrast.experiments.statistics import Estimate
 
-Curve = Mapping[int, float]
+Points = Mapping[int, float]
+"""Accuracy by update."""
 _LEVELS = 5
 _RESAMPLES = 100
 
@@ -43,15 +44,14 @@ class SpeedUp:
     within: float
 
 
-def speed_up(fast: Curve, slow: Curve) -> SpeedUp:
-    """How many times the updates of `fast` does `slow` need? Curves are accuracies by update.
+def speed_up(fast: Points, slow: Points) -> SpeedUp:
+    """Bound the ratio of updates that `slow` needs to those that `fast` needs.
 
     >>> found = speed_up({10: 0.2, 20: 0.6}, {20: 0.2, 40: 0.6})
     >>> found.low, found.high
     (0.0, 2.0)
     """
-    starts = fast[min(fast)], slow[min(slow)]
-    low, high = max(starts), min(max(fast.values()), max(slow.values()))
+    low, high = common_levels(fast, slow)
     levels = _between(low, high) if low < high else [high]
     cells = [(reached_between(fast, level), reached_between(slow, level)) for level in levels]
     return SpeedUp(
@@ -62,8 +62,13 @@ def speed_up(fast: Curve, slow: Curve) -> SpeedUp:
     )
 
 
-def reached_between(curve: Curve, level: float) -> tuple[float, float]:
-    """The last evaluation before the curve first reaches the level, and the one at which it has.
+def common_levels(fast: Points, slow: Points) -> tuple[float, float]:
+    """Return the range of levels that both curves pass: from the higher first value to the lower maximum."""
+    return max(fast[min(fast)], slow[min(slow)]), min(max(fast.values()), max(slow.values()))
+
+
+def reached_between(curve: Points, level: float) -> tuple[float, float]:
+    """Find the evaluations between which the curve first reaches the level.
 
     >>> reached_between({10: 0.25, 20: 0.75}, 0.5), reached_between({10: 0.6}, 0.5), reached_between({10: 0.1}, 0.5)
     ((10.0, 20.0), (0.0, 10.0), (10.0, inf))
@@ -79,7 +84,7 @@ def reached_between(curve: Curve, level: float) -> tuple[float, float]:
 def estimate_speed_up(
     fast: Mapping[int, Float[np.ndarray, "seed task"]], slow: Mapping[int, Float[np.ndarray, "seed task"]]
 ) -> tuple[Estimate, Estimate, tuple[float, float]]:
-    """The lower and the upper bound, and the levels, mean over seeds.
+    """Estimate the lower and the upper bound over seeds and tasks; return them with the levels, mean over seeds.
 
     Args:
         fast, slow: by update, the accuracy on every seed and task; a single column counts as a mean over unknown tasks.
@@ -116,8 +121,8 @@ def _estimate(values: Sequence[float], resampled: Sequence[float], found: Sequen
     return Estimate(mean, ((of_seeds, n - 1), (variance(finite), tasks - 1)), n, tasks)
 
 
-def _width(curve: Curve, cell: tuple[float, float]) -> float:
-    """Of the place between two evaluations on the scale of log₂; at an open end that of the neighbouring one."""
+def _width(curve: Points, cell: tuple[float, float]) -> float:
+    """Measure the distance of two evaluations on the scale of log₂; at an open end that of the neighbouring pair."""
     updates, (before, there) = sorted(map(float, curve)), cell
     if before == 0:
         return _log2(updates[min(1, len(updates) - 1)], updates[0])
@@ -134,15 +139,15 @@ def _between(low: float, high: float) -> list[float]:
     return [low + (high - low) * part / (_LEVELS + 1) for part in range(1, _LEVELS + 1)]
 
 
-def mean_log_ratio(fast: Curve, slow: Curve, low: float, high: float) -> float:
-    """log₂ of the ratio of updates, mean over levels inside of `low` to `high`, curves straight between points."""
+def mean_log_ratio(fast: Points, slow: Points, low: float, high: float) -> float:
+    """Average log₂ of the ratio of updates over levels between `low` and `high`, with linear interpolation."""
     return fmean(
         math.log2(updates_to_reach(slow, level) / updates_to_reach(fast, level)) for level in _between(low, high)
     )
 
 
-def updates_to_reach(curve: Curve, level: float) -> float:
-    """Updates until the curve, straight between its points, first reaches the level; infinite if never.
+def updates_to_reach(curve: Points, level: float) -> float:
+    """Interpolate the number of updates at which the curve first reaches the level; infinite if never.
 
     A curve that starts at or above the level counts as reaching it at its first point.
 

@@ -35,7 +35,7 @@ _HALVINGS = 50
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with what is known of its error.
+    """A mean and the sources of its error.
 
     Args:
         mean: of the difference.
@@ -54,7 +54,7 @@ class Estimate:
         return math.sqrt(sum(variance for variance, _ in self.parts))
 
     def critical(self, tail: float) -> float:
-        """How many standard errors leave `tail` on one side."""
+        """Return the number of standard errors that leave `tail` on one side."""
         weights = [variance**_WEIGHT for variance, _ in self.parts]
         if not 0 < sum(weights) < math.inf:
             return math.inf if sum(weights) else 0.0
@@ -62,7 +62,7 @@ class Estimate:
         return sum(w * t for w, t in zip(weights, points, strict=True)) / sum(weights)
 
     def interval(self, tail: float = 0.025) -> tuple[float, float]:
-        """Leaves `tail` on each side."""
+        """Return the interval that leaves `tail` on each side."""
         half = math.inf if math.isinf(self.error) else self.critical(tail) * self.error
         return self.mean - half, self.mean + half
 
@@ -79,12 +79,12 @@ class Estimate:
         return max(self.p_above(-margin), self.p_below(margin))
 
     def p_outside(self, margin: float) -> float:
-        """Against a mean within ± `margin`."""
+        """One-sided p value against a mean within ± `margin`."""
         return min(self.p_above(margin), self.p_below(-margin))
 
 
 def _tail_at(estimate: Estimate, distance: float) -> float:
-    """The tail whose interval ends just so far from the mean, by halving."""
+    """Find by bisection the tail whose interval ends at `distance` from the mean."""
     if distance <= 0 or math.isinf(estimate.error):
         return 1.0
     if estimate.error == 0:
@@ -97,7 +97,7 @@ def _tail_at(estimate: Estimate, distance: float) -> float:
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
-    """Of one difference per seed: Student's interval, which does not cover the choice of test tasks.
+    """Estimate from one difference per seed: Student's interval, which does not cover the choice of test tasks.
 
     >>> low, high = over_seeds([1.0, 2.0, 3.0]).interval()
     >>> round((high - low) / 2, 3)  # 4.303 / sqrt(3)
@@ -109,7 +109,7 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 
 
 def over_seeds_and_tasks(differences: Float[np.ndarray, "seed task"]) -> Estimate:
-    """Of one difference per seed and task: covers both."""
+    """Estimate from one difference per seed and task; the interval covers both."""
     n, m = differences.shape
     mean = float(differences.mean())
     if n < 2:
@@ -122,14 +122,14 @@ def over_seeds_and_tasks(differences: Float[np.ndarray, "seed task"]) -> Estimat
 
 
 def seeds_at_look(available: int, planned: int) -> int:
-    """How many of the seeds a verdict may use: those of the last look, or of a number fixed beforehand."""
+    """Return how many seeds a verdict may use: those of the last look, or a number fixed beforehand."""
     if planned not in LOOKS:
         return min(available, planned)
     return max((look for look in LOOKS if look <= available), default=available)
 
 
 def error_at_look(seeds: int, planned: int) -> float:
-    """One-sided error that a verdict on so many seeds may spend; none before the first look.
+    """Return the one-sided error that a verdict on `seeds` seeds may spend; none before the first look.
 
     The shares add up to one, so that by Bonferroni all looks together err no more often than `ERROR`.
     """
@@ -139,13 +139,13 @@ def error_at_look(seeds: int, planned: int) -> float:
 
 
 def with_more_seeds(estimate: Estimate, seeds: int) -> Estimate:
-    """What the estimate would be with so many seeds of the same spread; its first part is the one of the seeds."""
+    """Extrapolate the estimate to more seeds of the same spread; its first part is the one of the seeds."""
     (of_seeds, _), *others = estimate.parts
     return replace(estimate, parts=((of_seeds * estimate.seeds / seeds, seeds - 1), *others), seeds=seeds)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p values (Holm 1979): all below α together err with a chance of α at most.
+    """Adjust p values (Holm 1979): rejecting all below α errs with a probability of at most α.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]

@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from metacontrast.experiments.spec import Claim, Comparison, Reading, When
+from metacontrast.experiments.spec import Claim, Comparison, Endpoint, When
 from metacontrast.experiments.speed_ups import estimate_speed_up
 from metacontrast.experiments.statistics import (
     ERROR,
@@ -35,12 +35,12 @@ from metacontrast.experiments.statistics import (
 )
 from metacontrast.experiments.table import Table
 
-Outcome = Literal["supported", "not supported", "inconclusive", "not testable yet"]
+Decision = Literal["supported", "not supported", "inconclusive", "not testable yet"]
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A comparison with what came out; for `faster` of the logarithm to base 2 of the ratio of updates.
+    """A comparison with its estimates; for `faster` of the logarithm to base 2 of the ratio of updates.
 
     Args:
         lower, upper: the estimate; two for `faster`, of whose bounds each gives one end of the interval.
@@ -62,7 +62,7 @@ class Judged:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """With the error that decides, or of 95 % where there are too few seeds for a decision."""
+        """Interval at the error that decides, or of 95 % where there are too few seeds for a decision."""
         tail = self.error or ERROR / 2
         return self.lower.interval(tail)[0], self.upper.interval(tail)[1]
 
@@ -81,8 +81,8 @@ class Judged:
         return self._over_looks(self.rivals * p)
 
     @property
-    def outcome(self) -> Outcome:
-        """What it says of the claim, as far as training went."""
+    def outcome(self) -> Decision:
+        """The decision as far as training went."""
         if self.p_for <= ERROR:
             return "supported"
         return "not supported" if self.p_against <= ERROR else "inconclusive"
@@ -90,8 +90,8 @@ class Judged:
     @property
     def is_at_the_end(self) -> bool:
         """Whether longer training would not change what is compared."""
-        readings = [*self.comparison.plus, *self.comparison.minus]
-        speaks_early = self.comparison.measure == "faster" or all(each.when == "early" for each in readings)
+        whens = {each.when for each in self.comparison.endpoints}
+        speaks_early = self.comparison.measure == "faster" or whens == {"early"}
         return speaks_early or self.updates >= (self.full_updates or 0)
 
     def _over_looks(self, p: float) -> float:
@@ -109,13 +109,13 @@ class Verdict:
 
     claim: Claim
     judged: Sequence[Judged]
-    outcome: Outcome
+    outcome: Decision
     reason: str = ""
     p: float | None = None
 
 
 def judge(claim: Claim, table: Table) -> Verdict:
-    """The verdict on a claim by one body of evidence: the comparisons of the claim."""
+    """Judge a claim by one body of evidence: the comparisons of the claim."""
     found = [_judge(comparison, table, len(claim.comparisons)) for comparison in claim.comparisons]
     judged = [each for each in found if each is not None]
     lacking = [each for each, one in zip(claim.comparisons, found, strict=True) if one is None]
@@ -125,12 +125,12 @@ def judge(claim: Claim, table: Table) -> Verdict:
 
 
 def judge_together(claims: Sequence[Claim], table: Table) -> Verdict:
-    """One claim by several bodies of evidence: each colour data set's comparisons, and the authors' models.
+    """Judge a claim by several bodies of evidence: each colour data set's comparisons, and the authors' models.
 
     Those that decide must agree; where none does, one that is inconclusive comes before one that is not testable yet.
     """
     bodies = {claim.comparisons: claim for claim in claims}
-    bodies |= {claim.authors: replace(claim, comparisons=claim.authors) for claim in claims if claim.authors}
+    bodies |= {claim.of_authors: replace(claim, comparisons=claim.of_authors) for claim in claims if claim.of_authors}
     verdicts = [judge(claim, table) for claim in bodies.values()]
     found = [each for each in verdicts if each.judged] or verdicts[:1]
     decided = {each.outcome for each in found if each.outcome in ("supported", "not supported")}
@@ -144,10 +144,10 @@ def judge_together(claims: Sequence[Claim], table: Table) -> Verdict:
     return Verdict(claims[0], [one for each in found for one in each.judged], outcome, reason, p)
 
 
-_ORDER: tuple[Outcome, ...] = ("supported", "not supported", "inconclusive", "not testable yet")
+_ORDER: tuple[Decision, ...] = ("supported", "not supported", "inconclusive", "not testable yet")
 
 
-def _outcome(claim: Claim, judged: Sequence[Judged], lacking: Sequence[Comparison]) -> tuple[Outcome, str]:
+def _outcome(claim: Claim, judged: Sequence[Judged], lacking: Sequence[Comparison]) -> tuple[Decision, str]:
     unfinished = [each for each in judged if claim.speaks != "early" and not each.is_at_the_end]
     can_be_refuted = claim.speaks != "end" or not unfinished
     if can_be_refuted and any(each.outcome == "not supported" for each in judged):
@@ -157,22 +157,20 @@ def _outcome(claim: Claim, judged: Sequence[Judged], lacking: Sequence[Compariso
     if all(each.outcome == "supported" for each in judged):
         return "supported", ""
     wide = [each for each in judged if each.outcome == "inconclusive"]
-    return "inconclusive", "; ".join(
-        f"{each.comparison.panel}, {each.comparison.label}: {_lack(each)}" for each in wide
-    )
+    return "inconclusive", "; ".join(f"{each.comparison.kind}, {each.comparison.label}: {_lack(each)}" for each in wide)
 
 
 def _needs(judged: Sequence[Judged], unfinished: Sequence[Judged], lacking: Sequence[Comparison]) -> list[str]:
-    """What would make it testable."""
+    """List what would make the claim testable."""
     updates = {
-        f"{each.comparison.panel} needs {each.full_updates:,} updates, has {each.updates:,}" for each in unfinished
+        f"{each.comparison.kind} needs {each.full_updates:,} updates, has {each.updates:,}" for each in unfinished
     }
     seeds = {f"needs {FEWEST_SEEDS} seeds, has {each.lower.seeds}" for each in judged if each.error == 0}
     return [*sorted(updates), *sorted(seeds), *dict.fromkeys(f"not measured: {each.label}" for each in lacking)]
 
 
 def _lack(judged: Judged) -> str:
-    """What leaves it open: evaluations that are too far apart, or the number of seeds."""
+    """Say what leaves the comparison open: evaluations too far apart, or the number of seeds."""
     if judged.lower.mean <= 0 < judged.upper.mean and judged.comparison.measure == "faster":
         return "the evaluations are too far apart"
     for seeds in LOOKS:
@@ -187,22 +185,22 @@ def _lack(judged: Judged) -> str:
     return f"the same spread would not be decided with {max(LOOKS)} seeds"
 
 
-def _p(judged: Sequence[Judged], outcome: Outcome) -> float:
+def _p(judged: Sequence[Judged], outcome: Decision) -> float:
     holds, fails = max(each.p_for for each in judged), min(each.p_against for each in judged)
     return {"supported": holds, "not supported": fails}.get(outcome, min(holds, fails))
 
 
 def _judge(comparison: Comparison, table: Table, rivals: int) -> Judged | None:
-    """None where a curve is lacking."""
-    readings = [*comparison.plus, *comparison.minus]
-    if not all(table.has(comparison.panel, each) for each in readings):
+    """Judge one comparison; None where a curve is lacking."""
+    endpoints = comparison.endpoints
+    if not all(table.has(comparison.kind, each) for each in endpoints):
         return None
-    planned = min(table.planned(comparison.panel, each.line) for each in readings)
+    planned = min(table.planned(comparison.kind, each.curve) for each in endpoints)
     found = (_judge_speed if comparison.measure == "faster" else _judge_difference)(comparison, table, planned)
     if found is None:
         return None
     lower, upper, updates, levels = found
-    full = table.full(comparison.panel, readings)
+    full = table.full(comparison.kind, endpoints)
     return Judged(comparison, lower, upper, error_at_look(lower.seeds, planned), rivals, updates, full, levels)
 
 
@@ -210,11 +208,11 @@ _Found = tuple[Estimate, Estimate, int, tuple[float, float] | None]
 
 
 def _judge_difference(comparison: Comparison, table: Table, planned: int) -> _Found | None:
-    readings = [*comparison.plus, *comparison.minus]
+    endpoints = comparison.endpoints
     stages: dict[str, tuple[int, list[int]]] = {}
-    whens: list[When] = [*dict.fromkeys(each.when for each in readings)]
+    whens: list[When] = [*dict.fromkeys(each.when for each in endpoints)]
     for when in whens:
-        found = table.stage(comparison.panel, readings, when)
+        found = table.stage(comparison.kind, endpoints, when)
         if found is None:
             return None
         stages[when] = found
@@ -228,12 +226,12 @@ def _judge_difference(comparison: Comparison, table: Table, planned: int) -> _Fo
 
 
 def _estimate(comparison: Comparison, table: Table, seeds: list[int], at: dict[str, int]) -> Estimate:
-    readings = [*comparison.plus, *comparison.minus]
-    known = [table.tasks(comparison.panel, [each], at[each.when], seeds) for each in readings]
+    endpoints = comparison.endpoints
+    known = [table.count_tasks(comparison.kind, [each], at[each.when], seeds) for each in endpoints]
     tasks, is_counted = min(number for number, _ in known), all(counted for _, counted in known)
 
-    def total(some: Sequence[Reading]) -> np.ndarray:
-        found = [table.scores(comparison.panel, each, at[each.when], seeds, tasks) for each in some]
+    def total(some: Sequence[Endpoint]) -> np.ndarray:
+        found = [table.scores(comparison.kind, each, at[each.when], seeds, tasks) for each in some]
         return sum((each if is_counted else each.mean(1) for each in found), start=np.zeros(()))
 
     differences = total(comparison.plus) - total(comparison.minus)
@@ -241,20 +239,20 @@ def _estimate(comparison: Comparison, table: Table, seeds: list[int], at: dict[s
 
 
 def _judge_speed(comparison: Comparison, table: Table, planned: int) -> _Found | None:
-    readings = [comparison.plus[0], comparison.minus[0]]
-    found = table.stage(comparison.panel, readings, "end")
+    endpoints = [comparison.plus[0], comparison.minus[0]]
+    found = table.stage(comparison.kind, endpoints, "end")
     if found is None:
         return None
     end, seeds = found
     seeds = seeds[: seeds_at_look(len(seeds), planned)]
-    updates = [u for u, those in table.common(comparison.panel, readings).items() if u <= end and {*seeds} <= {*those}]
-    known = {update: table.tasks(comparison.panel, readings, update, seeds) for update in updates}
+    updates = [u for u, those in table.common(comparison.kind, endpoints).items() if u <= end and {*seeds} <= {*those}]
+    known = {update: table.count_tasks(comparison.kind, endpoints, update, seeds) for update in updates}
     is_counted = known[end][1]
     updates = [update for update in updates if known[update][1] or not is_counted]
     tasks = min(known[update][0] for update in updates)
     curves = []
-    for reading in readings:
-        scores = {update: table.scores(comparison.panel, reading, update, seeds, tasks) for update in updates}
+    for endpoint in endpoints:
+        scores = {update: table.scores(comparison.kind, endpoint, update, seeds, tasks) for update in updates}
         curves.append(scores if is_counted else {u: each.mean(1, keepdims=True) for u, each in scores.items()})
     lower, upper, levels = estimate_speed_up(*curves)
     return lower, upper, end, levels

@@ -5,7 +5,6 @@ The values of labels are looked at only where they lie on the CPU: on a GPU that
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
 from metacontrast.errors import InputError
@@ -13,40 +12,44 @@ from metacontrast.model.model import Model
 from metacontrast.types import Episode, Params
 
 
-def check_tasks(model: Model, params: Params, episodes: Episode, scope: str) -> None:
-    """Raise `InputError` for tasks, one or a batch, whose outer gradient cannot be taken."""
-    check_support(model, params, episodes.support_x, episodes.support_y, scope)
-    check_labels("query", episodes.query_x, episodes.query_y, model.ways)
-    if not params.encoder and model.head in ("prototype", "zeroed"):
+def check_tasks(model: Model, params: Params, episodes: Episode, scope: str, losses: tuple[object, object]) -> None:
+    """Raise `InputError` for tasks, one or a batch, whose outer gradient cannot be taken.
+
+    Args:
+        losses: of the support and the query set; labels are classes unless it is a function.
+    """
+    check_support(model, params, episodes.support_x, episodes.support_y, scope, losses[0])
+    check_labels("query", episodes.query_x, episodes.query_y, model.ways, losses[1])
+    if not params.encoder and not params.rates and model.head in ("prototype", "zeroed"):
         fixed = "built from prototypes" if model.head == "prototype" else "zero"
         raise InputError(f"nothing is learned: the encoder is frozen and the head is {fixed}")
 
 
-def check_support(
-    model: Model,
-    params: Params,
-    support_x: Float[Tensor, "*task support channel height width"],
-    support_y: Tensor,
-    scope: str,
-) -> None:
+def check_support(model: Model, params: Params, support_x: Tensor, support_y: Tensor, scope: str, loss: object) -> None:
     """Raise `InputError` for support sets that cannot be adapted to."""
-    check_labels("support", support_x, support_y, model.ways)
+    check_labels("support", support_x, support_y, model.ways, loss)
     if scope == "encoder" and not params.encoder:
         raise InputError("scope='encoder', but the encoder is frozen: use scope='head'")
     if model.head == "prototype" and support_y.is_cpu and (F.one_hot(support_y, model.ways).sum(-2) == 0).any():
         raise InputError(f"a support set lacks some of its {model.ways} classes, but head='prototype' averages each")
 
 
-def check_labels(name: str, images: Tensor, labels: Tensor, ways: int) -> None:
-    """Raise `InputError` unless there is for every image a whole number from 0 to `ways` − 1."""
+def check_labels(name: str, images: Tensor, labels: Tensor, ways: int, loss: object = "cross_entropy") -> None:
+    """Raise `InputError` unless there is for every image a whole number from 0 to `ways` − 1.
+
+    Args:
+        loss: a function may take any number for an image.
+    """
     if images.shape[: labels.ndim] != labels.shape:
         raise InputError(
             f"{name} images of shape {tuple(images.shape)} have labels of shape {tuple(labels.shape)}: give each one"
         )
-    if labels.dtype != torch.int64:
-        raise InputError(f"{name} labels are {labels.dtype}, but must be torch.int64: pass labels.long()")
     if not labels.numel():
         raise InputError(f"the {name} set is empty: give at least one image")
+    if callable(loss):
+        return
+    if labels.dtype != torch.int64:
+        raise InputError(f"{name} labels are {labels.dtype}, but must be torch.int64: pass labels.long()")
     if not labels.is_cpu:
         return
     least, most = int(labels.min()), int(labels.max())

@@ -6,14 +6,26 @@
 - `vmap`: all tasks, or `chunk` of them, as one program; an encoder that takes no task axis is mapped over tasks.
 - `compiled-loop`, `compiled-vmap`: the same through `torch.compile`, whose first call takes a minute or so.
 - `auto`: `loop` on a CPU, `vmap` on a GPU.
+
+The arithmetic of float32 tensors: IEEE single precision, unless coarser was asked for.
+
+    float32    every product as it stands: 24 bits
+    tf32       a GPU rounds the factors of products to 11 bits; sums have 24
+    bfloat16   what flows between layers has 8 bits; sums and parameters have 24
+
+PyTorch keeps this in flags that belong to the whole process, and by default lets cuDNN round. The flags are set for as
+long as any thread computes, and are put back when the last one is done. Threads of one setting compute at the same
+time; a thread that needs another setting waits for them. Work outside these contexts sees the flags as they are.
 """
 
+import contextlib
 import functools
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,9 +35,11 @@ from metacontrast.fields import check_fields
 from metacontrast.maml.checks import check_tasks
 from metacontrast.maml.inner import Inner, standing_steps, transform_vjp
 from metacontrast.maml.outer import Metrics, outer_gradient
-from metacontrast.maml.precision import Precision, at_precision
 from metacontrast.model.model import Model
 from metacontrast.types import Episode, Params, from_tensors, to_tensors
+
+Precision = Literal["float32", "tf32", "bfloat16"]
+
 
 EngineName = Literal["auto", "loop", "vmap", "compiled-loop", "compiled-vmap"]
 
@@ -40,7 +54,7 @@ class Engine:
     Args:
         name: see the module.
         chunk: tasks at once under `vmap`; None is all of them.
-        precision: of products and of what flows between layers, see `metacontrast.maml.precision`.
+        precision: of products and of what flows between layers, see `metacontrast.maml.engine`.
     """
 
     name: EngineName = "auto"
@@ -103,7 +117,7 @@ def meta_gradient(
     Raises:
         InputError: labels do not fit the images or the model's ways, or there is nothing to learn.
     """
-    check_tasks(model, params, episodes, inner.scope)
+    check_tasks(model, params, episodes, inner.scope, (inner.loss, inner.outer_loss))
     name = engine.resolved(episodes.query_x.device)
     gradient = _compiled(model, inner) if name.startswith("compiled") else partial(_gradient, model, inner)
     groups = split(episodes, engine.group_size(model, inner, episodes.query_x[0], len(episodes.query_y)))
@@ -170,3 +184,88 @@ def _mean(
         metrics.append(part_metrics)
     together = Metrics(*map(torch.cat, zip(*metrics, strict=True)))
     return from_tensors(like, [t / len(together.loss) for t in total]), together
+
+
+def at_precision(precision: Precision, function: Callable[[Episode], Any]) -> Callable[[Episode], Any]:
+    """`function` with its arithmetic at a precision, in whichever thread it is called."""
+
+    def run(episode: Episode) -> Any:
+        with arithmetic(precision, episode.query_x.device):
+            return function(episode)
+
+    return run
+
+
+@contextlib.contextmanager
+def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Compute at a precision on a device.
+
+    Raises:
+        InputError: the device does not know the precision, or this thread computes at another one already.
+    """
+    if precision == "tf32" and device.type != "cuda":
+        raise InputError("precision='tf32' is a GPU's: use 'float32' or 'bfloat16' on a CPU")
+    with contextlib.ExitStack() as stack:
+        if flags := _FLAGS.get(device.type):
+            stack.enter_context(flags.held("tf32" if precision == "tf32" else "ieee"))
+        if precision == "bfloat16":
+            stack.enter_context(torch.autocast(device.type, torch.bfloat16, cache_enabled=False))
+        yield
+
+
+class _Flags:
+    """Flags of the process that threads hold together.
+
+    Args:
+        operators: objects of `torch.backends` with an attribute `fp32_precision`.
+    """
+
+    def __init__(self, *operators: Any):
+        self._operators = operators
+        self._before = [""] * len(operators)
+        self._holders: list[int] = []
+        self._setting = ""
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def held(self, setting: str) -> Iterator[None]:
+        """All flags at `setting`; waits for threads that hold them at another one."""
+        me = threading.get_ident()
+        with self._changed:
+            if me in self._holders and setting != self._setting:
+                raise InputError(
+                    f"float32 arithmetic is at {self._setting!r} here and cannot be at {setting!r} inside: "
+                    "finish the one computation before the other"
+                )
+            self._changed.wait_for(lambda: not self._holders or setting == self._setting)
+            if not self._holders:
+                self._set(setting)
+            self._holders.append(me)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._holders.remove(me)
+                if not self._holders:
+                    self._put_back()
+                    self._changed.notify_all()
+
+    def _set(self, setting: str) -> None:
+        self._setting = setting
+        self._before = [operator.fp32_precision for operator in self._operators]
+        for operator, before in zip(self._operators, self._before, strict=True):
+            if before != setting:  # a flag that follows a wider one goes on to follow it
+                operator.fp32_precision = setting
+
+    def _put_back(self) -> None:
+        for operator, before in zip(self._operators, self._before, strict=True):
+            if before != operator.fp32_precision:
+                operator.fp32_precision = before
+
+
+_backends: Any = torch.backends
+_FLAGS = {
+    "cuda": _Flags(_backends.cudnn.conv, _backends.cudnn.rnn, _backends.cuda.matmul),
+    "cpu": _Flags(_backends.mkldnn.conv, _backends.mkldnn.rnn, _backends.mkldnn.matmul),
+}
+"""By type of device; oneDNN's flags decide whether a CPU may round."""

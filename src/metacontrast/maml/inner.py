@@ -8,27 +8,38 @@ differentiable function of θ through the gradients (SOMAML); with `first` the g
 Tasks are a leading axis, and the loss is summed over it: ∂ Σ_t L_t / ∂θ_t = ∂L_t / ∂θ_t is every task's own gradient.
 While the encoder does not move, its parameters have no task axis and its support features are computed once: in every
 step of scope `head`, and in the first step from a head of zeros, where ∂L/∂φ = Wᵀ ∂L/∂z = 0.
+
+Open to research: the loss may be a function (regression), the gradient may pass through one before the step (momentum),
+and η may be learned, for each tensor or parameter and each step (Meta-SGD, Li et al. 2017; MAML++, Antoniou et al.
+2019).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, check_choice
 from metacontrast.fields import check_fields
 from metacontrast.maml.checks import check_support
 from metacontrast.model.head import one_hot
 from metacontrast.model.model import Model, apply_head
-from metacontrast.types import Order, Params, head_from, head_tensors
+from metacontrast.types import Order, Params, from_named, head_from, head_tensors, to_named
 
 Scope = Literal["all", "head", "encoder"]
-Loss = Literal["cross_entropy", "mean_square_error"]
+LossName = Literal["cross_entropy", "mean_square_error"]
+Loss = LossName | Callable[[Tensor, Tensor], Tensor]
+"""A name, or a function from one task's outputs `(image, way)` and labels `(image,)` to their mean loss, a scalar."""
+
+Direction = Callable[[dict[str, Tensor], Any], tuple[dict[str, Tensor], Any]]
+"""From the gradient of all that moves, by name, and what it returned at the step before (None at the first) to the
+direction, whose negative is followed, and what it wants to see at the next step. Made of differentiable operations.
+"""
 
 
 @dataclass(frozen=True)
@@ -37,10 +48,16 @@ class Inner:
 
     Args:
         steps: number of gradient steps N, 0 or more.
-        lr: step size η.
+        lr: step size η; `learned_rates` makes it a part of the parameters.
         scope: what moves: `all`, the `head` alone (ANIL), or the `encoder` alone (BOIL).
         order: whether the outer gradient runs through the inner gradients (`second`) or not (`first`).
-        loss: mean cross entropy, or half the squared distance of the outputs to one-hot targets.
+        loss: mean `cross_entropy`; `mean_square_error`, half the squared distance of the outputs to one-hot targets; or
+            a function `loss(outputs, labels)` of one task.
+        query_loss: of the query set, if it is another one.
+        loss_weights: of the query losses after every step in the outer loss (MAML++'s multi-step loss), the last above
+            0; empty: of the last step alone.
+        direction: turns the gradient into another direction of descent, such as one with momentum: a function
+            `direction(gradient, memory)` that returns both, see `Direction`.
     """
 
     steps: int = 1
@@ -48,40 +65,85 @@ class Inner:
     scope: Scope = "all"
     order: Order = "first"
     loss: Loss = "cross_entropy"
+    query_loss: Loss | None = None
+    loss_weights: tuple[float, ...] = ()
+    direction: Direction | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.lr, Tensor):
-            raise InputError("inner lr is a tensor, whose gradient would be lost: pass a float")
+            raise InputError("inner lr is a tensor, whose gradient would be lost: pass a float, or see learned_rates")
         check_fields(self)
         if self.steps < 0:
             raise InputError(f"inner steps={self.steps}, but it must be 0 or more")
         if not 0 < self.lr < float("inf"):
             raise InputError(f"inner lr={self.lr}, but it must be above 0 and finite")
+        weights = self.loss_weights
+        if weights and (len(weights) != self.steps or not 0 <= min(weights) <= max(weights) < float("inf")):
+            raise InputError(f"loss_weights={weights}, but {self.steps} inner steps need one of 0 or more for each")
+        if weights and not weights[-1]:
+            raise InputError(f"loss_weights={weights} leave out the last step: take fewer inner steps")
+
+    def at_test(self, steps: int) -> "Inner":
+        """The same adaptation with so many steps, and without a graph for the outer gradient."""
+        return replace(self, steps=steps, order="first", loss_weights=())
+
+    def plain_values(self) -> dict[str, Any]:
+        """The fields that a file can hold.
+
+        Raises:
+            InputError: others are set, such as a loss that is a function.
+        """
+        names = ("steps", "lr", "scope", "order", "loss")
+        if self != Inner(**{name: getattr(self, name) for name in names}) or callable(self.loss):
+            raise InputError("this adaptation has a loss, direction or weights of its own, which no file can hold")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def outer_loss(self) -> Loss:
+        """The loss of the query set."""
+        return self.loss if self.query_loss is None else self.query_loss
 
 
 def task_losses(
-    logits: Float[Tensor, "*task image way"],
-    labels: Int[Tensor, "*task image"],
+    outputs: Float[Tensor, "*task image way"],
+    labels: Tensor,
     loss: Loss,
     weights: Float[Tensor, "*task image"] | None = None,
 ) -> Float[Tensor, "*task"]:
-    """Mean over a task's images of cross entropy, or of ½ |logits − one-hot(label)|².
+    """Mean over a task's images of cross entropy, or of ½ |outputs − one-hot(label)|², or a function's value.
 
     Args:
+        labels: `(*task, image)`.
         weights: of the images in the mean, with sum 1; None weighs them alike.
     """
+    if callable(loss):
+        return _own_losses(outputs, labels, loss, weights)
     if loss == "cross_entropy":
-        each = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view(labels.shape)
+        each = F.cross_entropy(outputs.flatten(0, -2), labels.flatten(), reduction="none").view(labels.shape)
     else:
-        each = (logits - one_hot(labels, logits.shape[-1], logits.dtype)).square().sum(-1) / 2
+        each = (outputs - one_hot(labels, outputs.shape[-1], outputs.dtype)).square().sum(-1) / 2
     return each.mean(-1) if weights is None else (weights * each).sum(-1)
+
+
+def _own_losses(
+    outputs: Tensor, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor], weights: Tensor | None
+) -> Tensor:
+    if weights is not None:
+        raise InputError("images cannot be weighted under a loss that is a function: use loss='cross_entropy'")
+    if outputs.ndim == 3:
+        return torch.stack([_own_losses(*task, loss, None) for task in zip(outputs, labels, strict=True)])
+    value = loss(outputs, labels)
+    if not isinstance(value, Tensor) or value.ndim:
+        found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise InputError(f"the loss returns {found} for one task, not a scalar tensor: take its mean over the images")
+    return value
 
 
 def adapt(
     model: Model,
     params: Params,
-    support_x: Float[Tensor, "*task support channel height width"],
-    support_y: Int[Tensor, "*task support"],
+    support_x: Tensor,
+    support_y: Tensor,
     inner: Inner,
     weights: Float[Tensor, "*task support"] | None = None,
 ) -> Params:
@@ -90,6 +152,8 @@ def adapt(
     Differentiable in `params` where these require a gradient, as `inner.order` says.
 
     Args:
+        support_x: images, `(*task, image, channel, height, width)`.
+        support_y: labels, `(*task, image)`.
         weights: of the support images in the loss, with sum 1; None weighs them alike.
 
     Returns:
@@ -98,7 +162,7 @@ def adapt(
     Raises:
         InputError: labels do not fit the images or the model's ways, or nothing may move.
     """
-    check_support(model, params, support_x, support_y, inner.scope)
+    check_support(model, params, support_x, support_y, inner.scope, inner.loss)
     return last(trajectory(model, params, support_x, support_y, inner, weights))
 
 
@@ -150,8 +214,8 @@ def transform_vjp(
 def trajectory(
     model: Model,
     params: Params,
-    support_x: Float[Tensor, "*task support channel height width"],
-    support_y: Int[Tensor, "*task support"],
+    support_x: Tensor,
+    support_y: Tensor,
     inner: Inner,
     weights: Float[Tensor, "*task support"] | None = None,
     vjp: VJP = autograd_vjp,
@@ -162,41 +226,81 @@ def trajectory(
         tasks = trajectory(model, params, support_x[None], support_y[None], inner, one, vjp)
         yield from map(model.only_task, tasks)
         return
-    encoder, head = model.start(params, support_x, support_y)
-    yield Params(encoder, head)
+    params = model.start(params, support_x, support_y)
+    yield params
     second, standing = inner.order == "second", standing_steps(model, inner)
 
     def encode(*tensors: Tensor) -> tuple[Tensor, tuple[()]]:
-        return model.task_features(dict(zip(encoder, tensors, strict=True)), support_x), ()
+        return model.task_features(dict(zip(params.encoder, tensors, strict=True)), support_x), ()
 
     def loss(features: Tensor, *head: Tensor) -> tuple[Tensor, tuple[()]]:
         return task_losses(apply_head(head_from(head), features), support_y, inner.loss, weights), ()
 
-    features, pull = None, None
+    features, pull, memory = None, None, None
     for step in range(inner.steps):
         if features is None and standing == inner.steps:
             with torch.set_grad_enabled(second and torch.is_grad_enabled()):
-                features, _ = encode(*encoder.values())
+                features, _ = encode(*params.encoder.values())
         elif features is None:
-            encoder = model.for_tasks(encoder, len(support_y))
-            features, _, pull = vjp(encode, list(encoder.values()), second)
-        losses, _, pull_losses = vjp(loss, [features, *head_tensors(head)], second)
+            params = params._replace(encoder=model.for_tasks(params.encoder, len(support_y)))
+            features, _, pull = vjp(encode, list(params.encoder.values()), second)
+        losses, _, pull_losses = vjp(loss, [features, *head_tensors(params.head)], second)
         at_features, *at_head = pull_losses(torch.ones_like(losses))
-        if inner.scope != "encoder":
-            head = head_from(descend(head_tensors(head), at_head, inner.lr))
+        at_encoder = []
         if pull is not None and step >= standing:
-            encoder = dict(zip(encoder, descend(list(encoder.values()), pull(at_features), inner.lr), strict=True))
-            features = None
-        yield Params(encoder, head)
+            at_encoder, features = pull(at_features), None
+        gradient = _named_gradient(params, at_encoder, at_head if inner.scope != "encoder" else [])
+        if inner.direction is not None:
+            gradient, memory = inner.direction(gradient, memory)
+        params = _descend(params, gradient, step, inner.lr)
+        yield params
 
 
 def standing_steps(model: Model, inner: Inner) -> int:
     """How many steps from the first on leave the encoder where it is."""
-    if model.is_frozen or inner.scope == "head" or (model.head == "zeroed" and inner.scope == "encoder"):
+    if model.is_frozen or inner.scope == "head":
         return inner.steps
-    return min(inner.steps, 1) if model.head == "zeroed" else 0
+    if inner.direction is not None or model.head != "zeroed":
+        return 0
+    return inner.steps if inner.scope == "encoder" else min(inner.steps, 1)
 
 
-def descend(tensors: Sequence[Tensor], gradients: Sequence[Tensor | None], lr: float | Tensor) -> list[Tensor]:
-    """θ − η g for every tensor; one without a gradient stays as it is."""
-    return [t if g is None else t - lr * g for t, g in zip(tensors, gradients, strict=True)]
+def _named_gradient(params: Params, at_encoder: Sequence[Tensor], at_head: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The gradient by name, of the parts that move."""
+    encoder = {f"encoder.{name}": g for name, g in zip(params.encoder, at_encoder, strict=False)}
+    return encoder | dict(zip(("head.weight", "head.bias"), at_head, strict=False))
+
+
+def _descend(params: Params, gradient: Mapping[str, Tensor], step: int, lr: float) -> Params:
+    """θ − η g for every tensor that has a gradient, η learned or the same for all."""
+    moved = to_named(params)
+    for name, part in gradient.items():
+        rates = params.rates.get(name)
+        rate = lr if rates is None else rates[min(step, len(rates) - 1)]
+        moved[name] = moved[name] - rate * part
+    return from_named(params, moved)
+
+
+def learned_rates(
+    model: Model, params: Params, inner: Inner, per: Literal["tensor", "parameter"] = "tensor", steps: int | None = None
+) -> Params:
+    """The same parameters with inner learning rates that are learned, all `inner.lr` at the start.
+
+    Args:
+        per: one rate for every `tensor` (layer), or one for every single `parameter` (Meta-SGD); rows of a head that
+            stand for whatever class a task has share theirs.
+        steps: how many steps have rates of their own, later ones have the last one's; None: all of `inner.steps`.
+
+    Returns:
+        Parameters whose `rates`, by flat name such as `encoder.0.weight` or `head.bias`, have shape `(step, ...)`.
+    """
+    check_choice("per", per, ("tensor", "parameter"))
+    count = max(1, inner.steps) if steps is None else steps
+    if count < 1:
+        raise InputError(f"steps={steps}, but rates need 1 or more")
+    rates = {}
+    for name, tensor in to_named(params._replace(rates={})).items():
+        rows = tensor.shape if model.head == "learned" or not name.startswith("head") else (1, *tensor.shape[1:])
+        shape = rows if per == "parameter" else ()
+        rates[name] = torch.full((count, *shape), inner.lr, dtype=tensor.dtype, device=tensor.device)
+    return params._replace(rates=rates)

@@ -4,7 +4,7 @@
 
 For `first` order θᴺ depends on θ as the identity plus constants, so g is the query gradient at θᴺ (FOMAML).
 
-A `zeroed` head is not learned: its gradient is returned as 0.
+With `Inner.loss_weights` the loss is Σᵢ wᵢ L(θⁱ(θ), query). A `zeroed` head is not learned: its gradient is 0.
 """
 
 from typing import NamedTuple
@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metacontrast.maml.inner import VJP, Inner, autograd_vjp, last, task_losses, trajectory
+from metacontrast.maml.inner import VJP, Inner, autograd_vjp, task_losses, trajectory
 from metacontrast.model.model import Model, apply_head
 from metacontrast.types import Episode, Params, from_tensors, map_params, to_tensors
 
 
 class Metrics(NamedTuple):
-    """Query loss and accuracy (0 to 1) after adaptation, one number per task."""
+    """Query loss and accuracy (0 to 1, NaN for regression) after the last inner step, one number per task."""
 
     loss: Float[Tensor, " task"]
     accuracy: Float[Tensor, " task"]
@@ -43,21 +43,31 @@ class Outcome(NamedTuple):
 
 def outer_gradient(model: Model, params: Params, episodes: Episode, inner: Inner, vjp: VJP = autograd_vjp) -> Outcome:
     """The outer gradient of some tasks, stacked along a leading axis."""
-    tensors = to_tensors(params)
-    learned = len(params.encoder) if model.head == "zeroed" else len(tensors)
+    weights = inner.loss_weights or (*[0.0] * (inner.steps - 1), 1.0)
+    weights = (0.0, *weights) if inner.steps else weights  # of the start and of every step
 
-    def loss(*leaves: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Params]]:
-        start = from_tensors(params, [*leaves, *tensors[learned:]])
-        adapted = last(trajectory(model, start, episodes.support_x, episodes.support_y, inner, vjp=vjp))
+    def answer(adapted: Params) -> tuple[Metrics, Tensor]:
         query = model.query_task_features(adapted.encoder, episodes.support_x, episodes.query_x)
-        logits = apply_head(adapted.head, query)
-        accuracy = (logits.argmax(-1) == episodes.query_y).to(logits.dtype).mean(-1)
-        return task_losses(logits, episodes.query_y, inner.loss), (accuracy, query, adapted)
+        outputs = apply_head(adapted.head, query)
+        losses = task_losses(outputs, episodes.query_y, inner.outer_loss)
+        return Metrics(losses, accuracies(outputs, episodes.query_y)), query
 
-    losses, (accuracy, query, adapted), pull = vjp(loss, tensors[:learned], False)
-    gradients = [*pull(torch.ones_like(losses)), *map(torch.zeros_like, tensors[learned:])]
-    metrics = Metrics(losses, accuracy)
-    return Outcome(from_tensors(params, gradients), metrics, map_params(Tensor.detach, adapted), query.detach())
+    def loss(*leaves: Tensor) -> tuple[Tensor, tuple[Metrics, Tensor, Params]]:
+        start = from_tensors(params, leaves)
+        path = trajectory(model, start, episodes.support_x, episodes.support_y, inner, vjp=vjp)
+        seen = [(weight, *answer(adapted), adapted) for weight, adapted in zip(weights, path, strict=True) if weight]
+        return torch.stack([weight * metrics.loss for weight, metrics, *_ in seen]).sum(0), seen[-1][1:]
+
+    total, (metrics, query, adapted), pull = vjp(loss, to_tensors(params), False)
+    gradient = from_tensors(params, pull(torch.ones_like(total)))
+    return Outcome(gradient, Metrics(*map(Tensor.detach, metrics)), map_params(Tensor.detach, adapted), query.detach())
+
+
+def accuracies(outputs: Float[Tensor, "*task image way"], labels: Tensor) -> Float[Tensor, "*task"]:
+    """Share of a task's images whose largest output is their label's; NaN where labels are no classes."""
+    if labels.is_floating_point():
+        return torch.full_like(outputs[..., 0, 0], torch.nan)
+    return (outputs.argmax(-1) == labels).to(outputs.dtype).mean(-1)
 
 
 def task_outcome(model: Model, params: Params, episode: Episode, inner: Inner) -> Outcome:

@@ -34,7 +34,7 @@ def zero_head(params: Params, ways: int | None = None) -> Params:
     weight, bias = params.head
     rows = weight.shape[0] if ways is None else ways
     zeros = Head(weight.new_zeros(rows, weight.shape[1]), None if bias is None else bias.new_zeros(rows))
-    return Params(params.encoder, zeros)
+    return params._replace(head=zeros)
 
 
 def repeat_head(head: Head, ways: int) -> Head:
@@ -74,7 +74,7 @@ def check_start(kind: HeadKind, head: Head, ways: int) -> None:
     On a CPU a `zeroed` head is also checked to be zero.
     """
     rows = len(head.weight)
-    if kind in ("learned", "zeroed") and rows != ways:
+    if kind == "learned" and rows != ways:
         raise InputError(
             f"the head was trained for {rows} classes and cannot be kept for {ways}: "
             "use a zeroed head (--head zeroed) or tasks of the trained number of ways"

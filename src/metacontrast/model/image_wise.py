@@ -8,7 +8,7 @@ from torch import nn
 
 from metacontrast.model.efficientnet_lite import Direction, EfficientNetLite, InvertedResidual
 from metacontrast.model.encoders import Encoder, ResidualBlock
-from metacontrast.model.fusion import FusedSequential
+from metacontrast.model.fused.sequential import FusedSequential
 from metacontrast.model.normalization import TaskBatchNorm
 
 _CONTAINERS = (nn.Sequential, FusedSequential, Encoder, ResidualBlock, EfficientNetLite, InvertedResidual)

@@ -5,17 +5,26 @@ import threading
 import warnings
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from metacontrast.errors import InputError
 from metacontrast.fields import check_fields
 from metacontrast.model import normalization
-from metacontrast.model.fusion import fuse, runs_fused, takes_tasks
-from metacontrast.model.head import HeadKind, check_start, class_means, draw_head, prototype_head, repeat_head
+from metacontrast.model.fused.sequential import fuse, runs_fused, takes_tasks
+from metacontrast.model.head import (
+    HeadKind,
+    check_start,
+    class_means,
+    draw_head,
+    prototype_head,
+    repeat_head,
+    zero_head,
+)
 from metacontrast.model.image_wise import keeps_images_apart
 from metacontrast.model.normalization import AnyNorm
 from metacontrast.types import Head, Params, head_from, head_tensors
@@ -34,8 +43,9 @@ class Model:
     part of `Params`.
 
     Args:
-        encoder: any module from images `(batch, channel, height, width)` to features `(batch, feature)`.
-        ways: classes per task.
+        encoder: any module from images `(batch, channel, height, width)`, or inputs of another shape `(batch, ...)`, to
+            features `(batch, feature)`.
+        ways: classes per task; for regression the number of outputs.
         feature_size: length of a feature vector; needed when the encoder has no attribute `feature_size`.
         head: how a task's head starts, see `metacontrast.model.head`.
         head_bias: whether the head has a bias (the released code has, the paper's equations have not).
@@ -54,20 +64,28 @@ class Model:
     _trained: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        self._check()
         encoder = normalization.prepare(copy.deepcopy(self.encoder), self.norm).eval()
         trained = self._trained or tuple(name for name, p in encoder.named_parameters() if p.requires_grad)
         encoder.requires_grad_(False)
         size = self.feature_size or getattr(encoder, "feature_size", 0)
         if not isinstance(size, int) or size < 1:
             raise InputError("the encoder does not say how long its features are: pass feature_size=...")
-        if self.ways < 2:
-            raise InputError(f"ways={self.ways}, but a task needs at least 2 classes")
         _warn_of_a_classifier(encoder, size, self.ways)
         object.__setattr__(self, "encoder", encoder)
         object.__setattr__(self, "_trained", trained)
         object.__setattr__(self, "feature_size", size)
         object.__setattr__(self, "_own", _PerThread(encoder, self.fused, trained))
+
+    def __repr__(self) -> str:
+        """The encoder by its class, and what stands on it."""
+        encoder = f"{type(self.encoder).__name__} to {self.feature_size} features"
+        return f"Model({encoder}, ways={self.ways}, head={self.head!r}, norm={self.norm!r})"
+
+    def _check(self) -> None:
+        check_fields(self)
+        if self.ways < 1:
+            raise InputError(f"ways={self.ways}, but a model needs 2 classes or more, or 1 output for regression")
 
     @property
     def is_frozen(self) -> bool:
@@ -98,16 +116,35 @@ class Model:
         return self.init(torch.Generator())
 
     def with_ways(self, ways: int) -> "Model":
-        """The same model for tasks of another number of classes."""
-        return replace(self, ways=ways)
+        """The same model for tasks of another number of classes; it shares the encoder."""
+        return self._with(ways=ways)
+
+    def with_head(self, head: HeadKind) -> "Model":
+        """The same model whose heads start in another way; it shares the encoder."""
+        return self._with(head=head)
+
+    def _with(self, **changed: Any) -> "Model":
+        """A copy with other fields that the encoder does not depend on."""
+        model = copy.copy(self)
+        for name, value in changed.items():
+            object.__setattr__(model, name, value)
+        model._check()
+        return model
 
     def with_norm(self, norm: AnyNorm) -> "Model":
         """The same model under another normalization policy."""
         return replace(self, norm=norm)
 
     def to(self, device: torch.device | str) -> "Model":
-        """The same model with the encoder's own buffers on `device`."""
+        """The same model with the encoder's own buffers on `device`; itself where they are there."""
+        own = (*self.encoder.parameters(), *self.encoder.buffers())
+        if torch.device(device).type == "cpu" and all(t.is_cpu for t in own):
+            return self
         return replace(self, encoder=copy.deepcopy(self.encoder).to(device))
+
+    def on_features(self) -> "Model":
+        """The same head on features that are given in place of images, for where the encoder does not move."""
+        return Model(nn.Flatten(), self.ways, self.feature_size, self.head, self.head_bias)
 
     def batches_tasks(self, images: Tensor, moving: bool) -> bool:
         """Whether the images of several tasks may pass through the encoder as one batch.
@@ -134,15 +171,15 @@ class Model:
 
     def only_task(self, params: Params) -> Params:
         """Parameters of one task without their task axis."""
-        encoder, head = params
+        encoder = params.encoder
         if self.has_task_axis(encoder):
             encoder = {name: t[0] for name, t in encoder.items()}
-        return Params(encoder, head_from([t[0] for t in head_tensors(head)]))
+        return params._replace(encoder=encoder, head=head_from([t[0] for t in head_tensors(params.head)]))
 
     def features(
         self,
         encoder: dict[str, Tensor],
-        images: Float[Tensor, "image channel height width"],
+        images: Float[Tensor, "image ..."],
         reference: int = 0,
     ) -> Float[Tensor, "image feature"]:
         """φ(x) of one task's images.
@@ -154,7 +191,7 @@ class Model:
     def task_features(
         self,
         encoder: dict[str, Tensor],
-        images: Float[Tensor, "task image channel height width"],
+        images: Float[Tensor, "task image ..."],
         reference: int = 0,
     ) -> Float[Tensor, "task image feature"]:
         """φ(x) of every task's images; the encoder's parameters may have a leading task axis.
@@ -198,8 +235,8 @@ class Model:
     def query_features(
         self,
         encoder: dict[str, Tensor],
-        support_x: Float[Tensor, "support channel height width"],
-        query_x: Float[Tensor, "query channel height width"],
+        support_x: Float[Tensor, "support ..."],
+        query_x: Float[Tensor, "query ..."],
     ) -> Float[Tensor, "query feature"]:
         """φ(q) of one task under the model's normalization policy."""
         return self.query_task_features(encoder, support_x[None], query_x[None])[0]
@@ -207,8 +244,8 @@ class Model:
     def query_task_features(
         self,
         encoder: dict[str, Tensor],
-        support_x: Float[Tensor, "task support channel height width"],
-        query_x: Float[Tensor, "task query channel height width"],
+        support_x: Float[Tensor, "task support ..."],
+        query_x: Float[Tensor, "task query ..."],
     ) -> Float[Tensor, "task query feature"]:
         """φ(q) of every task under the model's normalization policy; parameters may have a leading task axis."""
         if self.norm != "inductive":
@@ -216,15 +253,15 @@ class Model:
         shots = support_x.shape[1]
         return self.task_features(encoder, torch.cat([support_x, query_x], 1), shots)[:, shots:]
 
-    def logits(self, params: Params, images: Float[Tensor, "image channel height width"]) -> Float[Tensor, "image way"]:
+    def logits(self, params: Params, images: Float[Tensor, "image ..."]) -> Float[Tensor, "image way"]:
         """W φ(x) + b for the support images, normalized by one another."""
         return apply_head(params.head, self.features(params.encoder, images))
 
     def query_logits(
         self,
         params: Params,
-        support_x: Float[Tensor, "support channel height width"],
-        query_x: Float[Tensor, "query channel height width"],
+        support_x: Float[Tensor, "support ..."],
+        query_x: Float[Tensor, "query ..."],
     ) -> Float[Tensor, "query way"]:
         """W φ(q) + b for one task's query images under the model's normalization policy."""
         return apply_head(params.head, self.query_features(params.encoder, support_x, query_x))
@@ -232,25 +269,27 @@ class Model:
     def start(
         self,
         params: Params,
-        support_x: Float[Tensor, "*task support channel height width"],
-        support_y: Int[Tensor, "*task support"],
+        support_x: Tensor,
+        support_y: Tensor,
     ) -> Params:
         """The parameters from which a task's inner loop starts: the head is repeated or built from the support set.
 
         With a leading task axis every task has a head of its own; the encoder is the same for all.
         """
-        encoder, head = params
+        head = params.head
         if support_y.ndim == 1:
             return self.only_task(self.start(params, support_x[None], support_y[None]))
         if self.head == "prototype" and len(head.weight) == 0:
-            features = self.task_features(encoder, support_x)
+            features = self.task_features(params.encoder, support_x)
             means = [class_means(*task, self.ways) for task in zip(features, support_y, strict=True)]
-            return Params(encoder, prototype_head(torch.stack(means)))
+            return params._replace(head=prototype_head(torch.stack(means)))
         if self.head == "shared" and len(head.weight) == 1:
             head = repeat_head(head, self.ways)
         check_start(self.head, head, self.ways)
+        if self.head == "zeroed":
+            head = zero_head(params, self.ways).head
         tasks = len(support_y)
-        return Params(encoder, head_from([t.expand(tasks, *t.shape) for t in head_tensors(head)]))
+        return params._replace(head=head_from([t.expand(tasks, *t.shape) for t in head_tensors(head)]))
 
 
 class _PerThread(threading.local):

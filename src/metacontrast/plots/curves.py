@@ -1,17 +1,19 @@
-"""Learning curves: accuracy on fixed test tasks against outer updates."""
+"""Curves against outer updates: accuracy, other scalars across checkpoints, and our means beside the authors'."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from metacontrast.plots.style import COLORS, new_figure, tidy
 
 
 @dataclass(frozen=True)
-class Curve:
-    """One curve.
+class LearningCurve:
+    """The accuracy of one training against updates.
 
     Args:
         label: what the legend says.
@@ -28,15 +30,17 @@ class Curve:
     dashed: bool = False
 
 
-def select_curve(records: Sequence[Mapping], wanted: Mapping, label: str, color: str, dashed: bool = False) -> Curve:
-    """The evaluations among `records` that agree with `wanted`, as a curve."""
+def select_curve(
+    records: Sequence[Mapping], wanted: Mapping, label: str, color: str, dashed: bool = False
+) -> LearningCurve:
+    """Collect the evaluations among `records` that agree with `wanted` into a curve."""
     rows = [r for r in records if r.get("kind") == "evaluation" and all(r[k] == v for k, v in wanted.items())]
     updates, accuracy, ci95 = ([r[name] for r in rows] for name in ("update", "accuracy", "ci95"))
-    return Curve(label, updates, accuracy, ci95, color, dashed)
+    return LearningCurve(label, updates, accuracy, ci95, color, dashed)
 
 
-def learning_curves(curves: Sequence[Curve], title: str, chance: float | None = None) -> Figure:
-    """All curves in one panel, each with its 95 % interval as a band."""
+def learning_curves(curves: Sequence[LearningCurve], title: str, chance: float | None = None) -> Figure:
+    """Draw all curves in one panel, each with its 95 % interval as a band."""
     figure = new_figure(6.0, 3.6)
     axes = tidy(figure.subplots())
     for curve in curves:
@@ -52,3 +56,141 @@ def learning_curves(curves: Sequence[Curve], title: str, chance: float | None = 
     axes.set(xlabel="outer updates", ylabel="test accuracy (%), band: 95 % interval", title=title)
     axes.legend(frameon=False, loc="lower right")
     return figure
+
+
+Series = Mapping[str, Sequence[float | None]]
+
+
+def draw_checkpoints(updates: Sequence[int], panels: Mapping[str, Series], title: str) -> Figure:
+    """Draw one panel per quantity over a common axis of outer updates.
+
+    Args:
+        updates: outer updates behind each model.
+        panels: by axis label, curves by legend label; a single curve has no legend, a value None leaves a gap.
+    """
+    figure = new_figure(5.8, 2.5)
+    colors = [COLORS[name] for name in ("blue", "orange", "green", "red")]
+    for axes, (label, curves) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        for color, (name, values) in zip(colors, curves.items(), strict=False):
+            numbers = [float("nan") if value is None else value for value in values]
+            tidy(axes).plot(updates, numbers, "o-", color=color, markersize=3.5, linewidth=1.4, label=name)
+        axes.set_title(label, fontsize=9)
+        drawn = [value for values in curves.values() for value in values if value is not None]
+        axes.set(xlabel="outer updates", ylim=(1.1 * min(0.0, *drawn), 1.1 * max(0.0, *drawn) or 1.0))
+        if len(curves) > 1:
+            axes.legend(frameon=False, fontsize=7.5)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour, marker and line style of a curve, the same in every panel.
+
+    Args:
+        color: a name from `style.COLORS`.
+        marker: of matplotlib.
+        dashed: or solid.
+        wide: to be seen below another line.
+    """
+
+    color: str
+    marker: str
+    dashed: bool = False
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class MeanCurve:
+    """The mean over seeds of an accuracy between 0 and 1, with its standard deviation over seeds."""
+
+    label: str
+    look: Look
+    updates: Sequence[int]
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Two panels: our curves beside the authors'.
+
+    Args:
+        title: what is measured on what.
+        here, authors: the curves of each; `authors` may be empty.
+        here_label, authors_label: data, number of seeds.
+        same_data: whether the vertical axes may be shared.
+    """
+
+    title: str
+    here: Sequence[MeanCurve]
+    authors: Sequence[MeanCurve]
+    here_label: str
+    authors_label: str
+    same_data: bool
+
+
+def draw_side_by_side(rows: Sequence[SideBySide]) -> Figure:
+    """Draw our curves left, the authors' right with a dotted line where ours end. Update 0 is left out."""
+    figure = new_figure(6.4, 0.75 + 2.35 * len(rows))
+    panels = figure.subplots(len(rows), 2, squeeze=False)
+    for row, (left, right) in zip(rows, panels, strict=True):
+        _draw_curves(left, row.here)
+        left.set_title(f"{row.title}\n{row.here_label}", fontsize=8, loc="left")
+        _draw_authors(right, row)
+        if row.same_data and row.authors:
+            low, high = (pick(left.get_ylim()[i], right.get_ylim()[i]) for i, pick in ((0, min), (1, max)))
+            left.set_ylim(low, high)
+            right.set_ylim(low, high)
+        left.set_ylabel("test accuracy (%)", fontsize=8)
+    figure.legend(handles=_legend(rows), loc="outside lower center", ncols=_columns(rows), frameon=False, fontsize=8)
+    return figure
+
+
+def _draw_authors(axes: Axes, row: SideBySide) -> None:
+    if not row.authors:
+        axes.text(
+            0.5, 0.5, "no numbers of the authors at this test step", ha="center", fontsize=8, color=COLORS["grey"]
+        )
+        axes.set_axis_off()
+        return
+    _draw_curves(axes, row.authors)
+    axes.set_title(f"\n{row.authors_label}", fontsize=8, loc="left")
+    end = max(update for curve in row.here for update in curve.updates)
+    axes.axvline(end, color=COLORS["grey"], linewidth=0.9, linestyle=":")
+
+
+def _draw_curves(axes: Axes, curves: Sequence[MeanCurve]) -> None:
+    tidy(axes)
+    for curve in curves:
+        points = [p for p in zip(curve.updates, curve.mean, curve.std, strict=True) if p[0] > 0]
+        updates, mean = [u for u, _, _ in points], [100 * m for _, m, _ in points]
+        axes.plot(updates, mean, **_line(curve.look), markersize=3 if len(mean) < 12 else 0)
+        low, high = ([100 * (m + sign * s) for _, m, s in points] for sign in (-1, 1))
+        axes.fill_between(updates, low, high, color=COLORS[curve.look.color], alpha=0.15, linewidth=0)
+    axes.set_xlabel("outer updates (log scale)", fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
+def _line(look: Look) -> dict:
+    style = "--" if look.dashed else "-"
+    return {
+        "color": COLORS[look.color],
+        "linestyle": style,
+        "marker": look.marker,
+        "linewidth": 2.8 if look.wide else 1.4,
+    }
+
+
+def _columns(rows: Sequence[SideBySide]) -> int:
+    labels = {curve.label for row in rows for curve in row.here}
+    return 4 if len(labels) == 4 and max(map(len, labels)) < 16 else 3
+
+
+def _legend(rows: Sequence[SideBySide]) -> list[Line2D]:
+    looks = {curve.label: curve.look for row in rows for curve in row.here}
+    return [Line2D([], [], label=label, markersize=4, **_line(look)) for label, look in looks.items()]

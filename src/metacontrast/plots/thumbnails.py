@@ -1,8 +1,119 @@
-"""Small images inside figures."""
+"""Pictures with images in them: tasks with their predictions, and an image beside the support images that decided."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+from metacontrast.plots.style import COLORS, new_figure
+
+
+@dataclass(frozen=True)
+class EpisodePicture:
+    """One task to draw.
+
+    Args:
+        title: what stands above.
+        support, query: images `(way, image, height, width[, 3])`, values 0 to 255 or 0 to 1.
+        predicted: predicted class of every query image, `(way, image)`.
+        names: of the classes.
+    """
+
+    title: str
+    support: NDArray
+    query: NDArray
+    predicted: NDArray[np.int64]
+    names: Sequence[str]
+
+
+def draw_episodes(episodes: Sequence[EpisodePicture]) -> Figure:
+    """Draw tasks side by side, one class a row: support images, then query images framed green or orange (wrong)."""
+    ways = len(episodes[0].names)
+    widths = [e.support.shape[1] + e.query.shape[1] for e in episodes]
+    figure = new_figure(max(0.62 * sum(widths) + 0.8, 2.6 * len(episodes)), 0.74 * ways + 0.7)
+    panels = figure.subfigures(1, len(episodes), width_ratios=widths, squeeze=False)[0]
+    for panel, episode in zip(panels, episodes, strict=True):
+        panel.suptitle(episode.title, fontsize=9)
+        shots, queries = episode.support.shape[1], episode.query.shape[1]
+        grid = panel.subplots(ways, shots + queries, squeeze=False)
+        for way in range(ways):
+            for column in range(shots):
+                _framed(grid[way, column], episode.support[way, column], "black", 2.0)
+            grid[way, 0].set_ylabel(str(way + 1), rotation=0, ha="right", va="center")
+            for column in range(queries):
+                guess = int(episode.predicted[way, column])
+                axes = grid[way, shots + column]
+                _framed(axes, episode.query[way, column], "green" if guess == way else "red", 2.0)
+                if guess != way:
+                    axes.set_xlabel(f"taken for {guess + 1}", fontsize=6.5, color=COLORS["red"], labelpad=1)
+        grid[0, 0].set_title("support", fontsize=8)
+        grid[0, shots].set_title("query", fontsize=8)
+    return figure
+
+
+def _framed(axes: Axes, image: NDArray, color: str, width: float) -> None:
+    axes.imshow(image, cmap="gray", interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set(color=COLORS[color], linewidth=width)
+
+
+@dataclass(frozen=True)
+class ContributionPicture:
+    """An image and the support images that decided its prediction.
+
+    Args:
+        title: the answer in words.
+        image: `(channel, height, width)`.
+        support: the support images that count most, `(image, channel, height, width)`, the strongest first.
+        labels: what they are.
+        values: their signed contributions.
+    """
+
+    title: str
+    image: NDArray[np.uint8]
+    support: NDArray[np.uint8]
+    labels: Sequence[str]
+    values: NDArray[np.float64]
+
+
+def draw_contributions(picture: ContributionPicture) -> Figure:
+    """Draw an image, its support images in order of strength, and a bar for each: blue attracts, orange repels."""
+    count = len(picture.values)
+    figure = new_figure(1.1 * (count + 1) + 0.4, 2.6)
+    grid = figure.subplots(2, count + 1, height_ratios=(3, 2), squeeze=False)
+    _show(grid[0, 0], picture.image, "this image")
+    grid[1, 0].axis("off")
+    reach = float(np.abs(picture.values).max()) * 1.35 or 1.0
+    for column, (image, label, value) in enumerate(
+        zip(picture.support, picture.labels, picture.values, strict=True), start=1
+    ):
+        _show(grid[0, column], image, label)
+        _bar(grid[1, column], float(value), reach)
+    figure.suptitle(picture.title, fontsize=9)
+    return figure
+
+
+def _show(axes: Axes, image: NDArray[np.uint8], label: str) -> None:
+    axes.imshow(drawable(image[None])[0], cmap="gray", interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(_shortened(label), fontsize=7)
+
+
+def _bar(axes: Axes, value: float, reach: float) -> None:
+    axes.bar([0], [value], color=COLORS["blue" if value > 0 else "orange"], width=0.6)
+    axes.axhline(0, color=COLORS["grey"], linewidth=0.5)
+    axes.text(0, value, f"{value:+.2g}", ha="center", va="bottom" if value > 0 else "top", fontsize=7)
+    axes.set(xticks=[], yticks=[], xlim=(-1, 1), ylim=(-reach, reach))
+    axes.spines[:].set_visible(False)
+
+
+def _shortened(label: str) -> str:
+    """The end of a long label, which for paths is what distinguishes it."""
+    return label if len(label) <= 18 else f"…{label[-17:]}"
 
 
 def drawable(images: NDArray) -> NDArray:

@@ -33,7 +33,7 @@ from metacontrast.theory.inner_loop import (
     descend,
     query_errors,
     softmax_outputs,
-    softmax_pull,
+    softmax_vjp,
 )
 from metacontrast.theory.task import FeatureTask, check_inner, feature_task, strip_constant, targets
 from metacontrast.types import Head, Order
@@ -116,6 +116,6 @@ def support_signals(task: FeatureTask, trajectory: Trajectory, inner_lr: float) 
     lam = adjoints(task, trajectory, inner_lr)
     for s, w, lam_p in zip(trajectory.support_probs, trajectory.heads[:-1], lam[1:], strict=True):
         contrastive += (targets(task.support_y, s) - s) @ lam_p
-        curvature -= softmax_pull(s, task.support @ lam_p.T) @ w
+        curvature -= softmax_vjp(s, task.support @ lam_p.T) @ w
     rate = inner_lr / len(task.support)
     return rate * contrastive, rate * curvature

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from metacontrast.theory.inner_loop import adjoints, descend, softmax_outputs
-from metacontrast.theory.task import apart, append_constant, check_head, check_inner, feature_task, joint
+from metacontrast.theory.task import append_constant, check_head, check_inner, feature_task, merge_bias, split_bias
 from metacontrast.types import Head, Order
 
 
@@ -43,8 +43,8 @@ def adapted_heads(
     check_head(support_features, support_y, head)
     check_inner(inner_lr, inner_steps)
     extended = append_constant(support_features, head)
-    heads = descend(extended, support_y, joint(head), inner_lr, inner_steps).heads
-    return [apart(w, head) for w in heads]
+    heads = descend(extended, support_y, merge_bias(head), inner_lr, inner_steps).heads
+    return [split_bias(w, head) for w in heads]
 
 
 @torch.no_grad()
@@ -66,7 +66,7 @@ def head_gradient(
     check_inner(inner_lr, inner_steps, order)
     task = feature_task(support_features, support_y, query_features, query_y, head)
     trajectory = descend(task.support, task.support_y, task.head, inner_lr, inner_steps)
-    return apart(adjoints(task, trajectory, inner_lr)[-1 if order == "first" else 0], head)
+    return split_bias(adjoints(task, trajectory, inner_lr)[-1 if order == "first" else 0], head)
 
 
 def head_update(
@@ -145,7 +145,7 @@ def head_preconditioner(
     check_head(support_features, support_y, head)
     check_inner(inner_lr, 1)
     phi = append_constant(support_features, head)
-    s = softmax_outputs(phi, joint(head))
+    s = softmax_outputs(phi, merge_bias(head))
     curvature = torch.einsum("sk,sf,sg->kfg", s, phi, phi) / len(phi)
     matrix = torch.eye(phi.shape[1], dtype=phi.dtype, device=phi.device) - inner_lr * curvature
     eigenvalues = torch.linalg.eigvalsh(matrix)

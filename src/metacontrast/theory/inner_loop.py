@@ -58,7 +58,7 @@ def query_errors(task: FeatureTask, trajectory: Trajectory) -> Float[Tensor, "qu
     return q - targets(task.query_y, q)
 
 
-def softmax_pull(outputs: Float[Tensor, "image way"], z: Float[Tensor, "image way"]) -> Float[Tensor, "image way"]:
+def softmax_vjp(outputs: Float[Tensor, "image way"], z: Float[Tensor, "image way"]) -> Float[Tensor, "image way"]:
     """r_k = s_k (z_k - Σ_j s_j z_j)."""
     return outputs * (z - (outputs * z).sum(dim=-1, keepdim=True))
 
@@ -67,6 +67,6 @@ def adjoints(task: FeatureTask, trajectory: Trajectory, inner_lr: float) -> Floa
     """λ^0 … λ^N, gradients of the mean query loss with respect to each head of the trajectory."""
     lam = [query_errors(task, trajectory).T @ task.query / len(task.query)]
     for s in trajectory.support_probs.flip(0):
-        r = softmax_pull(s, task.support @ lam[0].T)
+        r = softmax_vjp(s, task.support @ lam[0].T)
         lam.insert(0, lam[0] - inner_lr / len(task.support) * r.T @ task.support)
     return torch.stack(lam)

@@ -49,7 +49,7 @@ def feature_task(support_features: Tensor, support_y: Tensor, query_features: Te
         support_y,
         append_constant(query_features, head),
         query_y,
-        joint(head),
+        merge_bias(head),
     )
 
 
@@ -60,12 +60,12 @@ def append_constant(features: Float[Tensor, "image feature"], head: Head) -> Flo
     return torch.cat([features, torch.ones_like(features[:, :1])], dim=1)
 
 
-def joint(head: Head) -> Float[Tensor, "way extended"]:
+def merge_bias(head: Head) -> Float[Tensor, "way extended"]:
     """w̃: weight and bias in one matrix."""
     return head.weight if head.bias is None else torch.cat([head.weight, head.bias[:, None]], dim=1)
 
 
-def apart(joint_head: Float[Tensor, "way extended"], like: Head) -> Head:
+def split_bias(joint_head: Float[Tensor, "way extended"], like: Head) -> Head:
     """The inverse of `joint`."""
     return Head(joint_head, None) if like.bias is None else Head(joint_head[:, :-1], joint_head[:, -1])
 

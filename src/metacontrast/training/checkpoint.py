@@ -2,20 +2,33 @@
 
 `model.safetensors` is for use: the parameters, with the configuration and data facts beside them.
 `state.safetensors` is for resuming: parameters, the optimizer's tensors and the number of updates done.
+
+Where a training stands, and how that is written down so that it goes on bit for bit.
+
+The last two states of a training on disk: when the last one is damaged, the one before it takes its place.
+
+A training that goes on from there does the lost updates again, bit for bit.
+
+What a model file says of its model beside the configuration: how long it was trained, and on which images.
 """
 
 import hashlib
 import json
+import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
+from metacontrast.data.catalog import LARGEST_SIZE
 from metacontrast.errors import InputError
 from metacontrast.files import open_tensors, parse_json, write_tensors
-from metacontrast.types import Head, Params
+from metacontrast.types import Params, from_named, to_named, to_tensors
 
 
 @dataclass(frozen=True)
@@ -55,26 +68,17 @@ def load(path: Path) -> Stored:
         raise InputError(f"{path} cannot be read ({error}): it is damaged or not from here") from error
 
 
-def params_to_tensors(params: Params) -> dict[str, Tensor]:
-    """Parameters under the names `encoder.*`, `head.weight` and `head.bias`."""
-    head = {"head.weight": params.head.weight, "head.bias": params.head.bias}
-    return {f"encoder.{name}": t for name, t in params.encoder.items()} | {
-        name: t for name, t in head.items() if t is not None
-    }
-
-
 def params_from_tensors(like: Params, tensors: dict[str, Tensor], where: str) -> Params:
-    """The inverse; `like` says which tensors of which shapes there must be, in which order.
+    """The inverse of `to_named`, checked; `like` says which tensors of which shapes there must be, in which order.
 
     Raises:
         InputError: a tensor is missing, unknown, of another shape, or holds something else than finite numbers.
     """
-    expected = params_to_tensors(like)
+    expected = to_named(like)
     for name in expected | tensors:
         if problem := _problem(expected.get(name), tensors.get(name)):
             raise InputError(f"{where} does not fit its configuration: {name} {problem}; restore it or train again")
-    encoder = {name: tensors[f"encoder.{name}"] for name in like.encoder}
-    return Params(encoder, Head(tensors["head.weight"], tensors.get("head.bias")))
+    return from_named(like, tensors)
 
 
 def _problem(wanted: Tensor | None, found: Tensor | None) -> str | None:
@@ -96,3 +100,153 @@ def _digest(tensors: dict[str, Tensor], facts: str) -> str:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.numpy().data)
     return digest.hexdigest()
+
+
+@dataclass
+class TrainState:
+    """Parameters, the optimizer that moves them in place, the number of updates done, and a schedule if there is one.
+
+    Args:
+        schedule: of the optimizer's learning rate, one step for every update.
+    """
+
+    params: Params
+    optimizer: torch.optim.Optimizer
+    updates: int = 0
+    schedule: LRScheduler | None = None
+
+
+def store_state(state: TrainState) -> Stored:
+    """Parameters and the optimizer's tensors under flat names; updates and schedule as facts."""
+    moments = state.optimizer.state_dict()["state"]
+    flat = {f"optimizer.{i}.{name}": t for i, slots in moments.items() for name, t in slots.items()}
+    tensors = to_named(state.params) | {n: t for n, t in flat.items() if isinstance(t, Tensor)}
+    return Stored(tensors, {"updates": state.updates} | _store_schedule(state))
+
+
+def _store_schedule(state: TrainState) -> dict[str, object]:
+    """The schedule's numbers and the learning rates that they led to; nothing where there is no schedule."""
+    if state.schedule is None:
+        return {}
+    facts = {"schedule": state.schedule.state_dict(), "lrs": [group["lr"] for group in state.optimizer.param_groups]}
+    try:
+        return json.loads(json.dumps(facts))
+    except (TypeError, ValueError) as error:
+        name = type(state.schedule).__name__
+        raise InputError(f"the schedule {name} holds what cannot be saved ({error}): train without out=") from error
+
+
+def restore_state(state: TrainState, stored: Stored, where: str) -> TrainState:
+    """Put what was stored into `state`, a fresh one of the same configuration, and return it."""
+    params = {name: t for name, t in stored.tensors.items() if not name.startswith("optimizer.")}
+    saved = params_from_tensors(state.params, params, where)
+    for tensor, value in zip(to_tensors(state.params), to_tensors(saved), strict=True):
+        tensor.copy_(value)
+    structure = state.optimizer.state_dict()
+    structure["state"] = _moments(stored)
+    try:
+        state.optimizer.load_state_dict(structure)
+        state.updates = int(stored.facts["updates"])
+        if state.schedule is not None:
+            state.schedule.load_state_dict(stored.facts["schedule"])
+            for group, lr in zip(state.optimizer.param_groups, stored.facts["lrs"], strict=True):
+                group["lr"] = lr
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{where} does not fit its configuration ({error}): start anew with another --out") from error
+    return state
+
+
+def _moments(stored: Stored) -> dict[int, dict[str, Tensor]]:
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in stored.tensors.items():
+        group, _, rest = name.partition(".")
+        if group == "optimizer":
+            index, _, slot = rest.partition(".")
+            moments.setdefault(int(index), {})[slot] = tensor
+    return moments
+
+
+LAST, BEFORE = "state.safetensors", "state-before.safetensors"
+_DAMAGED = "state-damaged.safetensors"
+
+logger = logging.getLogger("metacontrast")
+
+
+def save_state(folder: Path, stored: Stored) -> None:
+    """Write the last state; the one that was last becomes the one before it."""
+    save(folder / LAST, stored, before=folder / BEFORE)
+
+
+def load_state(folder: Path) -> Stored | None:
+    """The last state that is whole; None when none was ever written.
+
+    A damaged last state is set aside under another name, so that it never takes the good one's place.
+
+    Raises:
+        InputError: none is whole.
+    """
+    if not any((folder / name).exists() for name in (LAST, BEFORE)):
+        return None
+    try:
+        return load(folder / LAST)
+    except InputError as error:
+        problem = f"{folder / LAST} is missing" if not (folder / LAST).exists() else str(error)
+    stored = _load_before(folder, problem)
+    logger.warning("%s; going on from the checkpoint before it, %s", problem, folder / BEFORE)
+    if (folder / LAST).exists():
+        (folder / LAST).replace(folder / _DAMAGED)
+    return stored
+
+
+def _load_before(folder: Path, problem: str) -> Stored:
+    try:
+        return load(folder / BEFORE)
+    except InputError as error:
+        raise InputError(f"{problem}, and the checkpoint before it, {BEFORE}, is no help either") from error
+
+
+class ModelFacts(NamedTuple):
+    """Facts that a model cannot be used without.
+
+    Args:
+        updates: outer updates behind it.
+        image_shape: channels, height and width of its images.
+        mean, std: normalization of its images.
+    """
+
+    updates: int
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def model_facts(facts: dict[str, Any], where: str) -> ModelFacts:
+    """The facts that the file `where` holds; `InputError` names what is missing or cannot be."""
+    if missing := set(ModelFacts._fields) - set(facts):
+        raise InputError(f"{where} lacks {', '.join(sorted(missing))}: it is damaged or not from here")
+    found = {name: facts[name] for name in ModelFacts._fields}
+    for name, value in found.items():
+        if not _FITS[name](value):
+            raise InputError(f"{where} has {name}={value!r}, which no model has: it is damaged or not from here")
+    channels, height, width = found["image_shape"]
+    mean, std = tuple(found["mean"]), tuple(found["std"])
+    if not {len(mean), len(std)} <= {1, channels}:
+        raise InputError(f"{where} has mean and std for other than {channels} channels: it is damaged or not from here")
+    return ModelFacts(found["updates"], (channels, height, width), mean, std)
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= LARGEST_SIZE
+
+
+def _are_per_channel(value: Any) -> bool:
+    is_list = isinstance(value, list) and len(value) > 0
+    return is_list and all(type(v) in (int, float) and math.isfinite(v) for v in value)
+
+
+_FITS = {
+    "updates": lambda value: type(value) is int and value >= 0,
+    "image_shape": lambda value: isinstance(value, list) and len(value) == 3 and all(map(_is_size, value)),
+    "mean": _are_per_channel,
+    "std": lambda value: _are_per_channel(value) and min(value) > 0,
+}

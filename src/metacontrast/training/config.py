@@ -6,19 +6,21 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from metacontrast.data.augment import AugmentationName
 from metacontrast.data.episodes import EpisodeSampler, Labels
 from metacontrast.data.images import ClassImages
 from metacontrast.data.options import ReadOptions, Resample, SplitScheme
 from metacontrast.errors import InputError
 from metacontrast.fields import as_declared, check_fields, field_types
-from metacontrast.maml.inner import Inner, Loss, Order, Scope
-from metacontrast.maml.precision import Precision
+from metacontrast.maml.engine import Precision
+from metacontrast.maml.inner import Inner, LossName, Order, Scope
 from metacontrast.model.encoders import EncoderName, build_encoder
 from metacontrast.model.head import HeadKind
 from metacontrast.model.model import Model
 from metacontrast.model.normalization import Norm
 
 OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop"]
+Schedule = Literal["constant", "cosine"]
 Objective = Literal["maml", "contrastive"]
 
 
@@ -44,6 +46,10 @@ class TrainConfig:
     labels: Labels = _option("fresh", "fresh: any class any label; bound...: a class always gets the same label")
     pool_size: int | None = _option(None, "reuse a fixed pool of so many tasks; 1: one fixed task; none: fresh tasks")
     relabel: bool = _option(False, "permute a task's labels anew each time that it is used")
+    least_ways: int | None = _option(None, "draw the ways of every update from this to --ways; also --ways 5-20")
+    least_shots: int | None = _option(None, "draw the shots of every update from this to --shots; also --shots 1-10")
+    unequal_shots: bool = _option(False, "share a training task's support images unequally among its classes")
+    augment: tuple[AugmentationName, ...] = _option((), "augmentation of training tasks: flip, crop, colour; none")
 
     encoder: EncoderName = _option("conv4-released", "conv4 (the paper's text), conv4-released, resnet12 or mlp")
     filters: int | None = _option(None, "width of the encoder; none: the preset's own")
@@ -56,7 +62,7 @@ class TrainConfig:
     inner_steps: int = _option(1, "gradient steps on the support set")
     inner_lr: float = _option(0.4, "step size of the inner loop")
     inner_scope: Scope = _option("all", "what the inner loop moves")
-    inner_loss: Loss = _option("cross_entropy", "loss of both loops")
+    inner_loss: LossName = _option("cross_entropy", "loss of both loops")
 
     objective: Objective = _option("maml", "maml, or the contrastive loss that equals it where only the head adapts")
     drop_interference: bool = _option(False, "leave the interference term out of the contrastive loss")
@@ -64,6 +70,9 @@ class TrainConfig:
 
     optimizer: OptimizerName = _option("adam", "optimizer of the outer loop, with PyTorch's defaults")
     outer_lr: float = _option(1e-3, "learning rate of the outer loop")
+    lr_schedule: Schedule = _option("constant", "of the outer learning rate; cosine: down to 0 at the last update")
+    weight_decay: float | None = _option(None, "weight decay of the optimizer; none: PyTorch's default for it")
+    clip_norm: float | None = _option(None, "largest norm of the outer gradient; none: no limit")
     meta_batch: int = _option(32, "tasks per update")
     updates: int = _option(300, "number of outer updates")
     precision: Precision = _option(
@@ -73,7 +82,8 @@ class TrainConfig:
     eval_every: int = _option(50, "updates between evaluations; 0: only after the last")
     eval_episodes: int = _option(100, "test tasks per evaluation during training, the same ones each time")
     eval_steps: tuple[int, ...] = _option((1,), "inner steps at evaluation, comma-separated")
-    eval_split: str = _option("test", "split that is evaluated on during training")
+    eval_split: str = _option("auto", "split that is evaluated on during training; auto: val where there is one")
+    select: bool = _option(False, "keep the model that is most accurate at an evaluation as best.safetensors")
     explain_every: int = _option(0, "updates between records of what the gradient is made of; 0: none")
     checkpoint_every: int = _option(50, "updates between checkpoints")
     keep_every: int = _option(0, "updates between copies of the model that stay, update 0 included; 0: none")
@@ -84,9 +94,11 @@ class TrainConfig:
         for name, least in _LEAST.items():
             if (value := getattr(self, name)) is not None and value < least:
                 raise InputError(f"{name}={value}, but it must be {least} or more")
-        for name in ("inner_lr", "outer_lr"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise InputError(f"{name}={getattr(self, name)}, but it must be above 0 and finite")
+        for name in ("inner_lr", "outer_lr", "clip_norm"):
+            if (value := getattr(self, name)) is not None and not 0 < value < float("inf"):
+                raise InputError(f"{name}={value}, but it must be above 0 and finite")
+        if self.weight_decay is not None and not 0 <= self.weight_decay < float("inf"):
+            raise InputError(f"weight_decay={self.weight_decay}, but it must be 0 or more and finite")
         if not 0 <= self.head_init_scale < float("inf"):
             raise InputError(f"head_init_scale={self.head_init_scale}, but it must be 0 or more and finite")
         if not self.eval_steps or min(self.eval_steps) < 0:
@@ -96,10 +108,12 @@ class TrainConfig:
         if self.head in ("zeroed", "shared") and (self.inner_scope == "encoder" or self.inner_steps == 0):
             raise InputError(
                 f"head={self.head} with inner_scope={self.inner_scope} and inner_steps={self.inner_steps} leaves the "
-                "head without an opinion and learns nothing: use --head learned, or let the inner loop move the head"
+                "outputs at zero, so that nothing is learned: use --head learned, or let the inner loop move the head"
             )
         if self.head == "prototype" and not self.head_bias:
             raise InputError("head=prototype is built with a bias: leave out --no-head-bias")
+        if self.least_ways is not None and self.head == "learned":
+            raise InputError("head=learned is for one number of classes: leave out least_ways, or use --head zeroed")
         _check_objective(self)
 
     def digest(self) -> str:
@@ -126,7 +140,13 @@ class TrainConfig:
 
     def training_tasks(self, images: ClassImages) -> EpisodeSampler:
         """The tasks that are trained on: update u uses the tasks u·meta_batch and following."""
-        return replace(self.test_tasks(images), labels=self.labels, pool_size=self.pool_size, relabel=self.relabel)
+        names = ("labels", "pool_size", "relabel", "least_ways", "least_shots", "unequal_shots")
+        options = {name: getattr(self, name) for name in names}
+        return replace(self.test_tasks(images), block=self.meta_batch, **options)
+
+    def largest_tasks(self, images: ClassImages) -> EpisodeSampler:
+        """The same with the largest size throughout."""
+        return replace(self, least_ways=None, least_shots=None).training_tasks(images)
 
     def test_tasks(self, images: ClassImages) -> EpisodeSampler:
         """Ordinary tasks of the same size and seed, whatever the training tasks are."""
@@ -185,4 +205,4 @@ def config_from_values(values: Any, where: str) -> TrainConfig:
     try:
         return TrainConfig(**{name: as_declared(name, value, types[name]) for name, value in values.items()})
     except InputError as error:
-        raise InputError(f"{where} is to be mended or removed: {error}") from error
+        raise InputError(f"{where} holds a configuration that cannot be used, correct or remove it: {error}") from error

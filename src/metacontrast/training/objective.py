@@ -15,10 +15,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from metacontrast.maml.engine import mean_over_tasks
+from metacontrast.maml.engine import at_precision, mean_over_tasks
 from metacontrast.maml.inner import Inner, task_losses
 from metacontrast.maml.outer import Metrics
-from metacontrast.maml.precision import at_precision
 from metacontrast.model.model import Model, apply_head
 from metacontrast.theory import adapted_heads, contrastive_loss, head_gradient
 from metacontrast.types import Episode, Params

@@ -1,6 +1,7 @@
 """A run directory: `config.json`, `records.jsonl`, `model.safetensors`, and the last two states for resuming.
 
-With `keep_every`, also `checkpoints/NNNNNN.safetensors`: the model as it was after so many updates.
+With `keep_every`, also `checkpoints/NNNNNN.safetensors`: the model as it was after so many updates. With `select`, also
+`best.safetensors`: the one that was most accurate on the split that is evaluated on.
 """
 
 import contextlib
@@ -14,18 +15,30 @@ from typing import Any
 
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
-from metacontrast.files import exclusive, parse_json, remove_leftovers, write_text
+from metacontrast.files import as_path, exclusive, parse_json, remove_leftovers, write_text
 from metacontrast.model.model import Model
 from metacontrast.training import checkpoint, records
+from metacontrast.training.checkpoint import (
+    BEFORE,
+    LAST,
+    TrainState,
+    load_state,
+    model_facts,
+    restore_state,
+    save_state,
+    store_state,
+)
 from metacontrast.training.config import TrainConfig, config_from_values
-from metacontrast.training.model_facts import model_facts
-from metacontrast.training.saved_state import BEFORE, LAST, load_state, save_state
-from metacontrast.training.state import TrainState, restore_state, store_state
-from metacontrast.types import Params, map_params
+from metacontrast.types import Params, map_params, to_named
 
 _CONFIG, _RECORDS, _MODEL = "config.json", "records.jsonl", "model.safetensors"
-_BOOKKEEPING = {"eval_every", "eval_steps", "eval_episodes", "checkpoint_every", "keep_every", "explain_every"}
-_KEPT = "checkpoints"
+_BOOKKEEPING = {
+    *("eval_every", "eval_steps", "eval_episodes", "eval_split", "select"),
+    *("checkpoint_every", "keep_every", "explain_every"),
+}
+"""Fields that a resumed run may change: the parameters do not depend on them."""
+
+_KEPT, BEST = "checkpoints", "best.safetensors"
 
 logger = logging.getLogger("metacontrast")
 
@@ -50,7 +63,7 @@ class RunDirectory:
         """
         if stored := load_state(self.path):
             state = restore_state(state, stored, str(self.path / LAST))
-            self._mend_model(state)
+            self._restore_model(state)
         records.forget_after(self.path / _RECORDS, state.updates)
         return state
 
@@ -64,10 +77,16 @@ class RunDirectory:
         """Write a copy of the model that later checkpoints leave alone."""
         self.write_model(model_copy(self.path, state.updates), state.params, state.updates)
 
-    def write_model(self, file: Path, params: Params, updates: int) -> None:
+    def keep_best(self, state: TrainState, accuracy: float) -> None:
+        """Write a copy of the model as the best one, unless an earlier one was as good."""
+        before = best_model(self.path)
+        if before is None or accuracy > before[1] or before[0] > state.updates:
+            self.write_model(self.path / BEST, state.params, state.updates, accuracy=accuracy)
+
+    def write_model(self, file: Path, params: Params, updates: int, **more: Any) -> None:
         """Write a model for use, with the run's facts beside it."""
-        facts = self.facts | {"updates": updates}
-        checkpoint.save(file, checkpoint.Stored(checkpoint.params_to_tensors(params), facts))
+        facts = self.facts | {"updates": updates} | more
+        checkpoint.save(file, checkpoint.Stored(to_named(params), facts))
 
     def last_checkpoint(self) -> str:
         """Where the last checkpoint is and after how many updates, in words."""
@@ -80,12 +99,37 @@ class RunDirectory:
         """Append one measurement."""
         records.append_records(self.path / _RECORDS, [record])
 
-    def _mend_model(self, state: TrainState) -> None:
+    def _restore_model(self, state: TrainState) -> None:
+        """Write the model again where its file is missing or damaged."""
         try:
-            _load_model(self.path / _MODEL)
+            load_params(self.path, state.params)
         except InputError as error:
             logger.warning("%s; it is written again from the checkpoint after update %d", error, state.updates)
             self.write_model(self.path / _MODEL, state.params, state.updates)
+
+
+class NullRunDirectory(RunDirectory):
+    """A run directory that writes nothing and restores nothing: of a process that is not the main one, or of none."""
+
+    def restore(self, state: TrainState) -> TrainState:
+        """`state` as given."""
+        return state
+
+    def save(self, state: TrainState) -> None:
+        """Write nothing."""
+
+    def keep(self, state: TrainState) -> None:
+        """Write nothing."""
+
+    def keep_best(self, state: TrainState, accuracy: float) -> None:
+        """Write nothing."""
+
+    def record(self, record: records.Record) -> None:
+        """Write nothing."""
+
+    def last_checkpoint(self) -> str:
+        """In words."""
+        return "there is no checkpoint"
 
 
 @dataclass(frozen=True)
@@ -108,6 +152,11 @@ class TrainedRun:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def __repr__(self) -> str:
+        """What was trained, on which tasks, for how long."""
+        tasks = f"{self.config.ways}-way {self.config.shots}-shot {self.config.dataset}"
+        return f"TrainedRun({tasks}, head={self.config.head!r}, {self.updates:,} updates)"
+
     def params_on(self, device: str) -> Params:
         """The parameters on `device`."""
         return map_params(lambda t: t.to(device), self.params)
@@ -129,7 +178,7 @@ def open_run(
             _check_same(path, config, data, resume)
         else:
             _check_unused(path)
-        for name in (_CONFIG, _RECORDS, _MODEL, LAST):
+        for name in (_CONFIG, _RECORDS, _MODEL, BEST, LAST):
             remove_leftovers(path, name)
         remove_leftovers(path / _KEPT, "*")
         header = {"config": dataclasses.asdict(config), **records.provenance(device), "data": data}
@@ -179,8 +228,43 @@ def read_header(path: Path) -> dict[str, Any]:
     return _header(path / _CONFIG)
 
 
-def load_run(path: Path) -> TrainedRun:
-    """The trained model of a run directory."""
+@contextlib.contextmanager
+def open_own_run(path: Path, *, resume: bool) -> Iterator[RunDirectory]:
+    """The same for a training of a model of your own, of which a file knows the parameters and not the code."""
+    with exclusive(path / ".lock", f"another training is writing to {path}: wait for it or choose another out"):
+        if (path / _CONFIG).exists():
+            if not resume:
+                raise InputError(f"{path} holds a run already: continue it with resume=True or choose another out")
+            if "own" not in _header(path / _CONFIG):
+                raise InputError(f"{path} holds a run of the command line: resume it there or choose another out")
+        else:
+            _check_unused(path)
+            write_text(path / _CONFIG, json.dumps({"own": True} | records.provenance("cpu"), indent=1) + "\n")
+        if not (path / _RECORDS).exists():
+            write_text(path / _RECORDS, json.dumps({"kind": "header", **_header(path / _CONFIG)}) + "\n")
+        yield RunDirectory(path, {"own": True})
+
+
+def load_params(path: str | Path, like: Params) -> Params:
+    """The trained parameters of a run directory, whichever model they are of.
+
+    Args:
+        path: the folder, or one of the model files in it.
+        like: parameters of the same structure and shapes, such as `model.init(...)`.
+
+    Raises:
+        InputError: the file is missing or damaged, or its tensors are not those of `like`.
+    """
+    file = as_path(path)
+    file = file / _MODEL if file.is_dir() else file
+    return checkpoint.params_from_tensors(like, checkpoint.load(file).tensors, str(file))
+
+
+def load_run(path: str | Path) -> TrainedRun:
+    """The trained model of a run directory, or of a model file in it such as `best.safetensors`."""
+    path = as_path(path)
+    if path.is_file():
+        return _load_model(path)
     if not path.is_dir():
         raise InputError(f"{path} is not a run directory: give the folder that `metacontrast train --out` wrote")
     if not (path / _MODEL).exists():
@@ -188,11 +272,18 @@ def load_run(path: Path) -> TrainedRun:
     return _load_model(path / _MODEL)
 
 
+def best_model(path: Path) -> tuple[int, float] | None:
+    """After how many updates the run directory `path` keeps its best model, and that one's accuracy; None without."""
+    file = path / BEST
+    facts = checkpoint.load(file).facts if file.exists() else None
+    return None if facts is None else (facts["updates"], facts["accuracy"])
+
+
 def save_model(path: Path, run: TrainedRun) -> None:
     """Write a trained model so that `load_run` reads it from the folder `path`; nothing to resume from."""
     facts = {"config": dataclasses.asdict(run.config), "updates": run.updates}
     facts |= {"image_shape": run.image_shape, "mean": run.mean, "std": run.std}
-    checkpoint.save(path / _MODEL, checkpoint.Stored(checkpoint.params_to_tensors(run.params), facts))
+    checkpoint.save(path / _MODEL, checkpoint.Stored(to_named(run.params), facts))
 
 
 def load_kept(path: Path) -> list[TrainedRun]:
@@ -213,6 +304,8 @@ def load_model_copy(path: Path, updates: int) -> TrainedRun:
 def _load_model(file: Path) -> TrainedRun:
     stored, where = checkpoint.load(file), str(file)
     facts = stored.facts
+    if "own" in facts:
+        raise InputError(f"{where} is of a model of your own: use load_params with parameters of its structure")
     config = config_from_values(facts.get("config"), where)
     about = model_facts(facts, where)
     model = config.model(about.image_shape)
@@ -230,7 +323,8 @@ def _check_same(path: Path, config: TrainConfig, data: dict[str, str], resume: b
     before = config_from_values(header.get("config"), str(path / _CONFIG))
     for field in dataclasses.fields(TrainConfig):
         old, new = getattr(before, field.name), getattr(config, field.name)
-        if old != new and field.name not in _BOOKKEEPING and not (field.name == "updates" and new > old):
+        may_grow = field.name == "updates" and config.lr_schedule == "constant"
+        if old != new and field.name not in _BOOKKEEPING and not (may_grow and new > old):
             raise InputError(
                 f"{path} holds a run with {field.name}={old}, not {new}: "
                 "resume it with its own configuration or choose another --out"

@@ -11,22 +11,18 @@ import torch
 from torch import Tensor
 
 from metacontrast.fields import check_fields
-from metacontrast.maml.engine import Engine, EngineName, meta_gradient
+from metacontrast.maml.engine import Engine, EngineName
+from metacontrast.maml.inner import Inner
 from metacontrast.maml.outer import Metrics
 from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model
-from metacontrast.training.config import OptimizerName, TrainConfig
-from metacontrast.training.objective import contrastive_gradient
-from metacontrast.training.ranks import ALONE, Ranks
-from metacontrast.training.state import TrainState
-from metacontrast.types import Episode, Params, map_params, to_tensors
+from metacontrast.training.checkpoint import TrainState
+from metacontrast.training.config import TrainConfig
+from metacontrast.training.distributed import ALONE, Distributed
+from metacontrast.types import Episode, Params, to_tensors
 
-_OPTIMIZERS: dict[OptimizerName, Callable[..., torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "sgd": torch.optim.SGD,
-    "rmsprop": torch.optim.RMSprop,
-}
+GradientOf = Callable[[Model, Params, Episode, Inner], tuple[Params, Metrics]]
+"""The gradient of a batch of tasks that training follows, and the metrics of every task."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class Resources:
         chunk: tasks at once where the engine batches them; None is all.
         workers: threads of the executor.
         memory: bytes that may be taken; None is what is free.
-        ranks: the processes that share every update's tasks.
+        distributed: the processes that share every update's tasks.
     """
 
     device: str = "cpu"
@@ -49,7 +45,7 @@ class Resources:
     chunk: int | None = None
     workers: int = 1
     memory: int | None = None
-    ranks: Ranks = ALONE
+    distributed: Distributed = ALONE
 
     __post_init__ = check_fields
 
@@ -65,53 +61,59 @@ class Resources:
 ONE_CPU = Resources()
 
 
-def initial_state(config: TrainConfig, model: Model, device: str) -> TrainState:
-    """Starting parameters drawn from the seed, and a fresh optimizer."""
-    generator = torch.Generator().manual_seed(config.seed)
-    params = map_params(lambda t: t.to(device), model.init(generator, config.head_init_scale))
-    optimizer = _OPTIMIZERS[config.optimizer](to_tensors(params), lr=config.outer_lr)
-    return TrainState(params, optimizer, 0)
+@dataclass(frozen=True)
+class OuterStep:
+    """What an outer update is made of, whatever its tasks.
+
+    Args:
+        model: whose head is zeroed after every update if it is a `zeroed` one.
+        inner: the inner loop of an update, by the number of updates done before.
+        gradient: of a batch of tasks.
+        meta_batch: tasks of an update, in all processes.
+        clip_norm: the largest norm of the outer gradient, longer ones are shortened to it; None leaves all as they are.
+        distributed: the processes that share the tasks.
+    """
+
+    model: Model
+    inner: Callable[[int], Inner]
+    gradient: GradientOf
+    meta_batch: int
+    clip_norm: float | None = None
+    distributed: Distributed = ALONE
+
+    def __call__(self, state: TrainState, episodes: Episode, ways: int | None = None) -> Metrics:
+        """Move `state` in place by one update; the metrics are on the CPU.
+
+        A GPU is waited for once, at the end, for everything that is read.
+
+        Args:
+            episodes: all tasks of the update, or this process's own where several share it.
+            ways: classes of the tasks, if not the model's.
+
+        Raises:
+            NotFinite: the state is then of no use: go on from an earlier one.
+        """
+        model = self.model if ways in (None, self.model.ways) else self.model.with_ways(ways)
+        own = self.gradient(model, state.params, episodes, self.inner(state.updates))
+        gradient, metrics = self.distributed.all_reduce_mean(*own, self.meta_batch)
+        move(state, gradient, self.clip_norm)
+        if model.head == "zeroed":
+            for tensor, zero in zip(to_tensors(state.params), to_tensors(zero_head(state.params)), strict=True):
+                tensor.copy_(zero)
+        return _read(metrics, [*to_tensors(gradient), *to_tensors(state.params)])
 
 
-def batch_gradient(
-    model: Model, params: Params, episodes: Episode, config: TrainConfig, resources: Resources
-) -> tuple[Params, Metrics]:
-    """The gradient of a batch of tasks that training follows, and the metrics of every task."""
-    if config.objective == "maml":
-        return meta_gradient(model, params, episodes, config.inner(), resources.executor, resources.engine_of(config))
-    dropped = config.dropped()
-    return contrastive_gradient(model, params, episodes, config.inner(), resources.executor, **dropped)
-
-
-def outer_step(state: TrainState, gradient: Params, zeroed: bool) -> None:
-    """Move the parameters along the outer gradient, then zero the head if the trick is on; the moments stay."""
+def move(state: TrainState, gradient: Params, clip_norm: float | None = None) -> None:
+    """Move the parameters along the outer gradient by one step of optimizer and schedule."""
     tensors = to_tensors(state.params)
     for tensor, part in zip(tensors, to_tensors(gradient), strict=True):
         tensor.grad = part
+    if clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(tensors, clip_norm)
     state.optimizer.step()
-    if zeroed:
-        for tensor, zero in zip(tensors, to_tensors(zero_head(state.params)), strict=True):
-            tensor.copy_(zero)
+    if state.schedule is not None:
+        state.schedule.step()
     state.updates += 1
-
-
-def update(
-    state: TrainState, model: Model, episodes: Episode, config: TrainConfig, resources: Resources = ONE_CPU
-) -> Metrics:
-    """One outer update on a batch of tasks; the metrics are on the CPU.
-
-    A GPU is waited for once, at the end, for everything that is read.
-
-    Args:
-        episodes: all tasks of the update, or this process's own where `resources.ranks` share it.
-
-    Raises:
-        NotFinite: the state is then of no use: go on from an earlier one.
-    """
-    own = batch_gradient(model, state.params, episodes, config, resources)
-    gradient, metrics = resources.ranks.mean(*own, config.meta_batch)
-    outer_step(state, gradient, zeroed=config.head == "zeroed")
-    return _read(metrics, [*to_tensors(gradient), *to_tensors(state.params)])
 
 
 class NotFinite(Exception):
@@ -119,8 +121,8 @@ class NotFinite(Exception):
 
 
 def _read(metrics: Metrics, tensors: Sequence[Tensor]) -> Metrics:
-    """The metrics on the CPU, in the one copy that also says whether they and all `tensors` are finite."""
-    finite = torch.stack([t.isfinite().all() for t in (*metrics, *tensors)]).all()
+    """The metrics on the CPU, in the one copy that also says whether the loss and all `tensors` are finite."""
+    finite = torch.stack([t.isfinite().all() for t in (metrics.loss, *tensors)]).all()
     is_finite, *values = torch.cat([finite[None].to(metrics.loss.dtype), *metrics]).cpu().split([1, *map(len, metrics)])
     if not is_finite:
         raise NotFinite

@@ -1,146 +1,173 @@
-"""Meta-training (paper Algorithm 1, with the zeroing trick Algorithm 3): configuration in, run directory out.
+"""Meta-training (paper Algorithm 1, with the zeroing trick Algorithm 3), open to models, tasks and rules of your own.
 
     repeat:  g = mean over a batch of tasks of the outer gradient at θ;   θ ← optimizer(θ, g);   zeroed head: w⁰ ← 0
 
-Update u uses the tasks u·B … u·B + B − 1 of the seed's list, so a run that was stopped goes on exactly where it was.
+Update u uses the tasks u·B … u·B + B − 1 of the task source, so a training that was stopped goes on exactly where it
+was.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
-from metacontrast.analysis.contrastiveness import explain_tasks
-from metacontrast.data.episodes import EpisodeSampler
-from metacontrast.data.images import ClassImages
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
+
 from metacontrast.errors import InputError
+from metacontrast.files import as_path
+from metacontrast.maml.engine import AUTO, Engine, meta_gradient
+from metacontrast.maml.inner import Inner
 from metacontrast.maml.outer import Metrics
 from metacontrast.model.model import Model
-from metacontrast.training.config import TrainConfig
-from metacontrast.training.evaluate import Evaluation, evaluate
-from metacontrast.training.records import Record
-from metacontrast.training.run import RunDirectory
-from metacontrast.training.state import TrainState
-from metacontrast.training.step import ONE_CPU, NotFinite, Resources, initial_state, update
+from metacontrast.training.checkpoint import TrainState
+from metacontrast.training.run import NullRunDirectory, RunDirectory, open_own_run
+from metacontrast.training.step import NotFinite, OuterStep
+from metacontrast.types import Episode, Params, map_params, to_tensors
 
-Outcome = Literal["finished", "stopped"]
+ADAM = partial(torch.optim.Adam, lr=1e-3)
+"""The outer optimizer unless another one is asked for."""
+
+
+@runtime_checkable
+class TaskSource(Protocol):
+    """Anything that makes batches of tasks, such as an `EpisodeSampler`.
+
+    A source whose tasks differ in their number of classes from batch to batch also has `ways_at(index)`.
+    """
+
+    def batch(self, indices: Sequence[int]) -> Episode:
+        """The tasks of these numbers, stacked along a leading axis; equal numbers give equal tasks."""
+        ...
+
+
+Transform = Callable[[Episode, Sequence[int]], Episode]
+"""From a batch of tasks and their numbers to another one of the same sizes, such as an augmented one."""
+
+
+def outer_updates(
+    step: OuterStep, tasks: TaskSource, state: TrainState, transform: Transform | None = None
+) -> Iterator[Metrics]:
+    """Move `state` by one outer update for every value that is asked for: the metrics of its tasks.
+
+    Raises:
+        NotFinite: the state is then of no use: go on from an earlier one.
+    """
+    while True:
+        indices = update_tasks(state.updates, step.meta_batch)
+        indices = step.distributed.shard(indices)
+        episodes = tasks.batch(indices)
+        if transform is not None:
+            episodes = transform(episodes, indices)
+        ways_at = getattr(tasks, "ways_at", None)
+        yield step(state, episodes, None if ways_at is None else ways_at(indices[0]))
+
+
+def update_tasks(updates: int, meta_batch: int) -> range:
+    """The numbers of the tasks of an update, by the updates done before."""
+    return range(updates * meta_batch, (updates + 1) * meta_batch)
 
 
 def train(
-    config: TrainConfig,
-    run: RunDirectory,
-    train_images: ClassImages,
-    test_images: ClassImages,
-    resources: Resources = ONE_CPU,
+    model: Model,
+    tasks: TaskSource,
+    inner: Inner | Callable[[int], Inner],
     *,
-    on_record: Callable[[Record], None] = lambda record: None,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> Outcome:
-    """Meta-train until `config.updates` or until `should_stop`, from the run directory's last checkpoint if it has one.
-
-    Where several processes share a training, all call this; the one that leads writes and evaluates.
+    updates: int,
+    meta_batch: int = 4,
+    optimizer: Callable[[list[Tensor]], torch.optim.Optimizer] = ADAM,
+    schedule: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
+    clip_norm: float | None = None,
+    transform: Transform | None = None,
+    params: Params | None = None,
+    seed: int = 0,
+    engine: Engine = AUTO,
+    workers: int = 1,
+    on_update: Callable[[int, Params, Metrics], object] = lambda update, params, metrics: None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    checkpoint_every: int = 50,
+) -> Params:
+    """Meta-train any model on any tasks; with a `zeroed` head by the zeroing trick.
 
     Args:
-        run: an opened run directory; checkpoints and records go there.
-        train_images, test_images: what is trained on, and what accuracy is measured on meanwhile.
-        on_record: sees every record as it is written, for progress and logs.
-        should_stop: asked after every update; when true the state is saved and the call returns.
+        model: the model; its parameters stay where they are, on whichever device.
+        tasks: an `EpisodeSampler`, or any object with `batch(indices)`.
+        inner: how a task is adapted to; or a function of the number of updates done, for what changes meanwhile.
+        updates: number of outer updates, those of a resumed training included.
+        meta_batch: tasks per update.
+        optimizer: makes the outer optimizer from a list of tensors; weight decay is an argument of the optimizers.
+        schedule: makes a learning-rate schedule from the optimizer; it takes one step for every update.
+        clip_norm: the largest norm of the outer gradient.
+        transform: changes every batch of tasks, such as an augmentation.
+        params: where to start, moved on a copy; None draws a start from `seed`.
+        seed: of the start.
+        engine: how the tasks of an update run.
+        workers: threads that tasks are spread over on a CPU.
+        on_update: sees the updates done, the parameters and the metrics after every update; True stops the training.
+        out: a folder for checkpoints and records, see `load_params`; None writes nothing.
+        resume: continue the training in `out`, with the same arguments, if there is one.
+        checkpoint_every: updates between checkpoints.
+
+    Returns:
+        The trained parameters.
 
     Raises:
-        InputError: a loss or gradient is not finite; the run keeps its last checkpoint.
+        InputError: a loss or gradient is not finite; tasks do not fit the model; `out` holds another run.
     """
-    images = train_images.to(resources.device), test_images.to(resources.device)
-    training = _begin(config, run, images, resources, on_record)
-    while not training.is_done():
-        training.note_update(_update(training))
-        stop = resources.ranks.any(should_stop())
-        training.save(now=stop)
-        if stop and not training.is_done():
-            return "stopped"
-    return "finished"
+    for name, value in (("updates", updates), ("meta_batch", meta_batch), ("workers", workers)):
+        if value < 1:
+            raise InputError(f"{name}={value}, but it must be 1 or more")
+    inner_at = inner if callable(inner) else lambda _: inner
+    start = params if params is not None else model.init(torch.Generator().manual_seed(seed))
+    start = map_params(lambda tensor: tensor.detach().clone(), start)
+    made = optimizer(to_tensors(start))
+    state = TrainState(start, made, schedule=None if schedule is None else schedule(made))
+    with _folder(out, resume) as run, threads(workers) as executor:
+        state = run.restore(state)
+        gradient = partial(meta_gradient, executor=executor, engine=engine)
+        step = OuterStep(model, inner_at, gradient, meta_batch, clip_norm)
+        for metrics in follow(outer_updates(step, tasks, state, transform), state, updates, meta_batch, run):
+            run.record({"kind": "training", "update": state.updates, **means(metrics)})
+            stop = on_update(state.updates, state.params, metrics) is True
+            if stop or state.updates == updates or state.updates % checkpoint_every == 0:
+                run.save(state)
+            if stop:
+                break
+    return state.params
 
 
-@dataclass(frozen=True)
-class _Training:
-    """A training under way; `state` moves in place."""
-
-    config: TrainConfig
-    run: RunDirectory
-    model: Model
-    tasks: EpisodeSampler
-    test_tasks: EpisodeSampler
-    resources: Resources
-    state: TrainState
-    on_record: Callable[[Record], None]
-
-    def is_done(self) -> bool:
-        return self.state.updates >= self.config.updates
-
-    def note_update(self, metrics: Metrics) -> None:
-        """Record an update, and evaluate, explain and keep the model where that is due."""
-        self._note("training", loss=metrics.loss.mean().item(), accuracy=metrics.accuracy.mean().item())
-        if self.resources.ranks.leads:
-            self._measure()
-        if self._is_due(self.config.keep_every):
-            self.run.keep(self.state)
-
-    def _measure(self) -> None:
-        if self.is_done() or self._is_due(self.config.eval_every):
-            self._evaluate()
-        if self._is_due(self.config.explain_every):
-            self._explain()
-
-    def save(self, now: bool) -> None:
-        """Write a checkpoint, `now` or where one is due."""
-        if now or self.is_done() or self._is_due(self.config.checkpoint_every):
-            self.run.save(self.state)
-
-    def _evaluate(self) -> None:
-        """On fixed tasks, one record per row."""
-        wanted = Evaluation(self.config.eval_steps, episodes=self.config.eval_episodes)
-        params, inner = self.state.params, self.config.inner()
-        for row in evaluate(self.model, params, self.test_tasks, inner, wanted, self.resources.executor):
-            self._note("evaluation", **asdict(row))
-
-    def _explain(self) -> None:
-        """The outer gradient on the first test tasks, as many as an update has."""
-        episodes = self.test_tasks.batch(range(self.config.meta_batch))
-        found = explain_tasks(self.model, self.state.params, episodes, self.config.inner(), self.resources.executor)
-        self._note("explanation", **found.scalars())
-
-    def _note(self, kind: str, **values: Any) -> None:
-        record = {"kind": kind, "update": self.state.updates, **values}
-        self.run.record(record)
-        self.on_record(record)
-
-    def _is_due(self, every: int) -> bool:
-        return every > 0 and self.state.updates % every == 0
+def follow(
+    done: Iterator[Metrics], state: TrainState, updates: int, meta_batch: int, run: RunDirectory
+) -> Iterator[Metrics]:
+    """The metrics of the updates that `state` lacks; one that is not finite is an `InputError` that names its tasks."""
+    while state.updates < updates:
+        try:
+            yield next(done)
+        except NotFinite as error:
+            numbers = update_tasks(state.updates - 1, meta_batch)
+            raise InputError(
+                f"the loss or its gradient is not finite in update {state.updates}, tasks {numbers[0]} to "
+                f"{numbers[-1]}: lower --inner-lr or --outer-lr; {run.last_checkpoint()}"
+            ) from error
 
 
-def _begin(
-    config: TrainConfig,
-    run: RunDirectory,
-    images: tuple[ClassImages, ClassImages],
-    resources: Resources,
-    on_record: Callable[[Record], None],
-) -> _Training:
-    """From the run's last checkpoint, or from the start, of which a copy is kept where copies are."""
-    model = config.model(images[0].shape).to(resources.device)
-    state = resources.ranks.same(run.restore(initial_state(config, model, resources.device)))
-    if state.updates == 0 and config.keep_every:
-        run.keep(state)
-    tasks, test_tasks = config.training_tasks(images[0]), config.test_tasks(images[1])
-    return _Training(config, run, model, tasks, test_tasks, resources, state, on_record)
+def means(metrics: Metrics) -> dict[str, float]:
+    """Mean loss and accuracy over the tasks, the latter where labels are classes."""
+    found = {name: value.mean().item() for name, value in metrics._asdict().items()}
+    return {name: value for name, value in found.items() if value == value}
 
 
-def _update(training: _Training) -> Metrics:
-    """One outer update."""
-    number, size, ranks = training.state.updates, training.config.meta_batch, training.resources.ranks
-    indices = range(number * size, (number + 1) * size)
-    episodes = training.tasks.batch(ranks.own(indices))
-    try:
-        return update(training.state, training.model, episodes, training.config, training.resources)
-    except NotFinite as error:
-        raise InputError(
-            f"the loss or its gradient is not finite in update {number + 1}, tasks {indices[0]} to {indices[-1]}: "
-            f"lower --inner-lr or --outer-lr; {training.run.last_checkpoint()}"
-        ) from error
+def _folder(out: str | Path | None, resume: bool) -> contextlib.AbstractContextManager[RunDirectory]:
+    """Where a training of one's own writes."""
+    if out is None:
+        return contextlib.nullcontext(NullRunDirectory(Path(), {}))
+    return open_own_run(as_path(out), resume=resume)
+
+
+def threads(workers: int) -> contextlib.AbstractContextManager[Executor | None]:
+    """A thread pool to spread tasks over; None for one worker."""
+    return contextlib.nullcontext() if workers == 1 else ThreadPoolExecutor(workers)

@@ -1,0 +1,51 @@
+"""This library and the floor as engines of the table: `python -m gradients.ours ours` is the process of one."""
+
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from gradients.cases import build_model, case_of
+from gradients.floor import floor_clock, ways
+from gradients.peers.job import Job
+from gradients.peers.process import Measure, serve, timed
+from metacontrast.maml.engine import meta_gradient
+from metacontrast.maml.inner import Inner, Order
+from metacontrast.memory import keep_freed_memory
+from metacontrast.types import Episode, from_tensors, to_tensors
+
+
+def prepare(job: Job) -> Callable[[], list[Tensor]]:
+    """`meta_gradient` as `metacontrast train` calls it."""
+    case = case_of(job)
+    model = build_model(case).to(job.device)
+    params = from_tensors(model.empty_params(), job.params())
+    episodes = Episode(*job.batch())
+    inner = Inner(case.steps, case.lr, case.scope, cast(Order, job.order))
+    processors = os.cpu_count() or 1
+    workers = min(processors, case.tasks)
+    torch.set_num_threads(max(1, processors // workers))
+    executor = ThreadPoolExecutor(workers) if job.device == "cpu" else None
+    return lambda: to_tensors(meta_gradient(model, params, episodes, inner, executor)[0])
+
+
+def start_floor(job: Job) -> Measure:
+    """Each measurement times once every way that could be the best one."""
+    case, order = case_of(job), cast(Order, job.order)
+    threads = torch.get_num_threads()
+    clocks = {str(way): floor_clock(case, order, job.device, way, threads) for way in ways(job.device)}
+    first = {way: min(clock(), clock()) for way, clock in clocks.items()}
+    hopeful = {way: clocks[way] for way, seconds in first.items() if seconds < _HOPELESS * min(first.values())}
+    return lambda: {"seconds": {way: clock() for way, clock in hopeful.items()}}
+
+
+_HOPELESS = 1.5
+"""A way that took so many times the best one's seconds at the start is not tried again."""
+
+if __name__ == "__main__":
+    keep_freed_memory()
+    serve({"ours": timed(prepare), "floor": start_floor}[sys.argv[1]])

@@ -1,1 +1,0 @@
-"""Where the algorithm meets its theory: what the outer gradient of a real model is made of."""

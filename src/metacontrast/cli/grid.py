@@ -1,0 +1,99 @@
+"""Flags and progress of a grid of runs, for `figure` and for the seeds and variants of `train`."""
+
+import argparse
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+
+from metacontrast.cli import shared
+from metacontrast.errors import InputError
+from metacontrast.experiments.runners import Grid, RunContext, Runner, Status, execute_all
+from metacontrast.experiments.runners.local import run_locally
+from metacontrast.experiments.runners.ray import ray_runner
+from metacontrast.experiments.runners.ray_cluster import require_ray
+
+LOCAL_JOBS = min(2, os.cpu_count() or 1)
+
+
+def add_grid_flags(parser: argparse.ArgumentParser, *older_names: str, default_jobs: int = LOCAL_JOBS) -> None:
+    """`--jobs`, `--runner`, which may have older names, and `--address`."""
+    one = "one, with all threads" if default_jobs == 1 else str(default_jobs)
+    jobs = f"runs at a time, each with one thread (default: {one}; with --address as many as there is room for)"
+    parser.add_argument("--jobs", type=int, metavar="N", help=jobs)
+    parser.add_argument(
+        "--runner",
+        *older_names,
+        choices=("local", "ray"),
+        default="local",
+        help="local: processes on this machine; ray: tasks of a Ray cluster, an extra (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="the head of the Ray cluster, or auto (default: a Ray of its own on this machine)",
+    )
+
+
+def check_grid_flags(args: argparse.Namespace) -> None:
+    """Raise for flags that do not go together."""
+    if args.jobs is not None and args.jobs < 1:
+        raise InputError(f"--jobs {args.jobs}, but it must be 1 or more")
+    if args.runner == "ray":
+        require_ray()
+    elif args.address is not None:
+        raise InputError(f"--address {args.address} names a Ray cluster: give --runner ray with it, or leave it out")
+    if args.address is not None and args.device == "auto":
+        raise InputError("--device auto looks at this machine only: with --address say cpu or cuda")
+
+
+def jobs_at_once(args: argparse.Namespace, runs: int, default: int = LOCAL_JOBS) -> int:
+    """As asked for; else a few here, and on a cluster all, which Ray queues."""
+    return args.jobs or (max(1, runs) if args.address is not None else default)
+
+
+@contextlib.contextmanager
+def chosen_runner(
+    args: argparse.Namespace, context: RunContext, jobs: int, check_data: Callable[[], object]
+) -> Iterator[Runner]:
+    """The runner that the flags ask for."""
+    if args.runner == "local":
+        yield run_locally
+        return
+    with ray_runner(context, jobs, args.address, check_data, shared.say) as found:
+        yield found
+
+
+def execute_grid(grid: Grid, runner: Runner) -> bool:
+    """Execute all runs and say how each ended; False when stopped.
+
+    Raises:
+        InputError: runs failed; the others are kept.
+    """
+    started, done, failed = time.monotonic(), 0, []
+    for report in execute_all(grid, runner):
+        if report.status is Status.COMPLETE:
+            done += 1
+            told = f"{report.run.label}: {report.run.summary(grid.context.runs)}"
+            shared.say(f"[{done}/{len(grid.runs)}, {as_time(time.monotonic() - started)}] {told}")
+            continue
+        failed += [report] if report.status is Status.FAILED else []
+        shared.say(": ".join(part for part in (report.status.value, report.reason, report.run.label) if part))
+    if failed:
+        raise InputError(
+            f"{len(failed)} run{'s' * (len(failed) > 1)} failed, the others are kept; the first is "
+            f"{failed[0].run.label}: {failed[0].reason}"
+        )
+    return not grid.should_stop()
+
+
+def as_time(seconds: float) -> str:
+    """A duration in words.
+
+    >>> as_time(5400)
+    '1.5 hours'
+    """
+    for size, unit in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
+        if seconds >= 1.5 * size or (unit == "hours" and seconds >= size):
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"

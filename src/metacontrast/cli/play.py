@@ -1,0 +1,77 @@
+"""`metacontrast play`: a page on which one teaches classes, and sees why the model decides."""
+
+import argparse
+import importlib.util
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+from metacontrast.cli import shared
+from metacontrast.errors import InputError, one_line
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command and its flags."""
+    parser = commands.add_parser(
+        "play",
+        help="open a page where you teach classes by drawing or dropping images",
+        description="Open a page on this computer: draw or drop a few images of each class, ask about another one, and "
+        "see which examples pulled and pushed the answer. A second tab meta-trains two small models while you watch. "
+        "Nothing leaves this computer. Ctrl-C ends it.",
+    )
+    parser.add_argument(
+        "--model",
+        type=shared.path,
+        metavar="NAME|DIR",
+        help="what to offer first: a bundled model, or a run directory",
+    )
+    parser.add_argument("--port", type=_port, default=0, metavar="N", help="default: any that is free")
+    parser.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
+    parser.add_argument(
+        "--out",
+        type=shared.out_folder,
+        default=Path("play-classifiers"),
+        metavar="DIR",
+        help="where the page's Save writes classifiers (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="where to listen; needs --token (default: %(default)s)",
+    )
+    parser.add_argument("--token", metavar="TEXT", help="the secret part of the address (default: drawn at random)")
+    parser.set_defaults(execute=execute)
+
+
+def execute(args: argparse.Namespace) -> None:
+    """Serve the page until Ctrl-C."""
+    for package in ("starlette", "uvicorn"):
+        if importlib.util.find_spec(package) is None:
+            raise InputError("play needs an extra: pip install 'metacontrast[page]'")
+    from metacontrast.play.security import Address, check_binding
+    from metacontrast.play.server import Play, listen, make_server, new_token
+    from metacontrast.play.session import Sessions, available_models
+
+    check_binding(args.host, args.token)
+    play = Play(Sessions(available_models(args.model)), args.out)
+    with listen(args.host, args.port) as bound:
+        address = Address(args.host, bound.getsockname()[1], args.token or new_token())
+        print(one_line(address.url), flush=True)
+        shared.say("the page is at the address above; Ctrl-C ends it")
+        bound.listen()
+        if not args.no_browser:
+            webbrowser.open(address.url)
+        try:
+            make_server(play, address).run([bound])
+        finally:
+            play.close()
+
+
+def _port(text: str) -> int:
+    if not 0 <= (port := int(text)) < 65536:
+        raise ValueError
+    return port
+
+
+_port.__name__ = "port from 0 to 65535"

@@ -1,0 +1,107 @@
+"""Images kept in memory-mapped files, so that a data set is read from its own files once.
+
+A cache file is stale when its fingerprint differs: a short text that changes with the files, the options and the
+reader.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import PIL
+from safetensors import SafetensorError
+
+from metacontrast.data.images import ClassImages
+from metacontrast.data.options import ReadOptions
+from metacontrast.errors import InputError
+from metacontrast.files import open_tensors, parse_json, write_tensors
+
+
+def fingerprint(root: Path, sources: Sequence[Path], options: ReadOptions, reader_version: int) -> str:
+    """Compute a digest over all files' names, sizes and times, the options, the reader and Pillow's version."""
+    listing = [_facts(root, file) for source in sources for file in _files(source)]
+    return _digest([listing, asdict(options), reader_version, PIL.__version__])
+
+
+def cache_name(name: str, split: str, root: Path, options: ReadOptions) -> str:
+    """Name a cache file: one for each data set, split, folder and choice of options."""
+    return f"{name}-{split}-{_digest([str(root.resolve()), asdict(options)])[:12]}"
+
+
+def _files(source: Path) -> Iterator[Path]:
+    if not source.is_dir():
+        yield source
+        return
+    yield from sorted(file for file in source.rglob("*") if file.is_file())
+
+
+def _facts(root: Path, file: Path) -> tuple[str, int, int]:
+    status = file.stat()
+    name = file.relative_to(root) if file.is_relative_to(root) else file
+    return name.as_posix(), status.st_size, status.st_mtime_ns
+
+
+def _digest(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def cached(folder: Path | None, name: str, source: str, build: Callable[[], ClassImages]) -> ClassImages:
+    """Build images, or map them from the file under `folder` where they were kept before.
+
+    Args:
+        folder: where cache files lie; None builds every time.
+        name: what the file is called.
+        source: a text that changes whenever the images would: files, their sizes and times, options, reader version.
+        build: makes the images when the file is missing, stale or damaged.
+    """
+    if folder is None:
+        return build()
+    path = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}.safetensors"
+    found = _read_cache(path, source)
+    if found is None:
+        built = build()
+        try:
+            _write_cache(path, source, built)
+        except InputError:
+            return built
+        found = _read_cache(path, source) or built
+    return found
+
+
+def _write_cache(path: Path, source: str, images: ClassImages) -> None:
+    facts = {
+        "name": images.name,
+        "classes": list(images.classes),
+        "mean": images.mean,
+        "std": images.std,
+        "digest": images.digest,
+        "source": source,
+    }
+    text = json.dumps(facts)
+    tensors = {"images": images.images, "starts": images.starts}
+    write_tensors(path, tensors, {"facts": text, "facts_digest": hashlib.sha256(text.encode()).hexdigest()})
+
+
+def _read_cache(path: Path, source: str) -> ClassImages | None:
+    """Read the cache file; None when it is missing, stale or damaged."""
+    try:
+        with open_tensors(path) as file:
+            metadata = file.metadata() or {}
+            facts = parse_json(metadata["facts"])
+            is_whole = hashlib.sha256(metadata["facts"].encode()).hexdigest() == metadata["facts_digest"]
+            if not is_whole or facts["source"] != source:
+                return None
+            found = ClassImages(
+                name=facts["name"],
+                images=file.get_tensor("images"),
+                starts=file.get_tensor("starts"),
+                classes=tuple(facts["classes"]),
+                mean=tuple(facts["mean"]),
+                std=tuple(facts["std"]),
+            )
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
+    return found if found.digest == facts["digest"] else None

@@ -1,0 +1,1 @@
+"""Measurements of a model's outer gradient on tasks: where the algorithm meets its theory."""

@@ -1,0 +1,205 @@
+"""How contrastive a model's outer gradient is on a batch of tasks, and how near the theory comes to it.
+
+The gradient itself is the algorithm's (`metacontrast.maml`), with whatever the model adapts; its parts are the
+theory's (`metacontrast.theory`), for a head-only inner loop of the same steps. The two meet here.
+"""
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from metacontrast.diagnostics.label_order import Order, cyclic_orders, label_order_accuracy, spread
+from metacontrast.diagnostics.similarity import contrasts
+from metacontrast.diagnostics.task_view import (
+    REMAINDER,
+    Part,
+    TaskView,
+    describe_parts,
+    drop_rounding,
+    spectrum,
+    view_task,
+)
+from metacontrast.errors import InputError
+from metacontrast.maml.engine import arithmetic, unstack
+from metacontrast.maml.inner import Inner
+from metacontrast.model.model import Model
+from metacontrast.theory.similarity import check_present
+from metacontrast.types import Episode, Params
+
+MEANS = ("loss", "accuracy", "wrong_sign_share", "head_norm", "head_spread")
+
+
+@dataclass(frozen=True, eq=False)
+class GradientExplanation:
+    """What a batch of tasks shows; means are over tasks, tensors on the CPU.
+
+    Args:
+        tasks: how many.
+        loss, accuracy: of the query images after adaptation.
+        gradient_norm: of the encoder's outer gradient.
+        parts: what it is made of, by name; see `task_view`.
+        wrong_sign_share: share of all contrastive coefficients that have the wrong sign.
+        head_norm: norm of the head that starts a task.
+        head_spread: the same of its rows minus their mean row; only that can interfere.
+        coefficients: c(q, s) of the first task.
+        query_y, support_y: its labels.
+        eigenvalues: of I − ηH_k for every task and class.
+        condition_number: max|λ| / min|λ| of I − ηH_k, median over tasks and classes.
+        before, after: similarity maps in the order of `similarity.MAPS`, before and after adaptation, mean over tasks.
+        orders: the label orders that were tried.
+        order_accuracy: accuracy under each of them for the first tasks.
+    """
+
+    tasks: int
+    loss: float
+    accuracy: float
+    gradient_norm: float
+    parts: dict[str, Part]
+    wrong_sign_share: float
+    head_norm: float
+    head_spread: float
+    coefficients: Float[Tensor, "query support"]
+    query_y: Int[Tensor, " query"]
+    support_y: Int[Tensor, " support"]
+    eigenvalues: Float[Tensor, "task way extended"]
+    condition_number: float
+    before: Float[Tensor, "map way way"]
+    after: Float[Tensor, "map way way"]
+    orders: Sequence[Order]
+    order_accuracy: Float[Tensor, "order ordered"]
+
+    @property
+    def distance(self) -> float | None:
+        """|g − theory| / |g|: how far the frozen-encoder theory is from the real gradient.
+
+        None where g is zero and the theory's gradient is not; 0 where both vanish.
+        """
+        miss = self.parts[REMAINDER].norm
+        if self.gradient_norm:
+            return miss / self.gradient_norm
+        return None if miss else 0.0
+
+    @property
+    def order_spread(self) -> float:
+        """Best minus worst accuracy over label orders, mean over tasks."""
+        return spread(self.order_accuracy)
+
+    def scalars(self) -> dict[str, float | int | None]:
+        """Everything that is one number, under flat names; None where it is not defined."""
+        names = ("tasks", "gradient_norm", "distance", *MEANS)
+        found: dict[str, float | int | None] = {name: getattr(self, name) for name in names}
+        for name, part in self.parts.items():
+            found |= {f"{name}_{key}": value for key, value in part._asdict().items()}
+        for when, maps in (("before", self.before), ("after", self.after)):
+            found |= {f"contrast_{name}_{when}".replace("-", "_"): c for name, c in contrasts(maps).items()}
+        found["smallest_eigenvalue"] = self.eigenvalues.min().item()
+        found["condition_number"] = self.condition_number if math.isfinite(self.condition_number) else None
+        found["label_order_spread"] = self.order_spread
+        return found
+
+
+def explain(
+    model: Model,
+    params: Params,
+    episodes: Episode,
+    inner: Inner,
+    executor: Executor | None = None,
+    *,
+    label_orders: int = 3,
+    ordered_tasks: int = 4,
+) -> GradientExplanation:
+    """Take the outer gradient of a batch of tasks apart and measure what surrounds it.
+
+    Args:
+        episodes: tasks of one shape, stacked; two classes or more, all in support and query set.
+        inner: how the model adapts; the theory takes its steps, step size and order, and moves the head alone.
+        executor: a thread pool to spread the tasks over.
+        label_orders: how many orders of the labels to try: as they are, shifted by 1, by 2, …
+        ordered_tasks: on how many of the tasks.
+    """
+    _check(params, model, inner)
+    support_y, query_y = episodes.support_y.cpu(), episodes.query_y.cpu()
+    if not episodes.support_y.is_cpu:
+        _check_labels(support_y, query_y, model.ways)
+    orders = cyclic_orders(model.ways, label_orders)
+    few = Episode(*(part[:ordered_tasks] for part in episodes))
+    with arithmetic("float32", episodes.query_x.device):
+        (gradient, *parts), views = _view_tasks(model, params, episodes, inner, executor)
+        if not torch.isfinite(gradient).all():
+            raise InputError("the outer gradient is not finite: lower the inner learning rate (--inner-lr at training)")
+        gradient = drop_rounding(gradient, torch.stack(parts))
+        reordered = label_order_accuracy(model, params, few, inner, orders[1:], executor)
+    return GradientExplanation(
+        gradient_norm=gradient.double().norm().item(),
+        parts=describe_parts(gradient, torch.stack(parts)),
+        **_summary(views, inner.lr),
+        query_y=query_y[0],
+        support_y=support_y[0],
+        orders=orders,
+        order_accuracy=torch.cat([views.accuracy[None, :ordered_tasks], reordered]).cpu(),
+    )
+
+
+def _view_tasks(
+    model: Model, params: Params, episodes: Episode, inner: Inner, executor: Executor | None
+) -> tuple[Float[Tensor, "gradient parameter"], TaskView]:
+    """The gradients, mean over tasks and summed in their order, and all else stacked over tasks."""
+    run = map if executor is None else executor.map
+    total, views = torch.zeros(()), []
+    for view in run(partial(view_task, model, params, inner), unstack(episodes)):
+        if not views:
+            total = view.gradients[0].new_zeros(len(view.gradients), len(view.gradients[0]))
+        for summed, gradient in zip(total, view.gradients, strict=True):
+            summed += gradient
+        views.append(view._replace(gradients=[]))
+    _, *others = zip(*views, strict=True)
+    return total / len(views), TaskView([], *map(torch.stack, others))
+
+
+def _summary(views: TaskView, inner_lr: float) -> dict[str, Any]:
+    """Means over the stacked views, the spectrum, and the coefficients of the first task."""
+    eigenvalues = spectrum(views.curvature, views.head.shape[-1], inner_lr).cpu()
+    size = eigenvalues.abs()
+    each = views.loss, views.accuracy, views.wrong_sign_share, views.head.norm(dim=(1, 2)), _spreads(views.head)
+    return {
+        "tasks": len(views.loss),
+        **dict(zip(MEANS, torch.stack(each).mean(1).tolist(), strict=True)),
+        "coefficients": views.coefficients[0].cpu(),
+        "eigenvalues": eigenvalues,
+        "condition_number": (size.amax(-1) / size.amin(-1)).quantile(0.5).item(),
+        "before": views.before.mean(0).cpu(),
+        "after": views.after.mean(0).cpu(),
+    }
+
+
+def _spreads(heads: Float[Tensor, "task way extended"]) -> Float[Tensor, " task"]:
+    """Norm of w̃_k − mean_j w̃_j over all rows k; exactly 0 for equal rows."""
+    offsets = heads - heads[:, :1]
+    return (offsets - offsets.mean(1, keepdim=True)).norm(dim=(1, 2))
+
+
+def _check_labels(support_y: Int[Tensor, "task support"], query_y: Int[Tensor, "task query"], ways: int) -> None:
+    """Check the labels of a batch on a GPU once; on a CPU the theory checks every task."""
+    for name, labels in (("support", support_y), ("query", query_y)):
+        for each in labels:
+            check_present(name, each, ways)
+
+
+def _check(params: Params, model: Model, inner: Inner) -> None:
+    """Raise for what the theory has no answer to."""
+    if model.head != "prototype" and not params.head.weight.numel():
+        raise InputError("these parameters have no head, whose interference could be told: give a model with a head")
+    if inner.loss != "cross_entropy":
+        raise InputError(f"the theory is that of cross entropy, but this model adapts by {inner.loss}: train with it")
+    if inner.query_loss is not None or inner.loss_weights or inner.direction is not None or params.rates:
+        raise InputError(
+            "the theory is that of one loss, one inner learning rate and plain gradient descent: explain a model "
+            "without query_loss, loss_weights, direction and learned rates"
+        )

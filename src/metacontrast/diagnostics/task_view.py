@@ -1,0 +1,204 @@
+"""One task: its real outer gradient, and the parts that the frozen-encoder theory splits it into.
+
+    g = interference + contrastive (query side) + contrastive (support side) + head curvature + remainder
+
+    share(part) = ⟨part, g⟩ / |g|²          sum to 1 over all parts if g ≠ 0; negative for one that works against g
+    cosine(part) = ⟨part, g⟩ / (|part||g|)
+    distance = |remainder| / |g|             0 where the frozen-encoder theory is exact; not defined for g = 0 ≠ theory
+
+The first four are `metacontrast.theory.split_encoder_gradient`, which lets the inner loop move the head alone; they
+hold for the features of the un-adapted encoder under the head that starts the task.
+
+The eigenvalues of the preconditioner I − ηH_k, H_k = E_s[s_k φ(s)φ(s)ᵀ] (paper, Eq. 10, Fig. 7), are found without the
+matrix: H_k is a sum of |S| outer products, so its eigenvalues are those of the |S| × |S| matrix
+√s_k(s) √s_k(s') φ(s)ᵀφ(s')/|S| and zeros. A few-shot support set is small where features are long: 5 × 5 in place of
+800 × 800. `metacontrast.theory.head_preconditioner` gives the matrix itself.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from metacontrast import theory
+from metacontrast.diagnostics.similarity import similarity_maps
+from metacontrast.maml.inner import Inner
+from metacontrast.maml.outer import task_outcome
+from metacontrast.model.model import Model, apply_head
+from metacontrast.theory import EncoderGradient
+from metacontrast.theory.encoder_gradient import pull_back
+from metacontrast.theory.task import merge_bias
+from metacontrast.types import Episode, Head, Params
+
+
+class TaskView(NamedTuple):
+    """What is known of one task.
+
+    Args:
+        gradients: flat, the encoder's outer gradient, then the theory's parts in the order of `THEORY_PARTS`; a single
+            0 for a part that is zero.
+        loss, accuracy: of the query images after adaptation.
+        coefficients: contrastive coefficients, Eq. 6 and 21.
+        wrong_sign_share: share of all of them that have the wrong sign.
+        curvature: of every class, see `support_curvature`.
+        head: that starts the task, weight and bias together.
+        before, after: similarity maps of the features before and after adaptation.
+    """
+
+    gradients: list[Tensor]
+    loss: Float[Tensor, ""]
+    accuracy: Float[Tensor, ""]
+    coefficients: Float[Tensor, "query support"]
+    wrong_sign_share: Float[Tensor, ""]
+    curvature: Float[Tensor, "way support support"]
+    head: Float[Tensor, "way extended"]
+    before: Float[Tensor, "map way way"]
+    after: Float[Tensor, "map way way"]
+
+
+def view_task(model: Model, params: Params, inner: Inner, episode: Episode) -> TaskView:
+    """Everything about one task (no leading task axis), detached."""
+    start = model.start(params, episode.support_x, episode.support_y)
+    parts, (support, query) = _split(model, start, inner, episode)
+    heads = theory.adapted_heads(support, episode.support_y, start.head, inner_lr=inner.lr, inner_steps=inner.steps)
+    coefficients = _coefficients(support, episode.support_y, query, episode.query_y, heads)
+    outcome = task_outcome(model, params, episode, inner)
+    with torch.no_grad():
+        adapted_support = model.features(outcome.adapted.encoder, episode.support_x)
+    return TaskView(
+        [flatten(outcome.gradient.encoder), *parts],
+        outcome.metrics.loss[0],
+        outcome.metrics.accuracy[0],
+        coefficients,
+        theory.wrong_sign_share(coefficients, episode.query_y, episode.support_y),
+        support_curvature(support, start.head),
+        merge_bias(start.head),
+        similarity_maps(support, episode.support_y, query, episode.query_y, model.ways),
+        similarity_maps(adapted_support, episode.support_y, outcome.query, episode.query_y, model.ways),
+    )
+
+
+def _split(model: Model, start: Params, inner: Inner, episode: Episode) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
+    """The theory's parts of the gradient, and the support and query features without their graph."""
+    encoder = {name: t.detach().requires_grad_() for name, t in start.encoder.items()}
+    with torch.enable_grad():
+        support = model.features(encoder, episode.support_x)
+        query = model.query_features(encoder, episode.support_x, episode.query_x)
+    features = support.detach(), query.detach()
+    signals = theory.split_feature_gradient(
+        features[0],
+        episode.support_y,
+        features[1],
+        episode.query_y,
+        start.head,
+        inner_lr=inner.lr,
+        inner_steps=inner.steps,
+        order=inner.order,
+    )
+    outputs = query, query, support, support
+    return [_pull_back(f, encoder, signal) for f, signal in zip(outputs, signals, strict=True)], features
+
+
+def _pull_back(features: Tensor, encoder: dict[str, Tensor], signal: Tensor) -> Tensor:
+    """The gradient of the encoder that an error signal makes; on a CPU a single 0, without work, for a signal of zeros.
+
+    On a GPU to look at the signal would take longer than the work.
+    """
+    if signal.is_cpu and not signal.any():
+        return signal.new_zeros(())
+    return flatten(pull_back(features, encoder, signal))
+
+
+def _coefficients(
+    support: Tensor, support_y: Tensor, query: Tensor, query_y: Tensor, heads: list[Head]
+) -> Float[Tensor, "query support"]:
+    """c(q, s) of the head's walk through the inner loop while the encoder stands still."""
+    before_each_step = torch.stack([apply_head(head, support).softmax(1) for head in heads[:-1]])
+    answers = apply_head(heads[-1], query).softmax(1)
+    return theory.contrastive_coefficients(answers, query_y, before_each_step, support_y)
+
+
+def preconditioner_spectrum(
+    support: Float[Tensor, "support feature"], head: Head, inner_lr: float
+) -> Float[Tensor, "way extended"]:
+    """All eigenvalues of I − ηH_k for every class k, in ascending order.
+
+    With a bias φ(s) carries a final 1, which is counted in `extended`.
+
+    >>> zero = Head(torch.zeros(2, 3), None)
+    >>> preconditioner_spectrum(2 * torch.eye(3)[:2], zero, inner_lr=0.5)[0]
+    tensor([0.5000, 0.5000, 1.0000])
+    """
+    return spectrum(support_curvature(support, head), support.shape[1] + (head.bias is not None), inner_lr)
+
+
+@torch.no_grad()
+def support_curvature(support: Float[Tensor, "support feature"], head: Head) -> Float[Tensor, "way support support"]:
+    """The |S| × |S| matrix of every class."""
+    s = apply_head(head, support).softmax(1)
+    products = support @ support.T + (head.bias is not None)
+    root = (s / len(s)).sqrt()
+    return torch.einsum("ak,ab,bk->kab", root, products, root)
+
+
+def spectrum(
+    curvature: Float[Tensor, "*task way support support"], extended: int, inner_lr: float
+) -> Float[Tensor, "*task way extended"]:
+    """`preconditioner_spectrum` from such matrices, of many tasks at once: a GPU is waited for once a call.
+
+    Args:
+        extended: how many eigenvalues there are, zeros included.
+    """
+    largest = torch.linalg.eigvalsh(curvature).clamp_min(0).flip(-1)[..., :extended]
+    rest = largest.new_zeros(*largest.shape[:-1], extended - largest.shape[-1])
+    return 1 - inner_lr * torch.cat([largest, rest], dim=-1)
+
+
+THEORY_PARTS = EncoderGradient._fields
+REMAINDER = "remainder"
+
+
+class Part(NamedTuple):
+    """One summand of the gradient g; `share` and `cosine` are 0 for a part that is zero, and all are where g = 0."""
+
+    norm: float
+    share: float
+    cosine: float
+
+
+def describe_parts(
+    gradient: Float[Tensor, " parameter"], theory_parts: Float[Tensor, "part parameter"]
+) -> dict[str, Part]:
+    """Every part of g by name, the remainder last.
+
+    >>> parts = describe_parts(torch.tensor([3.0, 4.0]), torch.tensor([[3.0, 0.0], [0.0, 3.0], [0.0, 0.0], [0.0, 0.0]]))
+    >>> parts["interference"]
+    Part(norm=3.0, share=0.36, cosine=0.6)
+    >>> round(parts["remainder"].share, 6), parts["head_curvature"]
+    (0.16, Part(norm=0.0, share=0.0, cosine=0.0))
+    """
+    g = gradient.double()
+    parts = torch.cat([theory_parts.double(), (g - theory_parts.double().sum(0))[None]])
+    tiny = torch.finfo(g.dtype).tiny
+    norms, along = parts.norm(dim=1), parts @ g
+    shares = along / g.square().sum().clamp_min(tiny)
+    cosines = along / (norms * g.norm()).clamp_min(tiny)
+    columns = zip(norms.tolist(), shares.tolist(), cosines.tolist(), strict=True)
+    return {name: Part(*column) for name, column in zip((*THEORY_PARTS, REMAINDER), columns, strict=True)}
+
+
+def drop_rounding(
+    gradient: Float[Tensor, " parameter"], theory_parts: Float[Tensor, "part parameter"]
+) -> Float[Tensor, " parameter"]:
+    """g, or zero where its length is within rounding of the theory's longest part: |g| ≤ 64 ε max |part|.
+
+    So it is where only the encoder adapts under a shared head, whose gradient is zero but for rounding.
+    """
+    rounding = 64 * torch.finfo(gradient.dtype).eps * theory_parts.norm(dim=1).max()
+    return gradient if gradient.norm() > rounding else torch.zeros_like(gradient)
+
+
+def flatten(tensors: dict[str, Tensor]) -> Float[Tensor, " parameter"]:
+    """All entries of a gradient as one vector, in the order of its names."""
+    return torch.cat([t.flatten() for t in tensors.values()])

@@ -1,0 +1,150 @@
+"""Records of runs and figures: JSON-lines files from which figures are redrawn and judged without compute or data.
+
+Every run has one file, whichever figures it belongs to; it grows by stages. Its header says how it was made; every
+other line is what was measured after so many updates: `values` (means) and, encoded by `measurement.encode`, the
+`correct` queries of every common test task.
+
+    {"kind": "header", "config": {...}, "train_split": "train", "made": [{"versions", "device", "revision", "data"}]}
+    {"kind": "measurement", "update": 300, "queries": 75, "tasks": 1000, "values": {...}, "correct": {...}}
+
+A measurement without `correct` is of an older version, which kept means only.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from metacontrast.errors import InputError
+from metacontrast.experiments.runs import PlannedRun, run_key
+from metacontrast.experiments.setting import COLOURS, Setting
+from metacontrast.experiments.spec import Curve, FigureSpec, Measurement
+from metacontrast.experiments.statistics import LOOKS
+from metacontrast.files import write_text
+from metacontrast.training.config import config_from_values
+from metacontrast.training.records import Record, read_records
+from metacontrast.training.run import read_header
+
+MOST_SEEDS = max(LOOKS)
+
+
+@dataclass(frozen=True)
+class RunRecords:
+    """One run's numbers under the header that says how they were made."""
+
+    header: Record
+    measured: Mapping[int, Record] = field(default_factory=dict)
+
+    def __or__(self, other: "RunRecords") -> "RunRecords":
+        """Merge two records; for the same update keep the one on more tasks, the other's where they are equal."""
+        updates = sorted({*self.measured, *other.measured})
+        made = [*self.header["made"], *(each for each in other.header["made"] if each not in self.header["made"])]
+        found = {u: max((m[u] for m in (other.measured, self.measured) if u in m), key=_worth) for u in updates}
+        return RunRecords(other.header | {"made": made}, found)
+
+
+def _worth(record: Record) -> tuple[bool, int, int]:
+    return "correct" in record, record["tasks"], len(record["values"])
+
+
+@dataclass(frozen=True)
+class FigureRecords:
+    """A figure's numbers: its curves, and what was measured of them in every setting.
+
+    Args:
+        settings: one per colour data set of which there are records, the paper's own first.
+        made: in which ways.
+        authors: what was measured of the authors' models.
+    """
+
+    settings: Sequence[Setting]
+    curves: Sequence[Curve]
+    measurements: Sequence[Measurement]
+    made: Sequence[Record]
+    authors: Sequence[Measurement] = ()
+
+
+def read_run(file: Path) -> RunRecords:
+    """Read what `write_run` wrote; `InputError` for anything else."""
+    header, *rest = read_records(file) or [{}]
+    if header.get("kind") != "header" or "made" not in header:
+        raise InputError(f"{file} holds no records of a run: restore or remove it")
+    return RunRecords(header, {record["update"]: record for record in rest})
+
+
+def write_run(file: Path, records: RunRecords) -> None:
+    """Write a run's records: the header first, then one line per update."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = (records.header, *(records.measured[update] for update in sorted(records.measured)))
+    write_text(file, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in lines))
+
+
+def run_file(folder: Path, run: PlannedRun) -> Path:
+    """Return the file of a run's records in `folder`."""
+    return folder / f"{run.folder(folder).name}.jsonl"
+
+
+def recorded(folder: Path, run: PlannedRun) -> Mapping[int, Record]:
+    """Read what is recorded of a run, by update."""
+    file = run_file(folder, run)
+    return read_run(file).measured if file.exists() else {}
+
+
+def collect(runs: Iterable[PlannedRun], root: Path, folder: Path) -> None:
+    """Add what was measured of runs below `root` to their records in `folder`."""
+    for run in runs:
+        if not (measured := run.measured(root)):
+            continue
+        made = read_header(run.folder(root))
+        header = header_of(run, [{name: made.get(name) for name in ("versions", "device", "revision", "data")}])
+        found = RunRecords(header, {u: {"kind": "measurement", **each} for u, each in measured.items()})
+        file = run_file(folder, run)
+        write_run(file, read_run(file) | found if file.exists() else found)
+
+
+def header_of(run: PlannedRun, made: Sequence[Record]) -> Record:
+    """Build the header of a run's records."""
+    config = {name: value for name, value in dataclasses.asdict(run.config).items() if name != "updates"}
+    return {"kind": "header", "config": config, "train_split": run.train_split, "made": [*made]}
+
+
+def load_records(folder: Path, spec: FigureSpec, setting: Setting) -> FigureRecords:
+    """Load everything that is recorded of a figure, at any length; `InputError` where that is nothing."""
+    if spec.compute:
+        return FigureRecords([setting], [], spec.compute(), [])
+    settings = [setting] if setting.scale == "smoke" else [dataclasses.replace(setting, colour=c) for c in COLOURS]
+    curves = {each: spec.curves(each.in_full()) for each in settings}
+    found = {each: list(_of_curves(folder, some)) for each, some in curves.items()}
+    kept = [each for each, some in found.items() if some]
+    if not kept:
+        raise InputError(f"{folder} holds no records of the figure {spec.name}: leave out --redraw to make them")
+    rows = {(m.kind, m.curve, m.seed, m.record["update"]): (m, made) for some in found.values() for m, made in some}
+    ways: list[Any] = []
+    for _, made in rows.values():
+        ways += [each for each in made if each not in ways]
+    known = {(curve.kind, curve.name): curve for each in kept for curve in curves[each]}
+    return FigureRecords(kept, [*known.values()], [measurement for measurement, _ in rows.values()], ways)
+
+
+def _of_curves(folder: Path, curves: Iterable[Curve]) -> Iterable[tuple[Measurement, Sequence[Record]]]:
+    """Yield the recorded measurements of some curves, with how they were made."""
+    for curve in curves:
+        for seed in range(max(MOST_SEEDS, len(curve.seeds))):
+            config = dataclasses.replace(curve.config, updates=curve.schedule.end, seed=seed)
+            run = PlannedRun("", config, curve.schedule, curve.train_split)
+            if not (file := run_file(folder, run)).exists():
+                continue
+            records = read_run(file)
+            _check_run(file, records, run)
+            for update, record in records.measured.items():
+                if curve.until is None or update <= curve.until:
+                    yield Measurement(curve.kind, curve.name, seed, record), records.header["made"]
+
+
+def _check_run(file: Path, records: RunRecords, run: PlannedRun) -> None:
+    config = config_from_values(records.header.get("config"), str(file))
+    key = run_key(dataclasses.replace(config, updates=run.config.updates), records.header.get("train_split", "train"))
+    if key != run.key:
+        raise InputError(f"{file} is of another configuration (its own key is {key}): restore or remove it")

@@ -1,0 +1,44 @@
+"""The figures by name: one module per figure of the paper, or per pair that shares its runs."""
+
+from metacontrast.errors import InputError, did_you_mean
+from metacontrast.experiments.figures import (
+    channel_memorization,
+    comparing_features,
+    crowded_directions,
+    feature_similarity,
+    first_and_second_order,
+    initialization_and_zeroing,
+    inner_steps,
+    reformulation,
+    unpublished,
+    zeroing_at_test,
+)
+from metacontrast.experiments.spec import FigureSpec
+
+FIGURES: dict[str, FigureSpec] = {
+    spec.name: spec
+    for spec in (
+        initialization_and_zeroing.SPEC,
+        feature_similarity.SPEC,
+        zeroing_at_test.SPEC,
+        inner_steps.SPEC,
+        first_and_second_order.SPEC,
+        reformulation.REFORMULATION,
+        reformulation.DROPPED_TERMS,
+        channel_memorization.SPEC,
+        unpublished.SECOND_ORDER_ONE_SHOT,
+        unpublished.TWENTY_FIVE_SHOTS,
+        comparing_features.SPEC,
+        crowded_directions.SPEC,
+    )
+}
+
+
+def find_figures(name: str) -> list[FigureSpec]:
+    """The figure of that name, or `all` of them."""
+    if name == "all":
+        return list(FIGURES.values())
+    if name not in FIGURES:
+        known = ", ".join(FIGURES)
+        raise InputError(f"no figure {name!r}: {did_you_mean(name, ('all', *FIGURES))}there are all, {known}")
+    return [FIGURES[name]]

@@ -1,0 +1,99 @@
+"""Fig. 2: do features of one class grow alike, and more so without interference?"""
+
+from dataclasses import replace
+
+from metacontrast.experiments.figures.treatments import THREE, head_curves
+from metacontrast.experiments.setting import Schedule, Setting
+from metacontrast.experiments.spec import (
+    Claim,
+    Comparison,
+    Curve,
+    Endpoint,
+    FigureSpec,
+    Panel,
+    Similarity,
+    TaskKind,
+    above,
+)
+
+_IMAGES = 20
+_ACROSS, _AMONG = Similarity("query-support"), Similarity("query-query")
+
+
+def _curves(setting: Setting) -> list[Curve]:
+    updates = (1, 11, 101) if setting.protocol == "authors" else (1, 10, 100)
+    plan = Schedule((1, 2) if setting.scale == "smoke" else updates, what="similarity")
+    one_task = {"queries": _IMAGES, "meta_batch": 1, "pool_size": 1, "relabel": True, "inner_steps": 5}
+    curves = head_curves(setting, "colour", _IMAGES, plan, THREE, ("2", ""), **one_task)
+    return [_on_test_classes(curve, setting) for curve in curves]
+
+
+def _on_test_classes(curve: Curve, setting: Setting) -> Curve:
+    kind = TaskKind(curve.kind.data, "one fixed 5-way task")
+    return replace(curve, kind=kind, seeds=setting.seed_numbers(10), train_split="test")
+
+
+def _panels(setting: Setting) -> list[Panel]:
+    kind = _curves(setting)[0].kind
+    return [Panel(kind, quantity, f"{kind}, {quantity.description}") for quantity in (_ACROSS, _AMONG)]
+
+
+def _grown(kind: TaskKind, curve: str, quantity: Similarity) -> Comparison:
+    """The growth of a similarity from early training to the end."""
+    what = "similarity within a class" if quantity.is_within_class else "contrast"
+    label = f"{curve}: {what} at the end − early, {quantity.pair}"
+    return Comparison(label, kind, (Endpoint(curve, quantity),), (Endpoint(curve, quantity, "early"),))
+
+
+def _claims(setting: Setting) -> list[Claim]:
+    kind = _curves(setting)[0].kind
+    return [
+        Claim(
+            "Query features are pulled towards the support features of their class (Section 3.2).",
+            tuple(_grown(kind, head, replace(_ACROSS, is_within_class=True)) for head in THREE),
+            "no: it stays (random) or falls (zero init, trick), only less than the similarity between classes",
+            "end",
+        ),
+        Claim(
+            "MAML learns to separate the features of different classes.",
+            (_grown(kind, "random", _ACROSS),),
+            "yes",
+            "end",
+        ),
+        Claim(
+            "Zero initialization raises the contrast.",
+            (
+                above(kind, "zero init", "random", _ACROSS),
+                above(kind, "zero init", "random", _AMONG),
+            ),
+            "yes but noisy: 8 of 10 seeds",
+            "end",
+        ),
+        Claim(
+            "The zeroing trick raises it further.",
+            (
+                above(kind, "zeroing trick", "zero init", _ACROSS),
+                above(kind, "zeroing trick", "zero init", _AMONG),
+            ),
+            "among queries yes; between query and support, the quantity of the theory, no",
+            "end",
+        ),
+    ]
+
+
+SPEC = FigureSpec(
+    name="feature-similarity",
+    title="How alike features are",
+    question="Do features of the same class grow alike and others apart, and more so without interference?",
+    paper_figures=(2,),
+    curves=_curves,
+    panels=_panels,
+    claims=_claims,
+    plot="heatmaps",
+    faults=(
+        "The published maps among queries count the pairs of an image with itself, which lifts their diagonal by about "
+        "0.03; here these are left out. The moments called 1, 10 and 100 are after 1, 11 and 101 updates. The first "
+        "published panel shows absolute values.",
+    ),
+    deviations=("The task is of test classes, as in the authors' code; the paper does not say.",),
+)

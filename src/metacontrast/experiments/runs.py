@@ -1,0 +1,228 @@
+"""The runs behind figures: each is trained once, whoever asks for it, and can be stopped and continued at any moment.
+
+A run's folder is named by everything that decides its parameters but the number of updates, so that a longer run
+continues a shorter one. Training halts at every measured update, keeps a copy of the model and measures it; what is
+there is not done again. A lock says that a run is being worked on; it falls with the process that holds it.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+from metacontrast.data.catalog import find_dataset, load_evaluation_split
+from metacontrast.data.images import ClassImages
+from metacontrast.data.options import ReadOptions
+from metacontrast.errors import InputError
+from metacontrast.experiments.measurement import measure, measured_names
+from metacontrast.experiments.runners import RunContext, Status
+from metacontrast.experiments.setting import Schedule, Setting
+from metacontrast.experiments.spec import Curve, FigureSpec
+from metacontrast.files import exclusive, write_text
+from metacontrast.training.config import TrainConfig
+from metacontrast.training.records import Record, read_records
+from metacontrast.training.run import load_model_copy, model_copy, open_run
+from metacontrast.training.step import Resources
+from metacontrast.training.train_run import train_run
+
+MEASURED = "measured.jsonl"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run that a figure needs.
+
+    Args:
+        label: its name for people.
+        config: of the full length.
+        schedule: what is measured.
+        train_split: what is trained on.
+    """
+
+    label: str
+    config: TrainConfig
+    schedule: Schedule
+    train_split: str = "train"
+
+    @property
+    def key(self) -> str:
+        """Digest of everything that decides the parameters after a given number of updates."""
+        return run_key(self.config, self.train_split)
+
+    def folder(self, root: Path) -> Path:
+        """Return the run's folder below `root`."""
+        return root / f"{self.config.dataset}-{self.key}"
+
+    def is_complete(self, root: Path) -> bool:
+        """Tell whether everything that is wanted of the run has been measured."""
+        return not self.missing(root)
+
+    def summary(self, root: Path) -> str:
+        """Name the first two values at the end of the run."""
+        values = self.measured(root)[self.schedule.end]["values"]
+        return ", ".join(f"{name} {value:.3f}" for name, value in list(values.items())[:2])
+
+    def missing(self, root: Path) -> list[int]:
+        """List the updates after which something is still to be measured."""
+        return self.lacking(self.measured(root))
+
+    def lacking(self, found: Mapping[int, Record]) -> list[int]:
+        """List the updates that the measurements `found` leave to be done."""
+        return [update for update in self.schedule.updates if not self._suffices(update, found.get(update))]
+
+    def _suffices(self, update: int, record: Record | None) -> bool:
+        if record is None:
+            return False
+        is_similarity = self.schedule.what == "similarity"
+        found = record.get("values" if is_similarity else "correct", {})
+        tasks = 1 if is_similarity else self.schedule.tasks_at(update)
+        return measured_names(self.schedule, update) <= set(found) and record["tasks"] >= tasks
+
+    def measured(self, root: Path) -> dict[int, Record]:
+        """Read what has been measured, by update."""
+        file = self.folder(root) / MEASURED
+        return {record["update"]: record for record in read_records(file)} if file.exists() else {}
+
+    def note(self, root: Path, record: Record) -> None:
+        """Keep a measurement in place of an earlier one of the same update; the file is rewritten whole."""
+        found = self.measured(root) | {record["update"]: record}
+        write_text(self.folder(root) / MEASURED, "".join(json.dumps(each) + "\n" for each in found.values()))
+
+    def execute(self, context: RunContext, should_stop: Callable[[], bool]) -> Status:
+        """Train and measure what is missing."""
+        folder = self.folder(context.runs)
+        with exclusive(context.runs / f".{folder.name}.lock", f"another process works on {folder}: wait for it"):
+            images, resources = _images(self, context.data_root), Resources(context.device)
+            train_images, test_images = (each.to(context.device) for each in images)
+            for update in self.missing(context.runs):
+                if not _train_to(self, update, folder, images, resources, should_stop):
+                    return Status.STOPPED
+                model = load_model_copy(folder, update)
+                record = measure(model, self.schedule, train_images, test_images, resources)
+                self.note(context.runs, {"update": update, **record})
+        return Status.COMPLETE
+
+
+_BOOKKEEPING = {f.name for f in fields(TrainConfig) if f.name.startswith("eval_") or f.name.endswith("_every")}
+_BOOKKEEPING |= {"updates"}
+
+
+def not_default(value: Any) -> dict[str, Any]:
+    """Collect the fields of a dataclass that differ from their defaults, so that a new field changes no digest."""
+    return {f.name: getattr(value, f.name) for f in fields(value) if getattr(value, f.name) != f.default}
+
+
+@cache
+def run_key(config: TrainConfig, train_split: str) -> str:
+    """Compute the digest of what decides a run except its length."""
+    deciding = {name: value for name, value in not_default(config).items() if name not in _BOOKKEEPING}
+    text = json.dumps(deciding | {"train_split": train_split}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def planned_runs(curves: Iterable[Curve]) -> list[PlannedRun]:
+    """List the runs behind the curves, each once, in order; two curves must not measure one run differently."""
+    runs: dict[str, PlannedRun] = {}
+    for curve in curves:
+        for seed, config in curve.configs().items():
+            run = PlannedRun(f"{curve.kind}, {curve.name}, seed {seed}", config, curve.schedule, curve.train_split)
+            other = runs.setdefault(run.key, run)
+            if other.schedule != run.schedule:
+                raise InputError(f"{run.label} and {other.label} are one run with two schedules: give them one")
+    return list(runs.values())
+
+
+def all_runs(figures: Sequence[FigureSpec], setting: Setting) -> list[PlannedRun]:
+    """List the runs behind the figures, each once, in the order of the figures."""
+    return planned_runs(curve for figure in figures for curve in figure.curves(setting))
+
+
+def check_data(
+    runs: Sequence[PlannedRun], setting: Setting, data_root: Path | None, figures: Sequence[FigureSpec]
+) -> None:
+    """Raise when a data set is not there, saying which of `figures` can be made without it."""
+    for name in sorted({run.config.dataset for run in runs}):
+        spec, place = find_dataset(name, data_root)
+        try:
+            spec.reader.sources(place, next(run.config.read_options() for run in runs if run.config.dataset == name))
+        except InputError as error:
+            free = [figure.name for figure in figures if name not in _datasets(figure, setting)]
+            raise InputError(
+                f"{error}; without {name} there {'is' if len(free) == 1 else 'are'} {', '.join(free) or 'no figures'}, "
+                "and with --scale smoke all"
+            ) from error
+
+
+def _datasets(figure: FigureSpec, setting: Setting) -> set[str]:
+    return {curve.config.dataset for curve in figure.curves(setting)}
+
+
+def _train_to(
+    run: PlannedRun,
+    update: int,
+    folder: Path,
+    images: tuple[ClassImages, ClassImages],
+    resources: Resources,
+    should_stop: Callable[[], bool],
+) -> bool:
+    """Train up to `update` and keep a copy of the model there; False when stopped on the way."""
+    if model_copy(folder, update).exists():
+        return True
+    config = replace(run.config, updates=update, keep_every=update)
+    with open_run(folder, config, images, resources.device, resume=True) as opened:
+        return train_run(config, opened, *images, resources, should_stop=should_stop) == "finished"
+
+
+def _images(run: PlannedRun, data_root: Path | None) -> tuple[ClassImages, ClassImages]:
+    options = run.config.read_options()
+    splits = (run.train_split, run.config.eval_split)
+    first, second = (_load(run.config.dataset, split, data_root, options) for split in splits)
+    return first, second
+
+
+@lru_cache(maxsize=8)
+def _load(dataset: str, split: str, data_root: Path | None, options: ReadOptions) -> ClassImages:
+    return load_evaluation_split(dataset, split, data_root, options)
+
+
+_SECONDS_PER_PASS = {"glyphs": 1.5e-4, "omniglot": 5e-5, "cifar-fs": 1e-4, "mini-imagenet": 7e-4}
+_WIDER = 3.0
+"""The paper's networks against those of the authors' code."""
+_SECOND_ORDER = 1.8
+_SMALL_BATCHES = 2.0
+"""Adaptation at test is made of small batches, which are slower image by image."""
+_BACKWARD = 3
+"""A pass with its gradient against one without."""
+
+
+def estimate_seconds(run: PlannedRun) -> float:
+    """Estimate the time of a whole run on one core, training and measuring.
+
+    Image passes times the measured time of one, on a core of an x86-64 server with two runs at a time: it serves to
+    tell minutes from days.
+    """
+    config, schedule = run.config, run.schedule
+    per_pass = _SECONDS_PER_PASS[config.dataset] * (1.0 if config.encoder == "conv4-released" else _WIDER)
+    training = schedule.end * config.meta_batch * _training_passes(config)
+    testing = sum(_test_passes(config, schedule, update) for update in schedule.updates)
+    return per_pass * (training + _SMALL_BATCHES * testing)
+
+
+def _training_passes(config: TrainConfig) -> float:
+    """Count the cost of one training task in forward passes of one image."""
+    support = 0 if config.inner_scope == "head" and config.objective == "contrastive" else config.inner_steps
+    images = config.ways * (support * config.shots + config.queries)
+    return _BACKWARD * images * (_SECOND_ORDER if config.order == "second" else 1.0)
+
+
+def _test_passes(config: TrainConfig, schedule: Schedule, update: int) -> int:
+    if schedule.what == "similarity":
+        return config.ways * (config.shots + config.queries)
+    steps = schedule.steps_at(update)
+    heads = 1 if config.head == "zeroed" else len(schedule.heads)
+    adapting = max(steps) * _BACKWARD * config.ways * config.shots + len(steps) * config.ways * config.queries
+    baseline = config.ways * (config.shots + config.queries)
+    return schedule.tasks_at(update) * (heads * adapting + baseline) * (2 if schedule.also_bound else 1)

@@ -1,0 +1,1 @@
+"""Reports on the outer gradient of a trained run: numbers, pictures and a page for people."""

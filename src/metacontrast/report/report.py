@@ -1,0 +1,160 @@
+"""The report folder of an explained run: pictures as PNG and PDF, one JSON file, one page."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from metacontrast import html
+from metacontrast.diagnostics.similarity import MAPS, contrasts
+from metacontrast.files import write_text
+from metacontrast.plots.curves import draw_checkpoints
+from metacontrast.plots.maps import Moment, draw_coefficients, draw_heatmaps
+from metacontrast.plots.style import save_figure
+from metacontrast.plots.theory import draw_gradient_parts, draw_spectrum
+from metacontrast.plots.thumbnails import drawable
+from metacontrast.report.findings import Findings, as_json, facts, headline, setting
+
+
+class Picture(NamedTuple):
+    """A figure with its file name (without ending) and caption."""
+
+    name: str
+    figure: Figure
+    caption: str
+
+
+def write_report(folder: Path, found: Findings, command: str) -> Path:
+    """Write everything into `folder`; returns the page, `explain.html`.
+
+    Args:
+        command: what to type to get the same report.
+    """
+    pictures = list(draw_pictures(found))
+    paths = [save_picture(picture, folder) for picture in pictures]
+    write_text(folder / "explain.json", json.dumps({"command": command} | as_json(found), ensure_ascii=False) + "\n")
+    report = folder / "explain.html"
+    write_text(report, _page(found, pictures, paths, command))
+    return report
+
+
+def _page(found: Findings, pictures: Sequence[Picture], paths: Sequence[Path], command: str) -> str:
+    body = [
+        html.paragraph(headline(found)),
+        html.paragraph(setting(found)),
+        *(html.figure(path, picture.caption) for path, picture in zip(paths, pictures, strict=True)),
+        html.heading("Every number"),
+        html.table(("quantity", "value", "what it means"), facts(found)),
+        html.footer(command, found.tasks.images.digest),
+    ]
+    return html.render_page("Why this model learns: its outer gradient, taken apart", body)
+
+
+def draw_pictures(found: Findings) -> Iterator[Picture]:
+    """Every picture that the findings have something for."""
+    if found.explanation.gradient_norm:
+        yield Picture("gradient-parts", _parts(found), _PARTS)
+    yield Picture("coefficients", _coefficients(found), _COEFFICIENTS)
+    yield Picture("similarity", _similarity(found), _SIMILARITY)
+    yield Picture("spectrum", draw_spectrum(found.explanation.eigenvalues.numpy(), "Preconditioner"), _SPECTRUM)
+    if len(found.history) > 1:
+        yield Picture("checkpoints", _checkpoints(found), _CHECKPOINTS)
+        yield Picture("similarity-checkpoints", _similarity_history(found), _SIMILARITY_HISTORY)
+
+
+def save_picture(picture: Picture, folder: Path) -> Path:
+    """Write the PDF and the PNG, and return the path of the PNG."""
+    save_figure(picture.figure, folder / f"{picture.name}.pdf")
+    return save_figure(picture.figure, folder / f"{picture.name}.png")
+
+
+def _parts(found: Findings) -> Figure:
+    explanation = found.explanation
+    whole = explanation.gradient_norm
+    parts = {name: part._asdict() | {"norm_ratio": part.norm / whole} for name, part in explanation.parts.items()}
+    return draw_gradient_parts(parts, f"Outer gradient of the encoder, {explanation.tasks} tasks")
+
+
+def _coefficients(found: Findings) -> Figure:
+    explanation, images = found.explanation, found.tasks.images.images.cpu()
+    query, support = (
+        drawable(images[torch.from_numpy(rows)].numpy()) for rows in (found.first_task.query, found.first_task.support)
+    )
+    matrix, labels = explanation.coefficients.numpy(), (explanation.query_y.numpy(), explanation.support_y.numpy())
+    shown = np.concatenate([np.flatnonzero(labels[0] == way)[:SHOWN_QUERIES] for way in range(found.tasks.ways)])
+    return draw_coefficients(
+        matrix[shown], labels[0][shown], labels[1], query[shown], support, "Coefficients of a task"
+    )
+
+
+SHOWN_QUERIES = 3
+SHOWN_CHECKPOINTS = 4
+
+
+def _similarity(found: Findings) -> Figure:
+    moments = (("before adaptation", found.explanation.before), ("after adaptation", found.explanation.after))
+    return draw_heatmaps([_moment(*each) for each in moments], MAPS, "Similarity of features, class by class")
+
+
+def _similarity_history(found: Findings) -> Figure:
+    updates = list(found.history)
+    shown = sorted({updates[i] for i in np.linspace(0, len(updates) - 1, SHOWN_CHECKPOINTS).round().astype(int)})
+    moments = [_moment(f"update {each}", found.history[each].before) for each in shown]
+    return draw_heatmaps(moments, MAPS, "Similarity before adaptation, as training went on")
+
+
+def _moment(label: str, maps: torch.Tensor) -> Moment:
+    return Moment(label, maps.numpy(), list(contrasts(maps).values()))
+
+
+def _checkpoints(found: Findings) -> Figure:
+    history = [each.scalars() for each in found.history.values()]
+
+    def curve(name: str) -> list[float | None]:
+        return [scalars[name] for scalars in history]
+
+    panels = {
+        "spread of the head's rows": {"": curve("head_spread")},
+        "contrast, query-support": {w: curve(f"contrast_query_support_{w}") for w in ("before", "after")},
+        "wrong-sign share": {"": curve("wrong_sign_share")},
+    }
+    return draw_checkpoints(list(found.history), panels, "Across the copies that training kept")
+
+
+_PARTS = (
+    "What the gradient of the encoder is made of. Left: the length of each part, the whole gradient being 1. Middle: "
+    "how much of the gradient it makes up, measured along it; these numbers sum to 1, and a negative one works against "
+    "the gradient. Right: 1 means that the part points where the gradient points, 0 that it points across. Parts that "
+    "are zero are left out. Not in the theory are the encoder's own movement in the inner loop, the path through the "
+    "prototypes of a prototype head, and a head that stays where it is."
+)
+_COEFFICIENTS = (
+    f"Coefficients of the first task, up to {SHOWN_QUERIES} query images of each class on the left, support images "
+    "above. Blue: the gradient pulls the query's feature towards the support image's. Red: it pushes them apart. "
+    "Frames mark pairs of one class. A contrastive learner is blue inside the frames and red outside; blue outside is "
+    "noise."
+)
+_SIMILARITY = (
+    "Mean cosine similarity of the features of every two classes, before (top) and after (bottom) the model adapts to "
+    "the task, all on one scale. Contrast is the mean of the diagonal minus the mean of the rest: high means that "
+    "images of one class look alike to the encoder and images of different classes do not. An image is not compared "
+    "with itself; a dash marks a class of a single image."
+)
+_SIMILARITY_HISTORY = (
+    f"The same maps before adaptation for up to {SHOWN_CHECKPOINTS} of the copies of the model that training kept "
+    "(--keep-every)."
+)
+_SPECTRUM = (
+    "In second order the head's step is multiplied by I − ηH. An eigenvalue of 1 leaves a direction as it is, between "
+    "0 and 1 shortens it, and below 0 turns the step round (below −1 it also grows): the inner learning rate is then "
+    "too large for that direction."
+)
+_CHECKPOINTS = (
+    "The same numbers for the copies of the model that training kept (--keep-every): how far the rows of the head lie "
+    "from their mean, which is what can interfere; the contrast between query and support features before and after "
+    "adaptation; and the share of coefficients with the wrong sign."
+)

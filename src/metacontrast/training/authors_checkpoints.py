@@ -1,0 +1,217 @@
+"""The checkpoints released with the paper, as runs of this library.
+
+A checkpoint is a dictionary with `model_state_dict`, and around it `optimizer_state_dict`, `epoch`, `step`. The state
+dict numbers its tensors, four blocks and then the head:
+
+    vars.4b, vars.4b+1        weight and bias of the convolution of block b = 0 … 3
+    vars.4b+2, vars.4b+3      weight and bias of its batch norm
+    vars.16, vars.17          weight (way, feature) and bias of the head; many files have no bias
+    vars_bn.2b, vars_bn.2b+1  running mean and variance of that batch norm, which the released code never used
+
+Colour images were normalized with ImageNet's mean and deviation, grey ones not at all.
+
+The file of a released checkpoint: read as weights only, and checked for being what it should be.
+"""
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metacontrast.data.catalog import DATASETS, find_dataset
+from metacontrast.data.folder import IMAGENET_MEAN, IMAGENET_STD
+from metacontrast.errors import InputError
+from metacontrast.model.head import zero_head
+from metacontrast.model.model import Model
+from metacontrast.training.config import TrainConfig
+from metacontrast.training.recipes import RECIPES, recipe
+from metacontrast.training.run import TrainedRun
+from metacontrast.types import from_tensors, to_tensors
+
+
+@dataclass(frozen=True, eq=False)
+class ReleasedWeights:
+    """What a released checkpoint holds.
+
+    Args:
+        variables: the tensors of the encoder, block by block, then the head's weight and its bias if there is one.
+        updates: outer updates behind them, as the optimizer counted; 0 when the file does not say.
+    """
+
+    variables: list[Tensor]
+    updates: int
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        return self.variables[0].shape[1]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields of a configuration that the shapes decide."""
+        return {
+            "ways": self.variables[4 * BLOCKS].shape[0],
+            "filters": self.variables[0].shape[0],
+            "head_bias": len(self.variables) == len(VARIABLES),
+        }
+
+
+_GREY, _COLOUR = ("omniglot",), ("mini-imagenet", "cifar-fs")
+_HEADS = ("learned", "zeroed")
+Shape = tuple[int, int, int]
+
+
+def load_released(path: Path, **fields: Any) -> TrainedRun:
+    """The run that a released checkpoint stands for.
+
+    What the shapes tell is read off them: colours, width, number of ways, whether the head has a bias, and the data
+    set, the first that fits of miniImageNet, CIFAR-FS and Omniglot. The rest is the data set's released recipe.
+
+    Args:
+        path: the checkpoint. Nothing in it is run: a pickle of anything but weights is refused.
+        fields: fields of `TrainConfig` that override the above. `head="zeroed"`, for files that were trained with the
+            zeroing trick, sets the head to zero: in the file it is one optimizer step away from that.
+
+    Raises:
+        InputError: the file cannot be read as weights, or these do not fit.
+    """
+    weights = read_released(path)
+    if fields.get("head", "learned") not in _HEADS:
+        raise InputError(f"head={fields['head']}, but the released heads have a row for every class: learned or zeroed")
+    if taken := [name for name in weights.fields if name in fields]:
+        raise InputError(f"{taken[0]} is read off the shapes in {path}: leave it out")
+    config, model, shape = _first_that_fits(weights, fields, path)
+    params = from_tensors(model.empty_params(), weights.variables)
+    params = zero_head(params) if config.head == "zeroed" else params
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if weights.channels == 3 else ((0.0,), (1.0,))
+    return TrainedRun(config, model, params, weights.updates, shape, mean, std)
+
+
+def _first_that_fits(
+    weights: ReleasedWeights, fields: Mapping[str, Any], path: Path
+) -> tuple[TrainConfig, Model, Shape]:
+    problems = []
+    for config, shape in _candidates(weights, fields, path):
+        model = config.model(shape)
+        problem = _misfit(weights, model)
+        if problem is None:
+            return config, model, shape
+        problems.append(f"{problem}, which {config.encoder} has on {shape[1]}×{shape[2]} images of {config.dataset}")
+    raise InputError(f"{path}: {problems[0]}: name another --dataset, --image-size or --encoder")
+
+
+def _candidates(weights: ReleasedWeights, fields: Mapping[str, Any], path: Path) -> Iterator[tuple[TrainConfig, Shape]]:
+    """What the file may be, the likeliest first: a configuration and the shape of its images."""
+    likely = {1: _GREY, 3: _COLOUR}.get(weights.channels)
+    if likely is None:
+        raise InputError(f"{path}: vars.0 takes images of {weights.channels} channels, but there are only 1 and 3")
+    for dataset in (fields["dataset"],) if "dataset" in fields else likely:
+        own = find_dataset(dataset)[0].shape
+        if own is not None and own[0] != weights.channels:
+            raise InputError(f"{path}: vars.0 takes {weights.channels} channels, but images of {dataset} have {own[0]}")
+        for side in _sides(own, fields.get("image_size"), likely):
+            size = None if own is not None and own[1] == side else side
+            changes = {"head": "learned", **weights.fields, **fields, "dataset": dataset, "image_size": size}
+            yield replace(_base(dataset, fields.get("shots", 1), likely), **changes), (weights.channels, side, side)
+
+
+def _sides(own: Shape | None, asked: int | None, likely: tuple[str, ...]) -> list[int]:
+    """Sides that the images may have: as asked, as in the data set, or for a folder as in any likely one."""
+    if asked is not None:
+        return [asked]
+    shapes = [own] if own is not None else [DATASETS[name].shape for name in likely]
+    return [shape[1] for shape in shapes if shape is not None]
+
+
+def _base(dataset: str, shots: int, likely: tuple[str, ...]) -> TrainConfig:
+    """The released recipe of the data set, or of the likeliest one where it has none."""
+    suffix = f"-5w{1 if shots < 3 else 5}s-released"
+    if dataset + suffix in RECIPES:
+        return recipe(dataset + suffix)
+    return replace(recipe(likely[0] + suffix), split_scheme="default")
+
+
+def _misfit(weights: ReleasedWeights, model: Model) -> str | None:
+    """The first tensor that has another shape than the model's, in words."""
+    expected = to_tensors(model.empty_params())
+    for place, (found, wanted) in enumerate(zip(weights.variables, expected, strict=False)):
+        if found.shape != wanted.shape:
+            return f"vars.{place} has shape {tuple(found.shape)}, not the {tuple(wanted.shape)}"
+    return None
+
+
+BLOCKS = 4
+VARIABLES = [f"vars.{i}" for i in range(4 * BLOCKS + 2)]
+AVERAGES = [f"vars_bn.{i}" for i in range(2 * BLOCKS)]
+_HEAD_WEIGHT, _HEAD_BIAS = VARIABLES[-2:]
+_AROUND = {"model_state_dict", "optimizer_state_dict", "epoch", "step"}
+
+
+def read_released(path: Path) -> ReleasedWeights:
+    """The weights in the file; `InputError` when it is anything but a whole checkpoint of finite float32 weights."""
+    checkpoint = _read_weights_only(path)
+    if not isinstance(checkpoint, Mapping) or not isinstance(checkpoint.get("model_state_dict"), Mapping):
+        raise InputError(f"{path} has no model_state_dict: it is not one of the released checkpoints")
+    if unknown := [key for key in checkpoint if key not in _AROUND]:
+        raise InputError(f"{path} has an unknown entry {unknown[0]!r}: it is not one of the released checkpoints")
+    state = checkpoint["model_state_dict"]
+    _check_names(state, path)
+    for name in state:
+        _check_tensor(name, state[name], path)
+    _check_averages(state, path)
+    variables = [state[name].detach() for name in VARIABLES if name in state]
+    return ReleasedWeights(variables, _count_updates(checkpoint.get("optimizer_state_dict"), path))
+
+
+def _read_weights_only(path: Path) -> Any:
+    if not path.is_file():
+        raise InputError(f"{path} is not a file: give a checkpoint that was released with the paper")
+    try:
+        with warnings.catch_warnings(action="ignore"):  # PyTorch remarks on some pickles before it refuses them
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files raise nearly anything
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"asks for {asked[1]}, which is not run" if asked else "is no checkpoint of weights alone, or is damaged"
+        raise InputError(f"{path} {what}: get it from its authors again") from error
+
+
+def _check_names(state: Mapping[Any, Any], path: Path) -> None:
+    required = [*VARIABLES[:-1], *AVERAGES]
+    if missing := [name for name in required if name not in state]:
+        raise InputError(f"{path} lacks {missing[0]}: it is not one of the released checkpoints")
+    if unknown := [name for name in state if name not in (*required, _HEAD_BIAS)]:
+        raise InputError(f"{path} has an unknown tensor {unknown[0]!r}: it is not one of the released checkpoints")
+
+
+def _check_tensor(name: str, tensor: Any, path: Path) -> None:
+    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.dtype != torch.float32:
+        kind = f"a {tensor.dtype} tensor" if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise InputError(f"{path}: {name} is {kind}, not a dense float32 tensor: get it from its authors again")
+    if tensor.is_meta or not torch.isfinite(tensor).all():
+        raise InputError(f"{path}: {name} has values that are not finite: the training diverged or the file is damaged")
+    dimensions = {"vars.0": 4, _HEAD_WEIGHT: 2}.get(name, tensor.ndim)
+    if tensor.ndim != dimensions or not tensor.numel():
+        raise InputError(f"{path}: {name} has shape {tuple(tensor.shape)}, not {dimensions} dimensions above 0")
+
+
+def _check_averages(state: Mapping[str, Tensor], path: Path) -> None:
+    """They are not used, but averages of another shape are a sign of another network."""
+    for place, name in enumerate(AVERAGES):
+        wanted = state[VARIABLES[4 * (place // 2) + 2]].shape
+        if state[name].shape != wanted:
+            raise InputError(f"{path}: {name} has shape {tuple(state[name].shape)}, not {tuple(wanted)}")
+
+
+def _count_updates(optimizer: Any, path: Path) -> int:
+    """The optimizer's own count, the same for every tensor that it ever moved."""
+    if optimizer is None:
+        return 0
+    try:
+        return max((int(slots["step"]) for slots in optimizer["state"].values()), default=0)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        raise InputError(f"{path}: its optimizer_state_dict is not Adam's: it is damaged or not from there") from error

@@ -1,0 +1,221 @@
+"""One training over many processes: each has its share of every update's tasks, and all take the same step.
+
+    g = Σ over ranks of (B_r / B) g_r,     B_r of the B tasks are the rank's, g_r the mean of their gradients
+
+`torchrun` starts the processes, rank 0 is the main one. Every update is one sum over the ranks of the gradient and the
+metrics, so that parameters, moments and the zeroed head are the same everywhere; which tasks an update has does not
+depend on the number of ranks.
+
+Signs of life: a process of a shared training ends when another's machine is lost, in place of waiting for it.
+
+A process that dies closes its connections, and the others notice. A machine that loses power or its network closes
+nothing: whoever waits for it would wait for hours. So every process counts up in the store that `torchrun` keeps on the
+first machine, and one whose count stands still for `SILENCE` seconds is given up. A shorter loss of the network changes
+nothing: what was sent meanwhile arrives afterwards.
+"""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+from metacontrast.errors import InputError
+from metacontrast.maml.outer import Metrics
+from metacontrast.training.checkpoint import Stored, TrainState, restore_state, store_state
+from metacontrast.types import Params, from_tensors, to_tensors
+
+_PATIENCE = timedelta(days=1)
+"""The main process may evaluate for long while the others wait; one that died is noticed, see `heartbeat`."""
+
+_JOINING = timedelta(minutes=3)
+"""Restarted processes may fail to find each other; after this timeout `torchrun` starts them again."""
+
+
+@dataclass(frozen=True)
+class Distributed:
+    """The processes of a training.
+
+    Args:
+        rank: number of this process; 0 is the main one, which alone writes and reports.
+        count: of all processes.
+        here: how many of them share this machine.
+        device: where they exchange tensors, `cpu` or `cuda`.
+        group: through which they exchange them; None is PyTorch's own.
+    """
+
+    rank: int = 0
+    count: int = 1
+    here: int = 1
+    device: str = "cpu"
+    group: dist.ProcessGroup | None = None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes and reports."""
+        return self.rank == 0
+
+    def shard(self, tasks: range) -> range:
+        """This rank's share of an update's tasks, in a row."""
+        if len(tasks) < self.count:
+            raise InputError(
+                f"an update of {len(tasks)} tasks cannot be shared by {self.count} processes: start at most "
+                f"{len(tasks)}, or raise --meta-batch"
+            )
+        return tasks[len(tasks) * self.rank // self.count : len(tasks) * (self.rank + 1) // self.count]
+
+    def all_reduce_mean(self, gradient: Params, metrics: Metrics, tasks: int) -> tuple[Params, Metrics]:
+        """Mean gradient and metrics of all `tasks` of an update, from those of every rank's own."""
+        if self.count == 1:
+            return gradient, metrics
+        own, tensors, seen = self.shard(range(tasks)), to_tensors(gradient), torch.stack(metrics)
+        values = seen.new_zeros(len(metrics), tasks)
+        values[:, own] = seen
+        share = len(own) / tasks
+        summed = self._sum(torch.cat([*(share * t.flatten() for t in tensors), values.flatten()]))
+        parts = summed.split([*(t.numel() for t in tensors), values.numel()])
+        found = [part.view_as(t) for part, t in zip(parts, tensors, strict=False)]
+        return from_tensors(gradient, found), Metrics(*parts[-1].view_as(values))
+
+    def any(self, asked: bool) -> bool:
+        """Whether any rank was asked."""
+        return asked if self.count == 1 else bool(self._sum(torch.tensor(float(asked), device=self.device)) > 0)
+
+    def broadcast(self, state: TrainState) -> TrainState:
+        """`state` as the main process has it."""
+        if self.count == 1:
+            return state
+        box = [store_state(state) if self.is_main else None]
+        with _one_line():
+            dist.broadcast_object_list(box, src=0, group=self.group, device=torch.device(self.device))
+        assert isinstance(box[0], Stored)
+        return restore_state(state, box[0], "what the main process sent")
+
+    @contextlib.contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Run the block on the main process first, so that the others reuse its caches."""
+        if not self.is_main:
+            self.any(False)
+        yield
+        if self.is_main:
+            self.any(False)
+
+    def _sum(self, tensor: Tensor) -> Tensor:
+        with _one_line():
+            dist.all_reduce(tensor, group=self.group)
+        return tensor
+
+
+ALONE = Distributed()
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[Distributed]:
+    """The processes that `torchrun` started, this one among them; this one alone where it was started without.
+
+    Args:
+        device: `cpu` or `cuda`; each process of a machine takes a GPU of its own.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE
+        return
+    gpu = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if device == "cuda" else None
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
+    with contextlib.ExitStack() as stack:
+        with _one_line():
+            dist.init_process_group("nccl" if gpu else "gloo", timeout=_JOINING, device_id=gpu)
+            stack.callback(dist.destroy_process_group)
+            rank, count = dist.get_rank(), dist.get_world_size()
+            stack.enter_context(watched(rank, count))
+            group = dist.new_group(timeout=_PATIENCE)
+            assert isinstance(group, dist.ProcessGroup)
+        yield Distributed(rank, count, processes_here(), device, group)
+
+
+def processes_here() -> int:
+    """How many processes `torchrun` started on this machine; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def is_restarted() -> bool:
+    """Whether `torchrun` started the processes again after one of them died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """A failed exchange as one line."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0].split(". ")[0]
+        raise InputError(
+            f"another process of this training cannot be reached ({reason}): start all again with --resume"
+        ) from error
+
+
+SILENCE = 180.0
+_BEAT = 2.0
+_LEFT = 2**40
+"""Added to the count of a process that has ended, which is none that is missed."""
+
+
+@contextlib.contextmanager
+def watched(rank: int, count: int) -> Iterator[None]:
+    """Inside this block give signs of life, and end this process when another gives none."""
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=SILENCE))
+    store.set(_key(rank), "0")
+    heard, is_over = {other: (0, time.monotonic()) for other in range(count) if other != rank}, threading.Event()
+    for task in (_beat, _judge):  # two, because a store on a lost machine may never answer
+        threading.Thread(target=task, args=(store, rank, heard, is_over), daemon=True).start()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(RuntimeError):  # still judged meanwhile: the store may be lost
+            store.add(_key(rank), _LEFT)
+        is_over.set()
+
+
+Heard = dict[int, tuple[int, float]]
+"""Of every other process the last count, and when it was first read."""
+
+
+def _beat(store: Store, rank: int, heard: Heard, is_over: threading.Event) -> None:
+    """Count up, and read the others' counts."""
+    while not is_over.wait(_BEAT):
+        with contextlib.suppress(RuntimeError):
+            store.add(_key(rank), 1)
+            for other, (before, _) in heard.items():
+                if (now := store.add(_key(other), 0)) != before:
+                    heard[other] = now, time.monotonic()
+
+
+def _judge(store: Store, rank: int, heard: Heard, is_over: threading.Event) -> None:
+    """End this process when another is silent for too long."""
+    while not is_over.wait(_BEAT):
+        since = time.monotonic() - SILENCE
+        if lost := [other for other, (last, when) in heard.items() if when < since and last < _LEFT]:
+            print(f"metacontrast: error: {_complaint(lost)}", file=sys.__stderr__, flush=True)
+            os._exit(1)
+
+
+def _complaint(lost: list[int]) -> str:
+    names = ("process " if len(lost) == 1 else "processes ") + ", ".join(map(str, lost))
+    return (
+        f"{names} of this training gave no sign of life for {SILENCE:g} s, its machine or the network to it is lost: "
+        "torchrun starts all again if it may, else do so with --resume"
+    )
+
+
+def _key(rank: int) -> str:
+    return f"metacontrast/life/{rank}"

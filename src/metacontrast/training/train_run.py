@@ -1,0 +1,199 @@
+"""A training from a configuration into a run directory: records, evaluations, checkpoints, the best model."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from metacontrast.data.augment import Augmentation
+from metacontrast.data.catalog import load_dataset, load_evaluation_split
+from metacontrast.data.episodes import EpisodeSampler
+from metacontrast.data.images import ClassImages
+from metacontrast.diagnostics.explanation import explain
+from metacontrast.files import as_path
+from metacontrast.maml.engine import meta_gradient
+from metacontrast.maml.outer import Metrics
+from metacontrast.model.model import Model
+from metacontrast.training.checkpoint import TrainState
+from metacontrast.training.config import OptimizerName, TrainConfig
+from metacontrast.training.evaluate import Evaluation, Row, evaluate
+from metacontrast.training.objective import contrastive_gradient
+from metacontrast.training.records import Record
+from metacontrast.training.run import RunDirectory, TrainedRun, load_run, open_run
+from metacontrast.training.step import ONE_CPU, GradientOf, OuterStep, Resources
+from metacontrast.training.train import follow, means, outer_updates, threads
+from metacontrast.types import map_params, to_tensors
+
+Status = Literal["finished", "stopped"]
+
+_OPTIMIZERS: dict[OptimizerName, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+    "rmsprop": torch.optim.RMSprop,
+}
+
+
+def train_run(
+    config: TrainConfig,
+    run: RunDirectory,
+    train_images: ClassImages,
+    test_images: ClassImages,
+    resources: Resources = ONE_CPU,
+    *,
+    on_record: Callable[[Record], None] = lambda record: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Status:
+    """Meta-train until `config.updates` or until `should_stop`, from the run directory's last checkpoint if it has one.
+
+    Where several processes share a training, all call this; the main one writes and evaluates.
+
+    Args:
+        run: an opened run directory; checkpoints and records go there.
+        train_images, test_images: what is trained on, and what accuracy is measured on meanwhile.
+        on_record: sees every record as it is written, for progress and logs.
+        should_stop: asked after every update; when true the state is saved and the call returns.
+
+    Raises:
+        InputError: a loss or gradient is not finite; the run keeps its last checkpoint.
+    """
+    images = train_images.to(resources.device), test_images.to(resources.device)
+    model = config.model(images[0].shape).to(resources.device)
+    state = resources.distributed.broadcast(run.restore(initial_state(config, model, resources.device)))
+    if state.updates == 0 and config.keep_every:
+        run.keep(state)
+    observer = _Observer(config, run, model, config.test_tasks(images[1]), resources, state, on_record)
+    transform = Augmentation(config.augment, config.seed) if config.augment else None
+    updates = outer_updates(outer_step(config, model, resources), config.training_tasks(images[0]), state, transform)
+    for metrics in follow(updates, state, config.updates, config.meta_batch, run):
+        observer.note(metrics)
+        stop = resources.distributed.any(should_stop())
+        observer.save(now=stop)
+        if stop and not observer.is_done():
+            return "stopped"
+    return "finished"
+
+
+def train_config(
+    config: TrainConfig,
+    out: str | Path,
+    *,
+    data_root: str | Path | None = None,
+    resume: bool = False,
+    workers: int = 1,
+    on_record: Callable[[Record], None] = lambda record: None,
+) -> TrainedRun:
+    """Train what `metacontrast train` trains, into the run directory `out`.
+
+    Args:
+        config: everything that decides the result.
+        out: the run directory to write.
+        data_root: the folder that holds the data sets; None is `$METACONTRAST_DATA`, else the user's cache folder.
+        resume: continue the run in `out` if there is one.
+        workers: threads that tasks are spread over on a CPU.
+        on_record: sees every record as it is written.
+
+    Returns:
+        The trained model, as `load_run` reads it.
+    """
+    options = config.read_options()
+    images = (
+        load_dataset(config.dataset, "train", data_root, options),
+        load_evaluation_split(config.dataset, config.eval_split, data_root, options),
+    )
+    with threads(workers) as executor, open_run(as_path(out), config, images, "cpu", resume=resume) as run:
+        resources = Resources(executor=executor, workers=workers)
+        train_run(config, run, *images, resources, on_record=on_record)
+    return load_run(out)
+
+
+def initial_state(config: TrainConfig, model: Model, device: str) -> TrainState:
+    """Starting parameters drawn from the seed, a fresh optimizer and its schedule."""
+    generator = torch.Generator().manual_seed(config.seed)
+    params = map_params(lambda t: t.to(device), model.init(generator, config.head_init_scale))
+    decay = {} if config.weight_decay is None else {"weight_decay": config.weight_decay}
+    optimizer = _OPTIMIZERS[config.optimizer](to_tensors(params), lr=config.outer_lr, **decay)
+    cosine = config.lr_schedule == "cosine"
+    return TrainState(params, optimizer, 0, CosineAnnealingLR(optimizer, config.updates) if cosine else None)
+
+
+def outer_step(config: TrainConfig, model: Model, resources: Resources = ONE_CPU) -> OuterStep:
+    """The outer update that the configuration describes."""
+    inner, shared = config.inner(), resources.distributed
+    gradient = gradient_of(config, resources)
+    return OuterStep(model, lambda _: inner, gradient, config.meta_batch, config.clip_norm, shared)
+
+
+def gradient_of(config: TrainConfig, resources: Resources) -> GradientOf:
+    """The gradient that training follows: MAML's, or the contrastive loss's that stands for it."""
+    if config.objective == "maml":
+        return partial(meta_gradient, executor=resources.executor, engine=resources.engine_of(config))
+    return partial(contrastive_gradient, executor=resources.executor, **config.dropped())
+
+
+@dataclass(frozen=True)
+class _Observer:
+    """What is recorded and kept of a training under way; `state` moves in place."""
+
+    config: TrainConfig
+    run: RunDirectory
+    model: Model
+    test_tasks: EpisodeSampler
+    resources: Resources
+    state: TrainState
+    on_record: Callable[[Record], None]
+
+    def is_done(self) -> bool:
+        return self.state.updates >= self.config.updates
+
+    def note(self, metrics: Metrics) -> None:
+        """Record an update, and evaluate, explain and keep the model where that is due."""
+        self._record("training", **means(metrics))
+        if self.resources.distributed.is_main:
+            self._measure()
+        if self._is_due(self.config.keep_every):
+            self.run.keep(self.state)
+
+    def save(self, now: bool) -> None:
+        """Write a checkpoint, `now` or where one is due."""
+        if now or self.is_done() or self._is_due(self.config.checkpoint_every):
+            self.run.save(self.state)
+
+    def _measure(self) -> None:
+        if self.is_done() or self._is_due(self.config.eval_every):
+            self._evaluate()
+        if self._is_due(self.config.explain_every):
+            self._explain()
+
+    def _evaluate(self) -> None:
+        """On fixed tasks, one record per row; the best model so far is kept if that was asked for."""
+        wanted = Evaluation(self.config.eval_steps, episodes=self.config.eval_episodes)
+        params, inner = self.state.params, self.config.inner()
+        rows = evaluate(self.model, params, self.test_tasks, inner, wanted, self.resources.executor)
+        for row in rows:
+            self._record("evaluation", **asdict(row))
+        if self.config.select:
+            self.run.keep_best(self.state, _selected(rows).accuracy)
+
+    def _explain(self) -> None:
+        """The outer gradient on the first test tasks, as many as an update has."""
+        episodes = self.test_tasks.batch(range(self.config.meta_batch))
+        found = explain(self.model, self.state.params, episodes, self.config.inner(), self.resources.executor)
+        self._record("explanation", **found.scalars())
+
+    def _record(self, kind: str, **values: Any) -> None:
+        record = {"kind": kind, "update": self.state.updates, **values}
+        self.run.record(record)
+        self.on_record(record)
+
+    def _is_due(self, every: int) -> bool:
+        return every > 0 and self.state.updates % every == 0
+
+
+def _selected(rows: list[Row]) -> Row:
+    """What models are compared by: from the head as it was trained, with the most inner steps that are evaluated."""
+    return max((row for row in rows if row.head == "kept"), key=lambda row: row.steps)

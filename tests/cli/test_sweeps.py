@@ -1,0 +1,58 @@
+"""Seeds and variants of `train` as a grid of runs: the same numbers at any `--jobs`, and no run holds up another."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from metacontrast.cli.main import run
+from metacontrast.files import exclusive
+from metacontrast.training.records import read_records
+from metacontrast.training.run import load_run
+
+SMALL = ["--recipe", "glyphs", "--filters", "2", "--queries", "2", "--meta-batch", "2", "--updates", "3"]
+SMALL += ["--eval-every", "0", "--eval-episodes", "2", "--eval-steps", "1", "--workers", "1"]
+
+
+def train(out: Path, *words: str) -> int:
+    return run(["train", *SMALL, "--out", str(out), *words])
+
+
+def test_runs_at_a_time_are_those_one_after_the_other(tmp_path, capsys):
+    """Record by record; processes of one thread each on both sides."""
+    for name, words in (("one", ()), ("two", ("--jobs", "2"))):
+        assert train(tmp_path / name, "--seeds", "2", "--vary", "head=learned,zeroed", *words, "--json") == 0
+        out, err = capsys.readouterr()
+        assert len(json.loads(out.splitlines()[-1])["results"]) == 4 * 3
+        assert "[4/4, " in err
+    runs = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").glob("*/seed-*"))
+    assert len(runs) == 4
+    for folder in runs:
+        one, two = (read_records(tmp_path / name / folder / "records.jsonl")[1:] for name in ("one", "two"))
+        assert one == two
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_run_that_fails_leaves_the_others_alone(jobs, tmp_path, capsys):
+    """An inner step of 10³⁰ overflows; the variant beside it is trained, and the error names the run that failed."""
+    assert train(tmp_path, "--vary", "inner-lr=1e30,.4", "--jobs", jobs) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "1 run failed, the others are kept; the first is inner-lr=1e+30/seed-0: the loss" in error
+    assert load_run(tmp_path / "inner-lr=0.4/seed-0").updates == 3
+
+
+def test_a_run_that_another_process_trains_comes_last(tmp_path, monkeypatch, capsys):
+    """The lock of seed 0 is held until the command has to wait for it."""
+    lock = exclusive(tmp_path / "seed-0" / ".lock", "held")
+    lock.__enter__()
+    monkeypatch.setattr("metacontrast.experiments.runners.time.sleep", lambda seconds: lock.__exit__(None, None, None))
+    assert train(tmp_path, "--seeds", "2") == 0
+    ended = [line for line in capsys.readouterr().err.splitlines() if line.startswith("[")]
+    assert [line.split("] ")[1][:6] for line in ended] == ["seed-1", "seed-0"]
+
+
+def test_flags_of_a_grid_are_checked(tmp_path, capsys):
+    for words, part in ((["--jobs", "0"], "--jobs 0"), (["--address", "head:1"], "give --runner ray with it")):
+        assert train(tmp_path / "run", "--seeds", "2", *words) == 2
+        assert part in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()

@@ -1,0 +1,147 @@
+"""The authors' own models, measured on the common test tasks: generated checkpoints of their form."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from metacontrast.cli.main import run
+from metacontrast.data.images import ClassImages, group_by_class
+from metacontrast.errors import InputError
+from metacontrast.experiments import authors_models
+from metacontrast.experiments.authors_models import HEAD_ONLY, WHOLE, find_runs, load_authors, measure_all
+from metacontrast.experiments.figure_records import read_run
+from metacontrast.experiments.figures import FIGURES
+from metacontrast.experiments.measurement import decode
+from metacontrast.experiments.setting import Setting
+from metacontrast.training.evaluate import evaluate
+from metacontrast.training.recipes import recipe
+from metacontrast.training.step import Resources
+from metacontrast.types import to_tensors
+
+TASKS = 2
+FILES = {
+    "exact_contrastiveness/mini_maml_SO_init1_seed1": {"model_E0.pt": 4, "model_E1.pt": 8, "final_model_E1.pt": 8},
+    "exact_contrastiveness/mini_contrastive_FO_seed0_IFR1_q_contrast": {"model_E0.pt": 4},
+    "exact_contrastiveness/mini_contrastive_FO_seed2_IFR0_zero_w": {"model_E0.pt": 4},
+    "testing_stage_zeroing/mini_5w1s15q_FO_zero1_initvar1.0_seed225": {"E11S200.pt": 12, "E2S2400.pt": 5},
+}
+
+
+def checkpoint(updates: int) -> dict:
+    model = recipe("mini-imagenet-5w1s-released").model((3, 84, 84))
+    tensors = to_tensors(model.init(torch.Generator().manual_seed(updates), head_init_scale=1.0))
+    state = {f"vars.{i}": tensor for i, tensor in enumerate(tensors)}
+    state |= {f"vars_bn.{i}": torch.zeros(len(tensors[0])) for i in range(8)}
+    slots = {0: {"step": updates, "exp_avg": torch.zeros(1), "exp_avg_sq": torch.zeros(1)}}
+    return {"model_state_dict": state, "optimizer_state_dict": {"state": slots, "param_groups": []}}
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("released") / "miniimagenet"
+    for name, files in FILES.items():
+        (folder / name).mkdir(parents=True)
+        for file, updates in files.items():
+            torch.save(checkpoint(updates), folder / name / file)
+    return folder
+
+
+def pictures(*_: object) -> ClassImages:
+    generator = np.random.default_rng(0)
+    classes = [(f"class{c}", generator.integers(0, 256, (16, 3, 84, 84)).astype(np.uint8)) for c in range(5)]
+    return group_by_class("mini-imagenet/test", classes)
+
+
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch):
+    authors_models._test_images.cache_clear()
+    monkeypatch.setattr(authors_models, "load_dataset", pictures)
+
+
+def test_runs_are_known_by_their_folders(released):
+    found = {run.folder.name: (run.kind, run.curve, run.seed) for run in find_runs(released.parent)}
+    assert found == {
+        "mini_maml_SO_init1_seed1": (HEAD_ONLY, "MAML, SO, random", 1),
+        "mini_contrastive_FO_seed0_IFR1_q_contrast": (HEAD_ONLY, "no noise", 0),
+        "mini_contrastive_FO_seed2_IFR0_zero_w": (HEAD_ONLY, "mini_contrastive_FO_IFR0_zero_w", 2),
+        "mini_5w1s15q_FO_zero1_initvar1.0_seed225": (WHOLE, "zeroing trick", 225),
+    }
+
+
+def test_a_folder_without_their_runs_is_refused(tmp_path):
+    with pytest.raises(InputError, match="none of the authors' runs: give the results/miniimagenet"):
+        find_runs(tmp_path)
+
+
+def test_every_checkpoint_is_measured_once_the_last_ones_first_and_goes_on(released, tmp_path):
+    runs = find_runs(released)
+    steps = measure_all(runs, tmp_path, None, Resources("cpu"), TASKS)
+    first = [next(steps) for _ in range(2)]
+    steps.close()
+    rest = list(measure_all(runs, tmp_path, None, Resources("cpu"), TASKS))
+    assert len(first) + len(rest) == 6
+    done = [line.partition(": ")[0] for line in first + rest]
+    assert set(done[:4]) == {
+        "mini_maml_SO_init1_seed1, model_E1.pt",
+        "mini_contrastive_FO_seed0_IFR1_q_contrast, model_E0.pt",
+        "mini_contrastive_FO_seed2_IFR0_zero_w, model_E0.pt",
+        "mini_5w1s15q_FO_zero1_initvar1.0_seed225, E11S200.pt",
+    }
+    assert list(measure_all(runs, tmp_path, None, Resources("cpu"), TASKS)) == []
+
+
+def test_records_hold_the_counts_that_evaluate_averages(released, tmp_path):
+    """At the reformulated runs' own rate of 0.1 and one step, and with the recipe's rate for the run of Fig. 3."""
+    list(measure_all(find_runs(released), tmp_path, None, Resources("cpu"), TASKS))
+    rates = {}
+    for file in tmp_path.glob("*.jsonl"):
+        records = read_run(file)
+        rates[file.stem] = (records.header["inner"]["lr"], records.header["inner"]["steps"])
+        for record in records.measured.values():
+            assert (record["tasks"], record["queries"], len(record["sha256"])) == (TASKS, 75, 64)
+            for name in ("kept/1", "zeroed/1", "nearest-mean"):
+                counts = decode(record["correct"][name])
+                assert counts.mean() / 75 == pytest.approx(record["values"][name], abs=1e-5)
+    assert rates["mini_maml_SO_init1_seed1"] == (0.1, 1)
+    assert rates["mini_5w1s15q_FO_zero1_initvar1.0_seed225"] == (0.01, 5)
+    trained = authors_models.load_released(
+        released / "exact_contrastiveness/mini_maml_SO_init1_seed1/model_E1.pt",
+        dataset="mini-imagenet",
+        inner_lr=0.1,
+        inner_steps=1,
+    )
+    tasks = authors_models.common_tasks(trained, pictures())
+    evaluation = authors_models.Evaluation((1,), ("kept", "zeroed"), TASKS)
+    rows = evaluate(trained.model, trained.params, tasks, trained.config.inner(), evaluation)
+    values = read_run(tmp_path / "mini_maml_SO_init1_seed1.jsonl").measured[8]["values"]
+    assert list(values.values()) == pytest.approx([row.accuracy for row in rows], abs=1e-5)
+
+
+def test_the_command_measures_records_and_draws(released, tmp_path, monkeypatch, capsys):
+    """Nothing is trained; the page says whose models they are."""
+    monkeypatch.setattr(authors_models, "measure_all", partial(measure_all, tasks=TASKS))
+    words = ["figure", "comparing-features", "--authors-models", str(released)]
+    assert run([*words, "--records", str(tmp_path), "--pages", str(tmp_path / "pages")]) == 0
+    assert "mini_maml_SO_init1_seed1, model_E1.pt: update 8" in capsys.readouterr().err
+    assert len(load_authors(tmp_path / "authors")) == 6
+
+
+def test_records_that_are_not_named_like_their_runs_are_refused(tmp_path):
+    (tmp_path / "other.jsonl").write_text('{"kind": "header", "made": []}\n', encoding="utf-8")
+    with pytest.raises(InputError, match=r"other\.jsonl is not named like"):
+        load_authors(tmp_path)
+
+
+def test_what_the_claims_ask_of_the_authors_models_is_among_their_lines():
+    asked = {
+        endpoint.curve
+        for spec in FIGURES.values()
+        for claim in spec.claims(Setting())
+        for comparison in claim.of_authors
+        for endpoint in comparison.endpoints
+    }
+    assert asked
+    assert asked <= set(authors_models._NAMES.values())

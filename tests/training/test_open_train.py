@@ -1,0 +1,404 @@
+"""`train` with any model, tasks, optimizer, schedule and transform: the algorithm as written, and exact resuming."""
+
+import itertools
+import json
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LambdaLR
+
+from classifier_kit import grey_images, write_folder
+from metacontrast.cli.main import run as command
+from metacontrast.data.augment import Augmentation
+from metacontrast.data.catalog import load_evaluation_split
+from metacontrast.data.episodes import EpisodeSampler
+from metacontrast.errors import InputError
+from metacontrast.maml.engine import meta_gradient
+from metacontrast.maml.inner import Inner, learned_rates
+from metacontrast.model.model import Model
+from metacontrast.training.config import TrainConfig
+from metacontrast.training.records import read_records
+from metacontrast.training.run import load_params, load_run
+from metacontrast.training.train import train
+from metacontrast.training.train_run import initial_state
+from metacontrast.types import Episode, map_params, to_tensors
+from toy_images import noisy_images
+
+IMAGES = noisy_images(seed=0)
+TASKS = EpisodeSampler(IMAGES, 3, 1, 3)
+INNER = Inner(2, 0.1)
+
+
+def a_model(head="learned", ways=3):
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 6), nn.Softplus())
+    return Model(encoder, ways, 6, head=head)
+
+
+def start(model):
+    return map_params(torch.Tensor.double, model.init(torch.Generator().manual_seed(1)))
+
+
+class DoubleTasks:
+    """A task source that is no `EpisodeSampler`, in float64."""
+
+    def __init__(self, tasks=TASKS):
+        self.tasks, self.asked = tasks, []
+
+    def batch(self, indices):
+        self.asked.append(list(indices))
+        found = self.tasks.batch(indices)
+        return Episode(found.support_x.double(), found.support_y, found.query_x.double(), found.query_y)
+
+
+def by_hand(model, params, updates, optimizer, schedule=None, clip=None, inner=lambda update: INNER, batch=2):
+    """Algorithm 1 and 3 from `meta_gradient` and PyTorch's own pieces."""
+    params = map_params(torch.clone, params)
+    tensors = to_tensors(params)
+    optimizer = optimizer(tensors)
+    schedule = schedule and schedule(optimizer)
+    for update in range(updates):
+        tasks = DoubleTasks().batch(range(update * batch, (update + 1) * batch))
+        gradient, _ = meta_gradient(model, params, tasks, inner(update))
+        for tensor, part in zip(tensors, to_tensors(gradient), strict=True):
+            tensor.grad = part
+        if clip:
+            nn.utils.clip_grad_norm_(tensors, clip)
+        optimizer.step()
+        if schedule:
+            schedule.step()
+        if model.head == "zeroed":
+            params.head.weight.zero_()
+            params.head.bias.zero_()
+    return params
+
+
+def assert_same(one, two):
+    for a, b in zip(to_tensors(one), to_tensors(two), strict=True):
+        assert torch.allclose(a, b, rtol=1e-12, atol=1e-14)
+
+
+OPTIMIZERS = {
+    "sgd": lambda tensors: torch.optim.SGD(tensors, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+    "adamw": lambda tensors: torch.optim.AdamW(tensors, lr=0.01, weight_decay=0.1),
+}
+SCHEDULES = {
+    "none": None,
+    "cosine": lambda optimizer: CosineAnnealingLR(optimizer, 5),
+    "lambda": lambda optimizer: LambdaLR(optimizer, lambda update: 1 / (1 + update)),
+}
+
+
+@pytest.mark.parametrize("head", ["learned", "zeroed"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_training_is_the_algorithm_with_any_optimizer_and_schedule(optimizer, schedule, head):
+    """To 1e-12 in float64, tasks u·B … u·B + B − 1 in update u, with clipping."""
+    model, tasks = a_model(head), DoubleTasks()
+    kinds = OPTIMIZERS[optimizer], SCHEDULES[schedule]
+    options = {"optimizer": kinds[0], "schedule": kinds[1], "clip_norm": 0.05}
+    params = train(model, tasks, INNER, updates=4, meta_batch=2, params=start(model), **options)
+    assert_same(params, by_hand(model, start(model), 4, *kinds, clip=0.05))
+    assert tasks.asked == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert bool(params.head.weight.any()) == (head == "learned")
+
+
+def test_an_inner_loop_may_change_on_the_way():
+    """First order at first and second order later on, as MAML++ does."""
+    model = a_model()
+
+    def inner(update):
+        return Inner(2, 0.1, order="first" if update < 2 else "second")
+
+    params = train(
+        model, DoubleTasks(), inner, updates=4, meta_batch=2, params=start(model), optimizer=OPTIMIZERS["sgd"]
+    )
+    assert_same(params, by_hand(model, start(model), 4, OPTIMIZERS["sgd"], inner=inner))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_stopped_training_goes_on_bit_for_bit(schedule, tmp_path):
+    """Learned rates, moments and schedule included, whether stopped by `on_update` or by a lower number of updates."""
+    model = a_model("zeroed")
+    first = learned_rates(model, start(model), INNER)
+    options = {
+        "meta_batch": 2,
+        "optimizer": OPTIMIZERS["adamw"],
+        "schedule": SCHEDULES[schedule],
+        "params": first,
+        "checkpoint_every": 2,
+    }
+    whole = train(model, DoubleTasks(), INNER, updates=5, **options)
+    train(model, DoubleTasks(), INNER, updates=5, out=tmp_path / "run", **options, on_update=lambda done, *_: done == 3)
+    resumed = train(model, DoubleTasks(), INNER, updates=5, out=tmp_path / "run", resume=True, **options)
+    assert all(torch.equal(a, b) for a, b in zip(to_tensors(whole), to_tensors(resumed), strict=True))
+    loaded = load_params(tmp_path / "run", first)
+    assert all(torch.equal(a, b) for a, b in zip(to_tensors(whole), to_tensors(loaded), strict=True))
+
+
+def test_the_parameters_that_were_given_stay_as_they_are():
+    model = a_model()
+    given = start(model)
+    before = [t.clone() for t in to_tensors(given)]
+    train(model, DoubleTasks(), INNER, updates=2, meta_batch=2, params=given)
+    assert all(torch.equal(a, b) for a, b in zip(before, to_tensors(given), strict=True))
+
+
+def test_rates_are_trained_and_a_zeroed_heads_too():
+    model = a_model("zeroed")
+    first = learned_rates(model, start(model), INNER, "parameter")
+    params = train(model, DoubleTasks(), INNER, updates=3, meta_batch=2, params=first)
+    assert all((params.rates[name] != rate).any() for name, rate in first.rates.items())
+
+
+def test_a_transform_sees_every_batch_with_its_numbers():
+    seen = []
+
+    def transform(episodes, indices):
+        seen.append(list(indices))
+        return episodes._replace(support_x=-episodes.support_x)
+
+    model = a_model()
+    params = train(model, DoubleTasks(), INNER, updates=2, meta_batch=2, params=start(model), transform=transform)
+    plain = train(model, DoubleTasks(), INNER, updates=2, meta_batch=2, params=start(model))
+    assert seen == [[0, 1], [2, 3]]
+    assert not torch.equal(params.head.weight, plain.head.weight)
+
+
+def test_threads_change_nothing_but_time():
+    model = a_model()
+    one, two = (
+        train(model, DoubleTasks(), INNER, updates=2, meta_batch=4, params=start(model), workers=n) for n in (1, 2)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(to_tensors(one), to_tensors(two), strict=True))
+
+
+def test_what_a_folder_refuses(tmp_path):
+    """Another run, a run without its model's code, a schedule that cannot be written down."""
+    model, options = a_model(), {"updates": 2, "meta_batch": 2}
+    train(model, TASKS, INNER, out=tmp_path / "run", **options)
+    with pytest.raises(InputError, match="holds a run already: continue it with resume=True"):
+        train(model, TASKS, INNER, out=tmp_path / "run", **options)
+    with pytest.raises(InputError, match="does not fit its configuration"):
+        train(a_model(ways=4), TASKS, INNER, out=tmp_path / "run", resume=True, updates=3)
+    with pytest.raises(InputError, match="a model of your own: use load_params"):
+        load_run(tmp_path / "run")
+
+    class WithSecret(ExponentialLR):
+        def state_dict(self):
+            return {"secret": object()}
+
+    schedule = lambda optimizer: WithSecret(optimizer, 0.9)  # noqa: E731
+    with pytest.raises(InputError, match="the schedule WithSecret holds what cannot be saved"):
+        train(model, TASKS, INNER, out=tmp_path / "other", schedule=schedule, **options)
+
+
+def test_a_loss_that_is_not_finite_names_update_and_tasks():
+    def poisoned(episodes, indices):
+        return episodes._replace(query_x=episodes.query_x * float("nan")) if 2 in indices else episodes
+
+    with pytest.raises(InputError, match="not finite in update 2, tasks 2 to 3"):
+        train(a_model(), TASKS, INNER, updates=3, meta_batch=2, transform=poisoned)
+
+
+# Sizes that vary
+
+
+@pytest.mark.parametrize("head", ["zeroed", "shared", "prototype"])
+def test_heads_without_a_number_of_classes_train_on_tasks_of_any_size(head):
+    tasks = EpisodeSampler(IMAGES, 4, 3, 2, least_ways=2, least_shots=1, block=2)
+    params = train(a_model(head, ways=4), tasks, INNER, updates=6, meta_batch=2)
+    assert all(torch.isfinite(t).all() for t in to_tensors(params))
+    sizes = {tuple(tasks.batch([2 * n]).support_y.shape) for n in range(6)}
+    assert len(sizes) > 2
+
+
+def test_sizes_are_the_blocks_own_and_do_not_depend_on_who_asks():
+    tasks = EpisodeSampler(IMAGES, 4, 3, 2, least_ways=2, least_shots=1, block=4)
+    whole, part = tasks.batch(range(4, 8)), tasks.batch([6])
+    assert torch.equal(whole.support_x[2], part.support_x[0])
+    assert tasks.ways_at(6) == int(whole.support_y.max()) + 1
+    ways, shots = zip(*((tasks.ways_at(4 * n), tasks._of_size(n).shots) for n in range(200)), strict=True)
+    assert {*ways} == {2, 3, 4}
+    assert {*shots} == {1, 2, 3}
+    assert min(map(ways.count, (2, 3, 4))) > 40  # of 200, 67 ± 7 each
+    with pytest.raises(InputError, match="sizes of their own every 4: ask for tasks of one block"):
+        tasks.batch([3, 4])
+
+
+def test_a_learned_head_refuses_tasks_of_several_sizes():
+    tasks = EpisodeSampler(IMAGES, 4, 1, 2, least_ways=2, block=2)
+    with pytest.raises(InputError, match="trained for 4 classes and cannot be kept for"):
+        train(a_model(ways=4), tasks, INNER, updates=6, meta_batch=2)
+
+
+def test_unequal_shots_keep_the_total_and_give_every_class_one():
+    """In proportion to e^α times the class's images: of classes of one size none has over four times another's."""
+    tasks = EpisodeSampler(IMAGES, 3, 4, 2, unequal_shots=True)
+    counts = torch.stack([torch.bincount(y, minlength=3) for y in tasks.batch(range(200)).support_y])
+    assert (counts.sum(1) == 12).all()
+    assert counts.min() >= 1
+    assert counts.max() <= 12 * 4 / 6 + 1  # largest share 4 / (4 + 1 + 1), rounded
+    assert len(set(counts.flatten().tolist())) >= 4
+    batch = tasks.batch(range(50))
+    assert (torch.stack([torch.bincount(y) for y in batch.query_y]) == 2).all()
+    for support, query in zip(batch.support_x, batch.query_x, strict=True):
+        assert not any(torch.equal(a, b) for a, b in itertools.product(support, query))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"least_ways": 5}, "least_ways=5, but it must be 2 to 4"),
+        ({"least_shots": 0}, "least_shots=0, but it must be 1 to 2"),
+        ({"least_ways": 2, "labels": "bound"}, "labels='bound' cannot have tasks of several sizes"),
+        ({"least_shots": 1, "pool_size": 3}, "pool_size=3 cannot have tasks of several sizes"),
+        ({"block": 0}, "block=0, but it must be 1 or more"),
+    ],
+)
+def test_sizes_that_no_task_can_have_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        EpisodeSampler(IMAGES, 4, 2, 2, **options)
+
+
+# Augmentation
+
+
+def test_augmentation_depends_on_seed_and_task_alone():
+    """So that several processes, and a resumed run, see the same images."""
+    augment, batch = Augmentation(("flip", "crop", "colour"), seed=3), TASKS.batch(range(4))
+    whole = augment(batch, range(4))
+    part = augment(TASKS.batch([2, 3]), [2, 3])
+    assert torch.equal(whole.support_x[2:], part.support_x)
+    assert torch.equal(whole.query_x[2:], part.query_x)
+    assert not torch.equal(whole.support_x, Augmentation(augment.names, seed=4)(batch, range(4)).support_x)
+    assert torch.equal(whole.support_y, batch.support_y)
+
+
+def test_every_image_is_flipped_moved_and_coloured_as_described():
+    image = torch.arange(16.0 * 16).view(1, 1, 1, 16, 16)
+    many = Episode(image.expand(1, 200, 1, 16, 16), torch.zeros(1, 200).long(), image, torch.zeros(1, 1).long())
+    flipped = Augmentation(("flip",))(many, [0]).support_x[0]
+    is_flipped = (flipped == image[0].flip(-1)).flatten(1).all(1)
+    assert ((flipped == image[0]).flatten(1).all(1) ^ is_flipped).all()
+    assert 60 < is_flipped.sum() < 140
+    moved = Augmentation(("crop",))(many, [0]).support_x[0]
+    shifts = {int(each[0, 8, 8] - image[0, 0, 0, 8, 8]) for each in moved}
+    assert shifts <= {16 * dy + dx for dy in range(-2, 3) for dx in range(-2, 3)}
+    assert len(shifts) == 25
+    coloured = Augmentation(("colour",))(many, [0]).support_x[0]
+    spread = coloured.flatten(1).std(1) / image.std()
+    assert 0.6 <= spread.min() < 0.7
+    assert 1.3 < spread.max() <= 1.4
+    assert (coloured.mean((1, 2, 3)) - image.mean()).abs().max() <= 0.4 + 1e-3
+
+
+def test_augmentations_are_named_once_each():
+    with pytest.raises(InputError, match="names one twice"):
+        Augmentation(("flip", "flip"))
+
+
+def test_random_numbers_of_augmentation_are_no_ones_else():
+    """The draw of tasks stays the same with and without it."""
+    before = TASKS.batch([5]).support_x
+    Augmentation(("flip",))(TASKS.batch([5]), [5])
+    assert np.array_equal(before.numpy(), TASKS.batch([5]).support_x.numpy())
+
+
+# The same as plain values of a configuration and on the command line
+
+
+SHORT = ["--updates", "4", "--meta-batch", "2", "--filters", "4", "--queries", "3", "--eval-every", "1"]
+SHORT += ["--eval-episodes", "6", "--keep-every", "1"]
+
+
+def test_the_plain_values_reach_optimizer_schedule_and_tasks():
+    config = TrainConfig(optimizer="adamw", weight_decay=0.3, lr_schedule="cosine", updates=8, outer_lr=0.5)
+    state = initial_state(config, config.model(IMAGES.shape), "cpu")
+    assert state.optimizer.param_groups[0]["weight_decay"] == 0.3
+    assert isinstance(state.schedule, CosineAnnealingLR)
+    assert state.schedule.T_max == 8
+    config = TrainConfig(ways=4, least_ways=2, shots=3, least_shots=1, queries=2, meta_batch=3, unequal_shots=True)
+    tasks = config.training_tasks(IMAGES)
+    assert (tasks.block, tasks.least_ways, tasks.least_shots, tasks.unequal_shots) == (3, 2, 1, True)
+    assert config.test_tasks(IMAGES) == EpisodeSampler(IMAGES, 4, 3, 2)
+
+
+def test_a_run_with_all_of_them_resumes_bit_for_bit(tmp_path, capsys):
+    flags = [
+        "--ways",
+        "2-4",
+        "--shots",
+        "1-2",
+        "--augment",
+        "flip,crop,colour",
+        "--unequal-shots",
+        "--clip-norm",
+        "0.5",
+    ]
+    flags += ["--lr-schedule", "cosine", "--weight-decay", "0.01", "--checkpoint-every", "2", *SHORT]
+    assert command(["train", *flags, "--out", str(tmp_path / "whole")]) == 0
+    assert command(["train", *flags, "--out", str(tmp_path / "half")]) == 0
+    half = tmp_path / "half"
+    (half / "state-before.safetensors").replace(half / "state.safetensors")
+    assert command(["train", *flags, "--resume", "--out", str(half)]) == 0
+    one, two = load_run(tmp_path / "whole"), load_run(half)
+    assert all(torch.equal(a, b) for a, b in zip(to_tensors(one.params), to_tensors(two.params), strict=True))
+    assert command(["train", *flags, "--updates", "6", "--resume", "--out", str(half)]) == 2
+    assert "--updates 4, not 6" in capsys.readouterr().err
+
+
+def test_select_keeps_the_model_that_is_best_on_val(tmp_path, capsys):
+    """The file is the kept copy of the update whose evaluation is best, the earliest of equals; `evaluate` takes it."""
+    run = tmp_path / "run"
+    assert command(["train", "--select", *SHORT, "--out", str(run)]) == 0
+    rows = [r for r in read_records(run / "records.jsonl") if r["kind"] == "evaluation" and r["head"] == "kept"]
+    last = max(r["steps"] for r in rows)
+    found = {r["update"]: r["accuracy"] for r in rows if r["steps"] == last}
+    best = max(found, key=lambda update: (found[update], -update))
+    chosen, kept = load_run(run / "best.safetensors"), load_run(run / "checkpoints" / f"{best:06d}.safetensors")
+    assert chosen.updates == best
+    assert all(torch.equal(a, b) for a, b in zip(to_tensors(chosen.params), to_tensors(kept.params), strict=True))
+    capsys.readouterr()
+    sizes = ["--ways", "3,5", "--shots", "1,2", "--episodes", "4", "--head", "zeroed", "--json"]
+    assert command(["evaluate", str(run / "best.safetensors"), *sizes]) == 0
+    results = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
+    assert {(row["ways"], row["shots"]) for row in results} == {(3, 1), (3, 2), (5, 1), (5, 2)}
+    assert command(["explain", str(run / "best.safetensors"), "--episodes", "2"]) == 0
+    assert (run / "best-explain" / "explain.html").exists()
+
+
+def test_evaluation_is_on_val_where_there_is_one(tmp_path, capsys):
+    """Test classes are looked at only when asked for."""
+    assert load_evaluation_split("glyphs", "auto").name == "glyphs/val"
+    assert load_evaluation_split("glyphs", "test").name == "glyphs/test"
+    for split in ("train", "test"):
+        write_folder(tmp_path / "images" / split, *grey_images(seed=len(split)))
+    assert load_evaluation_split(f"folder:{tmp_path / 'images'}", "auto").name.endswith("test")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--ways", "5-x"], "invalid value '5-x': give a whole number, or a range such as 5-20"),
+        (["--ways", "9-5"], "--least-ways 9, but it must be 2 to 5"),
+        (["--ways", "2-5", "--head", "learned"], "--head learned is for one number of classes"),
+        (["--augment", "flips"], "did you mean 'flip'"),
+        (["--clip-norm", "0"], "--clip-norm 0.0, but it must be above 0"),
+        (["--weight-decay", "-1"], "--weight-decay -1.0, but it must be 0 or more"),
+        (["--lr-schedule", "cosin"], "did you mean 'cosine'"),
+    ],
+)
+def test_what_cannot_be_is_one_line(flags, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    try:
+        code = command(["train", *flags, "--out", str(tmp_path / "run")])
+    except SystemExit as ended:  # what argparse refuses itself
+        code = ended.code
+    assert code == 2
+    found = capsys.readouterr().err
+    assert message in found
+    assert found.count("\n") == 1
+    assert not (tmp_path / "run").exists()
