@@ -22,9 +22,9 @@ from torch import nn
 import metacontrast as mc
 from feature_tasks import make_case
 from metacontrast import theory
+from metacontrast.classifier.candidates import Plan, make_plan
 from metacontrast.classifier.export import export
 from metacontrast.classifier.image_format import ImageFormat
-from metacontrast.classifier.plan import Plan, make_plan
 from metacontrast.cli.main import run as command
 from metacontrast.data.augment import Augmentation
 from metacontrast.data.catalog import FOLDER, DatasetSpec

@@ -10,11 +10,20 @@ from collections.abc import Callable
 from functools import lru_cache
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from metacontrast.errors import InputError, check_choice
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def no_type_check(function: Function) -> Function:
+    """Leave arguments to the function's own checks: checkers of types at run time look for this name and mark."""
+    function.__no_type_check__ = True  # type: ignore[attr-defined]
+    return function
+
 
 _LARGEST_WHOLE_FLOAT = 2**53
 _KINDS: dict[Any, tuple[str, Callable[[Any], bool]]] = {

@@ -23,7 +23,12 @@ def heading(text: str, level: int = 2) -> str:
 
 def figure(picture: Path, caption: str) -> str:
     """A PNG picture, embedded, with its caption below."""
-    data = base64.b64encode(picture.read_bytes()).decode()
+    return png_figure(picture.read_bytes(), caption)
+
+
+def png_figure(png: bytes, caption: str) -> str:
+    """The same of the bytes of a PNG file."""
+    data = base64.b64encode(png).decode()
     text = html.escape(caption)
     return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from metacontrast.classifier.calibration import cross_entropy, fit_temperature, rejection_threshold
+from metacontrast.classifier.confidence import cross_entropy, fit_temperature, rejection_threshold
 from metacontrast.classifier.support import balanced_weights, held_out_folds, make_support
 from metacontrast.errors import InputError
 

@@ -7,9 +7,8 @@ import torch
 from classifier_kit import grey_images, tiny_start
 from metacontrast import FewShotClassifier, InputError
 from metacontrast.classifier.candidates import PROTOTYPE, Candidate, solve, task_start
-from metacontrast.classifier.contributions import contributions, trace
+from metacontrast.classifier.explanation import contributions, draw_explanation, save_explanation, trace
 from metacontrast.classifier.image_format import ImageFormat
-from metacontrast.classifier.picture import draw_explanation, save_explanation
 from metacontrast.classifier.support import make_support
 from metacontrast.maml.inner import Inner
 from metacontrast.model.model import apply_head

@@ -98,7 +98,9 @@ def test_predict_prints_the_documented_json(place, capsys):
     assert result["unreadable"] == []
     assert len(result["predictions"]) == 15
     first = result["predictions"][0]
-    assert set(first) == {"image", "label", "probability", "rejected"}
+    assert set(first) == {"image", "label", "probability", "rejected", "probabilities"}
+    assert max(first["probabilities"]) == first["probability"]
+    assert len(result["classes"]) == len(first["probabilities"]) == 3
     expected = FewShotClassifier.load(place / "classifier")
     found = [(p["label"], p["probability"]) for p in result["predictions"]]
     files = [Path(p["image"]) for p in result["predictions"]]

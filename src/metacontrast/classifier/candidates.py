@@ -1,58 +1,183 @@
-"""The ways of turning a support set into a linear classifier, all computed from one starting point.
+"""The ways of turning a support set into a linear classifier, and which of them a fit tries.
 
-- the nearest class mean on the un-adapted features: w_k = 2 c_k, b_k = −|c_k|², the honest baseline;
-- inner steps from a head of zeros, each class with the same share in the loss:
+Of features φ with class means c_k, K classes, weights a_s that give every class the same share, one-hot targets t_s:
 
-    one step:   w_k = η/K (c_k − mean of the c's),   b_k = 0
+- `prototype`, the nearest class mean, the baseline: w_k = 2 c_k, b_k = −|c_k|²;
+- `adapted`, inner steps from a head of zeros; one step gives w_k = η/K (c_k − mean of the c's), b_k = 0;
+- `ridge`, in closed form: W, b minimize Σ_s a_s |W φ_s + b − t_s|² + λ m |W|²;
+- `logistic`, by scikit-learn: W, b minimize −Σ_s a_s log softmax(W φ_s + b)[y_s] + λ m |W|² / 2,
 
-which is the baseline without the means' own lengths: what training adds is in the features, and in further steps.
+m = mean |φ|², so that λ means the same for features of every length. All but `adapted` take the un-adapted features.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
-from typing import Literal
+from numbers import Integral, Real
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from metacontrast.classifier.support import balanced_weights
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, check_choice
+from metacontrast.fields import check_fields
 from metacontrast.maml.inner import Inner, trajectory
-from metacontrast.model.head import HeadKind, class_means, draw_head, prototype_head, zero_head
+from metacontrast.model.head import HeadKind, class_means, draw_head, one_hot, prototype_head, zero_head
 from metacontrast.model.model import Model
-from metacontrast.types import Params, map_params
+from metacontrast.types import Head, Params, map_params
 
-Method = Literal["adapted", "prototype"]
+Method = Literal["adapted", "prototype", "ridge", "logistic"]
+HeadChoice = Literal["adapted", "prototype", "ridge", "logistic", "auto"]
+Baseline = Literal["none", "prototype", "auto"]
+METHODS, HEADS, BASELINES = get_args(Method), get_args(HeadChoice), get_args(Baseline)
+SCOPES = ("head", "all")
+MOST_STEPS = 10_000
 STEPS = (1, 2, 3, 5, 10)
 FACTORS = (1.0, 0.25, 0.0625)
+MOST_LOGISTIC = 50
+RIDGE = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+LOGISTIC = (0.1, 0.01, 0.001)
 
 
 @dataclass(frozen=True, order=True)
 class Candidate:
-    """One way: so many steps of that size, or none for the nearest class mean."""
+    """One way: so many steps of that size, or a method of its own with a penalty λ of that strength."""
 
     lr: float = 0.0
     steps: int = 0
+    method: Method = "adapted"
+    strength: float = 0.0
+
+
+PROTOTYPE = Candidate(method="prototype")
+FALLBACK: dict[Method, Candidate] = {
+    "prototype": PROTOTYPE,
+    "ridge": Candidate(method="ridge", strength=0.03),
+    "logistic": Candidate(method="logistic", strength=0.01),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `fit` does.
+
+    Args:
+        inner: steps, step size, scope and loss.
+        automatic: choose steps and step size by cross-validation, where images can be held out.
+        head: which of the methods predicts; `auto` is the one with the least cross entropy in cross-validation.
+        folds: the most parts of the cross-validation; 0 leaves it out.
+        reject: the share of images of known classes that may be refused; None refuses nothing.
+        fallback: what `auto` is where no image can be held out.
+        random_head: the seed of the random head to start from; None starts from the model's own, a head of zeros.
+    """
+
+    inner: Inner
+    automatic: bool = False
+    head: HeadChoice = "adapted"
+    folds: int = 5
+    reject: float | None = None
+    fallback: Method = "adapted"
+    random_head: int | None = None
+
+    __post_init__ = check_fields
 
     @property
-    def method(self) -> Method:
-        """Which of the two ways it is."""
-        return "adapted" if self.steps else "prototype"
+    def default(self) -> Candidate:
+        """The way where nothing can be chosen."""
+        method = self.fallback if self.head == "auto" else self.head
+        return FALLBACK.get(method, Candidate(self.inner.lr, self.inner.steps))
 
-
-PROTOTYPE = Candidate()
+    def wanted(self, classes: int) -> tuple[Candidate, ...]:
+        """The ways among which cross-validation chooses; `auto` leaves out logistic regression of many classes, which
+        takes minutes and does what ridge does.
+        """
+        ways: dict[Method, tuple[Candidate, ...]] = {
+            "adapted": grid(self.inner) if self.automatic else (Candidate(self.inner.lr, self.inner.steps),),
+            "prototype": (PROTOTYPE,),
+            "ridge": tuple(Candidate(method="ridge", strength=each) for each in RIDGE),
+            "logistic": tuple(Candidate(method="logistic", strength=each) for each in LOGISTIC),
+        }
+        if self.head == "auto" and classes > MOST_LOGISTIC:
+            del ways["logistic"]
+        return tuple(each for method, some in ways.items() if self.head in (method, "auto") for each in some)
 
 
 def grid(inner: Inner) -> tuple[Candidate, ...]:
     """What `steps="auto"` chooses from: a few numbers of steps, of the model's step size and of smaller ones.
 
     Smaller, because with many images of few classes the first full step already answers with certainty, and no later
-    one then finds anything to mend.
+    one then improves anything.
     """
     return tuple(Candidate(inner.lr * factor, steps) for factor in FACTORS for steps in STEPS)
+
+
+def make_plan(
+    inner: Inner,
+    *,
+    steps: Any,
+    lr: Any,
+    scope: Any,
+    folds: Any,
+    reject: Any,
+    baseline: Any = None,
+    head: Any = None,
+    random_head: Any = None,
+    default_head: HeadChoice = "adapted",
+) -> Plan:
+    """The plan that the classifier's parameters ask for; None stands for what the model was trained with.
+
+    Args:
+        baseline: the older way to name a head: `prototype`; `auto` is `adapted` or `prototype`, whichever does better.
+        default_head: the model's own.
+    """
+    for name, value, choices in (("scope", scope, SCOPES), ("baseline", baseline, BASELINES), ("head", head, HEADS)):
+        if value is not None:
+            check_choice(name, value, choices)
+    if head is not None and baseline not in (None, "none"):
+        raise InputError(f"head={head!r} and baseline={baseline!r} both name the head: leave out baseline")
+    automatic = isinstance(steps, str) and steps == "auto"
+    if not (steps is None or automatic or _is_whole(steps, 1)):
+        raise InputError(f"steps={steps!r}, but it must be auto, or 1 or more; left out it is the model's own")
+    if not (lr is None or (isinstance(lr, Real) and 0 < float(lr) < float("inf"))):
+        raise InputError(f"lr={lr!r}, but it must be above 0 and finite; left out it is the model's own")
+    if not (_is_whole(folds, 0) and folds != 1):
+        raise InputError(f"folds={folds!r}, but it must be 2 or more, or 0 for no cross-validation")
+    if not (reject is None or (isinstance(reject, Real) and 0 < float(reject) < 1)):
+        raise InputError(f"reject={reject!r}, but it must lie between 0 and 1; left out nothing is refused")
+    if reject is not None and folds == 0:
+        raise InputError(
+            f"reject={reject!r} is set on held-out images, and folds=0 holds out none: leave out one of them"
+        )
+    if not (random_head is None or (_is_whole(random_head, 0) and random_head < 2**63)):
+        raise InputError(f"random_head={random_head!r}, but it must be a seed, 0 or more; left out the head is zero")
+    own = max(inner.steps, 1) if steps is None or automatic else int(steps)
+    if own > MOST_STEPS:
+        raise InputError(f"steps={own}, but it must be {MOST_STEPS} or less")
+    asked = any(each is not None for each in (steps, lr, scope, random_head))
+    named: dict[Any, HeadChoice] = {"prototype": "prototype", "auto": "auto", "none": "adapted"}
+    chosen: HeadChoice | None = head or named.get(baseline)
+    wanted = replace(inner, steps=own, lr=float(lr or inner.lr), scope=scope or inner.scope)
+    return Plan(
+        wanted,
+        automatic,
+        chosen or ("adapted" if asked else default_head),
+        int(folds),
+        None if reject is None else float(reject),
+        "adapted" if default_head == "adapted" else "ridge",
+        None if random_head is None else int(random_head),
+    )
+
+
+def check_max_pixels(value: Any) -> int:
+    """The most pixels that an image may have."""
+    if not _is_whole(value, 1):
+        raise InputError(f"max_pixels={value!r}, but it must be 1 or more: the most pixels that an image may have")
+    return int(value)
 
 
 def task_start(model: Model, params: Params, ways: int, random_head: int | None = None) -> tuple[Model, Params]:
@@ -77,36 +202,6 @@ def _for_task(model: Model, ways: int, head: HeadKind) -> Model:
     return replace(model, ways=ways, head=head)
 
 
-def solve(
-    model: Model,
-    params: Params,
-    x: Float[Tensor, "support channel height width"],
-    y: Int[Tensor, " support"],
-    inner: Inner,
-    candidates: Sequence[Candidate],
-) -> Iterator[tuple[Candidate, Params]]:
-    """Every candidate with its adapted parameters; candidates of one step size share a trajectory.
-
-    Args:
-        model, params: from `task_start`.
-        inner: scope and loss; steps and step size are the candidates'.
-    """
-    if PROTOTYPE in candidates:
-        with torch.no_grad():
-            features = model.features(params.encoder, x)
-            yield PROTOTYPE, Params(params.encoder, prototype_head(class_means(features, y, model.ways)))
-    stepping = sorted(candidate for candidate in candidates if candidate.steps)
-    if stepping and inner.scope == "encoder":
-        raise InputError("the model adapts its encoder alone, and a zeroed head stays zero: pass scope='all' or 'head'")
-    moving = on_features(model, params, x) if stepping and inner.scope == "head" else (model, params, x)
-    for lr, group in groupby(stepping, key=lambda candidate: candidate.lr):
-        wanted = {candidate.steps: candidate for candidate in group}
-        steps = replace(inner, lr=lr, steps=max(wanted), order="first")
-        for step, adapted in enumerate(trajectory(*moving, y, steps, balanced_weights(y, x.dtype))):
-            if step in wanted:
-                yield wanted[step], Params(adapted.encoder or params.encoder, adapted.head)
-
-
 def on_features(
     model: Model, params: Params, x: Float[Tensor, "image channel height width"], reference: int = 0
 ) -> tuple[Model, Params, Float[Tensor, "image feature 1 1"]]:
@@ -116,6 +211,107 @@ def on_features(
         reference: how many of the images, from the first on, normalize all; 0 is all.
     """
     with torch.no_grad():
-        features = model.features(params.encoder, x, reference)
+        return with_features(model, params, model.features(params.encoder, x, reference))
+
+
+def with_features(
+    model: Model, params: Params, features: Float[Tensor, "image feature"]
+) -> tuple[Model, Params, Float[Tensor, "image feature 1 1"]]:
+    """The same of features that are there already."""
     flat = Model(nn.Flatten(), model.ways, model.feature_size, model.head, model.head_bias)
     return flat, Params({}, params.head), features[:, :, None, None]
+
+
+def solve(
+    model: Model,
+    params: Params,
+    x: Float[Tensor, "support channel height width"],
+    y: Int[Tensor, " support"],
+    inner: Inner,
+    candidates: Sequence[Candidate],
+) -> Iterator[tuple[Candidate, Params]]:
+    """Every candidate with its parameters; candidates of one step size share a trajectory.
+
+    Args:
+        model, params: from `task_start`.
+        inner: scope and loss; steps and step size are the candidates'.
+    """
+    stepping = sorted(each for each in candidates if each.method == "adapted")
+    if stepping and inner.scope == "encoder":
+        raise InputError("the model adapts its encoder alone, and a zeroed head stays zero: pass scope='all' or 'head'")
+    if len(stepping) < len(candidates):
+        with torch.no_grad():
+            features = model.features(params.encoder, x)
+        for candidate, head in _closed_forms(features, y, model.ways, candidates):
+            yield candidate, Params(params.encoder, head)
+    moving = on_features(model, params, x) if stepping and inner.scope == "head" else (model, params, x)
+    for lr, group in groupby(stepping, key=lambda candidate: candidate.lr):
+        wanted = {candidate.steps: candidate for candidate in group}
+        steps = replace(inner, lr=lr, steps=max(wanted), order="first")
+        for step, adapted in enumerate(trajectory(*moving, y, steps, balanced_weights(y, x.dtype))):
+            if step in wanted:
+                yield wanted[step], Params(adapted.encoder or params.encoder, adapted.head)
+
+
+def _closed_forms(
+    features: Float[Tensor, "support feature"], y: Int[Tensor, " support"], ways: int, candidates: Sequence[Candidate]
+) -> Iterator[tuple[Candidate, Head]]:
+    if PROTOTYPE in candidates:
+        yield PROTOTYPE, prototype_head(class_means(features, y, ways))
+    ridges = [each for each in candidates if each.method == "ridge"]
+    heads = ridge_heads(features, y, ways, [each.strength for each in ridges])
+    yield from zip(ridges, heads, strict=True)
+    for candidate in sorted((each for each in candidates if each.method == "logistic"), reverse=True):
+        yield candidate, logistic_head(features, y, ways, candidate.strength)
+
+
+def ridge_heads(
+    features: Float[Tensor, "support feature"], y: Int[Tensor, " support"], ways: int, strengths: Sequence[float]
+) -> list[Head]:
+    """The ridge regression's heads for several strengths λ of one penalty, from one eigendecomposition, in float64.
+
+    With X the features less their weighted mean, times √a, and T the same of the targets, it is the smaller of XᵀX and
+    XXᵀ that is decomposed: W = Tᵀ (XXᵀ + λ m I)⁻¹ X = Tᵀ X (XᵀX + λ m I)⁻¹.
+    """
+    if not strengths:
+        return []
+    phi, t, a = features.double(), one_hot(y, ways, torch.float64), balanced_weights(y, torch.float64)
+    m, centre, mean_t = penalty_unit(phi, a), a @ phi, a @ t
+    root = a.sqrt()[:, None]
+    x, target = root * (phi - centre), root * (t - mean_t)
+    wide = len(x) <= x.shape[1]
+    values, vectors = torch.linalg.eigh(x @ x.T if wide else x.T @ x)
+    right = vectors.T @ (target if wide else x.T @ target)
+    heads = []
+    for strength in strengths:
+        solved = vectors @ (right / (values.clamp_min(0) + strength * m)[:, None])
+        weight = (x.T @ solved if wide else solved).T
+        heads.append(Head(weight.to(features), (mean_t - weight @ centre).to(features)))
+    return heads
+
+
+def logistic_head(
+    features: Float[Tensor, "support feature"], y: Int[Tensor, " support"], ways: int, strength: float
+) -> Head:
+    """scikit-learn's logistic regression with classes of equal weight."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    phi, a = features.double().cpu(), balanced_weights(y.cpu(), torch.float64)
+    model = LogisticRegression(C=1 / (strength * penalty_unit(phi, a)), max_iter=300)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(phi.numpy(), y.cpu().numpy(), sample_weight=a.numpy())
+    weight, bias = np.asarray(model.coef_), np.asarray(model.intercept_)
+    if ways == 2:
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    return Head(torch.from_numpy(weight).to(features), torch.from_numpy(bias).to(features))
+
+
+def penalty_unit(phi: Float[Tensor, "support feature"], a: Float[Tensor, " support"]) -> float:
+    """m = Σ_s a_s |φ_s|²; 1 where all features are 0."""
+    return (a @ phi.square().sum(1)).item() or 1.0
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least

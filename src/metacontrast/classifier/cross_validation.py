@@ -1,24 +1,38 @@
 """How well each way of adapting does on support images that it was not shown.
 
 The folds leave out one image of every class at a time where there are few, a share of each class where there are
-many (see `support.held_out_folds`). The rest is adapted to as the whole support set will be.
+many (see `support.held_out_folds`). The rest is adapted to as the whole support set will be. Every class has the same
+share in all numbers, however many images it has.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm import tqdm
 
-from metacontrast.classifier.calibration import cross_entropy, fit_temperature
 from metacontrast.classifier.candidates import Candidate, Method, on_features, solve
-from metacontrast.classifier.progress import Track, unseen
-from metacontrast.classifier.support import held_out_folds
+from metacontrast.classifier.confidence import cross_entropy, fit_temperature
+from metacontrast.classifier.support import balanced_weights, held_out_folds
 from metacontrast.maml.inner import Inner
 from metacontrast.model.head import class_means
 from metacontrast.model.model import Model, apply_head
 from metacontrast.types import Params
+
+Track = Callable[[Sequence[Any], str, str], Iterable[Any]]
+
+
+def unseen(work: Sequence[Any], name: str, unit: str) -> Iterable[Any]:
+    """The work itself, without a progress bar."""
+    return work
+
+
+def with_bar(work: Sequence[Any], name: str, unit: str) -> Iterable[Any]:
+    """The work, with a progress bar on standard error while it is gone through."""
+    return tqdm(work, desc=name, unit=unit, leave=False)
 
 
 @dataclass(frozen=True)
@@ -35,14 +49,29 @@ class HeldOut:
         return (self.logits.argmax(1) == self.y).double()
 
     @property
+    def weights(self) -> Float[Tensor, " image"]:
+        """Of the images, the same sum for every class."""
+        return balanced_weights(self.y, torch.float64)
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """The mean over classes of the share of its images that were answered rightly."""
+        return min((self.weights * self.right).sum().item(), 1.0)
+
+    @property
     def temperature(self) -> float:
         """The one that fits these answers."""
-        return fit_temperature(self.logits, self.y)
+        return fit_temperature(self.logits, self.y, self.weights)
 
     @property
     def cross_entropy(self) -> float:
         """In nats, calibrated on the same images."""
-        return cross_entropy(self.logits, self.y, self.temperature)
+        return cross_entropy(self.logits, self.y, self.temperature, self.weights)
+
+    @property
+    def true_probabilities(self) -> Float[Tensor, " image"]:
+        """Of every image's own class, calibrated on the same images."""
+        return (self.logits.double() / self.temperature).softmax(1)[torch.arange(len(self.y)), self.y]
 
 
 @dataclass(frozen=True)
@@ -50,10 +79,12 @@ class Score:
     """A row of the report: how one way did in cross-validation.
 
     Args:
-        method, steps, lr: the way.
+        method, steps, lr, strength: the way.
         accuracy: share of the held-out images that were right.
-        difference, ci95: to the nearest class mean, paired by image, and half its 95 % interval.
-        cross_entropy: in nats, after the temperature was fitted to the same images.
+        balanced_accuracy: the mean of that share over the classes.
+        difference, ci95: balanced accuracy less that of the nearest class mean, paired by image, and half its 95 %
+            interval.
+        cross_entropy: in nats, every class with the same share, after the temperature was fitted to the same images.
         images: how many were held out.
         chosen: whether the classifier uses it.
     """
@@ -67,6 +98,8 @@ class Score:
     cross_entropy: float
     images: int
     chosen: bool = False
+    balanced_accuracy: float = float("nan")
+    strength: float = 0.0
 
 
 def cross_validate(
@@ -101,43 +134,57 @@ def cross_validate(
 
 
 def similarity(
-    features: Float[Tensor, "image feature"], means: Float[Tensor, "way feature"]
+    features: Float[Tensor, "image feature"],
+    means: Float[Tensor, "way feature"],
+    centre: Float[Tensor, " feature"],
 ) -> Float[Tensor, " image"]:
-    """The largest cosine between a feature vector and a class mean: how much an image is like any class at all."""
-    directions = (torch.nn.functional.normalize(t, dim=1) for t in (features, means))
-    return torch.matmul(next(directions), next(directions).T).amax(1)
+    """The largest cosine between a feature vector and a class mean, both seen from `centre`: how much an image is like
+    any class at all.
+
+    Seen from the mean of the class means, an image of another kind points nowhere in particular; seen from 0 all
+    images point much the same way where features have a common part, as those of photographs do.
+    """
+    images, classes = (torch.nn.functional.normalize(t - centre, dim=1) for t in (features, means))
+    return torch.matmul(images, classes.T).amax(1)
 
 
 def report(held_out: dict[Candidate, HeldOut], baseline: Candidate, chosen: Candidate) -> tuple[Score, ...]:
     """Every candidate beside the baseline, most accurate first."""
     if not held_out:
         return ()
-    base = held_out[baseline].right
-    rows = []
-    for candidate, found in held_out.items():
-        gain = found.right - base
-        rows.append(
-            Score(
-                candidate.method,
-                candidate.steps,
-                candidate.lr,
-                found.right.mean().item(),
-                gain.mean().item(),
-                1.96 * gain.std(correction=0).item() / len(gain) ** 0.5,
-                found.cross_entropy,
-                len(gain),
-                candidate == chosen,
-            )
-        )
-    return tuple(sorted(rows, key=lambda row: (-row.accuracy, row.cross_entropy, row.steps)))
+    base = held_out[baseline]
+    rows = [_score(candidate, found, base, candidate == chosen) for candidate, found in held_out.items()]
+    return tuple(sorted(rows, key=lambda row: (-row.balanced_accuracy, row.cross_entropy, row.method, row.steps)))
 
 
 def best(held_out: dict[Candidate, HeldOut], among: Sequence[Candidate]) -> Candidate:
-    """The least cross entropy of calibrated answers, then the fewest steps.
+    """The least cross entropy of calibrated answers, then the first of `among`.
 
     Cross entropy, for it counts by how much an answer is right: of few images that distinguishes better than accuracy.
     """
-    return min(among, key=lambda candidate: (held_out[candidate].cross_entropy, candidate.steps, candidate.lr))
+    return min(among, key=lambda candidate: held_out[candidate].cross_entropy)
+
+
+def _score(candidate: Candidate, found: HeldOut, base: HeldOut, chosen: bool) -> Score:
+    gain = found.right - base.right
+    difference = (found.weights * gain).sum().item()
+    by_class = found.y[:, None] == found.y.unique()
+    counts = by_class.sum(0)
+    means = (by_class * gain[:, None]).sum(0) / counts
+    variances = (by_class * (gain[:, None] - means).square()).sum(0) / counts
+    return Score(
+        candidate.method,
+        candidate.steps,
+        candidate.lr,
+        found.right.mean().item(),
+        difference,
+        1.96 * (variances / counts).sum().sqrt().item() / len(counts),
+        found.cross_entropy,
+        len(gain),
+        chosen,
+        found.balanced_accuracy,
+        candidate.strength,
+    )
 
 
 def _answer(model: Model, adapted: Params, x: Tensor, y: Tensor, query: Tensor, query_y: Tensor) -> HeldOut:
@@ -145,7 +192,8 @@ def _answer(model: Model, adapted: Params, x: Tensor, y: Tensor, query: Tensor, 
         features = model.features(adapted.encoder, torch.cat([x, query]), len(x))
         support, held = features[: len(x)], features[len(x) :]
         means = class_means(support, y, model.ways)
-        return HeldOut(apply_head(adapted.head, held).cpu(), query_y.cpu(), similarity(held, means).cpu())
+        logits = apply_head(adapted.head, held)
+        return HeldOut(logits.cpu(), query_y.cpu(), similarity(held, means, means.mean(0)).cpu())
 
 
 def _joined(parts: Sequence[HeldOut]) -> HeldOut:

@@ -1,23 +1,73 @@
-"""Which support images pulled a decision and which pushed, for one image."""
+"""Which support images pulled a decision and which pushed, for one image.
 
+Gradient descent makes the head a sum over the support images s and the steps t:
+
+    w_k = w⁰_k + η Σ_t Σ_s e_t[s, k] φ_t(s),    b_k = b⁰_k + η Σ_t Σ_s e_t[s, k],    e_t = −∂L/∂z at step t
+
+so that a logit of the query q is a sum over support images of η Σ_t e_t[s, k] (φ_t(s)ᵀφ_N(q) + 1), from a head of zeros
+and nothing else. For cross entropy e_t[s, k] = (1[y_s = k] − p_t(k | s)) · weight of s; after one step from a head of
+zeros that is η/|S| (1[y_s = k] − 1/K) φ(s)ᵀφ(q) where all classes have as many images. The other heads are sums over
+support images too, with t_s the target of s and a_s its weight:
+
+    nearest class mean    1[y_s = k] (2 φ(s)ᵀφ(q) − φ(s)ᵀc_k) / n_k
+    ridge                 w_k = Σ_s a_s (t_s[k] − w_kᵀφ(s) − b_k) φ(s) / (λm),    b_k = Σ_s a_s (t_s[k] − w_kᵀφ(s))
+    logistic regression   w_k = Σ_s a_s (t_s[k] − p(k | s)) φ(s) / (λm),          b_k belongs to no image
+
+the last two because their gradient is 0 there; what a solver leaves of it is counted with the head's start.
+"""
+
+import warnings
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, Int, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metacontrast.classifier.candidates import task_start
-from metacontrast.classifier.contributions import Trace, contributions, trace
-from metacontrast.classifier.fitted import Fitted
-from metacontrast.classifier.plan import Plan
+from metacontrast.classifier.candidates import Candidate, Plan, on_features, penalty_unit
+from metacontrast.classifier.fitted import Fitted, task_of
 from metacontrast.classifier.starting_point import StartingPoint
-from metacontrast.classifier.support import Support
+from metacontrast.classifier.storage import State
+from metacontrast.classifier.support import Support, balanced_weights
+from metacontrast.errors import one_line
+from metacontrast.maml.inner import Inner, standing_steps, task_losses, trajectory
 from metacontrast.model.frozen import freeze
-from metacontrast.model.model import apply_head
-from metacontrast.types import Head
+from metacontrast.model.head import class_means, one_hot
+from metacontrast.model.model import Model, apply_head
+from metacontrast.types import Head, Params, to_tensors
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Trace(NamedTuple):
+    """A head taken apart.
+
+    Args:
+        parts: for every step, the coefficient of each support image for each class, and the images' features then.
+        offset: what each image adds to each logit whatever the query.
+        start: the head before the first step, or what belongs to no image.
+        moved: whether the encoder moved: what it changed in the logits is then no image's alone.
+    """
+
+    parts: list[tuple[Float[Tensor, "support way"], Float[Tensor, "support feature"]]]
+    offset: Float[Tensor, "support way"]
+    start: Head
+    moved: bool
+
+
+class Contributions(NamedTuple):
+    """What acts on the logit of one class less that of another, see `Explanation`."""
+
+    values: Float[Tensor, " support"]
+    coefficients: Float[Tensor, " support"]
+    similarities: Float[Tensor, " support"]
+    start: Float[Tensor, ""]
 
 
 @dataclass(frozen=True)
@@ -29,10 +79,10 @@ class Explanation:
         difference: logit of `label` less that of `against`, before the temperature.
         contributions: what each support image adds to it: above 0 it pulled towards `label`, below 0 it pushed away.
             They and `start` sum to `difference`.
-        coefficients, similarities: the two factors of each contribution: what the steps made of the image's label, and
-            φ(s)ᵀφ(q), with 1 added for the bias. Their product is the contribution where the encoder did not move and
-            the head is a sum of inner steps.
-        start: what the head's start adds; 0 for a head of zeros.
+        coefficients, similarities: the two factors of each contribution: what was made of the image's label, and
+            φ(s)ᵀφ(q), with 1 added for the bias of inner steps. Their product is the contribution where the encoder did
+            not move and the head is a sum of inner steps.
+        start: what the head's start adds; 0 for a head of zeros. For logistic regression, its bias.
         through_encoder: how far the difference would be from this with the un-adapted encoder under the same head. It
             is 0 where the encoder did not move; the contributions then are all that the support images did.
         names, labels: of the support images.
@@ -63,9 +113,8 @@ def explainer(
     start: StartingPoint, support: Support, fitted: Fitted, plan: Plan
 ) -> Callable[[UInt8[Tensor, "channel height width"]], Explanation]:
     """A function that explains the answer to one image; what does not depend on the image is done once."""
-    model, params = task_start(start.model, start.params, len(support.classes), plan.random_head)
-    x = start.images.to_input(support.images)
-    found = _doubled(trace(model, params, x, support.y, plan.inner, fitted.candidate))
+    model, params, x = task_of(start, support, "cpu", plan.random_head)
+    found = _doubled(trace(model, params, x, support.y, plan.inner, fitted.candidate, fitted.network))
     before = freeze(model, params.encoder, x) if found.moved else None
 
     def explain(image: UInt8[Tensor, "channel height width"]) -> Explanation:
@@ -76,6 +125,94 @@ def explainer(
         return _explain(found, fitted, support, query, unmoved)
 
     return explain
+
+
+def trace(
+    model: Model,
+    params: Params,
+    x: Float[Tensor, "support channel height width"],
+    y: Int[Tensor, " support"],
+    inner: Inner,
+    candidate: Candidate,
+    head: object = None,
+) -> Trace:
+    """The trace of a candidate's head; the arguments are those of `candidates.solve`.
+
+    Args:
+        head: with `weight` and `bias`, what a closed form or a solver found.
+    """
+    if candidate.method != "adapted":
+        with torch.no_grad():
+            features = model.features(params.encoder, x)
+        if candidate.method == "prototype":
+            return _trace_means(features, y, model.ways)
+        weight, bias = getattr(head, "weight"), getattr(head, "bias")  # noqa: B009
+        return _trace_stationary(features, y, Head(weight, bias), candidate)
+    weights = balanced_weights(y, x.dtype)
+    steps = Inner(candidate.steps, candidate.lr, inner.scope, "first", inner.loss)
+    if standing_steps(model, steps) == steps.steps:
+        model, params, x = on_features(model, params, x)
+    first = current = model.start(params, x, y)
+    parts = []
+    for after in islice(trajectory(model, params, x, y, steps, weights), 1, None):
+        with torch.no_grad():
+            features = model.features(current.encoder, x)
+        parts.append((candidate.lr * _errors(apply_head(current.head, features), y, steps, weights), features))
+        current = after
+    offset = torch.stack([coefficients.double() for coefficients, _ in parts]).sum(0)
+    moved = any(not torch.equal(a, b) for a, b in zip(_encoder(first), _encoder(current), strict=True))
+    return Trace(parts, offset if first.head.bias is not None else torch.zeros_like(offset), first.head, moved)
+
+
+def contributions(found: Trace, query: Float[Tensor, " feature"], one: int, other: int) -> Contributions:
+    """What every support image, and the head's start, adds to the logit of class `one` less that of class `other`.
+
+    Args:
+        query: features of the query image under the adapted encoder.
+    """
+    total = found.offset[:, one] - found.offset[:, other]
+    summed, similarities = torch.zeros_like(total), torch.zeros_like(total)
+    for coefficients, features in found.parts:
+        share, similarities = coefficients[:, one] - coefficients[:, other], features @ query
+        summed, total = summed + share, total + share * similarities
+    before = apply_head(found.start, query[None])[0]
+    bias = float(found.start.bias is not None)
+    return Contributions(total, summed, similarities + bias, before[one] - before[other])
+
+
+def draw_explanation(state: State, found: Explanation, pixels: Tensor, count: int = 8) -> "Figure":
+    """The image, in the model's format, and the `count` support images that mattered most."""
+    from metacontrast.plots.thumbnails import ContributionPicture, draw_contributions
+
+    rows = found.strongest(count)
+    return draw_contributions(
+        ContributionPicture(
+            f"{_shown(found.label)} rather than {_shown(found.against)}: logit difference {found.difference:.3g}",
+            as_seen(state, pixels),
+            as_seen(state, state.support.images[rows]),
+            [_shown(found.labels[row]) for row in rows],
+            found.contributions[rows],
+        )
+    )
+
+
+def save_explanation(state: State, found: Explanation, pixels: Tensor, path: Path) -> Path:
+    """Write the picture; letters that matplotlib's font does not have are drawn as boxes."""
+    from metacontrast.plots.style import save_figure
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        return save_figure(draw_explanation(state, found, pixels), path)
+
+
+def as_seen(state: State, pixels: Tensor) -> NDArray[np.uint8]:
+    """Images in the model's format with black and white as in the user's own files."""
+    return 255 - pixels.numpy() if state.start.images.invert else pixels.numpy()
+
+
+def _shown(label: object) -> str:
+    """A label on one line, in which matplotlib sees no formula."""
+    return one_line(str(label)).replace("$", r"\$")
 
 
 def _explain(found: Trace, fitted: Fitted, support: Support, query: Tensor, unmoved: Tensor) -> Explanation:
@@ -96,6 +233,45 @@ def _explain(found: Trace, fitted: Fitted, support: Support, query: Tensor, unmo
         support.names,
         tuple(support.labels),
     )
+
+
+def _trace_means(features: Float[Tensor, "support feature"], y: Int[Tensor, " support"], ways: int) -> Trace:
+    members = one_hot(y, ways, features.dtype)
+    share = members / members.sum(0)
+    means = class_means(features, y, ways)
+    nothing = Head(features.new_zeros(ways, features.shape[1]), None)
+    return Trace([(2 * share, features)], -share * (features @ means.T), nothing, False)
+
+
+def _trace_stationary(
+    features: Float[Tensor, "support feature"], y: Int[Tensor, " support"], head: Head, candidate: Candidate
+) -> Trace:
+    """A head at which the gradient of loss and penalty is 0, in float64."""
+    assert head.bias is not None
+    phi, weight, bias = features.double(), head.weight.double(), head.bias.double()
+    t, a = one_hot(y, len(weight), torch.float64), balanced_weights(y, torch.float64)[:, None]
+    if candidate.method == "ridge":
+        residual, offset = t - phi @ weight.T - bias, a * (t - phi @ weight.T)
+    else:
+        residual, offset = t - (phi @ weight.T + bias).softmax(1), torch.zeros_like(t)
+    unit = candidate.strength * penalty_unit(phi, a[:, 0])
+    coefficients = a * residual / (unit if candidate.method == "ridge" or len(weight) > 2 else 2 * unit)
+    rest = Head(weight - coefficients.T @ phi, bias - offset.sum(0))
+    return Trace([(coefficients, phi)], offset, rest, False)
+
+
+def _errors(
+    logits: Float[Tensor, "support way"], y: Int[Tensor, " support"], inner: Inner, weights: Float[Tensor, " support"]
+) -> Float[Tensor, "support way"]:
+    """−∂L/∂z."""
+    with torch.enable_grad():
+        leaf = logits.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(task_losses(leaf, y, inner.loss, weights), leaf)
+    return -gradient
+
+
+def _encoder(params: Params) -> list[Tensor]:
+    return to_tensors(params)[: len(params.encoder)]
 
 
 def _doubled(found: Trace) -> Trace:

@@ -1,28 +1,47 @@
-"""A support set learned: what answers for an image by itself."""
+"""A support set learned: what answers for an image by itself, and for any number of images in turn."""
 
 import copy
+import os
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from metacontrast.classifier import calibration
-from metacontrast.classifier.candidates import PROTOTYPE, Candidate, on_features, solve, task_start
-from metacontrast.classifier.cross_validation import HeldOut, Score, best, cross_validate, report, similarity
+from metacontrast.classifier import confidence
+from metacontrast.classifier.candidates import PROTOTYPE, Candidate, Plan, on_features, solve, task_start, with_features
+from metacontrast.classifier.cross_validation import (
+    HeldOut,
+    Score,
+    Track,
+    best,
+    cross_validate,
+    report,
+    similarity,
+    unseen,
+)
 from metacontrast.classifier.image_format import ImageFormat
-from metacontrast.classifier.plan import Plan
-from metacontrast.classifier.progress import Track, unseen
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.classifier.support import Support
+from metacontrast.data.decode import BATCH, Item, UnreadableImage
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import arithmetic
 from metacontrast.model.frozen import freeze
 from metacontrast.model.head import class_means
-from metacontrast.model.model import apply_head
-from metacontrast.types import Head
+from metacontrast.model.model import Model, apply_head
+from metacontrast.types import Head, Params
+
+if TYPE_CHECKING:
+    from metacontrast.classifier.explanation import Explanation
 
 GPU_BATCH = 256
+CPU = torch.device("cpu")
 
 
 class Network(nn.Module):
@@ -30,26 +49,38 @@ class Network(nn.Module):
 
     Args:
         encoder: with the support set's statistics in it.
-        weight, bias: the head.
+        head: the classifier on its features.
         means: the class means of the support features.
         images: how pixels are normalized.
+        centre: from where `similarity` is seen; None is the mean of the means.
     """
 
-    def __init__(self, encoder: nn.Module, head: Head, means: Float[Tensor, "way feature"], images: ImageFormat):
+    def __init__(
+        self,
+        encoder: nn.Module,
+        head: Head,
+        means: Float[Tensor, "way feature"],
+        images: ImageFormat,
+        centre: Float[Tensor, " feature"] | None = None,
+    ):
         super().__init__()
         self.encoder = encoder
         self.images = images
-        self.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
         bias = torch.zeros_like(head.weight[:, 0]) if head.bias is None else head.bias
-        self.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
-        self.means = nn.Parameter(means, requires_grad=False)
+        centre = means.mean(0) if centre is None else centre
+        plain = (t.detach().clone(memory_format=torch.contiguous_format) for t in (head.weight, bias, means, centre))
+        self.weight, self.bias, self.means, self.centre = (nn.Parameter(t, requires_grad=False) for t in plain)
 
     def forward(
         self, pixels: UInt8[Tensor, "image channel height width"]
     ) -> tuple[Float[Tensor, "image way"], Float[Tensor, " image"]]:
-        """Uncalibrated logits, and the largest cosine to a class mean."""
-        features = self.encoder(self.images.to_input(pixels))
-        return apply_head(Head(self.weight, self.bias), features), similarity(features, self.means)
+        """Uncalibrated logits, and the similarity to the nearest class."""
+        features = self.features(pixels)
+        return apply_head(Head(self.weight, self.bias), features), similarity(features, self.means, self.centre)
+
+    def features(self, pixels: UInt8[Tensor, "image channel height width"]) -> Float[Tensor, "image feature"]:
+        """What the encoder makes of the images."""
+        return self.encoder(self.images.to_input(pixels))
 
 
 @dataclass(frozen=True)
@@ -58,7 +89,7 @@ class Answers:
 
     Args:
         probabilities: calibrated, of every class.
-        similarity: the largest cosine to a class mean.
+        similarity: to the nearest class.
         rejected: which images are refused as unlike every class.
     """
 
@@ -74,10 +105,11 @@ class Fitted:
     Args:
         network: with everything that was learned.
         candidate: the way it was learned.
-        temperature: of the probabilities; 1 where nothing could be held out.
+        temperature: of the probabilities; the model's own, mostly 1, where nothing could be held out.
         threshold: similarity below which an image is refused; None refuses nothing.
         held_out: how many support images temperature and threshold were set on.
         scores: the cross-validation report, empty where nothing could be held out.
+        true_probabilities: of the held-out images' own classes, from which prediction sets are made.
     """
 
     network: Network
@@ -86,6 +118,7 @@ class Fitted:
     threshold: float | None
     held_out: int
     scores: tuple[Score, ...]
+    true_probabilities: tuple[float, ...] = ()
 
     def on(self, device: str) -> "Fitted":
         """The same with its network on `device`."""
@@ -94,23 +127,55 @@ class Fitted:
         return replace(self, network=copy.deepcopy(self.network).to(device))
 
     def answer(self, pixels: UInt8[Tensor, "image channel height width"]) -> Answers:
-        """Answers for images in the model's format, computed where the network is.
+        """Answers for images in the model's format, computed where the network is."""
+        probabilities, found = (
+            torch.cat(part) for part in zip(*each_alone(self._answer, pixels, self.device), strict=True)
+        )
+        return Answers(probabilities, found, confidence.is_rejected(found, self.threshold))
 
-        On a CPU each image passes alone: kernels are chosen by the shape of a batch and round differently, so only
-        then is its answer bit for bit the same whatever else is asked. A GPU would idle: there images pass in batches.
-        """
-        device = self.network.weight.device
-        batches = pixels.split(GPU_BATCH if device.type == "cuda" else 1)
-        with torch.no_grad(), arithmetic("float32", device):
-            probabilities, found = (torch.cat(part) for part in zip(*map(self._answer, batches), strict=True))
-        return Answers(probabilities, found, calibration.is_rejected(found, self.threshold))
+    def features(self, pixels: UInt8[Tensor, "image channel height width"]) -> Float[Tensor, "image feature"]:
+        """What the encoder makes of the images."""
+        one = lambda some: self.network.features(some.to(self.device)).cpu()  # noqa: E731
+        return torch.cat(each_alone(one, pixels, self.device))
 
     def _answer(
         self, pixels: UInt8[Tensor, "image channel height width"]
     ) -> tuple[Float[Tensor, "image way"], Float[Tensor, " image"]]:
         """Probabilities and similarity of one batch, on the CPU."""
-        logits, found = (part.cpu() for part in self.network(pixels.to(self.network.weight.device)))
+        logits, found = (part.cpu() for part in self.network(pixels.to(self.device)))
         return (logits.double() / self.temperature).softmax(1), found
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.network.weight.device
+
+
+def each_alone(
+    function: Callable[[Tensor], Any], pixels: UInt8[Tensor, "image channel height width"], device: torch.device = CPU
+) -> list[Any]:
+    """A function of images, applied to one image at a time on a CPU, in IEEE single precision.
+
+    Kernels are chosen by the shape of a batch and round differently, so only then is an image's result bit for bit the
+    same whatever else is asked. Every image has one thread, and there are as many at a time as PyTorch may use: that
+    is faster than several threads for each. A GPU would idle: there images pass in batches.
+    """
+
+    def one(part: Tensor) -> Any:
+        with torch.no_grad(), arithmetic("float32", device):
+            return function(part)
+
+    if device.type == "cuda":
+        return list(map(one, pixels.split(GPU_BATCH)))
+    threads = min(torch.get_num_threads(), os.cpu_count() or 1, len(pixels))
+    if threads < 2:
+        return list(map(one, pixels.split(1)))
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(one, pixels.split(1)))
+    finally:
+        torch.set_num_threads(before)
 
 
 def fit_support(
@@ -127,39 +192,104 @@ def fit_support(
 
 
 def _fit_support(start: StartingPoint, support: Support, plan: Plan, device: str, track: Track) -> Fitted:
-    model, params = task_start(start.model.to(device), start.params_on(device), len(support.classes), plan.random_head)
-    x, y = start.images.to_input(support.images.to(device)), support.y.to(device)
-    held_out = cross_validate(model, params, x, y, plan.inner, (PROTOTYPE, *plan.stepping), plan.folds, track)
-    chosen = _choose(plan, held_out)
+    model, params, x = task_of(start, support, device, plan.random_head)
+    y = support.y.to(device)
+    wanted = plan.wanted(model.ways)
+    tried = (PROTOTYPE, *(each for each in wanted if each != PROTOTYPE))
+    held_out = cross_validate(model, params, x, y, plan.inner, tried, plan.folds, track)
+    chosen = best(held_out, wanted) if held_out else plan.default
     net, begin, shown = on_features(model, params, x) if plan.inner.scope == "head" else (model, params, x)
     ((_, adapted),) = solve(net, begin, shown, y, plan.inner, [chosen])
     with torch.no_grad():
         means = class_means(net.features(adapted.encoder, shown), y, model.ways)
     if not all(t.isfinite().all() for t in (means, adapted.head.weight)):
-        raise InputError(f"adapting with lr={chosen.lr:g} and steps={chosen.steps} diverged: lower one of them")
+        raise InputError(_not_finite(chosen, x))
     found = held_out.get(chosen)
+    encoder = (
+        start.frozen_encoder if support.features is not None else freeze(model, adapted.encoder or params.encoder, x)
+    )
     return Fitted(
-        Network(freeze(model, adapted.encoder or params.encoder, x), adapted.head, means, start.images).eval().cpu(),
+        Network(encoder, adapted.head, means, start.images).eval().cpu(),
         chosen,
-        found.temperature if found else 1.0,
+        found.temperature if found else start.temperature if chosen.method == "ridge" else 1.0,
         _threshold(plan.reject, found),
         len(found.y) if found else 0,
         report(held_out, PROTOTYPE, chosen),
+        tuple(found.true_probabilities.tolist()) if found else (),
     )
 
 
-def _choose(plan: Plan, held_out: dict[Candidate, HeldOut]) -> Candidate:
-    if plan.baseline == "prototype":
-        return PROTOTYPE
-    among = (*plan.stepping, PROTOTYPE) if plan.baseline == "auto" else plan.stepping
-    if len(among) == 1:
-        return among[0]
-    if not held_out:
-        return plan.default
-    return best(held_out, among)
+def task_of(
+    start: StartingPoint, support: Support, device: str = "cpu", random_head: int | None = None
+) -> tuple[Model, Params, Tensor]:
+    """The model for the support set's classes, its parameters, and what it learns from: images, or their features."""
+    on_device = start.model if device == "cpu" else start.model.to(device)
+    model, params = task_start(on_device, start.params_on(device), len(support.classes), random_head)
+    if support.features is not None:
+        return with_features(model, params, support.features.to(device))
+    return model, params, start.images.to_input(support.images.to(device))
+
+
+def _not_finite(chosen: Candidate, x: Tensor) -> str:
+    if chosen.steps and x.isfinite().all():
+        return f"adapting with lr={chosen.lr:g} and steps={chosen.steps} diverged: lower one of them"
+    return "the encoder's features of these images are not finite: its weights or its preprocessing are wrong"
 
 
 def _threshold(rate: float | None, found: HeldOut | None) -> float | None:
     if rate is None:
         return None
-    return calibration.rejection_threshold(found.similarity if found else torch.empty(0), rate)
+    return confidence.rejection_threshold(found.similarity if found else torch.empty(0), rate)
+
+
+class Prediction(NamedTuple):
+    """What is said of one image.
+
+    Args:
+        image: its name.
+        label: the most probable class, also where the image is refused; None for an image that cannot be read.
+        probability: of that class, calibrated.
+        rejected: whether the image is refused as unlike every class.
+        problem: why the image cannot be read, else None.
+        pixels: the image as the model sees it.
+        explanation: where one was asked for.
+        probabilities: of every class, in the order of `classes_`.
+    """
+
+    image: str
+    label: Hashable = None
+    probability: float = 0.0
+    rejected: bool = False
+    problem: str | None = None
+    pixels: UInt8[Tensor, "channel height width"] | None = None
+    explanation: "Explanation | None" = None
+    probabilities: tuple[float, ...] = ()
+
+
+def predict_each(
+    fitted: Fitted,
+    classes: Sequence[Hashable],
+    stream: Iterator[tuple[Item, NDArray[np.uint8] | UnreadableImage]],
+    explain: "Callable[[Tensor], Explanation] | None" = None,
+) -> Iterator[Prediction]:
+    """A prediction for every item, in order, a batch at a time; an image that cannot be read is named.
+
+    Args:
+        stream: items with their pixels.
+        explain: explains the answer to one image.
+    """
+    while batch := list(islice(stream, BATCH)):
+        readable = [pixels for _, pixels in batch if isinstance(pixels, np.ndarray)]
+        answers = _rows(fitted.answer(torch.from_numpy(np.stack(readable)))) if readable else iter(())
+        for item, pixels in batch:
+            if isinstance(pixels, UnreadableImage):
+                yield Prediction(item.name, problem=str(pixels))
+                continue
+            probabilities, rejected = next(answers)
+            image, k = torch.from_numpy(pixels), int(np.argmax(probabilities))
+            why = None if explain is None else explain(image)
+            yield Prediction(item.name, classes[k], probabilities[k], rejected, None, image, why, tuple(probabilities))
+
+
+def _rows(answers: Answers) -> Iterator[tuple[list[float], bool]]:
+    return zip(answers.probabilities.tolist(), answers.rejected.tolist(), strict=True)

@@ -1,17 +1,20 @@
 """Anything that people call an image, as the 8-bit pixels that `decode` takes.
 
-- a path, the bytes of a file, or a PIL image: any size and mode;
+- a path, the bytes of a file, an open file, or a PIL image: any size and mode;
 - a NumPy array `(height, width)` or `(height, width, channel)`, whatever NumPy makes one of, or a tensor
   `(channel, height, width)`;
-- several: a list that may mix all of these, a dict of them by name, an array `(image, height, width[, channel])`, a
-  tensor with a leading axis;
+- several: a list that may mix all of these, an array `(image, height, width[, channel])`, a tensor with a leading axis;
+- several by name: a dict of these;
+- a column of a table, or a table of one column, with any of these;
+- a data set: pairs `(image, label)` as torchvision has them, or rows with image and label as Hugging Face has them;
 - a folder: the images in it and below it.
 
 Whole numbers lie between 0 and 255 (65535 in arrays of 16 bits), floats between 0 and 1; each image is judged by
 itself, so that it is read alike in any company.
 """
 
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +23,21 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from metacontrast.classifier.arrays import as_numpy
 from metacontrast.data.decode import Item, Source
-from metacontrast.data.folder import class_files, image_folders, split_classes
+from metacontrast.data.folder import Found, Nested, class_files, find_classes, image_folders, split_classes
 from metacontrast.errors import InputError
 from metacontrast.files import as_path, is_folder
 
 CHANNELS = (1, 3, 4)
+logger = logging.getLogger("metacontrast")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "y")
+IMAGE_COLUMNS = ("image", "img", "pixel_values", "picture", "photo")
+
+
+def as_numpy(values: Any) -> Any:
+    """As a NumPy array what is none but makes one of itself; tensors, lists and all else as they are."""
+    is_foreign = hasattr(values, "__array__") and not isinstance(values, np.ndarray | np.generic | torch.Tensor)
+    return np.asarray(values) if is_foreign and not isinstance(values, Image.Image) else values
 
 
 def folder_of(images: Any) -> Path | None:
@@ -44,9 +55,65 @@ def labelled_items(folder: Path, split: str = "train") -> list[Item]:
     ]
 
 
+def fit_items(folder: Path, nested: Nested = "classes", split: str = "train") -> tuple[list[Item], Found]:
+    """What `fit` learns from: the images of a folder's classes, and all that was found and left out."""
+    found = find_classes(folder, nested, split)
+    items = [
+        Item(label, file.relative_to(folder).as_posix(), file)
+        for label, files in found.classes.items()
+        for file in files
+    ]
+    return items, found
+
+
+def dataset_items(images: Any) -> tuple[list[Item], list[Hashable]] | None:
+    """The images and labels of a data set; None of anything else.
+
+    The label of a data set with `classes`, or with class names in its `features`, is the name.
+    """
+    if isinstance(images, str | bytes | Sequence | np.ndarray | torch.Tensor | Mapping | Path | Image.Image):
+        return None
+    if not (hasattr(images, "__getitem__") and hasattr(images, "__len__")) or not len(images):
+        return None
+    first = images[0]
+    if isinstance(first, Mapping):
+        return _rows(images, first)
+    if not (isinstance(first, tuple) and len(first) == 2):
+        return None
+    names = getattr(images, "classes", None)
+    pairs = [images[i] for i in range(len(images))]
+    items = [Item("", *named) for named in _named([image for image, _ in pairs])]
+    return items, [_named_label(label, names) for _, label in pairs]
+
+
+def _rows(images: Any, first: Mapping[str, Any]) -> tuple[list[Item], list[Hashable]]:
+    image, label = (next((name for name in names if name in first), None) for names in (IMAGE_COLUMNS, LABEL_COLUMNS))
+    if image is None or label is None:
+        raise InputError(
+            f"the rows of the data set have {', '.join(map(str, first))}, but no image and label: name their columns "
+            "'image' and 'label'"
+        )
+    names = getattr((getattr(images, "features", None) or {}).get(label), "names", None)
+    rows = [images[i] for i in range(len(images))]
+    items = [Item("", *named) for named in _named([row[image] for row in rows])]
+    return items, [_named_label(row[label], names) for row in rows]
+
+
+def _named_label(label: Any, names: Sequence[str] | None) -> Hashable:
+    if names is not None and isinstance(label, int | np.integer) and not isinstance(label, bool):
+        if not 0 <= label < len(names):
+            raise InputError(f"a label is {label}, but the data set has {len(names)} classes: repair the data set")
+        return names[int(label)]
+    return label
+
+
 def files_below(folder: Path) -> list[Path]:
-    """All image files in a folder and below it, in order of their paths."""
-    found = [file for files in image_folders(folder).values() for file in files]
+    """All image files in a folder and below it, in order of their paths; links out of it are left out."""
+    ignored: list[tuple[str, str]] = []
+    found = [file for files in image_folders(folder, ignored).values() for file in files]
+    for name, reason in ignored:
+        if "link" in reason:
+            logger.warning("%s %s: it is left out", name, reason)
     if not found:
         raise InputError(f"{folder} holds no images (.jpg, .png, ...), nor does a folder below it: check its name")
     return found
@@ -56,8 +123,10 @@ def as_items(images: Any) -> list[Item]:
     """One or several images as items without a label."""
     if (folder := folder_of(images)) is not None:
         images = files_below(folder)
-    elif isinstance(images, str | Path | bytes | Image.Image):
+    elif isinstance(images, str | Path | bytes | bytearray | Image.Image) or callable(getattr(images, "read", None)):
         images = [images]
+    elif (found := dataset_items(images)) is not None:
+        return found[0]
     return [Item("", *named) for named in _named(images)]
 
 
@@ -71,9 +140,37 @@ def _named(images: Any) -> Iterator[tuple[str, Source]]:
 
 
 def _source(image: Any, name: str) -> Source:
+    image = _unwrapped(image, name)
     if isinstance(image, str | Path):
         return as_path(image)
     return image if isinstance(image, bytes | Image.Image) else _pixels(image, name)
+
+
+def _unwrapped(image: Any, name: str) -> Any:
+    """What a row, a file that is open or a buffer holds; anything else as it is."""
+    if isinstance(image, Mapping):
+        found = next((image[key] for key in (*IMAGE_COLUMNS, "bytes", "path") if image.get(key) is not None), None)
+        if found is None:
+            raise InputError(f"{name} is a row with {', '.join(map(str, image))}, but no image: name it 'image'")
+        return _unwrapped(found, name)
+    if isinstance(image, bytearray | memoryview):
+        return bytes(image)
+    if callable(getattr(image, "read", None)) and not isinstance(image, Image.Image):
+        return _content(image, name)
+    return image
+
+
+def _content(file: Any, name: str) -> bytes:
+    """All that an open file holds, from its start where it has one."""
+    try:
+        if callable(getattr(file, "seek", None)):
+            file.seek(0)
+        content = file.read()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name} is a file that cannot be read ({error}): open it anew") from error
+    if not isinstance(content, bytes):
+        raise InputError(f"{name} is a file opened as text: open it with mode 'rb'")
+    return content
 
 
 def _stack(images: Any) -> Iterable[Any]:
@@ -82,9 +179,12 @@ def _stack(images: Any) -> Iterable[Any]:
     if isinstance(images, torch.Tensor):
         _check_stack(tuple(images.shape), (4,), is_one=images.ndim in (2, 3))
     elif isinstance(images, np.ndarray) and (images.dtype == object or (images.dtype.kind == "U" and images.ndim < 3)):
+        images = images[:, 0] if images.ndim == 2 and images.shape[1] == 1 else images
         _check_stack(tuple(images.shape), (1,), is_one=False)
     elif isinstance(images, np.ndarray):
         _check_stack(tuple(images.shape), (3, 4), is_one=images.ndim == 3 and images.shape[-1] in (3, 4))
+    elif isinstance(images, set | frozenset):
+        raise InputError("images are a set, which has no order for answers or labels to follow: give a list")
     elif not isinstance(images, Iterable):
         raise InputError(f"images must be a folder or a list of images, not {type(images).__name__}: put it in a list")
     return images

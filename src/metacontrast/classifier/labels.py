@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metacontrast.classifier.arrays import as_numpy
+from metacontrast.classifier.inputs import as_numpy
 from metacontrast.data.images import first_clash
 from metacontrast.errors import InputError
 
@@ -32,13 +32,15 @@ def as_labels(labels: Any, images: int) -> list[Hashable]:
     return plain
 
 
-def distinct(labels: Sequence[Hashable]) -> list[Hashable]:
-    """Each label once, sorted where that is possible, else in order of first appearance."""
+def distinct(labels: Sequence[Hashable], least: int = 2) -> list[Hashable]:
+    """Each label once, sorted where that is possible, else in order of first appearance; `least` of them or more."""
     found = list(dict.fromkeys(labels))
     _check_clashes([label for label in found if isinstance(label, str)])
-    if len(found) < 2:
+    if len(found) < least:
         only = ", ".join(map(repr, found)) or "none"
-        raise InputError(f"the images have {len(found)} classes ({only}), but a classifier needs at least 2: add one")
+        raise InputError(
+            f"the images have {len(found)} classes ({only}), but a classifier needs at least {least}: add one"
+        )
     try:
         return sorted(found)  # type: ignore[type-var]
     except TypeError:

@@ -1,32 +1,31 @@
-"""What a classifier starts from: a meta-trained model, or any encoder, with the kind of images that it sees.
-
-A model is named by one of the models that come with the package, or by a folder: what `metacontrast train` wrote, or
-what `save_starting_point` wrote (`config.json` and `model.safetensors`).
-"""
+"""What a classifier starts from: a meta-trained model, or any encoder, with the kind of images that it sees."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from metacontrast.classifier import sources
+from metacontrast.classifier.candidates import HeadChoice
 from metacontrast.classifier.image_format import ImageFormat
-from metacontrast.classifier.stored_values import stored_inner
+from metacontrast.classifier.sources import Source
 from metacontrast.data.catalog import DATASETS, FOLDER
-from metacontrast.errors import InputError, did_you_mean
-from metacontrast.files import as_path, check_writable, is_folder, parse_json, write_text
+from metacontrast.errors import InputError, check_choice
+from metacontrast.files import as_path
 from metacontrast.maml.inner import Inner
+from metacontrast.model.frozen import freeze
 from metacontrast.model.model import Model
 from metacontrast.training.config import TrainConfig
-from metacontrast.training.run import TrainedRun, load_run, save_model
-from metacontrast.types import Params, map_params
+from metacontrast.training.run import TrainedRun
+from metacontrast.types import Head, Params, map_params
 
-PRETRAINED = Path(__file__).parents[1] / "pretrained"
-FORMAT, VERSION = "metacontrast-model", 1
-CONFIG, TENSORS = "config.json", "model.safetensors"
+INNER = Inner(steps=20, lr=0.3, scope="head")
+RIDGE_TEMPERATURE = 0.05
+BatchStats = Literal["running", "support"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -35,10 +34,13 @@ class StartingPoint:
 
     Args:
         name: what messages call it.
-        model, params: the model under the inductive policy and its parameters.
+        model, params: the model and its parameters; its batch norms use the statistics of the support images
+            (`inductive`) or their own running averages (`running`).
         images: what it takes.
         inner: how it adapts unless told otherwise.
         run: the trained run behind it, if there is one.
+        source: where its encoder comes from, if it is not of this library.
+        head: which head predicts unless told otherwise.
     """
 
     name: str
@@ -47,9 +49,31 @@ class StartingPoint:
     images: ImageFormat
     inner: Inner
     run: TrainedRun | None = None
+    source: Source | None = None
+    head: HeadChoice = "adapted"
 
     def __repr__(self) -> str:
         return f"<StartingPoint {self.name}>"
+
+    @property
+    def temperature(self) -> float:
+        """Of a ridge head's probabilities where no image can be held out: set on tasks of one image a class."""
+        return RIDGE_TEMPERATURE
+
+    @property
+    def batch_stats(self) -> BatchStats:
+        """Which statistics its batch norms use."""
+        return "running" if self.model.norm == "running" else "support"
+
+    @cached_property
+    def frozen_encoder(self) -> nn.Module:
+        """The encoder with its own running averages, as a plain module."""
+        probe = torch.randint(256, (3, *self.images.shape), generator=torch.Generator().manual_seed(0))
+        return freeze(self.model, self.params.encoder, self.images.to_input(probe.to(torch.uint8))).eval()
+
+    def keeps_features(self, inner: Inner) -> bool:
+        """Whether an image's features are the same at every fit, so that they can stand for the image."""
+        return self.batch_stats == "running" and inner.scope == "head"
 
     def params_on(self, device: str) -> Params:
         """The parameters on `device`."""
@@ -60,74 +84,88 @@ class StartingPoint:
         return self
 
     @staticmethod
-    def from_encoder(encoder: nn.Module, images: ImageFormat, inner: Inner, feature_size: int = 0) -> "StartingPoint":
+    def from_encoder(
+        encoder: nn.Module,
+        images: ImageFormat,
+        inner: Inner = INNER,
+        feature_size: int = 0,
+        batch_stats: BatchStats = "running",
+        head: HeadChoice | None = None,
+    ) -> "StartingPoint":
         """Any module from images `(batch, channel, height, width)` to features `(batch, feature)`, as it is.
 
-        Its batch norms are given the statistics of the support images in place of their running averages, and it is
-        put in evaluation mode, in a copy. Such a start cannot be saved.
+        It is put in evaluation mode, in a copy. A classifier that is saved holds its name and digest: to load it,
+        give the same starting point again.
 
         Args:
             images: what the encoder takes.
             inner: how to adapt it; scope `head` leaves it frozen.
-            feature_size: length of a feature vector; needed when the module has no attribute `feature_size`.
+            feature_size: length of a feature vector; found out where the module has no attribute `feature_size`.
+            batch_stats: `running` keeps the running averages that its batch norms were trained with; `support` puts
+                the statistics of the support images in their place.
+            head: which head predicts unless told otherwise; None is `auto` for a frozen encoder, else `adapted`.
         """
-        model = Model(encoder, ways=2, feature_size=feature_size, head="zeroed", norm="inductive")
-        return StartingPoint(type(encoder).__name__, model, model.init(torch.Generator()), images, inner)
+        source = Source(type(encoder).__name__, sources.digest_of(encoder), False)
+        return from_module(encoder, images, inner, feature_size, batch_stats, source, head)
 
 
-def load_starting_point(model: Any) -> StartingPoint:
-    """The starting point of that name or in that folder; one that is given is itself."""
-    if isinstance(model, StartingPoint):
-        return model
-    if not isinstance(model, str | Path):
-        raise InputError(f"model={model!r}, but it must be a name, a folder or a StartingPoint")
-    folder = find_model(model)
-    facts = _read_format(folder / CONFIG)
-    start = from_run(str(model), load_run(folder))
-    chosen = facts.get("adaptation")
-    return start if chosen is None else dataclasses.replace(start, inner=stored_inner(chosen, folder / CONFIG))
+def from_source(name: str, weights: str | Path | None = None, *, trained: bool = True) -> StartingPoint:
+    """The starting point on an encoder of `sources`, frozen and with its running averages.
+
+    Args:
+        weights: a file of safetensors in place of the source's own weights.
+        trained: False leaves the weights to be loaded later.
+    """
+    built = sources.build(name, None if weights is None else as_path(weights), trained=trained)
+    digest = built.digest or sources.digest_of(built.encoder)
+    source = Source(name, digest, not name.startswith("python:") and weights is None)
+    return from_module(built.encoder, built.images, INNER, 0, "running", source, "auto")
 
 
-def load_model(model: str | Path) -> TrainedRun:
-    """The trained model of that name or in that folder; one that was saved adapts as it was saved to."""
-    folder = find_model(model)
-    facts, run = _read_format(folder / CONFIG), load_run(folder)
-    if "adaptation" not in facts:
-        return run
-    inner = stored_inner(facts["adaptation"], folder / CONFIG)
-    fields = {"inner_steps": inner.steps, "inner_lr": inner.lr, "inner_scope": inner.scope, "inner_loss": inner.loss}
-    return dataclasses.replace(run, config=dataclasses.replace(run.config, **fields, eval_steps=(inner.steps,)))
+def from_module(
+    encoder: nn.Module,
+    images: ImageFormat,
+    inner: Inner,
+    feature_size: int,
+    batch_stats: BatchStats,
+    source: Source,
+    head: HeadChoice | None,
+) -> StartingPoint:
+    """The starting point on a module; the arguments are those of `StartingPoint.from_encoder`."""
+    check_choice("batch_stats", batch_stats, ("running", "support"))
+    size = feature_size or getattr(encoder, "feature_size", 0) or _feature_size(encoder, images, source.name)
+    norm = "running" if batch_stats == "running" else "inductive"
+    model = Model(encoder, ways=2, feature_size=size, head="zeroed", norm=norm)
+    frozen: HeadChoice = "auto" if inner.scope == "head" else "adapted"
+    return StartingPoint(source.name, model, _own_params(model), images, inner, None, source, head or frozen)
 
 
-def save_starting_point(start: StartingPoint, folder: Path) -> None:
-    """Write `config.json` and `model.safetensors`; `start.inner` becomes how the model adapts unless told otherwise."""
-    if start.run is None:
+def _own_params(model: Model) -> Params:
+    """The encoder's own values, which `Model.init` draws anew for encoders of this library, and a head of zeros."""
+    own = {name: p.detach().clone() for name, p in model.encoder.named_parameters() if name in model._trained}
+    like = next(iter(own.values()), torch.zeros(0))
+    return Params(own, Head(like.new_zeros(model.ways, model.feature_size), like.new_zeros(model.ways)))
+
+
+def _feature_size(encoder: nn.Module, images: ImageFormat, name: str) -> int:
+    """The length of the features of a grey image."""
+    was_training = encoder.training
+    try:
+        with torch.no_grad():
+            found = encoder.eval()(images.to_input(torch.full((2, *images.shape), 127, dtype=torch.uint8)))
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0][:200]
         raise InputError(
-            f"{start.name} is not a model of this library and cannot be saved: keep it where it comes from"
-        )
-    check_replaceable(folder, FORMAT)
-    save_model(folder, start.run)
-    facts = {"format": FORMAT, "format_version": VERSION, "images": dataclasses.asdict(start.images)}
-    facts |= {"adaptation": start.inner.plain_values()}
-    facts |= {"updates": start.run.updates, "config": dataclasses.asdict(start.run.config)}
-    write_text(folder / CONFIG, json.dumps(facts, indent=1) + "\n")
-
-
-def pretrained_names() -> list[str]:
-    """The models that come with the package."""
-    return sorted(file.parent.name for file in PRETRAINED.glob(f"*/{TENSORS}"))
-
-
-def find_model(model: str | Path) -> Path:
-    """The folder of a model."""
-    names = pretrained_names()
-    if str(model) in names:
-        return PRETRAINED / str(model)
-    folder = as_path(model)
-    if not (is_folder(folder) and str(model).strip()):
-        known, hint, name = ", ".join(names) or "none is installed", did_you_mean(model, names), str(model) or "''"
-        raise InputError(f"{name} is not a run directory, nor a model that comes along ({known}): {hint}check the name")
-    return folder
+            f"the encoder {name} fails on an image of its size ({reason}): check its image format"
+        ) from error
+    finally:
+        encoder.train(was_training)
+    if not isinstance(found, torch.Tensor) or found.ndim != 2 or len(found) != 2:
+        shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+        raise InputError(f"the encoder {name} gives {shape} for 2 images, not (2, features): end it in nn.Flatten()")
+    if not found.isfinite().all():
+        raise InputError(f"the encoder {name} gives NaN or infinity for a grey image: its weights are not usable")
+    return found.shape[1]
 
 
 def from_run(name: str, run: TrainedRun) -> StartingPoint:
@@ -136,55 +174,6 @@ def from_run(name: str, run: TrainedRun) -> StartingPoint:
     images = ImageFormat(channels, size, _resample(run.config), run.config.invert, run.mean, run.std)
     inner = dataclasses.replace(run.config.inner(), order="first")
     return StartingPoint(name, run.model.with_norm("inductive"), run.params, images, inner, run)
-
-
-def check_format(text: bytes, file: Path, known: str, version: int) -> dict[str, Any]:
-    """What a configuration file says, after a check of its format and version."""
-    try:
-        facts = parse_json(text)
-    except ValueError as error:
-        raise InputError(
-            f"{file} cannot be read ({error}): the folder is incomplete or damaged, copy it anew"
-        ) from error
-    if not isinstance(facts, dict) or facts.get("format") != known:
-        raise InputError(f"{file} is not that of a {known}: check the folder's name")
-    if facts.get("format_version") not in range(1, version + 1):
-        raise InputError(
-            f"{file} has format version {facts.get('format_version')}, this library reads 1 to {version}: "
-            "use the version of metacontrast that wrote it, or a newer one"
-        )
-    return facts
-
-
-def check_replaceable(folder: Path, known: str) -> None:
-    """Raise when `folder` cannot be written, or holds a model of another kind, such as a training run."""
-    check_writable(folder)
-    if any((folder / name).exists() for name in (CONFIG, TENSORS)) and _format_of(folder / CONFIG) != known:
-        raise InputError(f"{folder} holds files that are not those of a {known}: choose another folder to write to")
-
-
-def _format_of(file: Path) -> str | None:
-    try:
-        return parse_json(file.read_text(encoding="utf-8"))["format"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _read_format(file: Path) -> dict[str, Any]:
-    """A run directory's configuration names no format; a saved model's must be one that is known here."""
-    if not file.exists() and not file.with_name(TENSORS).exists():
-        raise InputError(f"{file.parent} holds no trained model yet: train at least to the first checkpoint")
-    try:
-        text = file.read_bytes()
-        facts = parse_json(text)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read ({error}): the folder holds no model or is incomplete") from error
-    if isinstance(facts, dict) and facts.get("format") == "metacontrast-classifier":
-        raise InputError(
-            f"{file.parent} holds a fitted classifier, not a meta-trained model: give the model that it was fitted "
-            "from (`metacontrast predict` and FewShotClassifier.load take the classifier)"
-        )
-    return check_format(text, file, FORMAT, VERSION) if not isinstance(facts, dict) or "format" in facts else facts
 
 
 def _resample(config: TrainConfig) -> Any:

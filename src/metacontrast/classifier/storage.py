@@ -1,7 +1,9 @@
 """A fitted classifier in a folder: `config.json`, which a person can read, and `model.safetensors`, which it names.
 
 The tensors are the meta-trained start, the support images and the adapted network; a digest ties them to the
-configuration, so that files of different classifiers are not taken for one.
+configuration, so that files of different classifiers are not taken for one. An encoder from elsewhere that stays frozen
+is written as its name and digest, or with its weights where that is asked for; features and small pictures then stand
+for the support images.
 
 Saving over a classifier writes `model-N.safetensors` beside the old file, N being the next number, then replaces
 `config.json` in one step, then removes the old file: whoever reads meanwhile finds one whole classifier, the old or the
@@ -21,21 +23,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metacontrast.classifier.candidates import Candidate
+from metacontrast.classifier.candidates import Candidate, Plan
 from metacontrast.classifier.cross_validation import Score
 from metacontrast.classifier.fitted import Fitted, Network
-from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.classifier.labels import from_json, to_json
-from metacontrast.classifier.plan import Plan
-from metacontrast.classifier.starting_point import (
+from metacontrast.classifier.model_folder import (
     CONFIG,
     TENSORS,
-    StartingPoint,
     check_format,
     check_replaceable,
-    from_run,
+    rebuild,
+    source_facts,
+    source_tensors,
 )
-from metacontrast.classifier.stored_values import CLASSIFIER, check_values
+from metacontrast.classifier.starting_point import StartingPoint, from_run
+from metacontrast.classifier.stored_values import CLASSIFIER, RUN, check_values, stored_images
 from metacontrast.classifier.support import Support
 from metacontrast.errors import InputError
 from metacontrast.files import as_utf8, exclusive, is_folder, remove_leftovers, why_no_folder, write_text
@@ -46,7 +48,7 @@ from metacontrast.training.config import config_from_values
 from metacontrast.training.run import TrainedRun
 from metacontrast.types import Head, to_named
 
-FORMAT, VERSION = "metacontrast-classifier", 2
+FORMAT, VERSION = "metacontrast-classifier", 3
 PATIENCE = 60.0
 _PATTERN = "model*.safetensors"
 
@@ -68,12 +70,14 @@ class State:
     fitted: Fitted
 
 
-def save(folder: Path, state: State, parameters: dict[str, Any]) -> None:
-    """Write the two files; `parameters` are those of the classifier but its model."""
-    if state.start.run is None:
-        raise InputError(f"{state.start.name} is not a model of this library: a classifier on it cannot be saved")
+def save(folder: Path, state: State, parameters: dict[str, Any], *, weights_inside: bool = False) -> None:
+    """Write the two files; `parameters` are those of the classifier but its model.
+
+    Args:
+        weights_inside: write the weights of an encoder from elsewhere too.
+    """
     check_replaceable(folder, FORMAT)
-    facts, tensors = _facts(state, state.start.run, parameters), _tensors(state)
+    facts, tensors = _facts(state, parameters, weights_inside), _tensors(state, weights_inside)
     with exclusive(folder / ".lock", f"another process is saving to {folder}: wait or choose another folder", PATIENCE):
         before = set(folder.glob(_PATTERN)) if (folder / CONFIG).exists() else set()
         number = 1 + max((n for file in folder.glob(_PATTERN) if (n := _number(file.name)) is not None), default=-1)
@@ -83,14 +87,18 @@ def save(folder: Path, state: State, parameters: dict[str, Any]) -> None:
                 file.unlink(missing_ok=True)
 
 
-def load(folder: Path) -> tuple[State, dict[str, Any]]:
-    """What `save` wrote; where another process saves meanwhile, what was there before or is there then."""
+def load(folder: Path, given: StartingPoint | None = None) -> tuple[State, dict[str, Any]]:
+    """What `save` wrote; where another process saves meanwhile, what was there before or is there then.
+
+    Args:
+        given: the starting point, where it cannot be rebuilt from its name.
+    """
     if not is_folder(folder):
         raise InputError(f"{folder} {why_no_folder(folder)}; give the folder that `metacontrast fit --out` wrote")
     text = _read_config(folder)
     while True:
         try:
-            return _load(folder, text)
+            return _load(folder, text, given)
         except InputError:
             before, text = text, _read_config(folder)
             if before == text:
@@ -123,7 +131,7 @@ def _read_config(folder: Path) -> bytes:
         raise InputError(f"{folder / CONFIG} cannot be read ({error.strerror}): the folder is incomplete") from error
 
 
-def _load(folder: Path, text: bytes) -> tuple[State, dict[str, Any]]:
+def _load(folder: Path, text: bytes, given: StartingPoint | None) -> tuple[State, dict[str, Any]]:
     facts = check_format(text, folder / CONFIG, FORMAT, VERSION)
     name = facts.get("tensors", TENSORS)
     if _number(name) is None:
@@ -133,9 +141,10 @@ def _load(folder: Path, text: bytes) -> tuple[State, dict[str, Any]]:
         raise InputError(f"{folder}: {CONFIG} and {name} do not belong together: restore both from one copy")
     if isinstance(facts.get("plan"), dict):
         facts["plan"].setdefault("random_head", None)  # which earlier versions did not know
+    facts = _as_of_today(facts)
     check_values(facts, CLASSIFIER, folder / CONFIG)
     try:
-        return _state(facts, stored.tensors, folder), facts["parameters"]
+        return _state(facts, stored.tensors, folder, given), facts["parameters"]
     except (KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"{folder / CONFIG} does not describe a classifier ({error}): fit it again") from error
 
@@ -146,7 +155,21 @@ def _number(name: Any) -> int | None:
     return found and int((found[1] or "-0")[1:])
 
 
-def _facts(state: State, run: TrainedRun, parameters: dict[str, Any]) -> dict[str, Any]:
+def _as_of_today(facts: dict[str, Any]) -> dict[str, Any]:
+    """What the first two formats said, in the words of the third: they knew two heads and no prediction sets."""
+    try:
+        if facts["format_version"] > 2:
+            return facts
+        adaptation, plan = dict(facts["adaptation"]), dict(facts["plan"])
+        adaptation |= {"method": "adapted" if adaptation["steps"] else "prototype", "strength": 0.0}
+        baseline = plan.pop("baseline")
+        plan |= {"head": {"none": "adapted"}.get(baseline, baseline), "fallback": "adapted"}
+        return facts | {"adaptation": adaptation, "plan": plan, "true_probabilities": []}
+    except (KeyError, TypeError, ValueError):
+        return facts
+
+
+def _facts(state: State, parameters: dict[str, Any], weights_inside: bool) -> dict[str, Any]:
     fitted = state.fitted
     return {
         "format": FORMAT,
@@ -159,45 +182,59 @@ def _facts(state: State, run: TrainedRun, parameters: dict[str, Any]) -> dict[st
         "temperature": fitted.temperature,
         "threshold": fitted.threshold,
         "held_out": fitted.held_out,
+        "true_probabilities": fitted.true_probabilities,
         "compare": [dataclasses.asdict(score) for score in fitted.scores],
         "plan": dataclasses.asdict(state.plan) | {"inner": state.plan.inner.plain_values()},
-        "model": {
-            "name": state.start.name,
-            "updates": run.updates,
-            "config": dataclasses.asdict(run.config),
-            "adaptation": state.start.inner.plain_values(),
-        },
+        "model": {"name": state.start.name} | _about_start(state.start, weights_inside),
         "support": state.support.names,
     }
 
 
-def _tensors(state: State) -> dict[str, Tensor]:
-    start = {f"start.{name}": t for name, t in to_named(state.start.params).items()}
-    network = {f"network.{name}": t for name, t in state.fitted.network.state_dict().items()}
-    return start | network | {"support.images": state.support.images, "support.y": state.support.y}
+def _about_start(start: StartingPoint, weights_inside: bool) -> dict[str, Any]:
+    if start.run is None:
+        return {"source": source_facts(start, weights_inside)}
+    inner = start.inner.plain_values()
+    return {"updates": start.run.updates, "config": dataclasses.asdict(start.run.config), "adaptation": inner}
 
 
-def _state(facts: dict[str, Any], tensors: dict[str, Tensor], folder: Path) -> State:
-    start = _start(facts, _below("start.", tensors), folder)
-    support = _support(facts, tensors, start.images.shape, folder)
+def _tensors(state: State, weights_inside: bool) -> dict[str, Tensor]:
+    start, support = state.start, state.support
+    before = to_named(start.params) if start.run is not None else source_tensors(start) if weights_inside else {}
+    network = state.fitted.network.state_dict()
+    if support.features is not None:
+        network = {name: t for name, t in network.items() if not name.startswith("encoder.")}
+    found = {f"start.{name}": t for name, t in before.items()} | {f"network.{name}": t for name, t in network.items()}
+    found |= {"support.images": support.images, "support.y": support.y}
+    return found if support.features is None else found | {"support.features": support.features}
+
+
+def _state(facts: dict[str, Any], tensors: dict[str, Tensor], folder: Path, given: StartingPoint | None) -> State:
+    start = _start(facts, _below("start.", tensors), folder, given)
+    support = _support(facts, tensors, start, folder)
     plan = Plan(**(facts["plan"] | {"inner": Inner(**facts["plan"]["inner"])}))
     fitted = Fitted(
-        _network(start, len(support.classes), _below("network.", tensors)),
+        _network(start, support, _below("network.", tensors)),
         Candidate(**facts["adaptation"]),
         facts["temperature"],
         facts["threshold"],
         facts["held_out"],
         tuple(Score(**score) for score in facts["compare"]),
+        tuple(facts["true_probabilities"]),
     )
     return State(start, support, plan, fitted)
 
 
-def _support(facts: dict[str, Any], tensors: dict[str, Tensor], shape: tuple[int, ...], folder: Path) -> Support:
+def _support(facts: dict[str, Any], tensors: dict[str, Tensor], start: StartingPoint, folder: Path) -> Support:
     images, y, names = tensors["support.images"], tensors["support.y"], facts["support"]
+    features = tensors.get("support.features")
+    shape = start.images.shape if features is None else tuple(images.shape[1:])
     is_whole = (images.dtype, y.dtype, tuple(images.shape)) == (torch.uint8, torch.int64, (len(names), *shape))
+    if features is not None:
+        size = (len(names), start.model.feature_size)
+        is_whole = is_whole and images.ndim == 4 and tuple(features.shape) == size and bool(features.isfinite().all())
     if not is_whole or y.shape != (len(names),) or not 0 <= int(y.min()) <= int(y.max()) < len(facts["classes"]):
         raise InputError(f"{folder}: the support images are not those that {CONFIG} describes: fit it again")
-    support = Support(images, y, tuple(names), tuple(map(from_json, facts["classes"])))
+    support = Support(images, y, tuple(names), tuple(map(from_json, facts["classes"])), features)
     if support.counts.tolist() != facts["counts"]:
         raise InputError(
             f"{folder / CONFIG}: counts is {facts['counts']}, but the classes have {support.counts.tolist()} images: "
@@ -206,21 +243,31 @@ def _support(facts: dict[str, Any], tensors: dict[str, Tensor], shape: tuple[int
     return support
 
 
-def _start(facts: dict[str, Any], tensors: dict[str, Tensor], folder: Path) -> StartingPoint:
-    about, images = facts["model"], facts["images"]
+def _start(
+    facts: dict[str, Any], tensors: dict[str, Tensor], folder: Path, given: StartingPoint | None
+) -> StartingPoint:
+    about = facts["model"]
+    if "source" in about:
+        return rebuild(about["source"], tensors, folder / CONFIG, given)
+    check_values(facts, RUN, folder / CONFIG)
     config = config_from_values(about["config"], str(folder / CONFIG))
-    form = ImageFormat(**images | {"mean": tuple(images["mean"]), "std": tuple(images["std"])})
+    form = stored_images(facts["images"], folder / CONFIG)
     model = config.model(form.shape)
     params = checkpoint.params_from_tensors(model.empty_params(), tensors, str(folder / TENSORS))
     run = TrainedRun(config, model, params, about["updates"], form.shape, form.mean, form.std)
     return dataclasses.replace(from_run(about["name"], run), inner=Inner(**about["adaptation"]))
 
 
-def _network(start: StartingPoint, ways: int, tensors: dict[str, Tensor]) -> Network:
-    size = start.model.feature_size
+def _network(start: StartingPoint, support: Support, tensors: dict[str, Tensor]) -> Network:
+    """The network as it was; of before the third format, similarity is seen from 0."""
+    size, ways = start.model.feature_size, len(support.classes)
     head = Head(torch.zeros(ways, size), torch.zeros(ways))
-    network = Network(frozen_like(start.model), head, torch.zeros(ways, size), start.images)
-    network.load_state_dict(tensors)
+    frozen = support.features is not None
+    encoder = start.frozen_encoder if frozen else frozen_like(start.model)
+    network = Network(encoder, head, torch.zeros(ways, size), start.images)
+    if frozen:
+        tensors = tensors | {f"encoder.{name}": t for name, t in encoder.state_dict().items()}
+    network.load_state_dict({"centre": torch.zeros(size)} | tensors)
     if not all(t.isfinite().all() for t in network.state_dict().values()):
         raise InputError("the network of the saved classifier holds values that are not finite: fit it again")
     return network.eval()

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from metacontrast.classifier.candidates import HEADS, METHODS, MOST_STEPS
+from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.classifier.labels import from_json
-from metacontrast.classifier.plan import BASELINES, MOST_STEPS
+from metacontrast.classifier.sources import Source
 from metacontrast.data.catalog import LARGEST_SIZE
 from metacontrast.data.options import Resample
 from metacontrast.errors import InputError
@@ -43,6 +45,24 @@ def stored_inner(values: Any, where: Path) -> Inner:
         return Inner(**values)
     except TypeError as error:
         raise InputError(f"{where} does not say how to adapt ({error}): it is damaged or not from here") from error
+
+
+def stored_source(facts: Any, where: Path) -> tuple[Source, ImageFormat, Inner]:
+    """An encoder from elsewhere, its images and how it adapts, as a file says them."""
+    check_values(facts, SOURCE, where)
+    return (
+        Source(facts["name"], facts["digest"], facts["can_build"]),
+        stored_images(facts["images"], where),
+        Inner(**facts["adaptation"]),
+    )
+
+
+def stored_images(values: Any, where: Path) -> ImageFormat:
+    """What a model's images look like, as a file says it."""
+    try:
+        return ImageFormat(**values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])})
+    except TypeError as error:
+        raise InputError(f"{where} does not describe images ({error}): it is damaged or not from here") from error
 
 
 def _values(facts: Any, keys: Sequence[str]) -> Iterator[Any]:
@@ -106,6 +126,15 @@ IMAGES: dict[str, Rule] = {
     "images.mean": _list_of(_number(-LARGEST), 1),
     "images.std": _list_of(_ABOVE_0, 1),
 }
+SOURCE: dict[str, Rule] = {
+    "name": _TEXT,
+    "digest": _TEXT,
+    "can_build": _FLAG,
+    "batch_stats": _one_of("running", "support"),
+    "head": _one_of(*HEADS),
+    **IMAGES,
+    **{f"adaptation.{name}": rule for name, rule in INNER.items()},
+}
 CLASSIFIER: dict[str, Rule] = {
     "classes": (_are_classes, "two or more different labels"),
     "counts": _list_of(_whole(1), 2),
@@ -117,7 +146,10 @@ CLASSIFIER: dict[str, Rule] = {
     "temperature": _ABOVE_0,
     "threshold": _or_null(_number(-LARGEST)),
     "held_out": _whole(0),
-    "compare.*.method": _one_of("adapted", "prototype"),
+    "adaptation.method": _one_of(*METHODS),
+    "adaptation.strength": _number(0.0),
+    "true_probabilities": _list_of(_number(0.0, 1.0)),
+    "compare.*.method": _one_of(*METHODS),
     "compare.*.steps": _whole(0),
     "compare.*.lr": _number(0.0),
     "compare.*.accuracy": _number(0.0, 1.0),
@@ -128,11 +160,14 @@ CLASSIFIER: dict[str, Rule] = {
     "compare.*.chosen": _FLAG,
     **{f"plan.inner.{name}": rule for name, rule in INNER.items()},
     "plan.automatic": _FLAG,
-    "plan.baseline": _one_of(*BASELINES),
+    "plan.head": _one_of(*HEADS),
+    "plan.fallback": _one_of(*METHODS),
     "plan.folds": (lambda value: type(value) is int and value >= 0 and value != 1, "0, or a whole number from 2 on"),
     "plan.reject": _or_null((lambda value: type(value) is float and 0 < value < 1, "a number between 0 and 1")),
     "plan.random_head": _or_null(_whole(0)),
     "model.name": _TEXT,
+}
+RUN: dict[str, Rule] = {
     "model.updates": _whole(0),
     **{f"model.adaptation.{name}": rule for name, rule in INNER.items()},
 }

@@ -10,22 +10,27 @@ from torch import Tensor
 
 from metacontrast.classifier.labels import distinct
 
+ENOUGH_HELD_OUT = 500
+
 
 @dataclass(frozen=True)
 class Support:
     """Labelled images, sorted by class and then by content, so that shuffling them changes no bit of the result.
 
     Args:
-        images: pixels in the model's format.
+        images: pixels in the model's format; where `features` stand for them, small pictures to show.
         y: class of every image, as a number.
         names: what messages and pictures call the images.
         classes: the label of every class.
+        features: of a frozen encoder, which needs no pixels any more; None where the images pass through it at every
+            fit.
     """
 
     images: UInt8[Tensor, "image channel height width"]
     y: Int[Tensor, " image"]
     names: tuple[str, ...]
     classes: tuple[Hashable, ...]
+    features: Float[Tensor, "image feature"] | None = None
 
     @property
     def counts(self) -> Int[Tensor, " way"]:
@@ -39,20 +44,30 @@ class Support:
 
 
 def make_support(
-    images: UInt8[Tensor, "image channel height width"], labels: Sequence[Hashable], names: Sequence[str]
+    images: UInt8[Tensor, "image channel height width"],
+    labels: Sequence[Hashable],
+    names: Sequence[str],
+    features: Float[Tensor, "image feature"] | None = None,
+    *,
+    least: int = 2,
 ) -> Support:
-    """Sorted as `Support` says; `InputError` when there are fewer than two classes."""
-    classes = distinct(labels)
+    """Sorted as `Support` says; `InputError` when there are fewer than `least` classes."""
+    classes = distinct(labels, least)
     number = {label: k for k, label in enumerate(classes)}
-    content = [image.tobytes() for image in images.numpy()]
+    content = [image.tobytes() for image in (images if features is None else features).numpy()]
     order = sorted(range(len(labels)), key=lambda i: (number[labels[i]], content[i], names[i]))
     y = torch.tensor([number[labels[i]] for i in order])
-    return Support(images[order], y, tuple(names[i] for i in order), tuple(classes))
+    sorted_features = None if features is None else features[order]
+    return Support(images[order], y, tuple(names[i] for i in order), tuple(classes), sorted_features)
 
 
-def join(one: Support, other_images: Tensor, labels: Sequence[Hashable], names: Sequence[str]) -> Support:
-    """The union of a support set and further images."""
-    return make_support(torch.cat([one.images, other_images]), [*one.labels, *labels], [*one.names, *names])
+def join(one: Support, other: Support) -> Support:
+    """The union of two support sets."""
+    features = None
+    if one.features is not None and other.features is not None:
+        features = torch.cat([one.features, other.features])
+    images = torch.cat([one.images, other.images])
+    return make_support(images, [*one.labels, *other.labels], [*one.names, *other.names], features, least=1)
 
 
 def balanced_weights(y: Int[Tensor, " image"], dtype: torch.dtype = torch.float32) -> Float[Tensor, " image"]:
@@ -71,11 +86,14 @@ def held_out_folds(y: Int[Tensor, " image"], folds: int) -> list[np.ndarray]:
     """Row numbers that are left out together, each image of a class with at least two once, some always staying.
 
     Fold f holds out the images f, f + k, … of every class, k the number of folds: with k images per class that is one
-    of each. A class with one image is never held out; it stays as a class to be confused with.
+    of each. A class with one image is never held out; it stays as a class to be confused with. Once 500 images were
+    held out the folds that follow are left out: more would say little more.
     """
     labels = y.numpy()
     counts = np.bincount(labels)
     rank = np.concatenate([np.arange(count) for count in counts])[np.argsort(np.argsort(labels, kind="stable"))]
     k = min(folds, int(counts.max()))
     held = [np.flatnonzero((rank % k == f) & (counts[labels] > 1)) for f in range(k)] if k > 1 else []
-    return [rows for rows in held if len(rows)]
+    held = [rows for rows in held if len(rows)]
+    before = np.cumsum([0, *map(len, held)])
+    return [rows for rows, earlier in zip(held, before, strict=False) if earlier < ENOUGH_HELD_OUT]

@@ -58,7 +58,7 @@ def add_parser(commands: Any) -> None:
 
 def execute(args: argparse.Namespace) -> None:
     """Evaluate and print the table."""
-    from metacontrast.classifier.starting_point import load_model
+    from metacontrast.classifier.model_folder import load_model
 
     run = load_run(args.run) if args.run.is_file() else load_model(args.run)
     fields = {name: value for name in _TASK_FIELDS if (value := getattr(args, name)) is not None}
@@ -159,7 +159,7 @@ def images_like_the_runs(args: argparse.Namespace, run: TrainedRun) -> ClassImag
 
 
 def _folder_elsewhere(run: TrainedRun, folder: Path, split: str | None) -> ClassImages:
-    from metacontrast.classifier.folder_images import read_folder_like
+    from metacontrast.classifier.image_format import read_folder_like
     from metacontrast.classifier.starting_point import from_run
 
     return read_folder_like(from_run(folder.name, run).images, folder, split)

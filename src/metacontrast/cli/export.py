@@ -18,6 +18,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("classifier", type=shared.path, metavar="DIR", help="what `metacontrast fit --out` wrote")
     parser.add_argument("--format", choices=("onnx", "torch"), default="onnx", help="default: %(default)s")
+    parser.add_argument("--model", metavar="M", help="the encoder, where it is your own code (python:...)")
     parser.add_argument(
         "--out", type=shared.path, metavar="FILE", help="default: DIR/classifier.onnx or DIR/classifier.pt2"
     )
@@ -28,9 +29,10 @@ def add_parser(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> None:
     """Write the file and say where."""
     from metacontrast.classifier.export import SUFFIXES, export
+    from metacontrast.classifier.model_folder import load_starting_point
     from metacontrast.classifier.storage import load
 
-    state, _ = load(args.classifier)
+    state, _ = load(args.classifier, None if args.model is None else load_starting_point(args.model))
     path = args.out or args.classifier / f"classifier{SUFFIXES[args.format]}"
     check_destinations([args.classifier], files=[path], endings=tuple(SUFFIXES.values()))
     export(state, path, args.format)

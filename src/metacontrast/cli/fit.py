@@ -1,4 +1,4 @@
-"""`metacontrast fit`: learn the classes of one's own images from a folder."""
+"""`metacontrast fit`: learn the classes of a user's images from a folder."""
 
 import argparse
 import sys
@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 from metacontrast.cli import shared
 from metacontrast.cli.destinations import check_destinations
 from metacontrast.data.decode import MAX_PIXELS
+from metacontrast.errors import one_line
 
 if TYPE_CHECKING:
     from metacontrast.classifier.estimator import FewShotClassifier
+
+SHOWN = 20
 
 
 def add_parser(commands: Any) -> None:
@@ -23,20 +26,37 @@ def add_parser(commands: Any) -> None:
         "`metacontrast predict`. Any number of classes, and of images of each.",
     )
     parser.add_argument("folder", type=shared.path, metavar="FOLDER", help="a folder of images for each class in it")
-    parser.add_argument("--model", required=True, metavar="M", help="a model that comes along, or a run directory")
+    parser.add_argument(
+        "--model",
+        default="auto",
+        metavar="M",
+        help="auto: whichever of the installed models does best; or one of them by name, a run directory, timm:NAME, "
+        "hf:NAME, torchvision:NAME, python:package.module:factory (default: %(default)s)",
+    )
+    parser.add_argument("--weights", type=shared.path, metavar="FILE", help="safetensors for a model such as timm:NAME")
     parser.add_argument("--out", type=shared.out_folder, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--head",
+        choices=("adapted", "prototype", "ridge", "logistic", "auto"),
+        help="what predicts: inner steps, nearest class mean, ridge, logistic regression, or whichever does best in "
+        "cross-validation (default: the model's own)",
+    )
     parser.add_argument("--steps", type=_steps, metavar="N", help="inner steps, or auto (default: the model's own)")
     parser.add_argument("--lr", type=float, metavar="X", help="inner step size (default: the model's own)")
     parser.add_argument("--scope", choices=("head", "all"), help="what adapts (default: the model's own)")
-    parser.add_argument(
-        "--baseline",
-        choices=("none", "prototype", "auto"),
-        default="none",
-        help="predict with the nearest class mean, or with whichever does better (default: %(default)s)",
-    )
+    parser.add_argument("--baseline", choices=("none", "prototype", "auto"), help="the older name of --head")
     parser.add_argument("--reject", type=float, metavar="RATE", help="share of known images that may be refused")
     parser.add_argument("--folds", type=int, default=5, metavar="N", help="of cross-validation (default: %(default)s)")
+    parser.add_argument(
+        "--nested",
+        choices=("classes", "flatten"),
+        default="classes",
+        help="folders in a class's folder are classes, or more of its images (default: %(default)s)",
+    )
     parser.add_argument("--skip-unreadable", action="store_true", help="leave out image files that cannot be read")
+    parser.add_argument(
+        "--weights-inside", action="store_true", help="write an encoder's weights too, not its name and digest alone"
+    )
     add_max_pixels_flag(parser)
     shared.add_device_flag(parser)
     shared.add_json_flag(parser)
@@ -50,36 +70,37 @@ def add_max_pixels_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+_PARAMETERS = ("weights", "head", "steps", "lr", "scope", "baseline", "reject", "folds", "nested", "skip_unreadable")
+
+
 def execute(args: argparse.Namespace) -> None:
-    """Fit, save, say how well each way does."""
+    """Fit, save, say what was learned and how well each way does."""
     from metacontrast.classifier.estimator import FewShotClassifier
-    from metacontrast.classifier.starting_point import check_replaceable, find_model
+    from metacontrast.classifier.model_folder import check_replaceable
     from metacontrast.classifier.storage import FORMAT
 
-    names = ("steps", "lr", "scope", "baseline", "reject", "folds", "skip_unreadable", "max_pixels", "device")
-    parameters = {name: getattr(args, name) for name in names}
+    parameters = {name: getattr(args, name) for name in (*_PARAMETERS, "max_pixels", "device")}
     classifier = FewShotClassifier(args.model, **parameters, verbose=sys.stderr.isatty())
-    check_destinations([args.folder, find_model(args.model)], folders=[args.out])
+    check_destinations([args.folder, *_model_folder(args.model)], folders=[args.out])
     check_replaceable(args.out, FORMAT)
     classifier.fit(args.folder)
-    classifier.save(args.out)
-    print(_summary(classifier))
+    classifier.save(args.out, weights_inside=args.weights_inside)
+    print("\n".join(_learned(classifier) + _models(classifier) + _ways(classifier)))
     _name_old_exports(args.out)
     run = classifier.state_.start.run
     if run is not None and run.config.norm == "transductive":
         shared.say("note: the model was trained with --norm transductive; single images get inductive statistics")
     shared.say(f"classifier: {args.out}")
     if args.json:
-        shared.print_json(
-            {
-                "classifier": str(args.out),
-                "classes": len(classifier.classes_),
-                "images": len(classifier.support_.y),
-                "temperature": classifier.temperature_,
-                "threshold": classifier.threshold_,
-                "compare": [asdict(score) for score in classifier.compare_],
-            }
-        )
+        shared.print_json(_as_json(classifier, args.out))
+
+
+def _model_folder(model: str) -> list[Path]:
+    """The folder that the model is read from, if it is one."""
+    from metacontrast.classifier.model_folder import find_model
+    from metacontrast.classifier.sources import is_source
+
+    return [] if model == "auto" or is_source(model) else [find_model(model)]
 
 
 def _name_old_exports(folder: Path) -> None:
@@ -100,16 +121,68 @@ def _steps(text: str) -> int | str:
 _steps.__name__ = "whole number or auto"
 
 
-def _summary(classifier: "FewShotClassifier") -> str:
-    counts = classifier.support_.counts
-    lines = [f"{len(counts)} classes with {int(counts.min())} to {int(counts.max())} images each"]
+def _learned(classifier: "FewShotClassifier") -> list[str]:
+    """The classes with their counts, and what was left out."""
+    counts = classifier.support_.counts.tolist()
+    lines = [f"{len(counts)} classes with {min(counts)} to {max(counts)} images each"]
+    named = [f"  {one_line(str(name))}: {n}" for name, n in zip(classifier.classes_, counts, strict=True)]
+    lines += _some(named, "classes")
+    if classifier.ignored_:
+        lines.append(f"left out: {len(classifier.ignored_)}")
+        lines += _some([f"  {one_line(f'{name} {reason}')}" for name, reason in classifier.ignored_], "files")
+    return lines
+
+
+def _some(lines: list[str], what: str) -> list[str]:
+    return lines if len(lines) <= SHOWN else [*lines[:SHOWN], f"  and {len(lines) - SHOWN} more {what} (see --json)"]
+
+
+def _models(classifier: "FewShotClassifier") -> list[str]:
+    """The models among which `auto` chose."""
+    if not classifier.models_:
+        return [f"model: {classifier.state_.start.name}"]
+    lines = [f"{'model':<16}{'balanced accuracy':>18}  cross entropy"]
+    for row in classifier.models_:
+        numbers = f"{100 * row.balanced_accuracy:>16.1f} %  {row.cross_entropy:.3f}" if row.images else "not compared"
+        lines.append(f"{row.name:<16}{numbers}{'  <- used' if row.chosen else ''}")
+    if not classifier.models_[0].images:
+        lines.append("no class has a second image to compare them on: the model was chosen by the look of the images")
+    return lines
+
+
+def _ways(classifier: "FewShotClassifier") -> list[str]:
+    """How each way did in cross-validation."""
     if not classifier.compare_:
-        return "\n".join([*lines, _UNCALIBRATED])
-    lines.append(f"{'method':<12}{'steps':>5}{'lr':>8}  {'accuracy':>8}  {'less baseline':<20}cross entropy")
-    lines += [
-        f"{row.method:<12}{row.steps:>5}{row.lr:>8.3g}  {100 * row.accuracy:>6.1f} %  "
-        + f"{100 * row.difference:+.1f} ± {100 * row.ci95:.1f} points".ljust(20)
-        + f"{row.cross_entropy:.3f}{'  <- used' if row.chosen else ''}"
-        for row in classifier.compare_
+        return [_UNCALIBRATED]
+    lines = [f"{'head':<11}{'':<20}{'balanced accuracy':>17}  {'less baseline':<21}cross entropy"]
+    for row in classifier.compare_:
+        way = f"{row.steps} steps of {row.lr:.3g}" if row.steps else f"λ={row.strength:g}" if row.strength else ""
+        lines.append(
+            f"{row.method:<11}{way:<20}{100 * row.balanced_accuracy:>15.1f} %  "
+            + f"{100 * row.difference:+.1f} ± {100 * row.ci95:.1f} points".ljust(21)
+            + f"{row.cross_entropy:.3f}{'  <- used' if row.chosen else ''}"
+        )
+    return [*lines, f"cross-validated on {classifier.compare_[0].images} images"]
+
+
+def _as_json(classifier: "FewShotClassifier", folder: Path) -> dict[str, Any]:
+    from metacontrast.classifier.labels import to_json
+
+    counts = classifier.support_.counts.tolist()
+    models = [
+        asdict(row) | ({} if row.images else {"balanced_accuracy": None, "cross_entropy": None})
+        for row in classifier.models_
     ]
-    return "\n".join([*lines, f"cross-validated on {classifier.compare_[0].images} images"])
+    return {
+        "classifier": str(folder),
+        "model": classifier.state_.start.name,
+        "classes": len(classifier.classes_),
+        "images": len(classifier.support_.y),
+        "counts": [[to_json(k), n] for k, n in zip(classifier.classes_.tolist(), counts, strict=True)],
+        "ignored": [{"name": name, "reason": reason} for name, reason in classifier.ignored_],
+        "notes": list(classifier.notes_),
+        "temperature": classifier.temperature_,
+        "threshold": classifier.threshold_,
+        "models": models,
+        "compare": [asdict(score) for score in classifier.compare_],
+    }

@@ -50,13 +50,14 @@ def build_parser() -> Parser:
         fit,
         play,
         predict,
+        score,
         train,
     )
 
     parser = Parser(prog="metacontrast", description="Few-shot meta-learning with MAML, and why it learns.")
     parser.add_argument("--version", action="version", version=f"metacontrast {__version__}")
     commands = parser.add_subparsers(metavar="command", required=True, parser_class=Parser)
-    for command in (demo, data, train, evaluate, explain, figure, fit, predict, play, export, convert):
+    for command in (demo, data, train, evaluate, explain, figure, fit, predict, score, play, export, convert):
         command.add_parser(commands)
     return parser
 

@@ -18,7 +18,7 @@ from metacontrast.files import is_folder
 
 if TYPE_CHECKING:
     from metacontrast.classifier.explanation import Explanation
-    from metacontrast.classifier.stream import Prediction
+    from metacontrast.classifier.fitted import Prediction
 
 SHOWN = 5
 
@@ -39,6 +39,11 @@ def add_parser(commands: Any) -> None:
     shared.add_json_flag(form)
     form.add_argument("--csv", action="store_true", help="comma-separated values with a header")
     parser.add_argument("--explain", action="store_true", help="name the support images that pulled and pushed")
+    parser.add_argument("--top", type=int, default=1, metavar="N", help="name the N most probable classes")
+    parser.add_argument(
+        "--sets", type=float, metavar="SHARE", help="name a set of classes that holds the right one at least so often"
+    )
+    parser.add_argument("--model", metavar="M", help="the encoder, where it is your own code (python:...)")
     parser.add_argument(
         "--pictures", type=shared.out_folder, metavar="DIR", help="with --explain: a picture of each explanation"
     )
@@ -50,20 +55,27 @@ def add_parser(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Answer image by image; 1 when one could not be read."""
     from metacontrast.classifier.estimator import FewShotClassifier
+    from metacontrast.classifier.labels import to_json
 
     if args.pictures and not args.explain:
         raise InputError("--pictures draws explanations: add --explain")
     if args.csv and args.explain:
         raise InputError("--csv has no columns for explanations: use --json with --explain")
+    if args.csv and args.sets is not None:
+        raise InputError("--csv has no column for sets: use --json with --sets")
+    if args.top < 1:
+        raise InputError(f"--top {args.top}, but it must be 1 or more")
     files = _files(args.images)
     if args.pictures:
         pictures = (_picture(args.pictures, number) for number in range(len(files)))
         check_destinations([args.classifier, *files], folders=[args.pictures], files=pictures)
-    classifier = FewShotClassifier.load(args.classifier)
+    classifier = FewShotClassifier.load(args.classifier, args.model)
     classifier.set_params(max_pixels=args.max_pixels, device=args.device)
     found = classifier.predict_each(files, explain=args.explain)
     shown = tqdm(found, total=len(files), desc="predicting", unit="image", disable=None, leave=False)
-    write = _writer(args)
+    from_on = None if args.sets is None else classifier.set_threshold(args.sets)
+    classes = classifier.classes_.tolist()
+    write = _writer(args, classes, from_on)
     broken, answered = [], []
     for number, prediction in enumerate(shown):
         if prediction.problem:
@@ -72,12 +84,13 @@ def execute(args: argparse.Namespace) -> int:
             continue
         write(prediction)
         if args.json:
-            answered.append(_as_json(prediction))
+            answered.append(_as_json(prediction, classes, args.top, from_on))
         if args.pictures:
             _draw(classifier.state_, prediction, _picture(args.pictures, number))
     if args.json:
         unreadable = [{"image": each.image, "problem": each.problem} for each in broken]
-        shared.print_json({"predictions": answered, "unreadable": unreadable})
+        named = [to_json(label) for label in classifier.classes_.tolist()]
+        shared.print_json({"classes": named, "predictions": answered, "unreadable": unreadable})
     if broken:
         others = "; the others are answered" if len(broken) < len(files) else ""
         shared.say(f"{len(broken)} of {len(files)} images could not be read{others}")
@@ -94,20 +107,41 @@ def _picture(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}.png"
 
 
-def _writer(args: argparse.Namespace) -> Any:
+def _writer(args: argparse.Namespace, classes: list[Any], from_on: float | None) -> Any:
     """A function that writes one prediction to standard output, in the form that was asked for."""
     if args.json:
         return lambda prediction: None
     if args.csv:
         table = csv.writer(sys.stdout, lineterminator="\n")
-        table.writerow(["image", "label", "probability", "rejected"])
-        return lambda p: table.writerow([p.image, p.label, f"{p.probability:.6f}", str(p.rejected).lower()])
-    return lambda p: tqdm.write(_as_text(p), file=sys.stdout)
+        more = [f"{name}_{n}" for n in range(2, args.top + 1) for name in ("label", "probability")]
+        table.writerow(["image", "label", "probability", "rejected", *more])
+        return lambda p: table.writerow(
+            [p.image, p.label, f"{p.probability:.6f}", str(p.rejected).lower()]
+            + [cell for label, share in _top(p, classes, args.top)[1:] for cell in (label, f"{share:.6f}")]
+        )
+    return lambda p: tqdm.write(_as_text(p, classes, args.top, from_on), file=sys.stdout)
 
 
-def _as_text(prediction: "Prediction") -> str:
+def _top(prediction: "Prediction", classes: list[Any], count: int) -> list[tuple[Any, float]]:
+    """The most probable classes with their probabilities."""
+    order = sorted(range(len(classes)), key=lambda k: -prediction.probabilities[k])
+    return [(classes[k], prediction.probabilities[k]) for k in order[:count]]
+
+
+def _set(prediction: "Prediction", classes: list[Any], from_on: float) -> list[Any]:
+    """The labels of the prediction set, the most probable first."""
+    return [
+        label for n, (label, share) in enumerate(_top(prediction, classes, len(classes))) if not n or share >= from_on
+    ]
+
+
+def _as_text(prediction: "Prediction", classes: list[Any], top: int, from_on: float | None) -> str:
     label = f"like no class (nearest: {prediction.label})" if prediction.rejected else prediction.label
     line = f"{one_line(prediction.image)}\t{one_line(str(label))}\t{prediction.probability:.4f}"
+    for other, share in _top(prediction, classes, top)[1:]:
+        line += f"\t{one_line(str(other))}\t{share:.4f}"
+    if from_on is not None:
+        line += "\t{" + ", ".join(one_line(str(each)) for each in _set(prediction, classes, from_on)) + "}"
     return line if prediction.explanation is None else f"{line}\n{_explained(prediction.explanation)}"
 
 
@@ -122,8 +156,13 @@ def _explained(found: "Explanation") -> str:
     return "\n".join(lines)
 
 
-def _as_json(prediction: "Prediction") -> dict[str, Any]:
+def _as_json(prediction: "Prediction", classes: list[Any], top: int, from_on: float | None) -> dict[str, Any]:
     known = {name: getattr(prediction, name) for name in ("image", "label", "probability", "rejected")}
+    known |= {"probabilities": prediction.probabilities}
+    if top > 1:
+        known["top"] = [{"label": label, "probability": share} for label, share in _top(prediction, classes, top)]
+    if from_on is not None:
+        known["set"] = _set(prediction, classes, from_on)
     found = prediction.explanation
     if found is None:
         return known
@@ -137,7 +176,7 @@ def _as_json(prediction: "Prediction") -> dict[str, Any]:
 
 
 def _draw(state: Any, prediction: "Prediction", path: Path) -> None:
-    from metacontrast.classifier.picture import save_explanation
+    from metacontrast.classifier.explanation import save_explanation
 
     assert prediction.explanation is not None
     assert prediction.pixels is not None

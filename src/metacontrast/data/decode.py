@@ -1,8 +1,8 @@
 """Images of any kind as uint8 pixels: upright, opaque, 8 bits a channel, of the wanted size; one, or many side by side.
 
 What is done, in this order: the first frame is taken, the EXIF orientation is applied, greys of more than 8 bits are
-scaled to 8, transparency is laid on white, colours are converted to grey or RGB, and the image is resized without
-keeping its aspect. Colour profiles are ignored.
+scaled to 8, transparency is laid on white, colours are converted to grey or RGB, and the whole image, or its central
+square, is resized to a square. Colour profiles are ignored.
 """
 
 import functools
@@ -52,6 +52,7 @@ def decode(
     *,
     name: str | None = None,
     max_pixels: int = MAX_PIXELS,
+    crop: float | None = None,
 ) -> UInt8[np.ndarray, "channel height width"]:
     """Decode an image to pixels, 1 channel for mode `L` and 3 for `RGB`.
 
@@ -62,6 +63,8 @@ def decode(
         resample: the filter for resizing.
         name: what messages call the image; the path where there is one.
         max_pixels: a larger image is refused before it is unpacked; Pillow opens none above 178,956,970.
+        crop: take the central square whose side is this share of the shorter side; None takes the whole image, resized
+            without keeping its aspect.
 
     Raises:
         UnreadableImage: the image is empty, damaged, of no known format or too large; the message names it.
@@ -74,7 +77,8 @@ def decode(
             if image.width * image.height > max_pixels:
                 raise _too_large(name, image.width * image.height, max_pixels)
             flat = _upright_and_opaque(image).convert(mode)
-            array = np.array(flat.resize((size, size), Image.Resampling[resample.upper()]))
+            box = None if crop is None else _central_square(flat.size, crop)
+            array = np.array(flat.resize((size, size), Image.Resampling[resample.upper()], box))
     except UnreadableImage:
         raise
     except Image.DecompressionBombError as error:
@@ -143,6 +147,12 @@ def _to_8_bits(grey: np.ndarray) -> NDArray[np.uint8]:
     if top is None:
         raise ValueError(f"its greys lie between {low} and {high}, save it with 8 or 16 bits")
     return np.rint(grey * (255 / top)).astype(np.uint8)
+
+
+def _central_square(size: tuple[int, int], share: float) -> tuple[float, float, float, float]:
+    side = share * min(size)
+    left, top = ((length - side) / 2 for length in size)
+    return left, top, left + side, top + side
 
 
 def _too_large(
@@ -221,12 +231,14 @@ def enumerate_some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def decoder(mode: Mode, size: int, resample: Resample, max_pixels: int = MAX_PIXELS) -> Callable[[Item], Decoded]:
+def decoder(
+    mode: Mode, size: int, resample: Resample, max_pixels: int = MAX_PIXELS, crop: float | None = None
+) -> Callable[[Item], Decoded]:
     """A function that decodes an item to images of that kind, or returns why it cannot."""
 
     def decode_item(item: Item) -> Decoded:
         try:
-            return decode(item.source, size, mode, resample, name=item.name, max_pixels=max_pixels)
+            return decode(item.source, size, mode, resample, name=item.name, max_pixels=max_pixels, crop=crop)
         except UnreadableImage as error:
             return error
 

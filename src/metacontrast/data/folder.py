@@ -2,7 +2,8 @@
 
     root/cat/1.jpg                    a class is a folder that directly holds images, named by its path: `cat`
     root/Futurama/character07/1.png   ... or `Futurama/character07`
-    root/train/cat/1.jpg              folders named train, val (validation, valid), test may divide them
+    root/train/cat/1.jpg              folders named train (training), val (validation, valid), test (testing) may
+                                      divide them
 
 With such folders a split is what lies in its folder, and `all` is everything, a class of the same name in two
 of them being one class. Without them `train` and `all` are everything, and `val` and `test` are refused:
@@ -17,21 +18,42 @@ import logging
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from metacontrast.data.decode import Item, UnreadableImage, enumerate_some, gather, is_grey, suffixes
 from metacontrast.data.images import ClassImages, group_by_class
 from metacontrast.data.options import ReadOptions, with_variants
-from metacontrast.errors import InputError, NoSplitError
+from metacontrast.errors import InputError, NoSplitError, check_choice
 from metacontrast.files import is_folder, why_no_folder
 
 READER_VERSION = 1
 SPLITS = ("all", "train", "val", "test")
-FOLDER_SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
+FOLDER_SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+FOLDER_SPLITS |= dict.fromkeys(("val", "valid", "validation"), "val")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 ClassFiles = dict[str, list[Path]]
+Nested = Literal["classes", "flatten"]
+HEIC = (".heic", ".heif")
+
+
+@dataclass
+class Found:
+    """The classes of a folder, and what was left out.
+
+    Args:
+        classes: the images of each class.
+        ignored: name and reason of everything else.
+        nested: names of classes that lie in folders of folders.
+    """
+
+    classes: ClassFiles
+    ignored: list[tuple[str, str]] = field(default_factory=list)
+    nested: list[str] = field(default_factory=list)
+
 
 logger = logging.getLogger("metacontrast")
 
@@ -64,9 +86,13 @@ def sources(root: Path, options: ReadOptions) -> list[Path]:
     return [file for files in class_files(root).values() for file in files if file.exists()]
 
 
-def image_folders(root: Path) -> ClassFiles:
-    """The images that `root` (`.`) and each folder below it directly hold, where they hold some."""
-    return {folder.relative_to(root).as_posix(): files for folder, files in _walk(root, root)}
+def image_folders(root: Path, ignored: list[tuple[str, str]] | None = None) -> ClassFiles:
+    """The images that `root` (`.`) and each folder below it directly hold, where they hold some.
+
+    Args:
+        ignored: takes the names of what is left out, with the reason; without it a link out of the folder is an error.
+    """
+    return {folder.relative_to(root).as_posix(): files for folder, files in _walk(root, root, ignored)}
 
 
 def class_files(root: Path) -> ClassFiles:
@@ -81,6 +107,42 @@ def class_files(root: Path) -> ClassFiles:
             "(.jpg, .png, ...) into a folder named after the class"
         )
     return found
+
+
+def find_classes(root: Path, nested: Nested = "classes", split: str = "train") -> Found:
+    """The classes of a folder for one split, with everything that is left out named; links out of it are left out.
+
+    Args:
+        nested: what folders below a class's folder are: `classes` of their own, named by their path, which is refused
+            where the folder above holds images too; or `flatten`, more images of the class above.
+    """
+    check_choice("nested", nested, ("classes", "flatten"))
+    ignored: list[tuple[str, str]] = []
+    found = image_folders(root, ignored)
+    ignored += [(file.name, "is outside of any class folder") for file in found.pop(".", [])]
+    if not found:
+        class_files(root)  # says what is wrong
+    classes = split_classes(root, found, split)
+    kept = set(map(id, (file for files in classes.values() for file in files)))
+    left = sum(id(file) not in kept for files in found.values() for file in files)
+    ignored += [(f"{left} images of other splits", f"are not in {split}")] if left else []
+    if nested == "flatten":
+        return Found(_flattened(classes), ignored)
+    inside = sorted(name for name in classes if "/" in name)
+    if both := next((name for name in inside if name.rpartition("/")[0] in classes), None):
+        raise InputError(
+            f"{root}: {both.rpartition('/')[0]!r} holds images and so does {both!r} in it: one class or two? "
+            "Pass nested='flatten' for one, or move the images"
+        )
+    return Found(classes, ignored, inside)
+
+
+def _flattened(classes: ClassFiles) -> ClassFiles:
+    """Every class with the images of the folders below it."""
+    flat: ClassFiles = {}
+    for name, files in classes.items():
+        flat.setdefault(name.partition("/")[0], []).extend(files)
+    return flat
 
 
 def is_divided(root: Path) -> bool:
@@ -142,17 +204,42 @@ def _merged(found: ClassFiles, tops: set[str]) -> ClassFiles:
     return dict(sorted(merged.items()))
 
 
-def _walk(folder: Path, root: Path) -> Iterator[tuple[Path, list[Path]]]:
-    """Each folder that directly holds images with its images, all sorted by name."""
+def _walk(folder: Path, root: Path, ignored: list[tuple[str, str]] | None = None) -> Iterator[tuple[Path, list[Path]]]:
+    """Each folder that directly holds images with its images, all sorted by name; `ignored` as of `image_folders`."""
     entries = sorted(_visible(folder), key=lambda entry: unicodedata.normalize("NFC", entry.name))
-    for entry in entries:
-        if entry.is_symlink():
-            _refuse_far_link(entry, root)
-    if files := [entry for entry in entries if _is_image_file(entry)]:
+    near = [entry for entry in entries if not (entry.is_symlink() and _is_far_link(entry, root, ignored))]
+    files = [entry for entry in near if _is_image_file(entry)]
+    folders = [entry for entry in near if entry.is_dir()]
+    if ignored is not None:
+        for entry in near:
+            if entry not in files and entry not in folders:
+                ignored.append((entry.relative_to(root).as_posix(), _why_not(entry)))
+        if not files and not folders and folder != root:
+            ignored.append((folder.relative_to(root).as_posix() + "/", "holds no images: the class is left out"))
+    if files:
         yield folder, files
-    for entry in entries:
-        if entry.is_dir():
-            yield from _walk(entry, root)
+    for entry in folders:
+        yield from _walk(entry, root, ignored)
+
+
+def _why_not(entry: Path) -> str:
+    """Why a file is not taken for an image."""
+    end = entry.suffix.lower()
+    if end in HEIC:
+        return "is HEIC: pip install pillow-heif and call pillow_heif.register_heif_opener(), or save it as JPEG"
+    return f"has the ending {end}, which no image has" if end else "has no file name ending"
+
+
+def _is_far_link(link: Path, root: Path, ignored: list[tuple[str, str]] | None) -> bool:
+    """Whether a link leads where it is not followed; unless it may be left out, that is an `InputError`."""
+    try:
+        _refuse_far_link(link, root)
+    except InputError:
+        if ignored is None:
+            raise
+        ignored.append((link.relative_to(root).as_posix(), "is a link out of the folder, or to a folder"))
+        return True
+    return False
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -137,7 +137,7 @@ def judge_together(claims: Sequence[Claim], table: Table) -> Verdict:
     if len(decided) > 1:
         outcome, reason = "inconclusive", "the bodies of evidence disagree"
     else:
-        outcome = min((each.outcome for each in found), key=lambda each: _ORDER.index(each))
+        outcome = next(each for each in _ORDER if each in {one.outcome for one in found})
         reason = "; ".join(dict.fromkeys(each.reason for each in found if each.outcome == outcome and each.reason))
     tested = [each.p for each in found if each.p is not None]
     p = min(1.0, len(tested) * min(tested)) if tested and outcome != "not testable yet" else None

@@ -46,7 +46,7 @@ def freeze(
     """
     module = copy.deepcopy(model.encoder).to(support_x.device, support_x.dtype)
     module.load_state_dict(encoder, strict=False)
-    frozen = _replace_norms(module, _fixed_norms(module, support_x))
+    frozen = _replace_norms(module, _fixed_norms(module, support_x)) if _norms(module) else module
     if not keeps_images_apart(frozen, FixedNorm):
         _check_images_apart(frozen, support_x[:3])
     return frozen

@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from metacontrast.classifier.estimator import FewShotClassifier
+from metacontrast.classifier.explanation import save_explanation
 from metacontrast.classifier.export import export
-from metacontrast.classifier.picture import save_explanation
 from metacontrast.errors import InputError
 from metacontrast.play.answers import ready
 from metacontrast.play.session import MOST_CLASSES, MOST_EXAMPLES, Session, Settings, to_png
@@ -100,6 +100,8 @@ def _unpack(data: bytes, folder: Path) -> None:
 
 def _boards(loaded: FewShotClassifier) -> tuple[tuple[str, tuple[bytes, ...]], ...]:
     """The examples as the model saw them, as PNGs, which are read back without loss."""
+    if loaded.support_.features is not None:
+        raise InputError("this classifier keeps features in place of its images: use it with `metacontrast predict`")
     support, invert = loaded.support_, loaded.state_.start.images.invert
     counts = support.counts.tolist()
     if len(counts) > MOST_CLASSES or max(counts) > MOST_EXAMPLES:

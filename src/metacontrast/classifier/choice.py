@@ -1,0 +1,188 @@
+"""`model="auto"`: the installed model that suits the images best.
+
+Three kinds of models are tried: `omniglot-conv4` for drawings, `cifar-fs-conv4` for small photographs, and `photos` for
+photographs, or `photos-small` where only that is installed. Each is cross-validated with its default head on at most
+20 images of a class and 400 in all.
+
+Let d_i be how much the cross entropy of held-out image i is larger under the model that the images' look suggests than
+under the model with the least mean cross entropy. The former is taken unless mean d > one standard error of d. Where no
+class has a second image it is taken as well. The look: images without colour, nine in ten of whose pixels are near
+their lightest or darkest value, are drawings; all others are photographs.
+"""
+
+import hashlib
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from metacontrast.classifier.candidates import FALLBACK, Candidate
+from metacontrast.classifier.cross_validation import HeldOut, cross_validate
+from metacontrast.classifier.fitted import task_of
+from metacontrast.classifier.image_format import ImageFormat
+from metacontrast.classifier.labels import distinct
+from metacontrast.classifier.model_folder import load_starting_point, pretrained_names
+from metacontrast.classifier.reading import Read
+from metacontrast.classifier.starting_point import StartingPoint
+from metacontrast.classifier.storage import State
+from metacontrast.classifier.support import Support
+from metacontrast.data.decode import Item
+
+DRAWINGS, SMALL, PHOTOS = ("omniglot-conv4",), ("cifar-fs-conv4",), ("photos", "photos-small")
+PER_CLASS, IN_ALL = 20, 400
+LOOK = ImageFormat(3, 64, "nearest")
+
+ReadFor = Callable[[StartingPoint, Sequence[Item]], Read]
+
+
+@dataclass(frozen=True)
+class ModelScore:
+    """How one model did on the images.
+
+    Args:
+        name: of the model.
+        balanced_accuracy, cross_entropy: in cross-validation; NaN where no image could be held out.
+        images: how many were held out.
+        chosen: whether it is the one that is used.
+    """
+
+    name: str
+    balanced_accuracy: float
+    cross_entropy: float
+    images: int
+    chosen: bool
+
+
+def choose(
+    items: Sequence[Item], labels: Sequence[Hashable], read: ReadFor, folds: int, max_pixels: int
+) -> tuple[StartingPoint, tuple[ModelScore, ...], Read | None]:
+    """The model, how each did, and all items as the model sees them where they were all looked at.
+
+    Args:
+        items: each with the position of its label in place of the label.
+        read: reads images for a starting point: those that can be read, their pixels, and features if it is frozen.
+        folds, max_pixels: as of the classifier.
+    """
+    some = [items[row] for row in _sample(items, labels)]
+    names = installed()
+    favourite = _suggested(some, max_pixels, names)
+    if len(names) == 1:
+        return load_starting_point(favourite), (), None
+    starts = {name: load_starting_point(name) for name in names}
+    seen = {name: read(start, some) for name, start in starts.items()}
+    found = {name: _held_out(start, _in_order(seen[name], labels), folds) for name, start in starts.items()}
+    chosen = favourite
+    if all(each is not None for each in found.values()):
+        chosen = _best({name: each for name, each in found.items() if each is not None}, favourite)
+    scores = tuple(_score(name, found[name], name == chosen) for name in names)
+    whole = seen[chosen] if len(some) == len(items) else None
+    return starts[chosen], tuple(sorted(scores, key=lambda score: score.cross_entropy)), whole
+
+
+def installed() -> list[str]:
+    """One model of each kind, as far as they are installed."""
+    known = pretrained_names()
+    kinds = (PHOTOS, SMALL, DRAWINGS)
+    return [next(name for name in kind if name in known) for kind in kinds if set(kind) & set(known)]
+
+
+def is_drawing(image: UInt8[Tensor, "3 height width"]) -> bool:
+    """Whether an image has no colour, and nine in ten of its pixels are near its lightest or darkest value."""
+    pixels = image.int()
+    low, high = pixels.amin(), pixels.amax()
+    coloured = (pixels.amax(0) - pixels.amin(0) > 24).float().mean()
+    grey = pixels.float().mean(0)
+    near = (torch.minimum(grey - low, high - grey) <= 40).float().mean()
+    return bool(coloured < 0.02 and near > 0.9 and high - low > 80)
+
+
+def _suggested(items: Sequence[Item], max_pixels: int, names: Sequence[str]) -> str:
+    _, images = LOOK.read(items, max_pixels, skip_unreadable=True)
+    drawn = sum(map(is_drawing, images)) * 2 > len(images)
+    kinds = (*DRAWINGS, *PHOTOS, *SMALL) if drawn else (*PHOTOS, *SMALL, *DRAWINGS)
+    return next(name for name in kinds if name in names)
+
+
+def _sample(items: Sequence[Item], labels: Sequence[Hashable]) -> list[int]:
+    """Rows of some images of every class, by a hash of what they are, so that their order does not matter."""
+    by_class: dict[Hashable, list[int]] = {}
+    for row, label in enumerate(labels):
+        by_class.setdefault(label, []).append(row)
+    most = max(2, min(PER_CLASS, IN_ALL // len(by_class)))
+    return [
+        row for label in distinct(labels) for row in sorted(by_class[label], key=lambda row: _mark(items[row]))[:most]
+    ]
+
+
+def _in_order(found: Read, labels: Sequence[Hashable]) -> Support:
+    """A support set in the order of the items, so that models can be compared image by image."""
+    items, images, features = found
+    own = [labels[int(item.label)] for item in items]
+    classes = distinct(own)
+    y = torch.tensor([classes.index(label) for label in own])
+    return Support(images, y, tuple(item.name for item in items), tuple(classes), features)
+
+
+def _mark(item: Item) -> str:
+    source = item.source
+    if isinstance(source, Path):
+        content = str(source).encode("utf-8", "surrogateescape")
+    elif isinstance(source, Image.Image):
+        content = np.asarray(source.convert("RGB").resize((16, 16))).tobytes()
+    else:
+        content = source if isinstance(source, bytes) else source.tobytes()
+    return hashlib.sha256(content).hexdigest()
+
+
+def _held_out(start: StartingPoint, support: Support, folds: int) -> HeldOut | None:
+    model, params, x = task_of(start, support)
+    frozen = start.keeps_features(start.inner)
+    candidate = FALLBACK["ridge"] if frozen else Candidate(start.inner.lr, max(start.inner.steps, 1))
+    return cross_validate(model, params, x, support.y, start.inner, (candidate,), folds).get(candidate)
+
+
+def _best(found: dict[str, HeldOut], favourite: str) -> str:
+    losses = {name: _losses(each) for name, each in found.items()}
+    best = min(losses, key=lambda name: losses[name].sum().item())
+    excess = losses[favourite] - losses[best]
+    error = excess.std(correction=0) * len(excess) ** 0.5
+    return best if excess.sum() > error else favourite
+
+
+def _losses(found: HeldOut) -> Float[Tensor, " image"]:
+    """What each image adds to the cross entropy, in an order that is the same for every model."""
+    logits = found.logits.double() / found.temperature
+    each = -logits.log_softmax(1)[torch.arange(len(found.y)), found.y]
+    return found.weights * each
+
+
+def _score(name: str, found: HeldOut | None, chosen: bool) -> ModelScore:
+    if found is None:
+        return ModelScore(name, float("nan"), float("nan"), 0, chosen)
+    return ModelScore(name, found.balanced_accuracy, found.cross_entropy, len(found.y), chosen)
+
+
+def fit_notes(state: State) -> tuple[str, ...]:
+    """What one should know about a fit: an accuracy near chance, or clearly below the baseline."""
+    chosen = next((score for score in state.fitted.scores if score.chosen), None)
+    if chosen is None:
+        return ()
+    ways, notes = len(state.support.classes), []
+    chance = 1 / ways
+    error = (chosen.balanced_accuracy * (1 - chosen.balanced_accuracy) / chosen.images) ** 0.5
+    if chosen.balanced_accuracy - chance < 2 * max(error, (chance * (1 - chance) / chosen.images) ** 0.5):
+        notes.append(
+            f"this classifier is near chance: {chosen.balanced_accuracy:.0%} right on {chosen.images} held-out images, "
+            f"and guessing among {ways} classes gives {chance:.0%}; try another model, or look at the labels"
+        )
+    if chosen.difference + chosen.ci95 < 0:
+        notes.append(
+            f"this classifier is {-100 * chosen.difference:.1f} ± {100 * chosen.ci95:.1f} points below the nearest "
+            "class mean: use head='auto'"
+        )
+    return tuple(notes)

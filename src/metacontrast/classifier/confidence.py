@@ -1,0 +1,144 @@
+"""Probabilities, refusals and prediction sets, set on images that were held out of the support set.
+
+p = softmax(z / T),        T minimizes the cross entropy of the held-out images
+refuse q where s(q) < τ,   τ leaves at most a given share of the held-out images below it
+set of q = {k : p_k ≥ π},  π leaves at most a share 1 − coverage of the held-out images' true classes below it
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from metacontrast.errors import InputError
+from metacontrast.fields import no_type_check
+
+WIDEST = 1e4
+
+
+def fit_temperature(
+    logits: Float[Tensor, "image way"], y: Int[Tensor, " image"], weights: Float[Tensor, " image"] | None = None
+) -> float:
+    """The temperature T with the least cross entropy.
+
+    With n images the target of the true class is (n + 1) / (n + 2), not 1 (Platt's targets): otherwise n right answers
+    would call for certainty. The cross entropy is convex in 1/T, so bisection on its slope finds the minimum.
+
+    >>> round(fit_temperature(torch.tensor([[2.0, 0.0], [2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 0, 0])), 4)
+    1.4427
+
+    Args:
+        weights: of the images in the mean, with sum 1; None weighs them alike.
+    """
+    z = logits.double()
+    z = z - z.mean(1, keepdim=True)
+    spread = z.square().mean().sqrt().item()
+    if spread == 0:
+        return 1.0
+    targets = _soft_targets(y, z.shape[1])
+    share = _shares(y, weights)[:, None]
+    low, high = 1 / (spread * WIDEST), WIDEST / spread
+    while high / low > 1 + 1e-12:
+        middle = math.sqrt(low * high)
+        slope = (share * ((middle * z).softmax(1) - targets) * z).sum()
+        low, high = (middle, high) if slope < 0 else (low, middle)
+    return 1 / low
+
+
+def cross_entropy(
+    logits: Float[Tensor, "image way"],
+    y: Int[Tensor, " image"],
+    temperature: float,
+    weights: Float[Tensor, " image"] | None = None,
+) -> float:
+    """Mean cross entropy in nats of the calibrated probabilities, against the same targets."""
+    z = logits.double()
+    each = -(_soft_targets(y, z.shape[1]) * (z / temperature).log_softmax(1)).sum(1)
+    return (_shares(y, weights) * each).sum().item()
+
+
+def expected_calibration_error(
+    probabilities: Float[Tensor, "image way"], y: Int[Tensor, " image"], bins: int = 10
+) -> float:
+    """Σ over bins of (share of the images) · |accuracy − mean confidence|; bins hold equally many images.
+
+    >>> expected_calibration_error(torch.tensor([[0.75, 0.25]] * 4), torch.tensor([0, 0, 0, 1]), bins=1)
+    0.0
+    """
+    confidence, answer = probabilities.double().max(1)
+    gap = (answer == y).double() - confidence
+    parts = gap[confidence.argsort(stable=True)].tensor_split(min(bins, len(y)))
+    return sum(abs(part.sum().item()) for part in parts) / len(y)
+
+
+def rejection_threshold(scores: Float[Tensor, " image"], rate: float) -> float:
+    """The score below which at most a share `rate` of images of known classes falls.
+
+    Of n held-out scores and that of one more known image every order is equally likely, so the j-th smallest of the n
+    has the next one below it with probability j / (n + 1); j is the greatest with j / (n + 1) ≤ rate.
+    """
+    if not 0 < rate < 1:
+        raise InputError(
+            f"reject={rate}, but it must lie between 0 and 1: the share of known images that may be refused"
+        )
+    if len(scores) == 0:
+        raise InputError(
+            f"reject={rate} is set on held-out images, and no class has a second image to hold out: add images"
+        )
+    j = math.floor(rate * (len(scores) + 1) + 1e-9)
+    if j < 1:
+        raise InputError(
+            f"reject={rate} needs {math.ceil(1 / rate - 1e-9) - 1} images to hold out, of classes with 2 or more, and "
+            f"there are {len(scores)}: add images, or raise it above {1 / (len(scores) + 1):.3f}"
+        )
+    return scores.sort().values[j - 1].item()
+
+
+@no_type_check
+def set_threshold(true_probabilities: Float[Tensor, " image"], coverage: float) -> float:
+    """The probability from which on a class belongs to an image's prediction set.
+
+    By the argument of `rejection_threshold` the true class of the next image has a probability below the j-th smallest
+    of n with probability j / (n + 1); j is the greatest with j / (n + 1) ≤ 1 − coverage (Vovk et al. 2005; Sadinle et
+    al. 2019).
+
+    >>> set_threshold(torch.tensor([0.9, 0.2, 0.8, 0.7]), 0.8)
+    0.20000000298023224
+
+    Args:
+        true_probabilities: of the true class of every held-out image.
+        coverage: the share of images whose set is to hold their class.
+    """
+    if not (isinstance(coverage, float | int) and 0 < coverage < 1):
+        raise InputError(f"coverage={coverage!r}, but it must lie between 0 and 1, such as 0.9")
+    n, miss = len(true_probabilities), 1 - coverage
+    j = math.floor(miss * (n + 1) + 1e-9)
+    if j < 1:
+        needed = math.ceil(1 / miss - 1e-9) - 1
+        raise InputError(
+            f"prediction sets of coverage {coverage:g} need {needed} images that were held out, of classes with 2 or "
+            f"more images, and there are {n}: add images, or ask for {n / (n + 1):.2f} or less"
+        )
+    return true_probabilities.sort().values[j - 1].item()
+
+
+def prediction_sets(probabilities: Float[Tensor, "image way"], threshold: float) -> Bool[Tensor, "image way"]:
+    """Which classes belong to each image's set; the most probable one always does."""
+    best = torch.nn.functional.one_hot(probabilities.argmax(1), probabilities.shape[1]).bool()
+    return best | (probabilities >= threshold)
+
+
+def is_rejected(scores: Float[Tensor, " image"], threshold: float | None) -> Bool[Tensor, " image"]:
+    """Which images are refused; none without a threshold."""
+    return scores < (-math.inf if threshold is None else threshold)
+
+
+def _soft_targets(y: Int[Tensor, " image"], ways: int) -> Float[Tensor, "image way"]:
+    missing = 1 / (len(y) + 2)
+    targets = torch.full((len(y), ways), missing / (ways - 1), dtype=torch.float64)
+    return targets.scatter(1, y[:, None], 1 - missing)
+
+
+def _shares(y: Int[Tensor, " image"], weights: Float[Tensor, " image"] | None) -> Float[Tensor, " image"]:
+    return torch.full((len(y),), 1 / len(y), dtype=torch.float64) if weights is None else weights.double()

@@ -1,0 +1,169 @@
+"""How often a fitted classifier is right on labelled images, which classes it confuses, and its worst mistakes.
+
+The interval of the accuracy is Wilson's for a share of n images.
+"""
+
+import io
+import math
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+from PIL import Image
+
+from metacontrast import html
+from metacontrast.classifier.explanation import as_seen
+from metacontrast.classifier.fitted import Prediction
+from metacontrast.classifier.reading import pictures
+from metacontrast.classifier.storage import State
+from metacontrast.errors import InputError
+
+MISTAKES = 24
+WIDEST = 30
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image that was answered wrongly, with the answer's probability."""
+
+    image: str
+    label: Hashable
+    answer: Hashable
+    probability: float
+    png: bytes
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of asking about labelled images.
+
+    Args:
+        classes: the labels, those that the classifier does not know last.
+        confusion: how many images of each class got each answer; refused images are the last column.
+        known: how many of the classes the classifier knows.
+        mistakes: the most confident ones first.
+        unreadable: images that could not be read, with the reason.
+    """
+
+    classes: tuple[Hashable, ...]
+    confusion: Int[np.ndarray, "label answer"]
+    known: int
+    mistakes: tuple[Mistake, ...]
+    unreadable: tuple[tuple[str, str], ...]
+
+    @property
+    def images(self) -> int:
+        """How many images were answered."""
+        return int(self.confusion.sum())
+
+    @property
+    def right(self) -> int:
+        """How many of the answers were right."""
+        return int(np.trace(self.confusion[:, : self.known]))
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right answers; a refusal counts as wrong."""
+        return self.right / self.images
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the accuracy."""
+        return wilson_interval(self.right, self.images)
+
+    @property
+    def recalls(self) -> list[float]:
+        """Of each class, the share of its images that was answered rightly."""
+        counts = self.confusion.sum(1)
+        right = [self.confusion[k, k] if k < self.known else 0 for k in range(len(self.classes))]
+        return [int(r) / int(n) if n else math.nan for r, n in zip(right, counts, strict=True)]
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """The mean of the recalls."""
+        return float(np.nanmean(self.recalls))
+
+
+def wilson_interval(right: int, images: int, z: float = 1.96) -> tuple[float, float]:
+    """The interval of a share.
+
+    >>> [round(end, 3) for end in wilson_interval(9, 10)]
+    [0.596, 0.982]
+    """
+    share, extra = right / images, z**2 / images
+    middle = (share + extra / 2) / (1 + extra)
+    half = z * math.sqrt(share * (1 - share) / images + extra / images / 4) / (1 + extra)
+    return middle - half, middle + half
+
+
+def report_on(state: State, labels: Sequence[Hashable], answers: Iterator[Prediction]) -> Report:
+    """The report on images with these labels and answers."""
+    known = list(state.support.classes)
+    classes = known + [label for label in dict.fromkeys(labels) if label not in known]
+    number = {label: k for k, label in enumerate(classes)}
+    confusion = np.zeros((len(classes), len(known) + 1), dtype=np.int64)
+    mistakes, unreadable = [], []
+    for label, answer in zip(labels, answers, strict=True):
+        if answer.problem is not None:
+            unreadable.append((answer.image, answer.problem))
+            continue
+        confusion[number[label], len(known) if answer.rejected else number[answer.label]] += 1
+        if not answer.rejected and answer.label != label:
+            assert answer.pixels is not None
+            png = _png(as_seen(state, pictures(answer.pixels[None])[0]))
+            mistakes.append(Mistake(answer.image, label, answer.label, answer.probability, png))
+            mistakes = sorted(mistakes, key=lambda each: -each.probability)[:MISTAKES]
+    if not confusion.sum():
+        raise InputError("none of the images could be read: there is nothing to score")
+    return Report(tuple(classes), confusion, len(known), tuple(mistakes), tuple(unreadable))
+
+
+def as_page(report: Report, title: str) -> str:
+    """The report as one HTML page without anything beside it."""
+    low, high = report.interval
+    body = [
+        html.paragraph(
+            f"Accuracy {100 * report.accuracy:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f} %) on "
+            f"{report.images} images; mean over classes {100 * report.balanced_accuracy:.1f} %."
+        ),
+        html.heading("Classes"),
+        html.table(("class", "images", "right", "most often taken for"), _class_rows(report)),
+    ]
+    if len(report.classes) <= WIDEST:
+        names = [*map(str, report.classes[: report.known]), "refused"]
+        rows = [
+            [str(name), *map(str, row)] for name, row in zip(report.classes, report.confusion.tolist(), strict=True)
+        ]
+        body += [
+            html.heading("Confusion: a row for each class, a column for each answer"),
+            html.table(("", *names), rows),
+        ]
+    if report.mistakes:
+        body.append(html.heading("The most confident mistakes"))
+        body += [
+            html.png_figure(each.png, f"{each.image}: {each.label}, taken for {each.answer} ({each.probability:.0%})")
+            for each in report.mistakes
+        ]
+    if report.unreadable:
+        body += [html.heading("Not read"), html.table(("image", "why"), report.unreadable)]
+    return html.render_page(title, body)
+
+
+def _class_rows(report: Report) -> list[list[str]]:
+    rows = []
+    names = [*report.classes[: report.known], "refused"]
+    for k, (label, recall) in enumerate(zip(report.classes, report.recalls, strict=True)):
+        wrong = report.confusion[k].copy()
+        if k < report.known:
+            wrong[k] = 0
+        most = f"{names[int(wrong.argmax())]} ({wrong.max()})" if wrong.max() else ""
+        share = f"{100 * recall:.1f} %" if k < report.known else "not a class of the classifier"
+        rows.append([str(label), str(report.confusion[k].sum()), share, most])
+    return rows
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.squeeze(pixels.transpose(1, 2, 0))).save(file, "PNG")
+    return file.getvalue()

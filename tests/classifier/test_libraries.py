@@ -1,0 +1,123 @@
+"""Encoders of timm, transformers and torchvision: real networks, built without weights where nothing may be fetched.
+
+Each is skipped where its library is not installed.
+"""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from classifier_kit import grey_images
+from metacontrast import FewShotClassifier
+from metacontrast.classifier import sources
+from metacontrast.classifier.export import export
+from metacontrast.classifier.starting_point import from_source
+from metacontrast.errors import InputError
+
+
+def library(name: str):
+    """The library, or a reason to skip: some builds of torchvision do not fit some builds of PyTorch."""
+    try:
+        return pytest.importorskip(name)
+    except (RuntimeError, ImportError) as error:
+        pytest.skip(f"{name} cannot be imported: {error}")
+
+
+TIMM = ["resnet10t", "test_vit.r160_in1k", "test_convnext.r160_in1k", "test_efficientnet.r160_in1k"]
+
+
+def alive(net: nn.Module) -> None:
+    """Running averages that are not those of an untrained net."""
+    generator = torch.Generator().manual_seed(0)
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.running_mean.copy_(torch.randn(module.num_features, generator=generator) * 0.1)
+            module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.5)
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_networks_of_timm(name, tmp_path):
+    """Guards a ResNet, a ViT, a ConvNeXt and an EfficientNet with `BatchNormAct2d`: weights from a file, timm's own
+    features, fit, save, load, and export.
+    """
+    timm = library("timm")
+    torch.manual_seed(0)
+    body = timm.create_model(name.split(".")[0], num_classes=10).eval()
+    alive(body)
+    save_file({k: t.contiguous() for k, t in body.state_dict().items()}, tmp_path / "w.safetensors")
+    start = from_source(f"timm:{name}", tmp_path / "w.safetensors")
+    images, labels = grey_images(per_class=3)
+    classifier = FewShotClassifier(start, head="ridge").fit(images, labels)
+    pixels = start.images.read([item(image) for image in images[:2]])[1]
+    with torch.no_grad():
+        own = body.forward_head(body.forward_features(start.images.to_input(pixels)), pre_logits=True)
+    expected = 4 * nn.functional.normalize(own, dim=1)
+    np.testing.assert_allclose(classifier.transform(images[:2]), expected.numpy(), atol=1e-4)
+    classifier.save(tmp_path / "whole", weights_inside=True)
+    again = FewShotClassifier.load(tmp_path / "whole", start)
+    np.testing.assert_array_equal(again.predict_proba(images), classifier.predict_proba(images))
+    file = export(classifier.state_, tmp_path / "c.pt2", "torch")
+    found = torch.export.load(file).module()(pixels)[0].numpy()
+    np.testing.assert_allclose(found, classifier.predict_proba(images[:2]), atol=1e-4)
+
+
+def test_preprocessing_is_timms_own():
+    timm = library("timm")
+    images = sources.build("timm:resnet10t", trained=False).images
+    own = timm.data.resolve_model_data_config(timm.create_model("resnet10t"))
+    assert images.shape == own["input_size"]
+    assert (images.resample, images.mean, images.std) == (own["interpolation"], own["mean"], own["std"])
+    assert images.crop == own["crop_pct"]
+
+
+def test_a_network_of_transformers_from_a_folder(tmp_path):
+    """Guards `hf:FOLDER`: a ViT saved with its processor's configuration; its pooled features, fit, save and load."""
+    transformers = library("transformers")
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
+    )
+    body = transformers.ViTModel(config).eval()
+    body.save_pretrained(tmp_path / "vit")
+    (tmp_path / "vit" / "preprocessor_config.json").write_text(
+        '{"size": {"height": 32, "width": 32}, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}'
+    )
+    start = from_source(f"hf:{tmp_path / 'vit'}")
+    assert (start.images.size, start.images.mean) == (32, (0.5, 0.5, 0.5))
+    images, labels = grey_images(per_class=3)
+    classifier = FewShotClassifier(start, head="ridge").fit(images, labels)
+    pixels = start.images.read([item(image) for image in images[:2]])[1]
+    with torch.no_grad():
+        own = body(pixel_values=start.images.to_input(pixels)).pooler_output
+    expected = 4 * nn.functional.normalize(own, dim=1)
+    np.testing.assert_allclose(classifier.transform(images[:2]), expected.numpy(), atol=1e-4)
+    classifier.save(tmp_path / "out")
+    again = FewShotClassifier.load(tmp_path / "out")
+    np.testing.assert_array_equal(again.predict_proba(images), classifier.predict_proba(images))
+
+
+def test_a_network_of_torchvision(tmp_path):
+    torchvision = library("torchvision")
+    torch.manual_seed(0)
+    body = torchvision.models.get_model("resnet18", weights=None).eval()
+    save_file({k: t.contiguous() for k, t in body.state_dict().items()}, tmp_path / "w.safetensors")
+    start = from_source("torchvision:resnet18", tmp_path / "w.safetensors")
+    assert (start.images.size, start.model.feature_size) == (224, 512)
+    assert start.images.crop == pytest.approx(224 / 256)
+
+
+@pytest.mark.parametrize("name", ["timm:no_such_network", "hf:no/such-network", "torchvision:no_such_network"])
+def test_names_that_a_library_does_not_know(name, monkeypatch):
+    """Guards: offline or unknown, one line."""
+    library({"timm": "timm", "hf": "transformers", "torchvision": "torchvision"}[name.partition(":")[0]])
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(InputError, match=rf"^{name}[^\n]*$"):
+        from_source(name)
+
+
+def item(image):
+    from metacontrast.data.decode import Item
+
+    return Item("", "", image)
