@@ -85,8 +85,9 @@ def run_line(line: str) -> None:
                 return
             if REAL.search(line) and "METACONTRAST_DATA" not in os.environ:
                 return
-            if words[1] == "play":  # `tests/play` opens it
+            if words[1] == "play":  # `tests/play` opens it; this is what its Save writes
                 build_parser().parse_args(words[1:])
+                FewShotClassifier("omniglot-conv4").fit("my-images").save("play-classifiers/classifier-1")
                 return
             if words[1] == "figure":  # `test_figures` trains them all
                 assert words[2] in {"all", *FIGURES}, line
