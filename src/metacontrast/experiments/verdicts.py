@@ -134,9 +134,9 @@ def judge_together(claims: Sequence[Claim], table: Table) -> Verdict:
     verdicts = [_without_what_is_lacking(judge(claim, table)) for claim in bodies.values()]
     found = [each for each in verdicts if each.judged] or verdicts[:1]
     decided = {each.outcome for each in found if each.outcome in ("supported", "not supported")}
-    if len(decided) > 1:
-        outcome, reason = "inconclusive", "the bodies of evidence disagree"
-    else:
+    outcome: Decision = "inconclusive"
+    reason = "the bodies of evidence disagree"
+    if len(decided) <= 1:
         outcome = next(each for each in _ORDER if each in {one.outcome for one in found})
         reason = "; ".join(dict.fromkeys(each.reason for each in found if each.outcome == outcome and each.reason))
     tested = [each.p for each in found if each.p is not None]
