@@ -29,7 +29,7 @@ from metacontrast.training.evaluate import Evaluation, evaluate
 from metacontrast.training.records import read_records
 from metacontrast.training.run import load_run, open_run
 from metacontrast.training.step import Resources
-from metacontrast.training.train_run import initial_state, outer_step
+from metacontrast.training.train_run import initial_state, outer_step, train_run
 from metacontrast.types import Episode, Params, map_params, to_tensors
 from toy_images import noisy_images
 
@@ -202,7 +202,7 @@ def test_training_waits_once_an_update(device, tmp_path):
         config = replace(BASE, updates=updates, eval_episodes=2)
         device.waits.clear()
         with open_run(tmp_path / str(updates), config, (IMAGES, IMAGES), NAME, resume=False) as run:
-            train(config, run, IMAGES, IMAGES, Resources(NAME))
+            train_run(config, run, IMAGES, IMAGES, Resources(NAME))
         return len(device.waits)
 
     assert waits(5) - waits(2) == 3
@@ -214,7 +214,7 @@ def test_a_training_is_the_cpus(device, tmp_path):
     config = replace(BASE, updates=2, eval_every=1, eval_episodes=2, explain_every=2, keep_every=1)
     for name, updates in product((NAME, "cpu"), (2, 3)):
         with open_run(tmp_path / name, replace(config, updates=updates), (IMAGES, IMAGES), name, resume=True) as run:
-            train(replace(config, updates=updates), run, IMAGES, IMAGES, Resources(name))
+            train_run(replace(config, updates=updates), run, IMAGES, IMAGES, Resources(name))
     found, expected = (load_run(tmp_path / name) for name in (NAME, "cpu"))
     assert (found.updates, expected.updates) == (3, 3)
     assert gap(found.params, expected.params) < 1e-2

@@ -88,8 +88,11 @@ OPTIONS: dict[type, Callable[..., Any]] = {
 }
 """Dataclasses that hold options, and how one is made."""
 
-RESULTS = ("classifier.cross_validation.Score", "experiments.speed_ups.SpeedUp", "experiments.verdicts.")
-"""What is measured rather than asked for."""
+RESULTS = (
+    *("classifier.cross_validation.Score", "experiments.speed_ups.SpeedUp", "experiments.verdicts."),
+    *("classifier.candidates.Candidate", "classifier.starting_point.StartingPoint", "play.session.Settings"),
+)
+"""What is measured rather than asked for, or made of options that were checked before."""
 
 case = make_case(0, bias=True)
 
@@ -121,6 +124,9 @@ CALLS: dict[Callable[..., Any], Callable[..., Any]] = {
 """Functions that take options themselves, and how they are called."""
 
 INSIDE = {
+    "classifier.": "checked by `make_plan`, and where an image format or a starting point is made",
+    "data.decode.decoder": "the options are those of ReadOptions or ImageFormat",
+    "data.folder.find_classes": "checked by the classifier and the command line",
     "classifier.export.export": "checked below, where there is a fitted classifier",
     "data.decode.gather": "the options are those of ReadOptions or ImageFormat",
     "data.published.": "the options are those of ReadOptions",

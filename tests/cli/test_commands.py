@@ -155,7 +155,7 @@ def test_evaluate_prints_the_documented_json(trained, capsys):
     assert run(["evaluate", str(trained), "--steps", "1,3", "--episodes", "5", "--json"]) == 0
     result = last_json(capsys.readouterr().out)
     row = result["results"][0]
-    assert set(row) == {"method", "steps", "head", "norm", "accuracy", "ci95", "episodes"}
+    assert set(row) == {"method", "steps", "head", "norm", "accuracy", "ci95", "episodes", "ways", "shots"}
     assert (row["steps"], row["norm"], row["episodes"]) == (1, "transductive", 5)
     assert [(r["head"], r["steps"]) for r in result["results"]] == [
         ("kept", 1),

@@ -29,7 +29,7 @@ def test_parts_are_the_split_of_every_task_and_the_remainder_closes_the_sum(head
     """Norms and shares against the gradient and the split computed here, for every way in which a head starts."""
     model, params = small_model(head)
     episodes, inner = tasks(), Inner(steps=2, lr=0.1, order=order)
-    found = explained(model, params, episodes, inner)
+    found = explain(model, params, episodes, inner)
     splits = [
         theory.split_encoder_gradient(
             model.features, model.start(params, e.support_x, e.support_y), e, inner_lr=0.1, inner_steps=2, order=order
@@ -149,8 +149,8 @@ def test_threads_do_not_change_the_explanation():
     model, params = small_model()
     episodes, inner = tasks(4), Inner(steps=1, lr=0.1)
     with ThreadPoolExecutor(3) as pool:
-        threaded = explained(model, params, episodes, inner, pool)
-    assert threaded.scalars() == explained(model, params, episodes, inner).scalars()
+        threaded = explain(model, params, episodes, inner, pool)
+    assert threaded.scalars() == explain(model, params, episodes, inner).scalars()
 
 
 def test_scalars_are_numbers_that_json_can_hold():
@@ -180,5 +180,5 @@ def test_bad_input_is_one_line():
     ]
     for arguments, message in cases:
         with pytest.raises(InputError, match=message) as caught:
-            explained(model, *arguments)
+            explain(model, *arguments)
         assert "\n" not in str(caught.value)

@@ -134,8 +134,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
         return self._learn(X, y, least=1)
 
     def _learn(self, X: Any, y: Any, least: int) -> "FewShotClassifier":
-        if not hasattr(self, "support_") and self.model != "auto":
-            self._plan(self._start())  # parameters are checked before anything is read
+        self._check()
         items, labels, found = labelled(X, y, self.nested)
         self.ignored_ = tuple(found.ignored) if found else ()
         start, models, seen = self._chosen(items, labels)
@@ -255,6 +254,13 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
     def _wishes(self) -> dict[str, Any]:
         names = ("steps", "lr", "scope", "baseline", "head", "folds", "reject", "random_head")
         return {name: getattr(self, name) for name in names}
+
+    def _check(self) -> None:
+        """Check the parameters, before anything is read."""
+        as_declared("skip_unreadable", self.skip_unreadable, bool)
+        make_plan(Inner(), **self._wishes)
+        if not hasattr(self, "support_") and self.model != "auto":
+            self._plan(self._start())
 
     def _plan(self, start: StartingPoint) -> Plan:
         return make_plan(start.inner, **self._wishes, default_head=start.head)

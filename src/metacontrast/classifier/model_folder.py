@@ -151,7 +151,7 @@ def pretrained_names() -> list[str]:
 
 def find_model(model: str | Path) -> Path:
     """The folder of a model."""
-    if (PRETRAINED / str(model) / TENSORS).is_file() and Path(model).name == str(model):
+    if str(model) in pretrained_names() and (PRETRAINED / str(model) / TENSORS).is_file():
         return PRETRAINED / str(model)
     folder = as_path(model)
     if not (is_folder(folder) and str(model).strip()):

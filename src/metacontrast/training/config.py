@@ -108,7 +108,7 @@ class TrainConfig:
         if self.head in ("zeroed", "shared") and (self.inner_scope == "encoder" or self.inner_steps == 0):
             raise InputError(
                 f"head={self.head} with inner_scope={self.inner_scope} and inner_steps={self.inner_steps} leaves the "
-                "outputs at zero, so that nothing is learned: use --head learned, or let the inner loop move the head"
+                "outputs at zero and learns nothing: use --head learned, or let the inner loop move the head"
             )
         if self.head == "prototype" and not self.head_bias:
             raise InputError("head=prototype is built with a bias: leave out --no-head-bias")
