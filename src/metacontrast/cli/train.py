@@ -16,8 +16,7 @@ from metacontrast.cli.destinations import check_destinations, images_folder
 from metacontrast.cli.determinism import add_deterministic_flag, determinism
 from metacontrast.cli.grid import add_grid_flags, check_grid_flags, chosen_runner, execute_grid, jobs_at_once
 from metacontrast.cli.progress import Progress, row_in_words, stop_on_interrupt
-from metacontrast.data import load_dataset
-from metacontrast.data.catalog import data_root, find_dataset, load_evaluation_split
+from metacontrast.data.catalog import data_root, find_dataset
 from metacontrast.data.images import ClassImages
 from metacontrast.device import find_device
 from metacontrast.errors import InputError
@@ -32,7 +31,7 @@ from metacontrast.training.run import NullRunDirectory, RunDirectory, open_run, 
 from metacontrast.training.step import Resources
 from metacontrast.training.sweep import first_run, sweep_configs
 from metacontrast.training.tensorboard import require_tensorboard, tensorboard_writer
-from metacontrast.training.train_run import train_run
+from metacontrast.training.train_run import load_images, train_run
 from metacontrast.version import INTERRUPTED
 
 
@@ -235,10 +234,8 @@ class SweepRun:
 
 
 def _load(config: TrainConfig, root: Path | None) -> tuple[ClassImages, ClassImages]:
-    """What is trained on, and what is tested on."""
-    options = config.read_options()
-    train_images = load_dataset(config.dataset, "train", root, options)
-    test_images = load_evaluation_split(config.dataset, config.eval_split, root, options)
+    """The images of the training, with a note where classes are in both splits."""
+    train_images, test_images = load_images(config, root)
     if both := set(train_images.classes) & set(test_images.classes):
         shared.say(f"note: {len(both)} classes are trained on and tested on: accuracy says little about new classes")
     return train_images, test_images

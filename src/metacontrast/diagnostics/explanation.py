@@ -198,7 +198,7 @@ def _check(params: Params, model: Model, inner: Inner) -> None:
         raise InputError("these parameters have no head, whose interference could be told: give a model with a head")
     if inner.loss != "cross_entropy":
         raise InputError(f"the theory is that of cross entropy, but this model adapts by {inner.loss}: train with it")
-    if inner.query_loss is not None or inner.loss_weights or inner.direction is not None or params.rates:
+    if not inner.is_plain or params.rates:
         raise InputError(
             "the theory is that of one loss, one inner learning rate and plain gradient descent: explain a model "
             "without query_loss, loss_weights, direction and learned rates"

@@ -16,7 +16,7 @@ def _is_omniglot(curve: Curve) -> bool:
 
 
 class Deviation(NamedTuple):
-    """Something done otherwise than in the paper's text or the authors' code; None where it is done alike.
+    """A difference from the paper's text or from the authors' code; None where there is no difference.
 
     `concerns` says of which curves; a figure is told only of the deviations that concern one of its curves.
     """
@@ -27,30 +27,30 @@ class Deviation(NamedTuple):
     concerns: Callable[[Curve], bool] = lambda curve: True
 
 
-_CIFAR_FS = "CIFAR-FS, 32 × 32, in place of miniImageNet; accuracies are not comparable with the paper's"
+_CIFAR_FS = "CIFAR-FS, 32 × 32, instead of miniImageNet; accuracies are not comparable with the paper's"
 DEVIATIONS = (
     Deviation(
         "test tasks",
-        "1,000 at the stages and 250 between, the same ones at every evaluation and for every seed",
-        "1,000 at the stages and 250 between, the same ones for every seed; the authors used 200 to 992, drawn with "
-        "the training seed, and on Omniglot new ones for each evaluation",
+        "every seed is tested on the same tasks, 1,000 at each stage and 250 at the evaluations in between",
+        "every seed is tested on the same tasks, 1,000 at each stage and 250 at the evaluations in between; the authors "
+        "drew 200 to 992 tasks with the training seed, and on Omniglot drew new tasks for each evaluation",
         _is_of_tasks,
     ),
     Deviation(
-        "test steps", "the text does not name them: those of the authors' code, and others beside", None, _is_of_tasks
+        "test steps", "the text does not name them; they are those of the authors' code and some more", None, _is_of_tasks
     ),
     Deviation(
         "inner steps",
-        "the text does not name them (5; Omniglot 2): those of the authors' code",
+        "the text does not name them; they are those of the authors' code (5, on Omniglot 2)",
         None,
         lambda curve: (
             curve.config.inner_scope == "all" and curve.config.inner_steps == (2 if _is_omniglot(curve) else 5)
         ),
     ),
-    Deviation("outer loss", "the mean over tasks in place of the sum, as in the authors' code; Adam undoes it", None),
+    Deviation("outer loss", "the mean over tasks instead of the sum, as in the authors' code; Adam is invariant to that factor", None),
     Deviation(
         "head",
-        "it has a bias, and starts from a normal distribution of norm about 3, as in the code",
+        "it has a bias and starts from a normal distribution with a norm of about 3, as in the authors' code",
         None,
         lambda curve: curve.config.head_bias,
     ),
@@ -58,29 +58,29 @@ DEVIATIONS = (
     Deviation(
         "zeroing in training",
         None,
-        "after every update, as the paper says; there before it, so that a model tested with its head kept had a head "
-        "one Adam step from zero",
+        "the head is set to zero after every update, as the paper says; the authors' code does so before the update, so "
+        "that a model tested with its meta-learned head had a head one Adam step away from zero",
         lambda curve: curve.config.head == "zeroed",
     ),
     Deviation(
         "Omniglot classes",
         None,
-        "the first 1,200 by name are trained on; there in the order of an unknown file system",
+        "the first 1,200 by name are trained on; the authors took them in the order of a file system that is not known",
         _is_omniglot,
     ),
     Deviation(
         "Omniglot images",
-        "28 × 28 by the reader's default filter, inverted as in the authors' older code",
-        "28 × 28 by this library's default filter; there by that of an unknown version of Pillow",
+        "resized to 28 × 28 with the reader's default filter, and inverted as in the authors' older code",
+        "resized to 28 × 28 with this library's default filter; the authors used that of an unknown version of Pillow",
         _is_omniglot,
     ),
     Deviation(
         "evaluations",
         "at chosen updates, more of them early",
-        "at chosen updates; there every 30 to 250",
+        "at chosen updates; the authors evaluated every 30 to 250 updates",
         _is_of_tasks,
     ),
-    Deviation("seeds", "0, 1, 2, …", "0, 1, 2, …; there 222 to 225, 1 to 4 and others, several curves lack some"),
+    Deviation("seeds", "0, 1, 2, …", "0, 1, 2, …; the authors used 222 to 225, 1 to 4 and others, and several curves lack some of them"),
     Deviation(
         "data",
         _CIFAR_FS,

@@ -7,7 +7,7 @@
 - `compiled-loop`, `compiled-vmap`: the same through `torch.compile`, whose first call takes a minute or so.
 - `auto`: `loop` on a CPU, `vmap` on a GPU.
 
-The arithmetic of float32 tensors: IEEE single precision, unless coarser was asked for.
+`precision` is the arithmetic of float32 tensors:
 
     float32    every product as it stands: 24 bits
     tf32       a GPU rounds the factors of products to 11 bits; sums have 24

@@ -93,10 +93,14 @@ class Inner:
         Raises:
             InputError: others are set, such as a loss that is a function.
         """
-        names = ("steps", "lr", "scope", "order", "loss")
-        if self != Inner(**{name: getattr(self, name) for name in names}) or callable(self.loss):
+        if callable(self.loss) or not self.is_plain:
             raise InputError("this adaptation has a loss, direction or weights of its own, which no file can hold")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("steps", "lr", "scope", "order", "loss")}
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is gradient descent on one loss, which the query set has too, after the last step alone."""
+        return self.query_loss is None and not self.loss_weights and self.direction is None
 
     @property
     def outer_loss(self) -> Loss:

@@ -8,9 +8,8 @@ dict numbers its tensors, four blocks and then the head:
     vars.16, vars.17          weight (way, feature) and bias of the head; many files have no bias
     vars_bn.2b, vars_bn.2b+1  running mean and variance of that batch norm, which the released code never used
 
-Colour images were normalized with ImageNet's mean and deviation, grey ones not at all.
-
-The file of a released checkpoint: read as weights only, and checked for being what it should be.
+Colour images were normalized with ImageNet's mean and deviation, grey ones not at all. A file is read as weights only,
+and its tensors are checked.
 """
 
 import re

@@ -1,15 +1,13 @@
-"""Parameters and training state on disk: safetensors files that carry their own digest and appear whole or not at all.
+"""The state of a training and the parameters of a model on disk.
 
-`model.safetensors` is for use: the parameters, with the configuration and data facts beside them.
-`state.safetensors` is for resuming: parameters, the optimizer's tensors and the number of updates done.
+Files are safetensors with a digest of their own; each appears whole or not at all.
 
-Where a training stands, and how that is written down so that it goes on bit for bit.
-
-The last two states of a training on disk: when the last one is damaged, the one before it takes its place.
-
-A training that goes on from there does the lost updates again, bit for bit.
-
-What a model file says of its model beside the configuration: how long it was trained, and on which images.
+- `model.safetensors` is for use: the parameters, and beside them the configuration, the number of updates and what is
+  known of the images (`ModelFacts`).
+- `state.safetensors` is for resuming, bit for bit: parameters, the optimizer's tensors, the schedule and the number of
+  updates.
+- `state-before.safetensors` is the state before that one. When the last state is damaged it takes its place, and the
+  updates between the two are done again.
 """
 
 import hashlib
@@ -202,7 +200,7 @@ def _load_before(folder: Path, problem: str) -> Stored:
     try:
         return load(folder / BEFORE)
     except InputError as error:
-        raise InputError(f"{problem}, and the checkpoint before it, {BEFORE}, is no help either") from error
+        raise InputError(f"{problem}, and the checkpoint before it, {BEFORE}, cannot be used either") from error
 
 
 class ModelFacts(NamedTuple):

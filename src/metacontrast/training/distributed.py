@@ -2,16 +2,14 @@
 
     g = Σ over ranks of (B_r / B) g_r,     B_r of the B tasks are the rank's, g_r the mean of their gradients
 
-`torchrun` starts the processes, rank 0 is the main one. Every update is one sum over the ranks of the gradient and the
-metrics, so that parameters, moments and the zeroed head are the same everywhere; which tasks an update has does not
+`torchrun` starts the processes; rank 0 is the main one. Every update is one sum over the ranks of the gradient and the
+metrics, so that parameters, moments and the zeroed head are the same everywhere. Which tasks an update has does not
 depend on the number of ranks.
 
-Signs of life: a process of a shared training ends when another's machine is lost, in place of waiting for it.
-
 A process that dies closes its connections, and the others notice. A machine that loses power or its network closes
-nothing: whoever waits for it would wait for hours. So every process counts up in the store that `torchrun` keeps on the
-first machine, and one whose count stands still for `SILENCE` seconds is given up. A shorter loss of the network changes
-nothing: what was sent meanwhile arrives afterwards.
+nothing, and the others would wait for hours. So every process counts up in the store that `torchrun` keeps on the first
+machine; when the count of one has not changed for `SILENCE` seconds, the others end. A shorter loss of the network
+changes nothing: messages arrive afterwards.
 """
 
 import contextlib

@@ -1,12 +1,10 @@
-"""Whether a training fits into memory, asked before it starts; the chunk of tasks that does.
-
-What an update needs of memory: counted while the gradient of a few tasks is taken.
+"""Estimate the memory of an outer update before a training starts, and choose the chunk of tasks that fits.
 
     bytes = fixed + parts · part
 
 fixed: parameters, their gradient, the optimizer's moments, the images of a batch. part: what the tasks take that one
-worker holds at the same time, one part for every worker. Under `vmap` a part is one task of the chunk, every task has a
-gradient of its own.
+worker holds at the same time, one part for every worker; it is counted while the gradient of a few tasks is taken.
+Under `vmap` a part is one task of the chunk, and every task has a gradient of its own.
 
 Operators need memory of their own and malloc cannot reuse every gap, for which a part is more than its tensors, see
 `_BESIDE_TENSORS`. On a CPU the estimate was then 0.8 to 1.2 times what the process really grew by: 28×28 images with

@@ -1,6 +1,6 @@
 """MAML's reformulation as an objective of training: the same outer updates without an inner loop (paper, Fig. 8, 9).
 
-    encoder:  gradient of the contrastive loss, Eq. 7, 8, 14 completed, 16 and 22 with its sign mended
+    encoder:  gradient of the contrastive loss, Eq. 7, 8, 14 completed, 16 and 22 with its sign corrected
     head:     gradient in closed form, Eq. 5, 9 and 20
 
 It stands for an inner loop that moves the head alone, and then equals `metacontrast.maml` up to rounding. The released

@@ -128,7 +128,7 @@ class NullRunDirectory(RunDirectory):
         """Write nothing."""
 
     def last_checkpoint(self) -> str:
-        """In words."""
+        """That there is none."""
         return "there is no checkpoint"
 
 
@@ -178,13 +178,7 @@ def open_run(
             _check_same(path, config, data, resume)
         else:
             _check_unused(path)
-        for name in (_CONFIG, _RECORDS, _MODEL, BEST, LAST):
-            remove_leftovers(path, name)
-        remove_leftovers(path / _KEPT, "*")
-        header = {"config": dataclasses.asdict(config), **records.provenance(device), "data": data}
-        write_text(path / _CONFIG, json.dumps(header, indent=1) + "\n")
-        if not (path / _RECORDS).exists():
-            write_text(path / _RECORDS, json.dumps({"kind": "header", **header}) + "\n")
+        _begin(path, {"config": dataclasses.asdict(config), **records.provenance(device), "data": data})
         train_images = images[0]
         yield RunDirectory(path, _facts(config, data, train_images.shape, train_images.mean, train_images.std))
 
@@ -230,7 +224,7 @@ def read_header(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def open_own_run(path: Path, *, resume: bool) -> Iterator[RunDirectory]:
-    """The same for a training of a model of your own, of which a file knows the parameters and not the code."""
+    """Create or resume the run directory of a training in Python, whose model no file describes."""
     with exclusive(path / ".lock", f"another training is writing to {path}: wait for it or choose another out"):
         if (path / _CONFIG).exists():
             if not resume:
@@ -239,10 +233,18 @@ def open_own_run(path: Path, *, resume: bool) -> Iterator[RunDirectory]:
                 raise InputError(f"{path} holds a run of the command line: resume it there or choose another out")
         else:
             _check_unused(path)
-            write_text(path / _CONFIG, json.dumps({"own": True} | records.provenance("cpu"), indent=1) + "\n")
-        if not (path / _RECORDS).exists():
-            write_text(path / _RECORDS, json.dumps({"kind": "header", **_header(path / _CONFIG)}) + "\n")
+        _begin(path, {"own": True, **records.provenance("cpu")})
         yield RunDirectory(path, {"own": True})
+
+
+def _begin(path: Path, header: dict[str, Any]) -> None:
+    """Write how the run is made, as its configuration and once as the first of its records."""
+    for name in (_CONFIG, _RECORDS, _MODEL, BEST, LAST):
+        remove_leftovers(path, name)
+    remove_leftovers(path / _KEPT, "*")
+    write_text(path / _CONFIG, json.dumps(header, indent=1) + "\n")
+    if not (path / _RECORDS).exists():
+        write_text(path / _RECORDS, json.dumps({"kind": "header", **header}) + "\n")
 
 
 def load_params(path: str | Path, like: Params) -> Params:
@@ -297,7 +299,7 @@ def model_copy(path: Path, updates: int) -> Path:
 
 
 def load_model_copy(path: Path, updates: int) -> TrainedRun:
-    """That copy."""
+    """The copy of the model that the run directory `path` keeps after so many updates."""
     return _load_model(model_copy(path, updates))
 
 

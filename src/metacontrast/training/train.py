@@ -56,14 +56,13 @@ def outer_updates(
     Raises:
         NotFinite: the state is then of no use: go on from an earlier one.
     """
+    ways_at = getattr(tasks, "ways_at", lambda index: None)
     while True:
-        indices = update_tasks(state.updates, step.meta_batch)
-        indices = step.distributed.shard(indices)
+        indices = step.distributed.shard(update_tasks(state.updates, step.meta_batch))
         episodes = tasks.batch(indices)
         if transform is not None:
             episodes = transform(episodes, indices)
-        ways_at = getattr(tasks, "ways_at", None)
-        yield step(state, episodes, None if ways_at is None else ways_at(indices[0]))
+        yield step(state, episodes, ways_at(indices[0]))
 
 
 def update_tasks(updates: int, meta_batch: int) -> range:
@@ -162,7 +161,7 @@ def means(metrics: Metrics) -> dict[str, float]:
 
 
 def _folder(out: str | Path | None, resume: bool) -> contextlib.AbstractContextManager[RunDirectory]:
-    """Where a training of one's own writes."""
+    """Open the folder of a training; without one nothing is written."""
     if out is None:
         return contextlib.nullcontext(NullRunDirectory(Path(), {}))
     return open_own_run(as_path(out), resume=resume)

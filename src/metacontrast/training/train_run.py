@@ -100,15 +100,18 @@ def train_config(
     Returns:
         The trained model, as `load_run` reads it.
     """
-    options = config.read_options()
-    images = (
-        load_dataset(config.dataset, "train", data_root, options),
-        load_evaluation_split(config.dataset, config.eval_split, data_root, options),
-    )
+    images = load_images(config, data_root)
     with threads(workers) as executor, open_run(as_path(out), config, images, "cpu", resume=resume) as run:
         resources = Resources(executor=executor, workers=workers)
         train_run(config, run, *images, resources, on_record=on_record)
     return load_run(out)
+
+
+def load_images(config: TrainConfig, data_root: str | Path | None = None) -> tuple[ClassImages, ClassImages]:
+    """Load what is trained on, and what accuracy is measured on meanwhile."""
+    options = config.read_options()
+    train_images = load_dataset(config.dataset, "train", data_root, options)
+    return train_images, load_evaluation_split(config.dataset, config.eval_split, data_root, options)
 
 
 def initial_state(config: TrainConfig, model: Model, device: str) -> TrainState:
