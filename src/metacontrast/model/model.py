@@ -109,6 +109,10 @@ class Model:
         """The same model with the encoder's own buffers on `device`."""
         return replace(self, encoder=copy.deepcopy(self.encoder).to(device))
 
+    def on_features(self) -> "Model":
+        """The same head on features that are given in place of images, for where the encoder does not move."""
+        return Model(nn.Flatten(), self.ways, self.feature_size, self.head, self.head_bias)
+
     def batches_tasks(self, images: Tensor, moving: bool) -> bool:
         """Whether the images of several tasks may pass through the encoder as one batch.
 

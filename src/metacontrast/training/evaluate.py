@@ -21,7 +21,7 @@ from metacontrast.errors import InputError
 from metacontrast.fields import check_fields
 from metacontrast.free_memory import FILLED, free_bytes
 from metacontrast.maml.engine import AUTO, Engine
-from metacontrast.maml.inner import Inner, trajectory
+from metacontrast.maml.inner import Inner, standing_steps, trajectory
 from metacontrast.maml.precision import at_precision
 from metacontrast.model.head import class_means, zero_head
 from metacontrast.model.model import Model, apply_head
@@ -147,13 +147,23 @@ def _groups(count: int, size: int) -> list[range]:
 def _scores(
     starts: Sequence[tuple[Model, Params]], episodes: Episode, inner: Inner, steps: Collection[int]
 ) -> Float[Tensor, "episode row"]:
-    """Accuracies of some tasks in the order of `_rows`; a GPU is waited for once."""
-    adapted = [
-        _accuracy(logits, episodes.query_y)
-        for start in starts
-        for logits in logits_after(*start, episodes, inner, steps)
-    ]
-    baseline = _accuracy(_nearest_mean_scores(*starts[0], episodes), episodes.query_y)
+    """Accuracies of some tasks in the order of `_rows`; a GPU is waited for once.
+
+    Heads and steps share the features of an encoder that does not move.
+    """
+    model, params = starts[0]
+    with torch.no_grad():
+        support = model.task_features(params.encoder, episodes.support_x)
+        query = model.query_task_features(params.encoder, episodes.support_x, episodes.query_x)
+    baseline = _accuracy(_nearest_mean_scores(model, support, episodes.support_y, query), episodes.query_y)
+    on_features = episodes._replace(support_x=support[..., None, None], query_x=query[..., None, None])
+    adapted = []
+    for model, params in starts:
+        tasks = episodes
+        if standing_steps(model, inner) == inner.steps:
+            model, params, tasks = model.on_features(), params._replace(encoder={}), on_features
+        outputs = logits_after(model, params, tasks, inner, steps)
+        adapted += [_accuracy(logits, episodes.query_y) for logits in outputs]
     found = torch.stack([*adapted, baseline], 1).cpu()
     if not torch.isfinite(found).all():
         raise InputError("the model's outputs are not finite: it diverged; lower --inner-lr, or --outer-lr at training")
@@ -183,12 +193,14 @@ def _distinct_heads(params: Params, heads: tuple[TestHead, ...]) -> tuple[TestHe
     return heads[:1] if is_zeroed else heads
 
 
-def _nearest_mean_scores(model: Model, params: Params, episodes: Episode) -> Float[Tensor, "task query way"]:
+def _nearest_mean_scores(
+    model: Model,
+    support: Float[Tensor, "task support feature"],
+    support_y: Int[Tensor, "task support"],
+    query: Float[Tensor, "task query feature"],
+) -> Float[Tensor, "task query way"]:
     """Minus the Euclidean distance of every query feature to every mean support feature, without adaptation."""
-    with torch.no_grad():
-        support = model.task_features(params.encoder, episodes.support_x)
-        query = model.query_task_features(params.encoder, episodes.support_x, episodes.query_x)
-    means = [class_means(*task, model.ways) for task in zip(support, episodes.support_y, strict=True)]
+    means = [class_means(*task, model.ways) for task in zip(support, support_y, strict=True)]
     return -torch.cdist(query, torch.stack(means))
 
 
