@@ -91,9 +91,8 @@ def load(name: str, cache: Path) -> Data:
 
         found = load_digits()
         pixels = (found.images * (255 / 16)).astype(np.uint8)
-        return Data(
-            name, [[Image.fromarray(x) for x in pixels[found.target == k][:PER_CLASS]] for k in range(10)], cache
-        )
+        by_class = [[Image.fromarray(x) for x in pixels[found.target == k][:PER_CLASS]] for k in range(10)]
+        return Data(name, by_class, cache, {})
     images = mc.load_dataset(name, split="test")
     borders, pixels = [*images.starts.tolist(), len(images.images)], images.images.numpy()
     order = sorted(range(len(images.classes)), key=images.classes.__getitem__)
@@ -252,7 +251,9 @@ def main(args: argparse.Namespace) -> None:
         return
     for setting in args.settings:
         name, ways, shots = SETTINGS[setting]
-        data = loaded.setdefault(name, load(name, args.cache))
+        if name not in loaded:
+            loaded[name] = load(name, args.cache)
+        data = loaded[name]
         generator = np.random.default_rng(args.seed)
         tasks = [draw(data, ways, shots, generator) for _ in range(args.tasks)]
         rows = [

@@ -57,10 +57,14 @@ def trained(
 
 def command(split_seed: str, words: list[str]) -> int:
     """The command line, on shuffled alphabets when a split seed is given."""
-    from metacontrast.cli import evaluate, main, train
+    from metacontrast.cli import evaluate, main
+    from metacontrast.training import train_run
+
+    def load(name: str, split: str = "train", root: object = None, options: object = None) -> ClassImages:
+        return shuffled("train" if split == "train" else "test", int(split_seed))
 
     if split_seed != "-":
-        train.load_dataset = evaluate.load_dataset = lambda name, split, root, options: shuffled(split, int(split_seed))
+        train_run.load_dataset = train_run.load_evaluation_split = evaluate.load_dataset = load
     return main.run(words)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from metacontrast.experiments.runners import RunContext
 from metacontrast.experiments.runs import PlannedRun
 from metacontrast.experiments.setting import Schedule
 from metacontrast.training.config import TrainConfig
@@ -72,9 +71,12 @@ def test_two_grids_at_once_train_every_run_once(tmp_path):
     assert all(grid.returncode == 0 for grid in grids)
     assert [each["outcomes"] for each in found] == [["complete"] * len(SEEDS)] * 2
     assert sorted(found[0]["trained"] + found[1]["trained"]) == list(SEEDS)
+    lone = tmp_path / "lone"
+    lone.mkdir()
+    (lone / "go").touch()
+    start(lone, "c").communicate()
     for seed in SEEDS:
         run = planned(seed)
         records = [r for r in read_records(run.folder(tmp_path / "runs") / "records.jsonl") if r["kind"] == "training"]
         assert [record["update"] for record in records] == list(range(1, 41))
-        run.execute(RunContext(tmp_path / "alone"), lambda: False)
-        assert run.measured(tmp_path / "runs") == run.measured(tmp_path / "alone")
+        assert run.measured(tmp_path / "runs") == run.measured(lone / "runs")

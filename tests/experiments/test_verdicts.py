@@ -139,7 +139,7 @@ def test_noise_is_inconclusive_and_the_reason_says_how_many_seeds_would_decide()
 def test_two_seeds_are_not_testable_yet():
     verdict = judged(above(KIND, "a", "b", ZEROED), ends(a=[0.9, 0.9], b=[0.1, 0.1]))
     assert (verdict.outcome, verdict.p) == ("not testable yet", None)
-    assert verdict.reason == "needs 3 seeds, has 2"
+    assert verdict.reason == "here: needs 3 seeds, has 2"
 
 
 def test_seeds_between_two_looks_are_not_looked_at():
@@ -214,7 +214,7 @@ def test_what_a_claim_speaks_of_decides_when_it_can_be_tested(speaks, records, b
         table = Table(curves("a", "b"), records, {(KIND, name): full for name in "ab"})
         verdict = judge(claim_of(SURE, speaks=speaks), table)
         assert verdict.outcome == outcome
-        assert (outcome == "not testable yet") == (verdict.reason == "here needs 1,000 updates, has 100")
+        assert (outcome == "not testable yet") == (verdict.reason == "here: needs 1,000 updates, has 100")
 
 
 def test_a_verdict_is_given_at_the_last_stage_that_all_curves_have_reached():
@@ -247,7 +247,7 @@ def test_what_was_not_measured_is_said():
     missing = above(KIND, "a", "c", ZEROED)
     verdict = judge(claim_of(SURE, missing), Table(curves("a", "b"), AHEAD))
     assert verdict.outcome == "not testable yet"
-    assert verdict.reason == "not measured: a − c, zeroed/1, end"
+    assert verdict.reason == "here: not measured: a − c, zeroed/1, end"
     refuted = judge(claim_of(SURE, missing), Table(curves("a", "b"), BEHIND))
     assert refuted.outcome == "not supported"
 
@@ -369,7 +369,7 @@ def test_every_claim_about_the_end_needs_the_published_length():
         "The zeroing trick keeps the network from memorizing",
         "A head scaled by 0.5 behaves like one at zero",
         "Zeroing the head at test raises accuracy on Omniglot",
-        "With the trick, bound labels cost nothing",
+        "With the trick, bound labels cost less than one point",
         "FOMAML with and without the trick, and SOMAML with it, converge",
     ):
         assert [speaks for text, speaks in ends_of.items() if text.startswith(start)] == ["end"]

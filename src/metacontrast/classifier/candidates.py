@@ -276,7 +276,7 @@ def ridge_heads(
     if not strengths:
         return []
     phi, t, a = features.double(), one_hot(y, ways, torch.float64), balanced_weights(y, torch.float64)
-    m, centre, mean_t = penalty_unit(phi, a), a @ phi, a @ t
+    m, centre, mean_t = penalty_unit(phi, a), phi.T @ a, t.T @ a
     root = a.sqrt()[:, None]
     x, target = root * (phi - centre), root * (t - mean_t)
     wide = len(x) <= x.shape[1]

@@ -1,7 +1,6 @@
 """`metacontrast evaluate`: accuracy of a trained run on fixed test tasks."""
 
 import argparse
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -11,14 +10,13 @@ from tqdm import tqdm
 
 from metacontrast.cli import shared
 from metacontrast.data import ReadOptions, load_dataset
-from metacontrast.data.catalog import FOLDER, find_dataset
+from metacontrast.data.catalog import FOLDER, DatasetSpec, find_dataset
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
 from metacontrast.model.normalization import NORMS
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Evaluation, Row, TestHead, as_table, evaluate
 from metacontrast.training.run import TrainedRun, load_run
-from metacontrast.training.step import Resources
 
 
 def add_parser(commands: Any) -> None:
@@ -66,13 +64,24 @@ def execute(args: argparse.Namespace) -> None:
         replace(run.config, ways=ways, shots=shots, **fields)
         for ways, shots in product(args.ways or (run.config.ways,), args.shots or (run.config.shots,))
     ]
+    evaluations = [
+        Evaluation(args.steps or config.eval_steps, _heads(args.head, config.ways, run.config), args.episodes)
+        for config in configs
+    ]
     images = images_like_the_runs(args, run)
+    tasks = [config.test_tasks(images) for config in configs]
     with (
         shared.resources(args, args.episodes) as resources,
         tqdm(total=args.episodes * len(configs), desc="evaluating", unit="task", disable=None, leave=False) as bar,
     ):
+        model, params = run.model.with_norm(configs[0].norm).to(resources.device), run.params_on(resources.device)
         images = images.to(resources.device)
-        rows = [_evaluate(run, config, images, args, resources, bar.update) for config in configs]
+        rows = [
+            evaluate(
+                model, params, replace(of_size, images=images), config.inner(), wanted, resources.executor, bar.update
+            )
+            for config, wanted, of_size in zip(configs, evaluations, tasks, strict=True)
+        ]
     shared.say(f"{args.run}: {run.updates} updates; {_sizes(configs)} tasks of {images.name}")
     if args.json:
         shared.print_json(_as_json(run, configs, rows, images, args))
@@ -81,22 +90,6 @@ def execute(args: argparse.Namespace) -> None:
         if len(configs) > 1:
             print(f"{config.ways}-way {config.shots}-shot")
         print(as_table(found))
-
-
-def _evaluate(
-    run: TrainedRun,
-    config: TrainConfig,
-    images: ClassImages,
-    args: argparse.Namespace,
-    resources: Resources,
-    on_episode: Callable[[], object],
-) -> list[Row]:
-    """The rows of one size of tasks."""
-    heads = _heads(args.head, config.ways, run.config)
-    evaluation = Evaluation(args.steps or config.eval_steps, heads, args.episodes)
-    model, params = run.model.with_norm(config.norm).to(resources.device), run.params_on(resources.device)
-    tasks = config.test_tasks(images)
-    return evaluate(model, params, tasks, config.inner(), evaluation, resources.executor, on_episode)
 
 
 def _sizes(configs: list[TrainConfig]) -> str:
@@ -148,7 +141,7 @@ def images_like_the_runs(args: argparse.Namespace, run: TrainedRun) -> ClassImag
         spec, place = find_dataset(dataset, args.data_root)
         if spec is FOLDER:
             return _folder_elsewhere(run, place, args.split)
-        options = _options_elsewhere(dataset, run, args)
+        options = _options_elsewhere(spec, run)
     images = load_dataset(dataset, args.split or "test", args.data_root, options)
     if images.shape != run.image_shape:
         raise InputError(
@@ -165,11 +158,10 @@ def _folder_elsewhere(run: TrainedRun, folder: Path, split: str | None) -> Class
     return read_folder_like(from_run(folder.name, run).images, folder, split)
 
 
-def _options_elsewhere(dataset: str, run: TrainedRun, args: argparse.Namespace) -> ReadOptions:
+def _options_elsewhere(spec: DatasetSpec, run: TrainedRun) -> ReadOptions:
     """How the run's images were read, as far as that applies to another data set; polarity must carry over."""
-    spec, _ = find_dataset(dataset, args.data_root)
     ours = run.config.read_options()
     if ours.invert and "invert" not in spec.options:
-        raise InputError(f"the run was trained on inverted images, and {dataset} cannot be inverted: choose another")
+        raise InputError(f"the run was trained on inverted images, and {spec.name} cannot be inverted: choose another")
     kept = {name: getattr(ours, name) for name in ("resample", "invert") if name in spec.options}
     return ReadOptions(image_size=run.image_shape[1], **kept)

@@ -1,21 +1,19 @@
 """`metacontrast figure`: answer a question of the paper, or all of them, with pictures and verdicts."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-import platformdirs
 import torch
 
 from metacontrast.cli import shared
 from metacontrast.cli.destinations import check_destinations
 from metacontrast.cli.grid import add_grid_flags, as_time, check_grid_flags, chosen_runner, execute_grid, jobs_at_once
 from metacontrast.cli.progress import stop_on_interrupt
-from metacontrast.data.catalog import data_root
+from metacontrast.data.catalog import data_root, runs_folder
 from metacontrast.device import DEVICES, find_device
 from metacontrast.errors import InputError
 from metacontrast.experiments import authors_models
@@ -102,7 +100,7 @@ def execute(args: argparse.Namespace) -> int:
     setting = _setting(args)
     if not args.plan:
         runs = [] if args.redraw else [_context(args).runs, args.records]
-        check_destinations([as_path(args.data_root or data_root())], folders=[*runs, _pages(setting, args)])
+        check_destinations([data_root(args.data_root)], folders=[*runs, _pages(setting, args)])
     for line in all_deviations(setting, figures):
         shared.say(f"deviation: {line}")
     if args.plan:
@@ -129,14 +127,7 @@ def _setting(args: argparse.Namespace) -> Setting:
 
 def _context(args: argparse.Namespace) -> RunContext:
     device = find_device(args.device) if args.address is None else args.device
-    data = as_path(args.data_root or data_root())
-    return RunContext((args.out or _default_runs()).absolute(), data.absolute(), device)
-
-
-def _default_runs() -> Path:
-    """In the folder that holds caches, which the variable METACONTRAST_CACHE names."""
-    named = os.environ.get("METACONTRAST_CACHE")
-    return (as_path(named) if named else platformdirs.user_cache_path("metacontrast")) / "figure-runs"
+    return RunContext((args.out or runs_folder()).absolute(), data_root(args.data_root).absolute(), device)
 
 
 def _print_plan(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namespace) -> None:
@@ -159,7 +150,7 @@ def _is_there(run: PlannedRun, context: RunContext, records: Path) -> bool:
 
 def _measure_authors(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namespace) -> bool:
     """Measure the authors' checkpoints that are not recorded; False when stopped."""
-    runs, context = authors_models.find_runs(args.authors_models.expanduser()), _context(args)
+    runs, context = authors_models.find_runs(as_path(args.authors_models)), _context(args)
     records = args.records / "authors"
     torch.set_num_threads(1)
     with stop_on_interrupt() as should_stop:

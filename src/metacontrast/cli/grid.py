@@ -74,7 +74,7 @@ def execute_grid(grid: Grid, runner: Runner) -> bool:
     for report in execute_all(grid, runner):
         if report.status is Status.COMPLETE:
             done += 1
-            told = f"{report.run.label}: {report.run.summary(grid.context.runs)}"
+            told = ": ".join(part for part in (report.run.label, report.run.summary(grid.context.runs)) if part)
             shared.say(f"[{done}/{len(grid.runs)}, {as_time(time.monotonic() - started)}] {told}")
             continue
         failed += [report] if report.status is Status.FAILED else []
@@ -93,7 +93,7 @@ def as_time(seconds: float) -> str:
     >>> as_time(5400)
     '1.5 hours'
     """
-    for size, unit in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
-        if seconds >= 1.5 * size or (unit == "hours" and seconds >= size):
+    for least, size, unit in ((129_600, 86_400, "days"), (3_600, 3_600, "hours"), (90, 60, "minutes")):
+        if seconds >= least:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} seconds"

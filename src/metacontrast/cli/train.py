@@ -16,13 +16,12 @@ from metacontrast.cli.destinations import check_destinations, images_folder
 from metacontrast.cli.determinism import add_deterministic_flag, determinism
 from metacontrast.cli.grid import add_grid_flags, check_grid_flags, chosen_runner, execute_grid, jobs_at_once
 from metacontrast.cli.progress import Progress, row_in_words, stop_on_interrupt
-from metacontrast.data.catalog import data_root, find_dataset
+from metacontrast.data.catalog import data_root, dataset_files
 from metacontrast.data.images import ClassImages
 from metacontrast.device import find_device
 from metacontrast.errors import InputError
 from metacontrast.experiments.runners import Grid, RunContext, Status
 from metacontrast.experiments.runners.local import run_locally
-from metacontrast.files import as_path
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.distributed import ALONE, Distributed, is_restarted, joined
 from metacontrast.training.memory import fit_to_memory
@@ -165,8 +164,7 @@ def _train_apart(configs: dict[Path, TrainConfig], args: argparse.Namespace, job
     """Several runs at a time, each with one thread of its own process; a line for each that ends."""
     args = argparse.Namespace(**vars(args) | {"workers": 1})
     runs = [SweepRun(*each, args) for each in configs.items()]
-    data = as_path(args.data_root or data_root()).absolute()
-    context = RunContext(args.out.absolute(), data, args.device)
+    context = RunContext(args.out.absolute(), data_root(args.data_root).absolute(), args.device)
     check_data = partial(_check_data, list(configs.values()), context.data_root)
     with stop_on_interrupt() as should_stop, chosen_runner(args, context, jobs, check_data) as runner:
         is_done = execute_grid(Grid(runs, context, jobs, should_stop), runner)
@@ -175,9 +173,8 @@ def _train_apart(configs: dict[Path, TrainConfig], args: argparse.Namespace, job
 
 def _check_data(configs: list[TrainConfig], data_root: Path | None) -> None:
     """Raise where a data set is not there."""
-    for config in configs:
-        spec, place = find_dataset(config.dataset, data_root)
-        spec.reader.sources(place, config.read_options())
+    for name, options in {(config.dataset, config.read_options()) for config in configs}:
+        dataset_files(name, data_root, options)
 
 
 @dataclass(frozen=True)

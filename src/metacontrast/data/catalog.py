@@ -189,7 +189,13 @@ def find_dataset(name: str, root: Path | str | None = None) -> tuple[DatasetSpec
         raise InputError(
             f"no data set {name!r}: {did_you_mean(name, DATASETS)}there are {', '.join(DATASETS)} and folder:PATH"
         )
-    return DATASETS[name], as_path(root) if root is not None else data_root()
+    return DATASETS[name], data_root(root)
+
+
+def dataset_files(name: str, root: Path | str | None = None, options: ReadOptions = DEFAULTS) -> list[Path]:
+    """List the files that a data set is read from; `InputError` where it is not there."""
+    spec, place = find_dataset(name, root)
+    return spec.reader.sources(place, options)
 
 
 def check_options(spec: DatasetSpec, options: ReadOptions) -> None:
@@ -243,16 +249,25 @@ def check_dataset(name: str, root: Path | str | None = None) -> dict[str, Any]:
     return report
 
 
-def data_root() -> Path:
-    """Return the folder of the data sets: `$METACONTRAST_DATA`, else `data` in the user's cache folder."""
-    named = os.environ.get("METACONTRAST_DATA")
-    return as_path(named) if named else platformdirs.user_cache_path("metacontrast") / "data"
+def data_root(root: Path | str | None = None) -> Path:
+    """Return the folder of the data sets: `root`, else `$METACONTRAST_DATA`, else `data` in the user's cache folder."""
+    return as_path(root) if root is not None else _user_folder("METACONTRAST_DATA", "data")
 
 
 def cache_folder() -> Path:
     """Return the folder of the cache files: `$METACONTRAST_CACHE`, else `images` in the user's cache folder."""
-    named = os.environ.get("METACONTRAST_CACHE")
-    return as_path(named) if named else platformdirs.user_cache_path("metacontrast") / "images"
+    return _user_folder("METACONTRAST_CACHE", "images")
+
+
+def runs_folder() -> Path:
+    """Return the folder of the figures' runs: `figure-runs` in `$METACONTRAST_CACHE` or in the user's cache folder."""
+    return _user_folder("METACONTRAST_CACHE", "") / "figure-runs"
+
+
+def _user_folder(variable: str, default: str) -> Path:
+    """Return the folder that an environment variable names, else one in the user's cache folder."""
+    named = os.environ.get(variable)
+    return as_path(named) if named else platformdirs.user_cache_path("metacontrast") / default
 
 
 def _summary(images: ClassImages, published: tuple[int, int] | None) -> dict[str, Any]:

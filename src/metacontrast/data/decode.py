@@ -16,18 +16,17 @@ from contextlib import AbstractContextManager, nullcontext
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from metacontrast.data.options import ReadOptions, Resample
+from metacontrast.data.options import Mode, ReadOptions, Resample, channels_first
 from metacontrast.errors import InputError, check_choice, one_line
 from metacontrast.files import is_address
 
-Mode = Literal["L", "RGB"]
 Source = Path | bytes | NDArray[np.uint8] | Image.Image
 
 MAX_PIXELS = 64_000_000
@@ -87,7 +86,7 @@ def decode(
         raise _too_large(name, int(pixels[0]) if pixels else limit + 1, limit, "make it smaller") from error
     except Exception as error:  # on damaged files Pillow's readers raise nearly anything
         raise UnreadableImage(name, _reason(source, error)) from error
-    return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+    return channels_first(array)
 
 
 def is_grey(file: Path) -> bool:

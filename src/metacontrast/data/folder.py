@@ -123,8 +123,7 @@ def find_classes(root: Path, nested: Nested = "classes", split: str = "train") -
     if not found:
         class_files(root)  # says what is wrong
     classes = split_classes(root, found, split)
-    kept = set(map(id, (file for files in classes.values() for file in files)))
-    left = sum(id(file) not in kept for files in found.values() for file in files)
+    left = sum(map(len, found.values())) - sum(map(len, classes.values()))
     ignored += [(f"{left} images of other splits", f"are not in {split}")] if left else []
     if nested == "flatten":
         return Found(_flattened(classes), ignored)

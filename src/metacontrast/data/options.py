@@ -11,6 +11,8 @@ from metacontrast.fields import check_fields
 
 Resample = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 SplitScheme = Literal["default", "released"]
+Mode = Literal["L", "RGB"]
+"""Pillow's names of grey and colour."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class ReadOptions:
     skip_unreadable: bool = False
 
     __post_init__ = check_fields
+
+
+def channels_first(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Convert an image of `(height, width)` or `(height, width, channel)` to `(channel, height, width)`."""
+    return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
 ClassArrays = list[tuple[str, NDArray[np.uint8]]]

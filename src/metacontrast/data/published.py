@@ -14,13 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from metacontrast.data.options import Resample
+from metacontrast.data.options import Mode, Resample, channels_first
 from metacontrast.errors import InputError
 
 LARGEST_FILE = 64 * 2**20
@@ -105,9 +104,6 @@ def _read_member(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
         raise InputError(f"{path}: {name} is damaged ({error}); fetch the archive again") from error
 
 
-Mode = Literal["L", "RGB"]
-
-
 def open_image(data: bytes, mode: Mode, side: int, where: str) -> Image.Image:
     """Decode a published image from a file's bytes, as grey or colour.
 
@@ -134,8 +130,7 @@ def pixels(image: Image.Image, size: int | None = None, resample: Resample | Non
     """Convert an image to `(channel, height, width)`, resized to `size` × `size` pixels (default filter: bicubic)."""
     if size is not None and image.size != (size, size):
         image = image.resize((size, size), Image.Resampling[(resample or "bicubic").upper()])
-    array = np.asarray(image)
-    return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+    return channels_first(np.asarray(image))
 
 
 def split_list(name: str) -> tuple[str, ...]:

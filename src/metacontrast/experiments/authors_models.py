@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import zip_longest
 from pathlib import Path
 
 from metacontrast.data.catalog import load_dataset
@@ -75,9 +76,9 @@ class AuthorsRun:
 
     def checkpoints(self) -> list[Path]:
         """List the checkpoints, the last one first, then from the first on; of copies one."""
-        found = [file for file in self.folder.glob("*.pt") if not file.name.startswith("final_")]
-        *others, last = sorted(found, key=lambda file: [int(n) for n in re.findall(r"\d+", file.stem)])
-        return [last, *others]
+        files = [file for file in self.folder.glob("*.pt") if not file.name.startswith("final_")]
+        found = sorted(files, key=lambda file: [int(n) for n in re.findall(r"\d+", file.stem)])
+        return found[-1:] + found[:-1]
 
 
 def find_runs(folder: Path) -> list[AuthorsRun]:
@@ -103,13 +104,14 @@ def measure_all(
     runs: list[AuthorsRun], records: Path, data_root: Path | None, resources: Resources, tasks: int = STAGE_TASKS
 ) -> Iterator[str]:
     """Measure every checkpoint that is not recorded, the last ones of all runs first; says what was done."""
-    for nth in range(max(len(run.checkpoints()) for run in runs)):
-        for run in runs:
-            for file in run.checkpoints()[nth : nth + 1]:
-                with exclusive(records / f".{run.folder.name}.lock", "another process measures it: wait for it"):
-                    update = _measure(run, file, records / f"{run.folder.name}.jsonl", data_root, resources, tasks)
-                if update is not None:
-                    yield f"{run.folder.name}, {file.name}: update {update:,}"
+    for nth_of_each in zip_longest(*(run.checkpoints() for run in runs)):
+        for run, file in zip(runs, nth_of_each, strict=True):
+            if file is None:
+                continue
+            with exclusive(records / f".{run.folder.name}.lock", "another process measures it: wait for it"):
+                update = _measure(run, file, records / f"{run.folder.name}.jsonl", data_root, resources, tasks)
+            if update is not None:
+                yield f"{run.folder.name}, {file.name}: update {update:,}"
 
 
 def _measure(

@@ -79,7 +79,16 @@ def final_difference(one: AuthorsCurve, other: AuthorsCurve, accuracy: Accuracy)
     first, second = (find_numbers(each, accuracy) for each in (one, other))
     if first is None or second is None or first.final is None or second.final is None:
         return "—"
-    return f"{100 * (first.final[0] - second.final[0]):+.1f}".replace("-", "−")
+    return in_points(first.final[0] - second.final[0])
+
+
+def in_points(difference: float) -> str:
+    """Format a difference of accuracies with its sign, in points.
+
+    >>> in_points(-0.0123), in_points(-0.0001)
+    ('−1.2', '+0.0')
+    """
+    return f"{round(100 * difference, 1) + 0.0:+.1f}".replace("-", "−")
 
 
 def is_of_bound_tasks(curve: Curve) -> bool:
@@ -92,6 +101,7 @@ def is_same_test(curve: Curve) -> bool:
     return curve.config.dataset in ("omniglot", "mini-imagenet") and not is_of_bound_tasks(curve)
 
 
+@cache
 def authors_similarities() -> Mapping[str, Mapping[str, Any]]:
     """Load the authors' maps and contrasts by treatment of the head and update."""
     return json.loads(_read("released-similarities.json"))["variants"]

@@ -32,12 +32,15 @@ DEVIATIONS = (
     Deviation(
         "test tasks",
         "every seed is tested on the same tasks, 1,000 at each stage and 250 at the evaluations in between",
-        "every seed is tested on the same tasks, 1,000 at each stage and 250 at the evaluations in between; the authors "
-        "drew 200 to 992 tasks with the training seed, and on Omniglot drew new tasks for each evaluation",
+        "every seed is tested on the same tasks, 1,000 at each stage and 250 at the evaluations in between; the "
+        "authors drew 200 to 992 tasks with the training seed, and on Omniglot drew new tasks for each evaluation",
         _is_of_tasks,
     ),
     Deviation(
-        "test steps", "the text does not name them; they are those of the authors' code and some more", None, _is_of_tasks
+        "test steps",
+        "the text does not name them; they are those of the authors' code and some more",
+        None,
+        _is_of_tasks,
     ),
     Deviation(
         "inner steps",
@@ -47,7 +50,11 @@ DEVIATIONS = (
             curve.config.inner_scope == "all" and curve.config.inner_steps == (2 if _is_omniglot(curve) else 5)
         ),
     ),
-    Deviation("outer loss", "the mean over tasks instead of the sum, as in the authors' code; Adam is invariant to that factor", None),
+    Deviation(
+        "outer loss",
+        "the mean over tasks instead of the sum, as in the authors' code; Adam is invariant to that factor",
+        None,
+    ),
     Deviation(
         "head",
         "it has a bias and starts from a normal distribution with a norm of about 3, as in the authors' code",
@@ -58,8 +65,8 @@ DEVIATIONS = (
     Deviation(
         "zeroing in training",
         None,
-        "the head is set to zero after every update, as the paper says; the authors' code does so before the update, so "
-        "that a model tested with its meta-learned head had a head one Adam step away from zero",
+        "the head is set to zero after every update, as the paper says; the authors' code does so before the update, "
+        "so that a model tested with its meta-learned head had a head one Adam step away from zero",
         lambda curve: curve.config.head == "zeroed",
     ),
     Deviation(
@@ -80,7 +87,11 @@ DEVIATIONS = (
         "at chosen updates; the authors evaluated every 30 to 250 updates",
         _is_of_tasks,
     ),
-    Deviation("seeds", "0, 1, 2, …", "0, 1, 2, …; the authors used 222 to 225, 1 to 4 and others, and several curves lack some of them"),
+    Deviation(
+        "seeds",
+        "0, 1, 2, …",
+        "0, 1, 2, …; the authors used 222 to 225, 1 to 4 and others, and several curves lack some of them",
+    ),
     Deviation(
         "data",
         _CIFAR_FS,

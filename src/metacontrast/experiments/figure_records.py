@@ -132,8 +132,7 @@ def _of_curves(folder: Path, curves: Iterable[Curve]) -> Iterable[tuple[Measurem
     """Yield the recorded measurements of some curves, with how they were made."""
     for curve in curves:
         for seed in range(max(MOST_SEEDS, len(curve.seeds))):
-            config = dataclasses.replace(curve.config, updates=curve.schedule.end, seed=seed)
-            run = PlannedRun("", config, curve.schedule, curve.train_split)
+            run = PlannedRun("", curve.config_of(seed), curve.schedule, curve.train_split)
             if not (file := run_file(folder, run)).exists():
                 continue
             records = read_run(file)

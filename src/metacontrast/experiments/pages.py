@@ -36,26 +36,28 @@ _COMPARISONS_HEAD = (
     "difference, 95 % interval",
     "seeds, updates, tasks",
     "verdict",
-    "authors, as far",
-    "authors, whole training",
+    "authors, same number of updates",
+    "authors, end of training",
 )
 _PAIRED = (
     "Differences are paired by training seed and by test task, and taken at the last stage that all curves of a "
     "comparison have reached. The interval covers seeds and test tasks (crossed random effects) where correct answers "
     "were counted per task; where the tasks column says *means only* it covers the seeds alone, which is weaker "
-    "evidence. It is of 95 % with three seeds, the first of the looks at 3, 5, 8 and 12 seeds, of more later. "
-    "A claim is *supported* when all its comparisons are, an equality by two one-sided tests; *not supported* when one "
-    "is refuted, corrected for their number; *inconclusive* when an interval is too wide; *not testable yet* when it "
-    "speaks of a part of training, or of seeds, that were not reached."
+    "evidence. Verdicts may be given at 3, 5, 8 and 12 seeds. The intervals have 95, 97.5, 98.5 and 99 % there, so "
+    "that the error over all of these looks stays at 5 %. A claim is *supported* when all its comparisons are, an "
+    "equality by two one-sided tests; *not supported* when one is refuted, corrected for their number; *inconclusive* "
+    "when an interval is too wide; *not testable yet* when it speaks of a part of training, or of seeds, that were not "
+    "reached."
 )
 _NOTATION = (
     "`zeroed/1`: head zeroed at test, one inner step; `kept/own`: head as trained, as many steps as in training. "
-    "`end`: the last stage reached here; `early`: the last one within the first fifth of the published training. "
-    "*faster*: the bounds of the ratio of updates, since a level is reached between two evaluations, and their "
-    "interval. Authors: recomputed from their files; *as far*: the difference of their means after as many updates, or "
-    "the ratio to the same levels, where they have that test; *whole training*: the difference of their means over the "
-    "last five evaluations (*early*: after a fifth of their training) ± its standard error without pairing, or the "
-    "ratio to levels that both curves reach."
+    "`end`: the last stage reached here; `early`: the last one within the first fifth of the published training. FO, "
+    "SO: first and second order (FOMAML, SOMAML). *faster*: how many times as many updates the slower curve needs to "
+    "reach the same accuracy. A curve is known at its evaluations only, so the ratio has a lower and an upper bound; "
+    "the interval covers both. The authors' numbers are recomputed from their files. *Same number of updates*: the "
+    "difference of their means after as many updates as here, or the ratio to the same levels, where they have that "
+    "test. *End of training*: the difference of their means over the last five evaluations (*early*: after a fifth of "
+    "their training) ± its unpaired standard error, or the ratio to levels that both curves reach."
 )
 
 
@@ -199,9 +201,9 @@ def _claim_row(verdict: Verdict) -> Sequence[str]:
     if not verdict.judged:
         return verdict.claim.text, verdict.outcome, "—", "—", verdict.claim.authors_say
     if verdict.outcome == "not supported":
-        decisive = min(verdict.judged, key=lambda each: each.p_against)
+        decisive = min(verdict.decided_by, key=lambda each: each.p_against)
     else:
-        decisive = max(verdict.judged, key=lambda each: each.p_for)
+        decisive = max(verdict.decided_by, key=lambda each: each.p_for)
     where = f"{decisive.comparison.label}; {decisive.comparison.kind}, {decisive.updates:,} updates"
     return verdict.claim.text, verdict.outcome, where, describe_interval(decisive), verdict.claim.authors_say
 

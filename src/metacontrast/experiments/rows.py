@@ -10,6 +10,7 @@ from metacontrast.experiments.authors_numbers import (
     authors_numbers,
     authors_similarity,
     find_numbers,
+    in_points,
     is_same_test,
 )
 from metacontrast.experiments.measurement import NEAREST_MEAN
@@ -54,7 +55,7 @@ def _numbers_row(curve: Curve, quantity: Quantity, table: Table) -> Sequence[str
     found = authors_numbers(curve, quantity)
     there = None if found is None else found.at(update)
     here = _spread(fmean(values), stdev(values) if len(values) > 1 else 0.0, len(values))
-    difference = "—" if there is None or not is_same_test(curve) else _points(fmean(values) - there[0])
+    difference = "—" if there is None or not is_same_test(curve) else in_points(fmean(values) - there[0])
     cells = (curve.name, *_authors_cells(found, update), here, difference)
     return (*cells, f"{len(values)}, {update:,}, {tasks}")
 
@@ -118,7 +119,7 @@ def _authors_as_far(judged: Judged, table: Table) -> str:
         if there is None:
             return "—"
         values.append(there[0])
-    return _points(_signed_sum(comparison, values))
+    return in_points(comparison.signed_sum(values))
 
 
 def _ratio_as_far(judged: Judged, table: Table) -> str:
@@ -147,7 +148,7 @@ def authors_whole(comparison: Comparison, table: Table) -> str:
         return _authors_ratio(comparison, table)
     similarities = [_similarity_of(each) for each in comparison.endpoints]
     if known := [value for value in similarities if value is not None]:
-        return _minus(f"{_signed_sum(comparison, known):+.3f}")
+        return _minus(f"{comparison.signed_sum(known):+.3f}")
     found = [(_numbers_of(comparison.kind, each, table), each) for each in comparison.endpoints]
     ends = [(value, numbers.seeds) for numbers, each in found if numbers and (value := numbers.of(each.when))]
     if not ends or len(ends) < len(found):
@@ -155,7 +156,7 @@ def authors_whole(comparison: Comparison, table: Table) -> str:
     seeds = sorted(number for _, number in ends)
     error = math.sqrt(sum(std**2 / number for (_, std), number in ends))
     spread = f" ± {percent(error)}" if seeds[0] > 1 else ""
-    difference = _points(_signed_sum(comparison, [mean for (mean, _), _ in ends]))
+    difference = in_points(comparison.signed_sum([mean for (mean, _), _ in ends]))
     return f"{difference}{spread} ({_range(seeds)} seed{'s' * (seeds[-1] > 1)})"
 
 
@@ -171,12 +172,6 @@ def _numbers_of(kind: TaskKind, endpoint: Endpoint, table: Table) -> AuthorsNumb
 def _similarity_of(endpoint: Endpoint) -> float | None:
     quantity = endpoint.quantity
     return authors_similarity(endpoint.curve, quantity, endpoint.when) if isinstance(quantity, Similarity) else None
-
-
-def _signed_sum(comparison: Comparison, values: Sequence[float]) -> float:
-    """Add and subtract the values of the endpoints."""
-    added = len(comparison.plus)
-    return sum(values[:added]) - sum(values[added:])
 
 
 def data_and_updates(verdict: Verdict) -> str:
@@ -238,11 +233,6 @@ def _to_levels(low: float, high: float) -> str:
 
 def _spread(mean: float, std: float, seeds: int) -> str:
     return f"{percent(mean)} ± {percent(std)}" if seeds > 1 else percent(mean)
-
-
-def _points(difference: float) -> str:
-    """Format a difference of accuracies with its sign, in points."""
-    return _minus(f"{round(100 * difference, 1) + 0.0:+.1f}")
 
 
 def _minus(text: str) -> str:

@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from metacontrast.data.catalog import find_dataset, load_evaluation_split
+from metacontrast.data.catalog import dataset_files, load_evaluation_split
 from metacontrast.data.images import ClassImages
 from metacontrast.data.options import ReadOptions
 from metacontrast.errors import InputError
@@ -145,9 +145,9 @@ def check_data(
 ) -> None:
     """Raise when a data set is not there, saying which of `figures` can be made without it."""
     for name in sorted({run.config.dataset for run in runs}):
-        spec, place = find_dataset(name, data_root)
+        options = next(run.config.read_options() for run in runs if run.config.dataset == name)
         try:
-            spec.reader.sources(place, next(run.config.read_options() for run in runs if run.config.dataset == name))
+            dataset_files(name, data_root, options)
         except InputError as error:
             free = [figure.name for figure in figures if name not in _datasets(figure, setting)]
             raise InputError(
@@ -179,12 +179,13 @@ def _train_to(
 def _images(run: PlannedRun, data_root: Path | None) -> tuple[ClassImages, ClassImages]:
     options = run.config.read_options()
     splits = (run.train_split, run.config.eval_split)
-    first, second = (_load(run.config.dataset, split, data_root, options) for split in splits)
+    first, second = (load_split(run.config.dataset, split, data_root, options) for split in splits)
     return first, second
 
 
 @lru_cache(maxsize=8)
-def _load(dataset: str, split: str, data_root: Path | None, options: ReadOptions) -> ClassImages:
+def load_split(dataset: str, split: str, data_root: Path | None, options: ReadOptions) -> ClassImages:
+    """Load a split of a data set once, for all runs that use it."""
     return load_evaluation_split(dataset, split, data_root, options)
 
 

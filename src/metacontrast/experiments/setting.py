@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from metacontrast.data.catalog import find_dataset
-from metacontrast.data.options import ReadOptions
+from metacontrast.data.catalog import dataset_files
 from metacontrast.errors import InputError
 from metacontrast.experiments.statistics import FEWEST_SEEDS
 from metacontrast.fields import check_fields
@@ -121,9 +120,8 @@ class Setting:
 def choose_setting(setting: Setting, data_root: Path | None) -> Setting:
     """Choose miniImageNet where a length or the full one is asked for and it is there, else CIFAR-FS."""
     if setting.scale == "full" or setting.until is not None:
-        spec, place = find_dataset("mini-imagenet", data_root)
         try:
-            spec.reader.sources(place, ReadOptions())
+            dataset_files("mini-imagenet", data_root)
             return replace(setting, colour="mini-imagenet")
         except InputError:
             pass

@@ -6,7 +6,7 @@ measured. Nothing is read off the words that stand on a page.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
@@ -163,7 +163,11 @@ class Curve:
 
     def configs(self) -> dict[int, TrainConfig]:
         """Return the full-length training of every seed."""
-        return {seed: replace(self.config, updates=self.schedule.end, seed=seed) for seed in self.seeds}
+        return {seed: self.config_of(seed) for seed in self.seeds}
+
+    def config_of(self, seed: int) -> TrainConfig:
+        """Return the full-length training of a seed."""
+        return replace(self.config, updates=self.schedule.end, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -218,6 +222,11 @@ class Comparison:
     def endpoints(self) -> tuple[Endpoint, ...]:
         """All endpoints, those that are added first."""
         return (*self.plus, *self.minus)
+
+    def signed_sum(self, values: Sequence[Any]) -> Any:
+        """Add the values of `plus` and subtract those of `minus`; they come in the order of `endpoints`."""
+        added = len(self.plus)
+        return sum(values[:added]) - sum(values[added:])
 
 
 @dataclass(frozen=True)

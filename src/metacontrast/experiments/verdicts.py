@@ -16,11 +16,9 @@ end, and one which speaks of all of training is not supported or not testable ye
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
-import numpy as np
-
-from metacontrast.experiments.spec import Claim, Comparison, Endpoint, When
+from metacontrast.experiments.spec import Claim, Comparison, When
 from metacontrast.experiments.speed_ups import estimate_speed_up
 from metacontrast.experiments.statistics import (
     ERROR,
@@ -103,6 +101,7 @@ class Verdict:
     """A claim, its comparisons, and the verdict that follows from them.
 
     Args:
+        decided_by: of `judged` those from which the outcome follows.
         reason: why nothing was decided, and what would decide it; empty otherwise.
         p: of the direction that came out, or of the likelier one; none where it was not testable.
     """
@@ -110,6 +109,7 @@ class Verdict:
     claim: Claim
     judged: Sequence[Judged]
     outcome: Decision
+    decided_by: Sequence[Judged]
     reason: str = ""
     p: float | None = None
 
@@ -121,7 +121,7 @@ def judge(claim: Claim, table: Table) -> Verdict:
     lacking = [each for each, one in zip(claim.comparisons, found, strict=True) if one is None]
     outcome, reason = _outcome(claim, judged, lacking)
     p = None if outcome == "not testable yet" else _p(judged, outcome)
-    return Verdict(claim, judged, outcome, reason, p)
+    return Verdict(claim, judged, outcome, judged, reason, p)
 
 
 def judge_together(claims: Sequence[Claim], table: Table) -> Verdict:
@@ -137,11 +137,13 @@ def judge_together(claims: Sequence[Claim], table: Table) -> Verdict:
     outcome: Decision = "inconclusive"
     reason = "the bodies of evidence disagree"
     if len(decided) <= 1:
-        outcome = next(each for each in _ORDER if each in {one.outcome for one in found})
+        outcome = next(each for each in get_args(Decision) if each in {one.outcome for one in found})
         reason = "; ".join(dict.fromkeys(each.reason for each in found if each.outcome == outcome and each.reason))
     tested = [each.p for each in found if each.p is not None]
     p = min(1.0, len(tested) * min(tested)) if tested and outcome != "not testable yet" else None
-    return Verdict(claims[0], [one for each in found for one in each.judged], outcome, reason, p)
+    judged = [one for each in found for one in each.judged]
+    decided_by = [one for each in found if each.outcome == outcome for one in each.judged]
+    return Verdict(claims[0], judged, outcome, decided_by or judged, reason, p)
 
 
 def _without_what_is_lacking(verdict: Verdict) -> Verdict:
@@ -151,9 +153,6 @@ def _without_what_is_lacking(verdict: Verdict) -> Verdict:
         return verdict
     reason = f"the authors' models support it but for {verdict.claim.authors_lack}, which they do not cover"
     return replace(verdict, outcome="not testable yet", reason=reason, p=None)
-
-
-_ORDER: tuple[Decision, ...] = ("supported", "not supported", "inconclusive", "not testable yet")
 
 
 def _outcome(claim: Claim, judged: Sequence[Judged], lacking: Sequence[Comparison]) -> tuple[Decision, str]:
@@ -172,10 +171,15 @@ def _outcome(claim: Claim, judged: Sequence[Judged], lacking: Sequence[Compariso
 def _needs(judged: Sequence[Judged], unfinished: Sequence[Judged], lacking: Sequence[Comparison]) -> list[str]:
     """List what would make the claim testable."""
     updates = {
-        f"{each.comparison.kind} needs {each.full_updates:,} updates, has {each.updates:,}" for each in unfinished
+        f"{each.comparison.kind}: needs {each.full_updates:,} updates, has {each.updates:,}" for each in unfinished
     }
-    seeds = {f"needs {FEWEST_SEEDS} seeds, has {each.lower.seeds}" for each in judged if each.error == 0}
-    return [*sorted(updates), *sorted(seeds), *dict.fromkeys(f"not measured: {each.label}" for each in lacking)]
+    seeds = {
+        f"{each.comparison.kind}: needs {FEWEST_SEEDS} seeds, has {each.lower.seeds}"
+        for each in judged
+        if each.error == 0
+    }
+    missing = dict.fromkeys(f"{each.kind}: not measured: {each.label}" for each in lacking)
+    return [*sorted(updates), *sorted(seeds), *missing]
 
 
 def _lack(judged: Judged) -> str:
@@ -239,11 +243,8 @@ def _estimate(comparison: Comparison, table: Table, seeds: list[int], at: dict[s
     known = [table.count_tasks(comparison.kind, [each], at[each.when], seeds) for each in endpoints]
     tasks, is_counted = min(number for number, _ in known), all(counted for _, counted in known)
 
-    def total(some: Sequence[Endpoint]) -> np.ndarray:
-        found = [table.scores(comparison.kind, each, at[each.when], seeds, tasks) for each in some]
-        return sum((each if is_counted else each.mean(1) for each in found), start=np.zeros(()))
-
-    differences = total(comparison.plus) - total(comparison.minus)
+    scores = [table.scores(comparison.kind, each, at[each.when], seeds, tasks) for each in endpoints]
+    differences = comparison.signed_sum([each if is_counted else each.mean(1) for each in scores])
     return over_seeds_and_tasks(differences) if is_counted else over_seeds(differences.tolist())
 
 

@@ -21,17 +21,23 @@ class Findings:
     Args:
         run: the model that is explained.
         tasks: where the tasks come from.
-        first_task: the task whose coefficients are shown.
-        explanation: of the model.
         history: explanations of every kept copy and of the model itself, by number of updates; a single entry
             when nothing was kept.
     """
 
     run: TrainedRun
     tasks: EpisodeSampler
-    first_task: EpisodeRows
-    explanation: GradientExplanation
     history: dict[int, GradientExplanation]
+
+    @property
+    def explanation(self) -> GradientExplanation:
+        """Of the model itself."""
+        return self.history[self.run.updates]
+
+    @property
+    def first_task(self) -> EpisodeRows:
+        """The task whose coefficients are shown."""
+        return self.tasks.rows(0)
 
 
 def explain_run(
@@ -55,9 +61,8 @@ def explain_run(
         return found
 
     history = {each.updates: explained(each) for each in kept if each.updates != run.updates}
-    explanation = explained(run)
-    history[run.updates] = explanation
-    return Findings(run, tasks, tasks.rows(0), explanation, dict(sorted(history.items())))
+    history[run.updates] = explained(run)
+    return Findings(run, tasks, dict(sorted(history.items())))
 
 
 def _explain(run: TrainedRun, episodes: Episode, resources: Resources) -> GradientExplanation:

@@ -87,7 +87,8 @@ def _claims(setting: Setting) -> list[Claim]:
             "end",
         ),
         Claim(
-            "Zero initialization alone helps at the beginning only (Fig. 10); afterwards within a point.",
+            "Zero initialization alone helps at the beginning only (Fig. 10); after that the difference is less than "
+            "one point.",
             (
                 above(colour[1], "zero init", "random", _STEP_10, "early"),
                 same(colour[1], "zero init", "random", _STEP_10, 0.01),
@@ -98,7 +99,7 @@ def _claims(setting: Setting) -> list[Claim]:
             "end",
         ),
         Claim(
-            "With the trick, bound labels cost nothing (Fig. 10); nothing is taken as one point.",
+            "With the trick, bound labels cost less than one point (Fig. 10: nothing).",
             tuple(same(colour[k], "zeroing trick", _ORDINARY, _STEP_10, 0.01) for k in (1, 5)),
             "1-shot yes (.4719, .4730); 5-shot .6065 against .6125, step 10",
             "end",

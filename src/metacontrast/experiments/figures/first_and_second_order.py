@@ -86,7 +86,7 @@ def _claims(setting: Setting) -> list[Claim]:
             "early",
         ),
         Claim(
-            "On Omniglot the trick makes little difference to SOMAML (Fig. 13, Appendix E); little is one point.",
+            "On Omniglot the trick makes little difference to SOMAML, less than one point (Fig. 13, Appendix E).",
             (same(omniglot, "SO zeroing trick", "SO random", _STEP_1, 0.01),),
             "at the end; not on the way",
             "end",

@@ -46,7 +46,7 @@ def _claims(setting: Setting) -> list[Claim]:
             "throughout",
         ),
         Claim(
-            "Down-scaling the head by 0.7 yields visible differences (Fig. 5); visible is taken as half a point.",
+            "Down-scaling the head by 0.7 yields visible differences, of more than half a point (Fig. 5).",
             tuple(above(colour[shots], "random × 0.7", "random", _ZEROED, "end", 0.005) for shots in (1, 5)),
             "not in 1-shot, yes in 5-shot",
             "end",
@@ -68,7 +68,7 @@ def _claims(setting: Setting) -> list[Claim]:
             "early",
         ),
         Claim(
-            "A head scaled by 0.5 behaves like one at zero on Omniglot (Fig. 12); alike is taken as one point.",
+            "A head scaled by 0.5 behaves like one at zero on Omniglot, within one point (Fig. 12).",
             tuple(same(omniglot[shots], "random × 0.5", "zero init", _ZEROED, 0.01) for shots in (1, 5)),
             "at the end, 1-shot yes (.9412, .9425), 5-shot no (.9522, .9650)",
             "end",

@@ -75,7 +75,7 @@ def _claims(setting: Setting) -> list[Claim]:
             "end",
         ),
         Claim(
-            "With the trick, one inner step is as good as five or seven; alike is taken as one point.",
+            "With the trick, one inner step is as good as five or seven, within one point.",
             (
                 same(kind, *trick, _ZEROED, 0.01, "early"),
                 same(kind, *trick, _ZEROED, 0.01, "end"),

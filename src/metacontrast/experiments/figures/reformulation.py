@@ -94,7 +94,7 @@ def _reformulated_claims(setting: Setting) -> list[Claim]:
     kind = _kind(setting)
     return [
         Claim(
-            "Training by the reformulated losses gives MAML's curves; alike is taken as one point.",
+            "Training by the reformulated losses gives MAML's curves, within one point.",
             tuple(
                 same(kind, equation, maml, _ZEROED, 0.01, when)
                 for equation, maml in _PAIRS.items()
@@ -110,8 +110,8 @@ def _reformulated_claims(setting: Setting) -> list[Claim]:
             ),
         ),
         Claim(
-            "FOMAML with and without the trick, and SOMAML with it, converge to similar accuracies (Section B.6); "
-            "similar is taken as one point.",
+            "FOMAML with and without the trick, and SOMAML with it, converge to similar accuracies, within one "
+            "point (Section B.6).",
             tuple(same(kind, *pair, _ZEROED, 0.01) for pair in _SIMILAR),
             "at the end .4692, .4715 and .4797; after 5,000 of 20,000 updates .416, .432 and .450",
             "end",
@@ -124,7 +124,7 @@ def _dropped_claims(setting: Setting) -> list[Claim]:
     kind = _kind(setting)
     return [
         Claim(
-            f"{sentence} yields profound benefit (Fig. 9); profound is taken as more than one point.",
+            f"{sentence} yields profound benefit (Fig. 9), that is more than one point.",
             tuple(above(kind, name, "Eq. 7", _ZEROED, when, 0.01) for when in ("early", "end")),
             f"not supported: {_authors_gain(name, 'Eq. 7')} against the curve called original (head frozen), "
             f"{_authors_gain(name, 'MAML, FO, random')} against real MAML",

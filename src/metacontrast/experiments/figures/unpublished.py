@@ -12,7 +12,8 @@ def _one_shot_claims(setting: Setting) -> list[Claim]:
     kind = task_kind(setting, "omniglot", 1)
     return [
         Claim(
-            "(Not in the paper.) In 1-shot SOMAML the trick decides whether anything is learned; by 10 points.",
+            "(Not in the paper.) In 1-shot SOMAML the trick decides whether anything is learned: it gains more than "
+            "10 points.",
             tuple(
                 above(kind, "SO zeroing trick", other, _STEP_1, "end", 0.1) for other in ("SO random", "SO zero init")
             ),
