@@ -214,7 +214,8 @@ def test_a_gradient_of_zero_is_said_in_words(run_path):
     assert "gradient-parts" not in figures(found)
     assert as_json(found)["scalars"]["distance"] is None
     nothing = {name: Part(0.0, 0.0, 0.0) for name in found.explanation.parts}
-    both = dataclasses.replace(found, explanation=dataclasses.replace(found.explanation, parts=nothing))
+    history = {run.updates: dataclasses.replace(found.explanation, parts=nothing)}
+    both = dataclasses.replace(found, history=history)
     assert headline(both) == "The encoder's outer gradient is zero, and so is the theory's."
 
 

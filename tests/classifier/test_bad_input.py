@@ -89,7 +89,7 @@ def test_labels_and_images_of_different_length():
     [
         (None, ("labels are missing",)),
         ("class", ("a list with a label for each image", "str")),
-        (["a"] * 6, ("1 classes", "'a'", "at least 2")),
+        (["a"] * 6, ("1 class", "'a'", "at least 2")),
         ([0, 1, 0, 1, 0, float("nan")], ("a label is nan",)),
         ([0, 1, 0, 1, 0, None], ("a label is None",)),
         ([[0], [1], [0], [1], [0], [1]], ("not hashable",)),
@@ -102,7 +102,7 @@ def test_labels_that_cannot_be_learned(labels, parts):
 
 
 def test_one_image_is_one_class():
-    refused(lambda: fit(IMAGES[:1], ["a"]), "1 classes")
+    refused(lambda: fit(IMAGES[:1], ["a"]), "1 class")
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_a_folder_of_images_without_classes(tmp_path):
 
 
 def test_a_folder_of_one_class(tmp_path):
-    refused(lambda: fit(write_folder(tmp_path, IMAGES, ["only"] * 6), None), "1 classes", "'only'")
+    refused(lambda: fit(write_folder(tmp_path, IMAGES, ["only"] * 6), None), "1 class", "'only'")
 
 
 def test_class_folders_equal_after_normalization(tmp_path):

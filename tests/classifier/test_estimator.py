@@ -387,3 +387,32 @@ def test_predicting_one_by_one_names_what_is_broken(tmp_path):
     assert "bad.png is not an image" in found[1].problem
     assert "missing.png" in found[2].problem
     assert found[0].pixels.shape[1] == SIZE
+
+
+def test_a_partial_fit_that_fails_keeps_none_of_its_images():
+    """What was learned before is answered as before, and the next call does not learn the refused images."""
+    x, y = grey_images()
+    clf = FewShotClassifier(model=tiny_start(), reject=0.1, folds=2, reject_label="new").fit(x, y)
+    before = clf.predict_proba(x)
+    with pytest.raises(InputError, match="reject_label"):
+        clf.partial_fit(x[:2], ["new", "new"])
+    assert clf.support_.classes == ("class0", "class1", "class2")
+    np.testing.assert_array_equal(clf.predict_proba(x), before)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [({"nested": "deep"}, "nested"), ({"max_pixels": -1}, "max_pixels"), ({"verbose": "no"}, "verbose"),
+     ({"lr": True}, "lr=True"), ({"model": "auto", "weights": "some.safetensors"}, "weights")],
+    ids=str,
+)  # fmt: skip
+def test_parameters_are_checked_before_any_image_is_read(wrong, words):
+    with pytest.raises(InputError, match=words):
+        FewShotClassifier(**({"model": tiny_start()} | wrong)).fit("no such folder", None)
+
+
+def test_one_class_alone_begins_with_the_model_that_the_images_look_like():
+    """`auto` has nothing to compare yet."""
+    x, _ = grey_images()
+    clf = FewShotClassifier().partial_fit(x[:2], ["one", "one"])
+    assert clf.support_.classes == ("one",)

@@ -164,6 +164,23 @@ def test_what_is_refused_changes_nothing(case):
     assert answer(page, drawing("bar", 5)) == answered
 
 
+def test_settings_given_with_another_model_are_kept(monkeypatch):
+    """The model's own values replace those of the model before, not those that are asked for."""
+    monkeypatch.setattr(Session, "_learn", lambda self, after: None)
+    page = taught(1)
+    page.set_settings(steps=7, random_head=2)
+    other = page.add_model(next(iter(page.models.values())))
+    page.set_settings(model=other, lr=0.5)
+    assert page.task.settings == session.Settings(other, None, 0.5, None, 2)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 101}, {"model": "none"}, {"scope": "encoder"}], ids=str)
+def test_settings_that_a_file_brings_are_checked_as_those_of_the_page(wrong):
+    page = taught(1)
+    with pytest.raises(InputError):
+        page.start_over((), session.Settings(**({"model": page.task.settings.model} | wrong)))
+
+
 def test_a_task_has_20_classes_with_20_examples_at_most(monkeypatch):
     monkeypatch.setattr(Session, "_learn", lambda self, after: None)
     page = taught(0, kinds=[f"class {k}" for k in range(20)])

@@ -8,7 +8,7 @@ import torch
 from metacontrast import InputError
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.play import watch
-from metacontrast.play.watch import INNER, META_BATCH, QUERIES, SHOTS, WAYS, Learner, Watch, characters
+from metacontrast.play.watch import INNER, META_BATCH, QUERIES, SHOTS, WAYS, Learner, Watch, characters, probed_images
 from metacontrast.training.checkpoint import TrainState
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.train_run import outer_step
@@ -74,7 +74,7 @@ def test_shares_sum_to_one_and_a_zeroed_head_does_not_interfere(pair):
     latest = pair.read(-1, -1)["latest"]["zeroed"]
     assert [weight < 0 for weight in latest["weights"]] == [True, False, False, False, False]
     assert len(latest["map"]) == WAYS
-    assert set(pair.images()) == {"query", *(f"support-{k}" for k in range(WAYS))}
+    assert set(probed_images()) == {"query", *(f"support-{k}" for k in range(WAYS))}
 
 
 def test_a_seed_is_the_same_training_every_time_and_another_is_another(pair):

@@ -132,7 +132,7 @@ def make_plan(
     """The plan that the classifier's parameters ask for; None stands for what the model was trained with.
 
     Args:
-        baseline: the older way to name a head: `prototype`; `auto` is `adapted` or `prototype`, whichever does better.
+        baseline: an alias of `head`: `prototype`, or `auto` for whichever of `adapted` and `prototype` does better.
         default_head: the model's own.
     """
     for name, value, choices in (("scope", scope, SCOPES), ("baseline", baseline, BASELINES), ("head", head, HEADS)):
@@ -143,7 +143,7 @@ def make_plan(
     automatic = isinstance(steps, str) and steps == "auto"
     if not (steps is None or automatic or _is_whole(steps, 1)):
         raise InputError(f"steps={steps!r}, but it must be auto, or 1 or more; left out it is the model's own")
-    if not (lr is None or (isinstance(lr, Real) and 0 < float(lr) < float("inf"))):
+    if not (lr is None or (isinstance(lr, Real) and not isinstance(lr, bool) and 0 < float(lr) < float("inf"))):
         raise InputError(f"lr={lr!r}, but it must be above 0 and finite; left out it is the model's own")
     if not (_is_whole(folds, 0) and folds != 1):
         raise InputError(f"folds={folds!r}, but it must be 2 or more, or 0 for no cross-validation")

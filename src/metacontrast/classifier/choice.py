@@ -4,10 +4,11 @@ Three kinds of models are tried: `omniglot-conv4` for drawings, `cifar-fs-conv4`
 photographs, or `photos-small` where only that is installed. Each is cross-validated with its default head on at most
 20 images of a class and 400 in all.
 
-Let d_i be how much the cross entropy of held-out image i is larger under the model that the images' look suggests than
-under the model with the least mean cross entropy. The former is taken unless mean d > one standard error of d. Where no
-class has a second image it is taken as well. The look: images without colour, nine in ten of whose pixels are near
-their lightest or darkest value, are drawings; all others are photographs.
+Let d_i be how much the cross entropy of held-out image i is larger under the model that the images' look suggests
+than under the model with the least mean cross entropy. The former is taken unless mean d > one standard error of d.
+It is also taken where no class has a second image, and where there is only one class so far. The look: images without
+colour, nine in ten of whose pixels are near their lightest or darkest value, are drawings; all others are
+photographs.
 """
 
 import hashlib
@@ -58,10 +59,12 @@ class ModelScore:
     chosen: bool
 
 
-def choose(
-    items: Sequence[Item], labels: Sequence[Hashable], read: ReadFor, folds: int, max_pixels: int
-) -> tuple[StartingPoint, tuple[ModelScore, ...], Read | None]:
-    """The model, how each did, and all items as the model sees them where they were all looked at.
+Chosen = tuple[StartingPoint, tuple[ModelScore, ...], Read | None]
+"""A starting point, how each model did, and all items as it sees them where they were all looked at."""
+
+
+def choose(items: Sequence[Item], labels: Sequence[Hashable], read: ReadFor, folds: int, max_pixels: int) -> Chosen:
+    """Choose the installed model that suits the images best.
 
     Args:
         items: each with the position of its label in place of the label.
@@ -71,7 +74,7 @@ def choose(
     some = [items[row] for row in _sample(items, labels)]
     names = installed()
     favourite = _suggested(some, max_pixels, names)
-    if len(names) == 1:
+    if len(names) == 1 or len(set(labels)) == 1:
         return load_starting_point(favourite), (), None
     starts = {name: load_starting_point(name) for name in names}
     seen = {name: read(start, some) for name, start in starts.items()}
@@ -115,7 +118,9 @@ def _sample(items: Sequence[Item], labels: Sequence[Hashable]) -> list[int]:
         by_class.setdefault(label, []).append(row)
     most = max(2, min(PER_CLASS, IN_ALL // len(by_class)))
     return [
-        row for label in distinct(labels) for row in sorted(by_class[label], key=lambda row: _mark(items[row]))[:most]
+        row
+        for label in distinct(labels, 1)
+        for row in sorted(by_class[label], key=lambda row: _mark(items[row]))[:most]
     ]
 
 

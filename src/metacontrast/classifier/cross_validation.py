@@ -45,7 +45,7 @@ class HeldOut:
 
     @property
     def right(self) -> Float[Tensor, " image"]:
-        """1 for every image that was answered rightly, else 0."""
+        """1 for every image that was classified correctly, else 0."""
         return (self.logits.argmax(1) == self.y).double()
 
     @property
@@ -55,7 +55,7 @@ class HeldOut:
 
     @property
     def balanced_accuracy(self) -> float:
-        """The mean over classes of the share of its images that were answered rightly."""
+        """The mean over classes of the share of its images that were classified correctly."""
         return min((self.weights * self.right).sum().item(), 1.0)
 
     @property

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
 
 from metacontrast.classifier.candidates import Baseline, HeadChoice, Plan, check_max_pixels, make_plan
-from metacontrast.classifier.choice import ModelScore, choose, fit_notes
+from metacontrast.classifier.choice import Chosen, choose, fit_notes
 from metacontrast.classifier.confidence import prediction_sets, set_threshold
 from metacontrast.classifier.cross_validation import Track, unseen, with_bar
 from metacontrast.classifier.explanation import Explanation, draw_explanation, explainer
@@ -29,6 +29,7 @@ from metacontrast.classifier.support import join, make_support
 from metacontrast.data.decode import MAX_PIXELS, Item
 from metacontrast.data.folder import Nested
 from metacontrast.device import find_device
+from metacontrast.errors import InputError, check_choice
 from metacontrast.fields import as_declared, no_type_check
 from metacontrast.maml.inner import Inner
 
@@ -58,7 +59,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
             cross-validation on the support images.
         lr: inner step size; None is what the model was trained with.
         scope: `head` adapts the head alone, `all` the whole net; None is what the model was trained with.
-        baseline: the older name of two heads: `prototype`, and `auto`.
+        baseline: an alias of `head` for two of its values: `prototype`, and `auto`.
         folds: the most parts of the cross-validation that sets temperature, rejection and `compare_`; 0 leaves it out.
         reject: the share of images of known classes that may be refused so that unknown ones are; None refuses nothing.
         random_head: start from a random head of this seed, not from zeros, to see what the zeros are good for.
@@ -134,22 +135,25 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
         return self._learn(X, y, least=1)
 
     def _learn(self, X: Any, y: Any, least: int) -> "FewShotClassifier":
-        self._check()
+        begun = self._check()
         items, labels, found = labelled(X, y, self.nested)
         self.ignored_ = tuple(found.ignored) if found else ()
-        start, models, seen = self._chosen(items, labels)
+        start, models, seen = begun or self._chosen(items, labels)
         plan = self._plan(start)
+        if seen is not None and start.keeps_features(plan.inner) != (seen.features is not None):
+            seen = None
         kept, images, features = seen or self._read(start, items, plan.inner)
         own = [labels[int(item.label)] for item in kept]
         self.ignored_ += tuple(emptied(labels, own))
         support = make_support(images, own, [item.name for item in kept], features, least=least)
         if hasattr(self, "support_"):
             support = join(self.support_, support)
-        self._begun, self.support_, self.models_ = start, support, models
         if len(support.classes) < 2:
+            self._begun, self.support_, self.models_ = start, support, models
             return self
         check_reject_label(self.reject_label, support.classes)
         fitted = fit_support(start, support, plan, find_device(self.device), self._track)
+        self.models_ = models
         self._remember(State(start, support, plan, fitted))
         for note in self.notes_:
             logger.warning("%s", note)
@@ -190,7 +194,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
         return self.answer(X).rejected.numpy()
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """The share of images that are answered rightly; a refusal counts as wrong."""
+        """The share of images that are classified correctly; a refusal counts as wrong."""
         self._fitted_state()
         items, labels, _ = labelled(X, y, self.nested)
         guesses = self._labels(self._answer(items)).tolist()
@@ -239,14 +243,8 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
     def _start(self) -> StartingPoint:
         return load_starting_point(self.model, self.weights)
 
-    def _chosen(
-        self, items: list[Item], labels: list[Hashable]
-    ) -> tuple[StartingPoint, tuple[ModelScore, ...], Read | None]:
-        """The starting point of this fit; of an earlier one, where there was one."""
-        if hasattr(self, "support_"):
-            return self._begun, getattr(self, "models_", ()), None
-        if self.model != "auto":
-            return self._start(), (), None
+    def _chosen(self, items: list[Item], labels: list[Hashable]) -> Chosen:
+        """The starting point that suits the images best."""
         limit, folds = check_max_pixels(self.max_pixels), make_plan(INNER, **self._wishes).folds
         return choose(items, labels, lambda start, some: self._read(start, some, start.inner), folds, limit)
 
@@ -255,12 +253,23 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
         names = ("steps", "lr", "scope", "baseline", "head", "folds", "reject", "random_head")
         return {name: getattr(self, name) for name in names}
 
-    def _check(self) -> None:
-        """Check the parameters, before anything is read."""
-        as_declared("skip_unreadable", self.skip_unreadable, bool)
+    def _check(self) -> Chosen | None:
+        """Check the parameters before any image is read; return the starting point unless the images choose it."""
+        for name in ("skip_unreadable", "verbose"):
+            as_declared(name, getattr(self, name), bool)
+        check_choice("nested", self.nested, get_args(Nested))
+        check_max_pixels(self.max_pixels)
+        find_device(self.device)
         make_plan(Inner(), **self._wishes)
-        if not hasattr(self, "support_") and self.model != "auto":
-            self._plan(self._start())
+        if hasattr(self, "support_"):
+            return self._begun, getattr(self, "models_", ()), None
+        if isinstance(self.model, str) and self.model == "auto":
+            if self.weights is not None:
+                raise InputError("weights belong to one encoder: name it with model in place of 'auto'")
+            return None
+        start = self._start()
+        self._plan(start)
+        return start, (), None
 
     def _plan(self, start: StartingPoint) -> Plan:
         return make_plan(start.inner, **self._wishes, default_head=start.head)

@@ -53,6 +53,8 @@ def export(state: State, path: Path, form: Format) -> Path:
     check_choice("form", form, get_args(Format))
     check_writable(path.parent, path.name)
     facts = as_utf8(json.dumps(_facts(state), ensure_ascii=False)).decode()
+    if form == "onnx":
+        _check_onnx()
     program = _program(state)
     with atomic_path(path) as temporary, _quiet():
         if form == "torch":
@@ -71,10 +73,13 @@ def _program(state: State) -> torch.export.ExportedProgram:
         return torch.export.export(Exported(state.fitted).eval(), (example,), dynamic_shapes=batch, strict=False)
 
 
-def _save_onnx(program: torch.export.ExportedProgram, path: Path, facts: str) -> None:
+def _check_onnx() -> None:
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
             raise InputError("--format onnx needs an extra: pip install 'metacontrast[onnx]'")
+
+
+def _save_onnx(program: torch.export.ExportedProgram, path: Path, facts: str) -> None:
     names: dict[str, Any] = {"input_names": ["images"], "output_names": ["probabilities", "similarity"]}
     onnx = torch.onnx.export(program, dynamo=True, verbose=False, **names)
     assert onnx is not None
@@ -90,6 +95,7 @@ def _facts(state: State) -> dict[str, Any]:
         "channels": images.channels,
         "size": images.size,
         "resample": images.resample,
+        "crop": images.crop,
     }
 
 

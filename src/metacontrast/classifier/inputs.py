@@ -238,7 +238,7 @@ def _to_8_bits(array: np.ndarray, name: str) -> NDArray[np.uint8]:
     if kind not in "buif":
         raise InputError(f"{name} holds {array.dtype}, not numbers: give uint8, or floats between 0 and 1")
     if kind == "f" and not np.isfinite(array).all():
-        raise InputError(f"{name} holds NaN or infinity: mend or leave out the image")
+        raise InputError(f"{name} holds NaN or infinity: fix or remove the image")
     low, high = array.min(), array.max()
     top = 1 if kind in "bf" else 65535 if array.dtype == np.uint16 else 255
     if low < 0 or high > top:

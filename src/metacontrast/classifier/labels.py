@@ -39,7 +39,8 @@ def distinct(labels: Sequence[Hashable], least: int = 2) -> list[Hashable]:
     if len(found) < least:
         only = ", ".join(map(repr, found)) or "none"
         raise InputError(
-            f"the images have {len(found)} classes ({only}), but a classifier needs at least {least}: add one"
+            f"the images are of {len(found)} {'class' if len(found) == 1 else 'classes'} ({only}), but a classifier "
+            f"needs at least {least}: add one"
         )
     try:
         return sorted(found)  # type: ignore[type-var]

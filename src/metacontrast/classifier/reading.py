@@ -1,5 +1,6 @@
 """What a classifier is given, read: labelled images of any kind, as a frozen encoder's features where there is one."""
 
+import copy
 import logging
 from collections.abc import Hashable, Sequence
 from itertools import islice
@@ -86,8 +87,10 @@ def read(
         skip_unreadable=skip_unreadable,
         advice=f"{ADVICE}, or leave them out with skip_unreadable",
     )
-    encoder = start.frozen_encoder.to(device) if frozen else None
     place = torch.device(device)
+    encoder = start.frozen_encoder if frozen else None
+    if encoder is not None and place.type != "cpu":
+        encoder = copy.deepcopy(encoder).to(place)
 
     def features_of(some: Tensor) -> Tensor:
         assert encoder is not None

@@ -74,7 +74,7 @@ class Report:
 
     @property
     def recalls(self) -> list[float]:
-        """Of each class, the share of its images that was answered rightly."""
+        """Of each class, the share of its images that was classified correctly."""
         counts = self.confusion.sum(1)
         right = [self.confusion[k, k] if k < self.known else 0 for k in range(len(self.classes))]
         return [int(r) / int(n) if n else math.nan for r, n in zip(right, counts, strict=True)]

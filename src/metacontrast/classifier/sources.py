@@ -159,7 +159,9 @@ def digest_of(encoder: nn.Module) -> str:
 
 
 def _inner(encoder: nn.Module) -> nn.Module:
-    return encoder.body if isinstance(encoder, _Features) else encoder
+    """The library's own model, whose names of tensors its files have."""
+    body = encoder.body if isinstance(encoder, _Features) else encoder
+    return body.model if isinstance(body, _Pixels) else body
 
 
 class _Features(nn.Module):

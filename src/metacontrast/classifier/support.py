@@ -9,6 +9,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from metacontrast.classifier.labels import distinct
+from metacontrast.errors import InputError
 
 ENOUGH_HELD_OUT = 500
 
@@ -62,7 +63,9 @@ def make_support(
 
 
 def join(one: Support, other: Support) -> Support:
-    """The union of two support sets."""
+    """The union of two support sets; `InputError` where only one of them holds features in place of images."""
+    if (one.features is None) != (other.features is None):
+        raise InputError("scope was changed between the examples: call fit with all of them")
     features = None
     if one.features is not None and other.features is not None:
         features = torch.cat([one.features, other.features])

@@ -44,7 +44,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--steps", type=_steps, metavar="N", help="inner steps, or auto (default: the model's own)")
     parser.add_argument("--lr", type=float, metavar="X", help="inner step size (default: the model's own)")
     parser.add_argument("--scope", choices=("head", "all"), help="what adapts (default: the model's own)")
-    parser.add_argument("--baseline", choices=("none", "prototype", "auto"), help="the older name of --head")
+    parser.add_argument("--baseline", choices=("none", "prototype", "auto"), help="an alias of --head for these values")
     parser.add_argument("--reject", type=float, metavar="RATE", help="share of known images that may be refused")
     parser.add_argument("--folds", type=int, default=5, metavar="N", help="of cross-validation (default: %(default)s)")
     parser.add_argument(

@@ -21,7 +21,6 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--model",
-        type=shared.path,
         metavar="NAME|DIR",
         help="what to offer first: a bundled model, or a run directory",
     )

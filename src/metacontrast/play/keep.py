@@ -15,6 +15,7 @@ from metacontrast.classifier.estimator import FewShotClassifier
 from metacontrast.classifier.explanation import save_explanation
 from metacontrast.classifier.export import export
 from metacontrast.errors import InputError
+from metacontrast.files import parse_json
 from metacontrast.play.answers import ready
 from metacontrast.play.session import MOST_CLASSES, MOST_EXAMPLES, Session, Settings, to_png
 
@@ -45,14 +46,21 @@ def load_zip(session: Session, data: bytes) -> None:
     """Go on from a classifier that was taken home: its model, its settings and its examples."""
     with TemporaryDirectory() as folder:
         _unpack(data, Path(folder))
+        _check_own(Path(folder))
         try:
             loaded = FewShotClassifier.load(folder)
         except InputError as error:
             raise InputError(
                 f"this zip holds no whole classifier: {str(error).replace(folder, 'its folder')}"
             ) from error
-    boards, name = _boards(loaded), session.add_model(loaded.model)
+    boards = _boards(loaded)
     candidate = loaded.state_.fitted.candidate
+    if candidate.method != "adapted":
+        raise InputError(
+            f"this classifier predicts with a {candidate.method} head, which the page does not explain: use it with "
+            "`metacontrast predict`"
+        )
+    name = session.add_model(loaded.model)
     settings = Settings(name, candidate.steps or None, candidate.lr or None, loaded.scope, loaded.random_head)
     session.start_over(boards, settings)
 
@@ -96,6 +104,16 @@ def _unpack(data: bytes, folder: Path) -> None:
         if isinstance(error, InputError):
             raise
         raise InputError("this file is no zip that can be unpacked: choose one that the page made") from error
+
+
+def _check_own(folder: Path) -> None:
+    """Refuse a classifier whose encoder comes from elsewhere: loading it may download, because a file says so."""
+    try:
+        about = parse_json((folder / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError("this zip holds no whole classifier: its config.json is not JSON") from error
+    if isinstance(about, dict) and "source" in about:
+        raise InputError("this classifier's encoder comes from elsewhere: use it with `metacontrast predict`")
 
 
 def _boards(loaded: FewShotClassifier) -> tuple[tuple[str, tuple[bytes, ...]], ...]:

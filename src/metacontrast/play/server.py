@@ -28,7 +28,7 @@ from metacontrast.play.answers import answer, compare_starts, describe
 from metacontrast.play.gallery import GALLERY, open_entry
 from metacontrast.play.security import Address, Guard, Impatient, Refused, read_body
 from metacontrast.play.session import Session, Sessions
-from metacontrast.play.watch import Watch
+from metacontrast.play.watch import Watch, probed_images
 
 T = TypeVar("T")
 
@@ -182,8 +182,8 @@ class Play:
 
     async def watched_image(self, request: Request) -> Response:
         """An image of the task that is watched."""
-        watch = self._watch(self.session(request))
-        images = await asyncio.get_running_loop().run_in_executor(self.slow, watch.images)
+        self.session(request)
+        images = await asyncio.get_running_loop().run_in_executor(self.slow, probed_images)
         if request.path_params["name"] not in images:
             raise Refused(404, "there is no such image")
         return Response(images[request.path_params["name"]], media_type="image/png")
@@ -196,10 +196,10 @@ class Play:
         return session
 
     def _watch(self, session: Session) -> Watch:
-        with session.lock:
-            if session.watch is None:
-                session.watch = Watch()
-            return session.watch
+        """The session's pair; only the event loop makes it, so that no lock is waited for there."""
+        if session.watch is None:
+            session.watch = Watch()
+        return session.watch
 
     async def _run(
         self, session: Session, work: Callable[..., T], *given: Any, pool: ThreadPoolExecutor | None = None

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ SESSION_BYTES = 24_000_000
 MOST_UNDO = 50
 FOLDS = 3
 """Of the cross-validation that calibrates: fewer than the library's own 5, for a quick answer to an added example."""
-MOST_STEPS, LARGEST_STEP = {"head": 100, "all": 10}, 10
+MOST_STEPS, LARGEST_STEP = {"head": 100, "all": 10, "encoder": 10}, 10
 MOST_SESSIONS, IDLE = 32, 15 * 60.0
 
 
@@ -167,11 +167,17 @@ class Session:
                 self._change(self.task.with_board(replace(board, examples=kept)))
 
     def set_settings(self, **changes: Any) -> None:
-        """Learn otherwise from the same examples."""
-        self._change(replace(self.task, settings=self._checked(changes)))
+        """Learn from the same examples with other settings; those that are not given stay.
+
+        Another model starts with its own steps, step size and scope, unless these are given too.
+        """
+        now = self.task.settings
+        own = {} if changes.get("model", now.model) == now.model else dict.fromkeys(("steps", "lr", "scope"))
+        self._change(replace(self.task, settings=self._checked({**vars(now), **own, **changes})))
 
     def start_over(self, boards: tuple[tuple[str, tuple[bytes, ...]], ...], settings: Settings) -> None:
         """Replace everything that is taught."""
+        settings = self._checked(vars(settings))
         made = tuple(Board(self.new_id(), name, tuple(map(self.make_example, images))) for name, images in boards)
         self._change(Task(settings, made))
 
@@ -208,15 +214,11 @@ class Session:
             self.models[settings.model], **chosen, folds=folds, max_pixels=MAX_PIXELS, device="cpu"
         )
 
-    def _checked(self, changes: dict[str, Any]) -> Settings:
-        """The settings after a change; another model brings its own steps and step size."""
-        now = self.task.settings
-        wanted = {name: getattr(now, name) for name in ("model", "steps", "lr", "scope", "random_head")} | changes
-        if type(wanted["model"]) is not str or wanted["model"] not in self.models:
+    def _checked(self, wanted: dict[str, Any]) -> Settings:
+        """The settings of these values, wherever they come from, as the page allows them."""
+        model, steps, lr, scope, seed = (wanted[each.name] for each in fields(Settings))
+        if type(model) is not str or model not in self.models:
             raise InputError("there is no such model: choose one from the list")
-        if wanted["model"] != now.model:
-            wanted |= dict.fromkeys(("steps", "lr", "scope"))
-        model, steps, lr, scope, seed = wanted.values()
         if not (scope is None or scope in ("head", "all")):
             raise InputError("what adapts is either the head or the whole network")
         most = MOST_STEPS[scope or self.models[model].inner.scope]
@@ -259,13 +261,13 @@ class Session:
         else:
             classifier = self.new_classifier(after.settings)
             classifier.fit({id: data for id, (data, _) in new.items()}, [label for _, label in new.values()])
-        self.classifier, self._learned, self.variants = classifier, after, None
-        self.explain = classifier.explainer() if classifier is not None else None
+        explain = classifier.explainer() if classifier is not None else None
+        self.classifier, self.explain, self._learned, self.variants = classifier, explain, after, None
         self.seconds = time.perf_counter() - started
 
 
 class Sessions:
-    """The pages that are open, so many at most; one that was not heard of for a while makes room."""
+    """The pages that are open, up to a limit; a page that has been idle for a while is closed to make room."""
 
     def __init__(self, models: dict[str, StartingPoint], clock: Callable[[], float] = time.monotonic):
         self.models, self._clock = models, clock

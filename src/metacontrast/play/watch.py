@@ -12,7 +12,6 @@ head the zeroing trick. What is shown of it:
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -131,12 +130,6 @@ class Watch:
                 "latest": self._latest,
             }
 
-    def images(self) -> dict[str, bytes]:
-        """The probed task's images as PNGs, by name."""
-        _, test = characters()
-        rows = _probe_rows(test)
-        return {name: to_png(test.images[row, 0].numpy()) for name, row in rows.items()}
-
     def close(self) -> None:
         """Let the threads end."""
         with self._changed:
@@ -230,9 +223,12 @@ def characters() -> tuple[ClassImages, ClassImages]:
     )
 
 
-def _draw(split: str, codes: Sequence[int]) -> ClassImages:
-    wanted = [c for c in map(chr, codes) if fonts_with(c) and split_of(c) == split]
-    return group_by_class(f"glyphs/{split}", draw_characters(wanted, SIDE))
+@cache
+def probed_images() -> dict[str, bytes]:
+    """The probed task's images as PNGs, by name."""
+    _, test = characters()
+    rows = _probe_rows(test)
+    return {name: to_png(test.images[row, 0].numpy()) for name, row in rows.items()}
 
 
 def _shares(view: TaskView) -> dict[str, float]:
