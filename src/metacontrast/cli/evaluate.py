@@ -13,9 +13,10 @@ from metacontrast.data import ReadOptions, load_dataset
 from metacontrast.data.catalog import FOLDER, DatasetSpec, find_dataset
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
+from metacontrast.model.head import TestHead
 from metacontrast.model.normalization import NORMS
 from metacontrast.training.config import TrainConfig
-from metacontrast.training.evaluate import Evaluation, Row, TestHead, as_table, evaluate
+from metacontrast.training.evaluate import Evaluation, Row, as_table, evaluate
 from metacontrast.training.run import TrainedRun, load_run
 
 
@@ -130,7 +131,9 @@ def _heads(asked: str | None, ways: int, trained: TrainConfig) -> tuple[TestHead
         raise InputError("a zeroed head stays zero, for the run's inner loop moves only the encoder: use --head kept")
     if asked == "zeroed" or cannot_keep:
         return ("zeroed",)
-    return ("kept",) if asked == "kept" or cannot_zero else ("kept", "zeroed")
+    if asked == "kept" or cannot_zero:
+        return ("kept",)
+    return ("kept", "zeroed") if asked == "both" else trained.test_heads()
 
 
 def images_like_the_runs(args: argparse.Namespace, run: TrainedRun) -> ClassImages:

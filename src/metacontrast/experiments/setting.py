@@ -14,8 +14,8 @@ from metacontrast.errors import InputError
 from metacontrast.experiments.statistics import FEWEST_SEEDS
 from metacontrast.fields import check_fields
 from metacontrast.maml.inner import Scope
+from metacontrast.model.head import TestHead
 from metacontrast.training.config import TrainConfig
-from metacontrast.training.evaluate import TestHead
 from metacontrast.training.recipes import recipe
 
 ScaleName = Literal["smoke", "local", "full"]

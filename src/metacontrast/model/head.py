@@ -21,6 +21,11 @@ from metacontrast.types import Head, Params
 
 HeadKind = Literal["learned", "zeroed", "shared", "prototype"]
 HEAD_KINDS: tuple[HeadKind, ...] = get_args(HeadKind)
+BUILT_HEADS: tuple[HeadKind, ...] = ("prototype",)
+"""Heads that are computed from a task's support set."""
+
+TestHead = Literal["kept", "zeroed"]
+"""What an inner loop starts from at test: the head as it was trained, or one of zeros."""
 
 
 def draw_head(ways: int, feature_size: int, bias: bool, scale: float, generator: torch.Generator) -> Head:

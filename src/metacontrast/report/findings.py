@@ -141,7 +141,7 @@ _NO_GRADIENT = {
 def setting(found: Findings) -> str:
     """Which model on which tasks."""
     config, tasks = found.run.config, found.tasks
-    trained = "MAML" if config.objective == "maml" else "MAML's contrastive loss (its MAML gradient is shown)"
+    trained = "MAML" if config.method == "maml" else f"{config.method} (its MAML gradient is shown)"
     return (
         f"The model: {config.order}-order {trained} after {found.run.updates} updates, head {config.head}"
         f"{' with bias' if config.head_bias else ' without bias'}, {config.inner_steps} inner steps of size "

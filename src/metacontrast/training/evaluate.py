@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -22,11 +21,9 @@ from metacontrast.fields import check_fields
 from metacontrast.maml.engine import AUTO, Engine, at_precision
 from metacontrast.maml.inner import Inner, standing_steps, trajectory
 from metacontrast.memory import FILLED, free_bytes, peak_bytes
-from metacontrast.model.head import class_means, zero_head
+from metacontrast.model.head import TestHead, class_means, zero_head
 from metacontrast.model.model import Model, apply_head
 from metacontrast.types import Episode, Params, head_tensors
-
-TestHead = Literal["kept", "zeroed"]
 
 
 @dataclass(frozen=True)
