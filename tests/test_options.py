@@ -115,6 +115,8 @@ CALLS: dict[Callable[..., Any], Callable[..., Any]] = {
     decode: lambda **options: decode(torch.zeros(4, 4, dtype=torch.uint8).numpy(), 4, **options),
     mc.Model.with_head: lambda head="zeroed": model().with_head(head),
     mc.Model.with_norm: lambda norm="inductive": model().with_norm(norm),
+    theory.build_task: lambda head="ridge": theory.build_task(*case.task[:4], head, ways=5),
+    theory.split_built_gradient: lambda head="ridge": theory.split_built_gradient(*case.task[:4], head, ways=5),
     theory.contrastive_loss: lambda **options: of_theory(theory.contrastive_loss, **options),
     theory.head_gradient: lambda **options: of_theory(theory.head_gradient, **options),
     theory.head_update: lambda **options: of_theory(theory.head_update, outer_lr=0.1, **options),

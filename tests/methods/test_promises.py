@@ -1,5 +1,6 @@
 """Everything that `train` promises holds for every method: resuming, threads, processes, memory, records, use."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import torch
 from classifier_kit import grey_images, write_folder
 from metacontrast import FewShotClassifier
 from metacontrast.cli.main import run as command
+from metacontrast.errors import InputError
 from metacontrast.maml.engine import split
 from metacontrast.memory import peak_bytes
 from metacontrast.methods import METHODS
+from metacontrast.report.findings import as_text, explain_run, setting
 from metacontrast.training import memory
 from metacontrast.training.config import TrainConfig, config_from_values, with_fields
 from metacontrast.training.memory import estimate_memory
@@ -102,26 +105,44 @@ def test_records_say_how_training_goes(method, runs):
 
 
 @EVERY
-def test_a_model_is_evaluated_and_explained_or_refused_in_one_line(method, runs, tmp_path, capsys):
+def test_a_model_is_evaluated_on_the_command_line(method, runs, tmp_path, capsys):
     write_folder(tmp_path / "images", *grey_images())
-    words = [str(runs / method), "--dataset", f"folder:{tmp_path / 'images'}", "--episodes", "3", "--json"]
-    assert command(["evaluate", *words]) == 0
-    assert '"accuracy"' in capsys.readouterr().out
-    found = command(["explain", *words, "--out", str(tmp_path / "explained")])
-    error = capsys.readouterr().err
-    if METHODS[method].explains:
-        assert found == 0
-        assert (tmp_path / "explained" / "explain.html").exists()
-    else:
-        assert found == 2
-        assert "the theory" in error
-        assert error.count("\n") == 1
+    words = ["--dataset", f"folder:{tmp_path / 'images'}", "--episodes", "3", "--steps", "0,2", "--ways", "2,3"]
+    heads = ["--head", "zeroed"] if load_run(runs / method).config.head in ("learned", "zeroed") else []
+    if method == "meta-sgd":
+        assert command(["evaluate", str(runs / method), *words, *heads]) == 2
+        assert "learned for a head of 2 classes, not 3" in capsys.readouterr().err
+        words[-1] = "2"
+    assert command(["evaluate", str(runs / method), *words, *heads, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
+    assert {(row["method"], row["steps"]) for row in found} >= {("maml", 0), ("maml", 2), ("nearest-mean", 0)}
+
+
+@EVERY
+def test_a_model_is_explained_or_refused_in_one_line(method, runs):
+    """A head that is built from the support set and answers at once leaves nothing unexplained."""
+    run = load_run(runs / method)
+    if not METHODS[method].explains:
+        with pytest.raises(InputError, match="the theory is that of one loss, one inner learning rate"):
+            explain_run(run, [], run.config.test_tasks(IMAGES[1]), 2)
+        return
+    found = explain_run(run, [], run.config.test_tasks(IMAGES[1]), 2)
+    assert as_text(found)
+    assert setting(found)
+    if run.config.inner_steps == 0:
+        assert found.explanation.distance < 1e-4
+        assert found.explanation.parts["interference"].norm == 0
 
 
 @EVERY
 def test_a_model_classifies_images_of_other_classes(method, runs):
-    """Three classes, where the training had two."""
+    """Three classes, where the training had two; rates that are learned for the rows of a head fit no other number."""
     images, labels = grey_images()
-    classifier = FewShotClassifier(str(runs / method), folds=0).fit(images[::2], labels[::2])
+    classifier = FewShotClassifier(str(runs / method), folds=0)
+    if method == "meta-sgd":
+        with pytest.raises(InputError, match="learned for a head of 2 classes, not 3"):
+            classifier.fit(images[::2], labels[::2])
+        return
+    classifier.fit(images[::2], labels[::2])
     probabilities = classifier.predict_proba(images[1::2])
     assert torch.isfinite(torch.as_tensor(probabilities)).all()

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from metacontrast.classifier.support import balanced_weights
 from metacontrast.errors import InputError, check_choice
 from metacontrast.fields import check_fields
+from metacontrast.maml.checks import check_rates
 from metacontrast.maml.inner import Inner, trajectory
 from metacontrast.model.head import HeadKind, class_means, draw_head, one_hot, prototype_head, zero_head
 from metacontrast.model.model import Model
@@ -190,7 +191,7 @@ def task_start(model: Model, params: Params, ways: int, random_head: int | None 
     if random_head is not None:
         like, generator = params.head.weight, torch.Generator().manual_seed(random_head)
         drawn = draw_head(ways, model.feature_size, params.head.bias is not None, 1.0, generator)
-        return _for_task(model, ways, "learned"), map_params(lambda t: t.to(like), Params(params.encoder, drawn))
+        return _for_task(model, ways, "learned"), map_params(lambda t: t.to(like), params._replace(head=drawn))
     if model.head in ("shared", "prototype"):
         return _for_task(model, ways, model.head), params
     return _for_task(model, ways, "zeroed"), zero_head(params, ways)
@@ -219,7 +220,7 @@ def with_features(
 ) -> tuple[Model, Params, Float[Tensor, "image feature 1 1"]]:
     """The same of features that are there already."""
     flat = Model(nn.Flatten(), model.ways, model.feature_size, model.head, model.head_bias)
-    return flat, Params({}, params.head), features[:, :, None, None]
+    return flat, params._replace(encoder={}), features[:, :, None, None]
 
 
 def solve(
@@ -244,6 +245,7 @@ def solve(
             features = model.features(params.encoder, x)
         for candidate, head in _closed_forms(features, y, model.ways, candidates):
             yield candidate, Params(params.encoder, head)
+    check_rates(model, params)
     moving = on_features(model, params, x) if stepping and inner.scope == "head" else (model, params, x)
     for lr, group in groupby(stepping, key=lambda candidate: candidate.lr):
         wanted = {candidate.steps: candidate for candidate in group}

@@ -154,7 +154,9 @@ class TrainConfig:
         Args:
             classes: how many there are to train on, for methods that tell them all apart.
         """
-        return model.init(generator, self.head_init_scale)
+        params = model.init(generator, self.head_init_scale)
+        start = METHODS[self.method].start
+        return params if start is None else start(model, params, self.inner())
 
     def training_tasks(self, images: ClassImages) -> EpisodeSampler:
         """The tasks that are trained on: update u uses the tasks u·meta_batch and following."""

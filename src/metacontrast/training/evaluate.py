@@ -18,6 +18,7 @@ from torch import Tensor
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.errors import InputError
 from metacontrast.fields import check_fields
+from metacontrast.maml.checks import check_rates
 from metacontrast.maml.engine import AUTO, Engine, at_precision
 from metacontrast.maml.inner import Inner, standing_steps, trajectory
 from metacontrast.memory import FILLED, free_bytes, peak_bytes
@@ -104,6 +105,7 @@ def evaluate_tasks(
 ) -> Float[Tensor, "episode row"]:
     """The accuracy on every single test task; the columns are the rows that `evaluate` averages, the same arguments."""
     model = model.with_ways(tasks.ways)
+    check_rates(model, params)
     inner = inner.at_test(max(evaluation.steps))
     distinct = replace(evaluation, heads=_distinct_heads(params, evaluation.heads))
     starts = [_start(model, params, head) for head in distinct.heads]
