@@ -39,6 +39,7 @@ from metacontrast.experiments.spec import Accuracy, Claim, Comparison, Endpoint,
 from metacontrast.fields import as_declared
 from metacontrast.maml.engine import Engine
 from metacontrast.maml.inner import Inner
+from metacontrast.methods import Method
 from metacontrast.model.encoders import build_encoder, conv4
 from metacontrast.training.config import TrainConfig, config_from_values
 from metacontrast.training.evaluate import Evaluation
@@ -79,6 +80,7 @@ OPTIONS: dict[type, Callable[..., Any]] = {
     mc.EpisodeSampler: tasks,
     mc.Inner: mc.Inner,
     mc.Model: model,
+    Method: lambda **options: Method("a", **options),
     Plan: lambda **options: Plan(mc.Inner(), **options),
     ReadOptions: ReadOptions,
     Resources: Resources,
@@ -135,7 +137,9 @@ INSIDE = {
     "experiments.": "the words stand in the figures' own specifications",
     "maml.inner.": "the options are those of Inner",
     "maml.engine.a": "the options are those of Engine",
-    "model.head.check_": "the options are those of Model",
+    "maml.engine.mean_task_gradient": "the options are those of Engine",
+    "model.head.": "the options are those of Model",
+    "model.solvers.": "the options are those of Evaluation",
     "model.normalization.prepare": "the options are those of Model",
 }
 """Functions that are handed options which were checked before."""
@@ -223,7 +227,7 @@ def misspelled(word: str) -> Iterator[str]:
 def test_every_misspelling_of_every_choice_is_refused_in_one_line(make, name, words):
     """Issue: "every enumerated value is checked where it enters, with the nearest name suggested"."""
     for wrong in {each for word in words for each in misspelled(word)} - set(words):
-        value = (wrong,) if name == "heads" else wrong
+        value = (wrong,) if name in ("heads", "solvers") else wrong
         with pytest.raises(InputError, match="is not one of") as error:
             make(**{name: value})
         assert repr(wrong) in str(error.value)

@@ -29,16 +29,17 @@ from jaxtyping import Float, Int, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metacontrast.classifier.candidates import Candidate, Plan, on_features, penalty_unit
+from metacontrast.classifier.candidates import Candidate, Plan, on_features
 from metacontrast.classifier.fitted import Fitted, task_of
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.classifier.storage import State
-from metacontrast.classifier.support import Support, balanced_weights
+from metacontrast.classifier.support import Support
 from metacontrast.errors import InputError, one_line
 from metacontrast.maml.inner import Inner, standing_steps, task_losses, trajectory
 from metacontrast.model.frozen import freeze
 from metacontrast.model.head import class_means, one_hot
 from metacontrast.model.model import Model, apply_head
+from metacontrast.model.solvers import balanced_weights, penalty_unit
 from metacontrast.types import Head, Params, to_tensors
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tqdm import tqdm
 
@@ -15,6 +15,7 @@ from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
 from metacontrast.model.head import TestHead
 from metacontrast.model.normalization import NORMS
+from metacontrast.model.solvers import Solver
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Evaluation, Row, as_table, evaluate
 from metacontrast.training.run import TrainedRun, load_run
@@ -36,6 +37,13 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--steps", type=shared.step_list, metavar="N,N", help="inner steps (default: the run's own)")
     parser.add_argument("--head", choices=("kept", "zeroed", "both"), help="start of the head (default: both)")
+    parser.add_argument(
+        "--solvers",
+        type=shared.word_list,
+        default=("nearest-mean",),
+        metavar="NAME,NAME",
+        help=f"what classifies the un-adapted features: {', '.join(get_args(Solver))} (default: nearest-mean)",
+    )
     parser.add_argument("--episodes", type=int, default=600, metavar="N", help="test tasks (default: %(default)s)")
     parser.add_argument("--dataset", metavar="NAME", help="another data set to test on (default: the run's own)")
     parser.add_argument(
@@ -66,7 +74,9 @@ def execute(args: argparse.Namespace) -> None:
         for ways, shots in product(args.ways or (run.config.ways,), args.shots or (run.config.shots,))
     ]
     evaluations = [
-        Evaluation(args.steps or config.eval_steps, _heads(args.head, config.ways, run.config), args.episodes)
+        Evaluation(
+            args.steps or config.eval_steps, _heads(args.head, config.ways, run.config), args.episodes, args.solvers
+        )
         for config in configs
     ]
     images = images_like_the_runs(args, run)

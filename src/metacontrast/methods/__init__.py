@@ -8,8 +8,9 @@ threads, processes, optimizers, checkpoints, records and evaluation are those of
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
+from metacontrast.fields import check_fields
 from metacontrast.maml.engine import TaskGradient
 from metacontrast.maml.inner import Inner, learned_rates
 from metacontrast.methods.contrastive import contrastive
@@ -40,8 +41,10 @@ class Method:
     options: tuple[str, ...] = ()
     gradient: TaskGradient | None = None
     start: Callable[[Model, Params, Inner], Params] | None = None
-    predicts: str = "adapted"
+    predicts: Literal["adapted", "prototype", "ridge", "logistic", "auto"] = "adapted"
     explains: bool = True
+
+    __post_init__ = check_fields
 
 
 METHODS: dict[str, Method] = {
