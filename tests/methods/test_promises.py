@@ -84,7 +84,7 @@ def test_threads_and_processes_change_nothing_but_time(method):
 @EVERY
 def test_the_memory_of_an_update_is_estimated(method, monkeypatch):
     monkeypatch.setattr(memory, "_BESIDE_TENSORS", {"loop": 1, "vmap": 1})
-    config = config_of(method, meta_batch=4, filters=16)
+    config = config_of(method, meta_batch=4, filters=64)
 
     def run() -> None:
         model, state = state_of(config)

@@ -5,13 +5,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from metacontrast.data.episodes import BalancedBatches
 from metacontrast.errors import InputError
-from metacontrast.maml.engine import Engine, meta_gradient
+from metacontrast.maml.engine import Engine, mean_task_gradient, meta_gradient
 from metacontrast.maml.inner import Inner
 from metacontrast.methods import METHODS
 from metacontrast.model.model import Model
 from metacontrast.training.config import TrainConfig, with_fields
 from metacontrast.types import Episode, map_params, to_named
+from toy_images import numbered_images
 
 # Hundreds of float64 terms: rounding is 1e-14.
 NEAR = 1e-10
@@ -138,6 +140,82 @@ def test_meta_sgd():
     model, batch = a_model("learned"), a_batch()
     config = with_fields(TrainConfig(inner_steps=2, inner_lr=0.1, order="second"), method="meta-sgd")
     params = start(model)
-    params = map_params(torch.Tensor.double, METHODS["meta-sgd"].start(model, params, config.inner()))
+    params = map_params(
+        torch.Tensor.double, METHODS["meta-sgd"].start(model, params, config.inner(), torch.Generator(), 0)
+    )
     gradient, _ = meta_gradient(model, params, batch, config.inner())
     assert relative_error(to_named(gradient), mean_gradient(meta_sgd_loss, params, batch)) < NEAR
+
+
+# Controls
+
+
+def a_labelled_batch(images=10, classes=4, seed=0):
+    """A batch as the query set of a task without a support set; two images of every class, of one of them four."""
+    g = torch.Generator().manual_seed(seed)
+    y = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 3, 3])
+    x = torch.randn(images, SIZE, generator=g, dtype=torch.float64) + y[:, None]
+    return Episode(x[:0][None], y[:0][None], x[None], y[None])
+
+
+def supervised_loss(named, support_x, support_y, query_x, query_y):
+    outputs = features(named, query_x) @ named["extra.classifier.weight"].T + named["extra.classifier.bias"]
+    return F.cross_entropy(outputs, query_y)
+
+
+def supervised_cosine_loss(named, support_x, support_y, query_x, query_y):
+    found = features(named, query_x)
+    rows = named["extra.classifier.weight"]
+    outputs = named["extra.log_scale"].exp() * F.cosine_similarity(found[:, None], rows[None], dim=2)
+    return F.cross_entropy(outputs, query_y)
+
+
+def supcon_loss(named, support_x, support_y, query_x, query_y):
+    """Eq. 2 of the paper, one anchor and one positive at a time."""
+    z = F.normalize(features(named, query_x), dim=1)
+    scale, total = named["extra.log_scale"].exp(), 0.0
+    for i in range(len(z)):
+        others = [a for a in range(len(z)) if a != i]
+        whole = torch.stack([(scale * z[i] @ z[a]).exp() for a in others]).sum()
+        positives = [p for p in others if query_y[p] == query_y[i]]
+        total -= sum(((scale * z[i] @ z[p]).exp() / whole).log() for p in positives) / len(positives)
+    return total / len(z)
+
+
+CONTROLS = {
+    "supervised": ("prototype", supervised_loss),
+    "supervised-cosine": ("cosine", supervised_cosine_loss),
+    "supcon": ("cosine", supcon_loss),
+}
+
+
+@pytest.mark.parametrize("method", CONTROLS)
+def test_controls_on_batches_of_all_classes(method):
+    head, loss = CONTROLS[method]
+    model, batch = a_model(head), a_labelled_batch()
+    params = start(model)
+    if METHODS[method].start:
+        params = METHODS[method].start(model, params, Inner(), torch.Generator().manual_seed(3), 4)
+    gradient, metrics = mean_task_gradient(METHODS[method].gradient, model, params, batch, Inner())
+    assert relative_error(to_named(gradient), mean_gradient(loss, params, batch)) < NEAR
+    assert torch.allclose(metrics.loss, loss(to_named(params), *(t[0] for t in batch)), rtol=NEAR)
+
+
+def test_a_batch_has_classes_in_equal_shares():
+    """As many classes as give two images each, or all; equal numbers give equal batches, whoever asks."""
+    images = numbered_images([8] * 6, size=4)
+    for size, classes in ((8, 4), (11, 5), (20, 6)):
+        batches = BalancedBatches(images, size, seed=1)
+        found = batches.batch([3, 4, 5])
+        assert found.support_y.shape == (3, 0)
+        for x, y in zip(found.query_x, found.query_y, strict=True):
+            counts = torch.bincount(y, minlength=6)
+            assert (counts > 0).sum() == classes
+            assert counts[counts > 0].max() - counts[counts > 0].min() <= 1
+            assert torch.equal((x[:, 0, 0, 0] * 255).round().long(), y)  # the left half of an image is its class
+            assert len({tuple(image.flatten().tolist()) for image in x}) == size
+        assert torch.equal(batches.batch([4]).query_x[0], found.query_x[1])
+    with pytest.raises(InputError, match="class 'class0' has 8 images, but a batch of 60 takes 10: lower it"):
+        BalancedBatches(images, 60)
+    with pytest.raises(InputError, match="make no batch of two classes with two images each"):
+        BalancedBatches(images, 3)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from metacontrast.data.augment import AugmentationName
-from metacontrast.data.episodes import EpisodeSampler, Labels
+from metacontrast.data.episodes import BalancedBatches, EpisodeSampler, Labels
 from metacontrast.data.images import ClassImages
 from metacontrast.data.options import ReadOptions, Resample, SplitScheme
 from metacontrast.errors import InputError, check_choice
@@ -156,15 +157,17 @@ class TrainConfig:
         """
         params = model.init(generator, self.head_init_scale)
         start = METHODS[self.method].start
-        return params if start is None else start(model, params, self.inner())
+        return params if start is None else start(model, params, self.inner(), generator, classes)
 
-    def training_tasks(self, images: ClassImages) -> EpisodeSampler:
-        """The tasks that are trained on: update u uses the tasks u·meta_batch and following."""
+    def training_tasks(self, images: ClassImages) -> EpisodeSampler | BalancedBatches:
+        """The tasks that are trained on, or batches as large: update u uses those from number u·meta_batch on."""
+        if METHODS[self.method].batches:
+            return BalancedBatches(images, self.ways * (self.shots + self.queries), self.seed)
         names = ("labels", "pool_size", "relabel", "least_ways", "least_shots", "unequal_shots")
         options = {name: getattr(self, name) for name in names}
         return replace(self.test_tasks(images), block=self.meta_batch, **options)
 
-    def largest_tasks(self, images: ClassImages) -> EpisodeSampler:
+    def largest_tasks(self, images: ClassImages) -> EpisodeSampler | BalancedBatches:
         """The same with the largest size throughout."""
         return replace(self, least_ways=None, least_shots=None).training_tasks(images)
 
@@ -200,8 +203,7 @@ def _check_method(config: TrainConfig) -> None:
     method = METHODS[config.method]
     for name, allowed in method.needs.items():
         if (value := getattr(config, name)) not in allowed:
-            flag, words = "--" + name.replace("_", "-"), " or ".join(map(str, allowed))
-            raise InputError(f"method={config.method} cannot have {name}={value}: add {flag} {words}")
+            raise InputError(f"method={config.method} cannot have {name}={value}: add {_as_flags(name, allowed)}")
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     for owner, each in METHODS.items():
         for name in set(each.options) - set(method.options):
@@ -217,6 +219,12 @@ def _check_method(config: TrainConfig) -> None:
     needs_theory = "method=contrastive" if config.method == "contrastive" else needs_theory
     if needs_theory and (config.inner_loss != "cross_entropy" or config.inner_steps < 1):
         raise InputError(f"{needs_theory} needs --inner-loss cross_entropy and --inner-steps 1 or more")
+
+
+def _as_flags(name: str, values: Sequence[Any]) -> str:
+    """The flags that give a field one of some values."""
+    flag, words = name.replace("_", "-"), " or ".join(map(str, values)).lower()
+    return f"--{'' if values[0] else 'no-'}{flag}" if isinstance(values[0], bool) else f"--{flag} {words}"
 
 
 def with_fields(config: TrainConfig, **fields: Any) -> TrainConfig:

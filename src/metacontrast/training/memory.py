@@ -130,7 +130,7 @@ def estimate_memory(
     """
     device = torch.device(resources.device)
     model = config.model(images[0].shape).to(device)
-    state = initial_state(config, model, resources.device)
+    state = initial_state(config, model, resources.device, len(images[0]))
     tasks = Episode(*(t.to(device) for t in config.largest_tasks(images[0]).batch(range(config.meta_batch))))
     measured = partial(_gradient_bytes, model, state.params, tasks, config, resources, most)
     images_there = 0 if device.type == "cpu" else _size(*(each.images for each in images))

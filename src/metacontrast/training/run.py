@@ -18,6 +18,7 @@ import torch
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
 from metacontrast.files import as_path, exclusive, parse_json, remove_leftovers, write_text
+from metacontrast.methods.batches import CLASSIFIER
 from metacontrast.model.model import Model
 from metacontrast.training import checkpoint, records
 from metacontrast.training.checkpoint import (
@@ -313,7 +314,8 @@ def _load_model(file: Path) -> TrainedRun:
     config = config_from_values(facts.get("config"), where)
     about = model_facts(facts, where)
     model = config.model(about.image_shape)
-    like = config.init(model, torch.Generator(), 0)
+    classes = len(stored.tensors.get(f"extra.{CLASSIFIER}", ()))
+    like = config.init(model, torch.Generator(), classes)
     params = checkpoint.params_from_tensors(like, stored.tensors, where)
     return TrainedRun(config, model, params, *about)
 
