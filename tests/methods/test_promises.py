@@ -85,9 +85,10 @@ def test_threads_and_processes_change_nothing_but_time(method):
 def test_the_memory_of_an_update_is_estimated(method, monkeypatch):
     monkeypatch.setattr(memory, "_BESIDE_TENSORS", {"loop": 1, "vmap": 1})
     config = config_of(method, meta_batch=4, filters=64)
+    model = config.model(IMAGES[0].shape)
 
     def run() -> None:
-        model, state = state_of(config)
+        state = initial_state(config, model, "cpu", len(IMAGES[0]))
         outer_step(config, model)(state, config.training_tasks(IMAGES[0]).batch(range(4)))
 
     counted = peak_bytes(run)

@@ -1,5 +1,7 @@
 """Every method against a slow, plain version in float64, written from its paper."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,8 +10,9 @@ from torch import nn
 from metacontrast.data.episodes import BalancedBatches
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import Engine, mean_task_gradient, meta_gradient
-from metacontrast.maml.inner import Inner
-from metacontrast.methods import METHODS
+from metacontrast.maml.inner import Inner, adapt
+from metacontrast.methods import METHODS, imaml, proximal, reptile
+from metacontrast.methods.first_order import conjugate_gradients
 from metacontrast.model.model import Model
 from metacontrast.training.config import TrainConfig, with_fields
 from metacontrast.types import Episode, map_params, to_named
@@ -21,6 +24,7 @@ WAYS, SIZE, WIDTH = 3, 5, 4
 
 
 def an_encoder():
+    torch.manual_seed(0)
     return nn.Sequential(nn.Linear(SIZE, 6), nn.Tanh(), nn.Linear(6, WIDTH))
 
 
@@ -219,3 +223,95 @@ def test_a_batch_has_classes_in_equal_shares():
         BalancedBatches(images, 60)
     with pytest.raises(InputError, match="make no batch of two classes with two images each"):
         BalancedBatches(images, 3)
+
+
+# Without a gradient through the inner steps
+
+
+def outputs_of(named, x):
+    return features(named, x) @ named["head.weight"].T + named["head.bias"]
+
+
+def test_reptile():
+    """Two steps, the first on the images 0, 2, 4 … of the task sorted by class, the second on 1, 3, 5 …"""
+    model, batch = a_model("learned"), a_batch(tasks=1)
+    params = start(model)
+    gradient, _ = mean_task_gradient(reptile, model, params, batch, Inner(2, 0.3))
+    named, (support_x, support_y, query_x, query_y) = to_named(params), (t[0] for t in batch)
+    images = [
+        (x, k) for k in range(WAYS) for xs, ys in ((support_x, support_y), (query_x, query_y)) for x in xs[ys == k]
+    ]
+    moved = {name: t.clone() for name, t in named.items()}
+    for part in (images[::2], images[1::2]):
+        x, y = torch.stack([x for x, _ in part]), torch.tensor([k for _, k in part])
+        leaves = {name: t.requires_grad_() for name, t in moved.items()}
+        slopes = torch.autograd.grad(F.cross_entropy(outputs_of(leaves, x), y), list(leaves.values()))
+        moved = {name: (t - 0.3 * g).detach() for (name, t), g in zip(leaves.items(), slopes, strict=True)}
+    expected = {name: named[name] - moved[name] for name in named}
+    assert relative_error(to_named(gradient), expected) < NEAR
+
+
+def flat(named):
+    return torch.cat([t.flatten() for t in named.values()])
+
+
+def dense_implicit_gradient(named, task, steps, lr, penalty):
+    """The proximal inner loop by hand, the whole Hessian at its end, and the linear system as a matrix."""
+    support_x, support_y, query_x, query_y = task
+    shapes = {name: t.shape for name, t in named.items()}
+
+    def unflatten(vector):
+        parts = vector.split([shape.numel() for shape in shapes.values()])
+        return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+    def support_loss(vector):
+        return F.cross_entropy(outputs_of(unflatten(vector), support_x), support_y)
+
+    first = end = flat(named)
+    for _ in range(steps):
+        slope = torch.autograd.functional.jacobian(support_loss, end)
+        end = end - lr * (slope + penalty * (end - first))
+    hessian = torch.autograd.functional.hessian(support_loss, end)
+    slope = torch.autograd.functional.jacobian(
+        lambda vector: F.cross_entropy(outputs_of(unflatten(vector), query_x), query_y), end
+    )
+    return unflatten(torch.linalg.solve(torch.eye(len(end)).double() + hessian / penalty, slope))
+
+
+@pytest.mark.parametrize(("cg_steps", "error"), [(60, NEAR), (2, None)])
+def test_imaml_is_the_dense_solve(cg_steps, error):
+    """With enough conjugate gradients; two of them miss."""
+    model, batch = a_model("learned"), a_batch(tasks=1)
+    params = start(model)
+    task = [t[0] for t in batch]
+    expected = dense_implicit_gradient(to_named(params), task, 5, 0.1, 3.0)
+    gradient, _ = mean_task_gradient(
+        partial(imaml, penalty=3.0, cg_steps=cg_steps), model, params, batch, Inner(5, 0.1)
+    )
+    found = relative_error(to_named(gradient), expected)
+    assert found > 1e-3 if error is None else found < error
+
+
+def test_conjugate_gradients_stop_where_the_matrix_is_not_positive():
+    """At the last point on the way that is certain, in place of a step to a maximum."""
+    matrix, wanted = torch.diag(torch.tensor([2.0, -1.0]).double()), {"x": torch.tensor([1.0, 0.5]).double()}
+    found = conjugate_gradients(lambda named: {"x": matrix @ named["x"]}, wanted, 5)
+    first = 1.25 / 1.75 * wanted["x"]  # (gᵀg / gᵀAg) g
+    assert torch.allclose(found["x"], first)
+    solved = conjugate_gradients(lambda named: {"x": matrix.abs() @ named["x"]}, wanted, 5)
+    assert torch.allclose(solved["x"], torch.tensor([0.5, 0.5]).double())
+
+
+def test_the_pull_back_to_the_start_is_that_of_a_penalty():
+    """Adapting by `proximal` is gradient descent on loss + λ/2 |φ − θ|², in evaluation as in training."""
+    model, batch = a_model("learned"), a_batch(tasks=1)
+    params = start(model)
+    adapted = adapt(model, params, batch.support_x[0], batch.support_y[0], proximal(Inner(3, 0.2), 0.7))
+    named = first = to_named(params)
+    for _ in range(3):
+        leaves = {name: t.detach().requires_grad_() for name, t in named.items()}
+        pulled = sum((leaves[name] - first[name]).square().sum() for name in first) * 0.7 / 2
+        loss = F.cross_entropy(outputs_of(leaves, batch.support_x[0]), batch.support_y[0]) + pulled
+        slopes = torch.autograd.grad(loss, list(leaves.values()))
+        named = {name: t - 0.2 * g for (name, t), g in zip(leaves.items(), slopes, strict=True)}
+    assert relative_error(to_named(adapted), named) < NEAR

@@ -16,11 +16,22 @@ from metacontrast.maml.engine import TaskGradient
 from metacontrast.maml.inner import Inner, learned_rates
 from metacontrast.methods.batches import base_classifier, supcon, supervised
 from metacontrast.methods.contrastive import contrastive
+from metacontrast.methods.first_order import imaml, proximal, reptile
 from metacontrast.model.head import HeadKind
 from metacontrast.model.model import Model
 from metacontrast.types import Params
 
-__all__ = ["METHODS", "Method", "base_classifier", "contrastive", "supcon", "supervised"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "base_classifier",
+    "contrastive",
+    "imaml",
+    "proximal",
+    "reptile",
+    "supcon",
+    "supervised",
+]
 
 
 @dataclass(frozen=True)
@@ -31,8 +42,10 @@ class Method:
         summary: one line for people.
         needs: by field of the configuration, the values that it may have; it gets the first one unless it has another.
         fields: values of further fields, which may be changed.
-        options: fields that no other method has; they are keyword arguments of `gradient`.
+        options: fields that no other method has; they are keyword arguments of `gradient` and `inner`.
         gradient: of one task; None is MAML's.
+        inner: the inner loop, from that of the configuration, the share of all updates that are done, and the options;
+            None leaves it as it is.
         start: adds to the starting parameters what else is learned, given a generator and the number of training
             classes; None adds nothing.
         batches: whether an update has class-balanced batches of images in place of tasks, each as large as a task.
@@ -45,6 +58,7 @@ class Method:
     fields: Mapping[str, Any] = field(default_factory=dict)
     options: tuple[str, ...] = ()
     gradient: TaskGradient | None = None
+    inner: Callable[..., Inner] | None = None
     start: Callable[[Model, Params, Inner, torch.Generator, int], Params] | None = None
     batches: bool = False
     predicts: Literal["adapted", "prototype", "ridge", "logistic", "auto"] = "adapted"
@@ -97,6 +111,21 @@ METHODS: dict[str, Method] = {
         "MAML with an inner learning rate for every parameter, which is learned too (Li et al. 2017)",
         fields={"head": "learned"},
         start=lambda model, params, inner, *_: learned_rates(model, params, inner, per="parameter", steps=1),
+        explains=False,
+    ),
+    "reptile": Method(
+        "the way of an inner loop on all images of a task (Nichol et al. 2018)",
+        needs={"head": ("learned", "zeroed")},
+        fields={"head": "learned", "optimizer": "sgd", "outer_lr": 1.0, "lr_schedule": "cosine"},
+        gradient=reptile,
+    ),
+    "imaml": Method(
+        "the implicit gradient at the end of an inner loop that is pulled back to its start (Rajeswaran et al. 2019)",
+        needs={"head": ("learned", "zeroed"), "inner_scope": ("all",)},
+        fields={"head": "learned", "inner_steps": 16},
+        options=("penalty", "cg_steps"),
+        gradient=imaml,
+        inner=lambda inner, share, penalty, cg_steps: proximal(inner, penalty),
         explains=False,
     ),
     "contrastive": Method(

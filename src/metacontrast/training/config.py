@@ -72,6 +72,8 @@ class TrainConfig:
     method: str = _option("maml", f"way of training: {', '.join(METHODS)}; it brings the fields that it needs")
     drop_interference: bool = _option(False, "contrastive: leave the interference term out of the loss")
     drop_noise: bool = _option(False, "contrastive: leave the noise out of the coefficients")
+    penalty: float = _option(2.0, "imaml: strength λ of the pull back to the start of the inner loop")
+    cg_steps: int = _option(5, "imaml: steps of conjugate gradients")
 
     optimizer: OptimizerName = _option("adam", "optimizer of the outer loop, with PyTorch's defaults")
     outer_lr: float = _option(1e-3, "learning rate of the outer loop")
@@ -99,7 +101,7 @@ class TrainConfig:
         for name, least in _LEAST.items():
             if (value := getattr(self, name)) is not None and value < least:
                 raise InputError(f"{name}={value}, but it must be {least} or more")
-        for name in ("inner_lr", "outer_lr", "clip_norm"):
+        for name in ("inner_lr", "outer_lr", "clip_norm", "penalty"):
             if (value := getattr(self, name)) is not None and not 0 < value < float("inf"):
                 raise InputError(f"{name}={value}, but it must be above 0 and finite")
         if self.weight_decay is not None and not 0 <= self.weight_decay < float("inf"):
@@ -125,15 +127,19 @@ class TrainConfig:
         """SHA-256 over all fields, in hexadecimal: the name of a run among others."""
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
 
-    def inner(self) -> Inner:
-        """How training adapts to a task."""
-        return Inner(self.inner_steps, self.inner_lr, self.inner_scope, self.order, self.inner_loss)
+    def inner(self, share: float = 1.0) -> Inner:
+        """How training adapts to a task when that share of its updates is done; at the end as at test."""
+        inner = Inner(self.inner_steps, self.inner_lr, self.inner_scope, self.order, self.inner_loss)
+        change = METHODS[self.method].inner
+        return inner if change is None else change(inner, share, **self._options())
 
     def task_gradient(self) -> TaskGradient | None:
         """The gradient of one task that the method follows with its options; None is MAML's."""
-        method = METHODS[self.method]
-        options = {name: getattr(self, name) for name in method.options}
-        return None if method.gradient is None else partial(method.gradient, **options)
+        gradient = METHODS[self.method].gradient
+        return None if gradient is None else partial(gradient, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in METHODS[self.method].options}
 
     def test_heads(self) -> tuple[TestHead, ...]:
         """What the inner loop starts from at test; a head that answers without inner steps has no use for zeros."""
@@ -186,6 +192,7 @@ _LEAST = {
     "image_size": 4,
     "filters": 1,
     "inner_steps": 0,
+    "cg_steps": 1,
     "meta_batch": 1,
     "updates": 1,
     "eval_every": 0,

@@ -137,7 +137,8 @@ def estimate_memory(
     fixed = images_there + _state_bytes(state) + _size(*tasks)
     if not resources.are_batched(config):
         at_once = _tasks_of_a_worker(config, model, tasks, resources)
-        part = measured(2 * at_once if at_once > 1 else 1)  # of two groups, one after the other
+        is_mamls = config.task_gradient() is None
+        part = measured(1 if is_mamls and at_once == 1 else 2 * at_once)  # of two groups, one after the other
         part = int(part * _BESIDE_TENSORS["loop"])
         return MemoryEstimate(fixed, part, min(resources.workers, -(-config.meta_batch // at_once)))
     count, (one, two) = config.meta_batch, map(measured, (1, 2))
@@ -161,13 +162,13 @@ def _gradient_bytes(
     tasks: Episode,
     config: TrainConfig,
     resources: Resources,
-    most: int | None,
+    allowed: int | None,
     count: int,
 ) -> int:
     """What the outer gradient of so many tasks takes in one worker; a compiled engine is counted as a plain one.
 
     At most two inner steps are run, because every other one adds as much as the second: its parameters, and in second
-    order its graph.
+    order its graph. A direction that remembers has all its memory after the second, a third then tells.
     """
     alone = replace(resources, executor=None, chunk=None, engine=resources.engine.removeprefix("compiled-"))
     few = Episode(*(torch.stack([t[number % len(t)] for number in range(count)]) for t in tasks))
@@ -175,12 +176,13 @@ def _gradient_bytes(
     def at(steps: int) -> int:
         short = replace(config, inner_steps=steps)
         work = partial(gradient_of(short, alone), model, params, few, short.inner())
-        return peak_bytes(work, most, [*few, *to_tensors(params)])
+        return peak_bytes(work, allowed, [*few, *to_tensors(params)])
 
-    if config.inner_steps <= 2:
+    most = 2 if config.inner().direction is None else 3
+    if config.inner_steps <= most:
         return at(config.inner_steps)
-    two = at(2)
-    return two + (config.inner_steps - 2) * max(0, two - at(1))
+    run = at(most)
+    return run + (config.inner_steps - most) * max(0, run - at(most - 1))
 
 
 def _state_bytes(state: TrainState) -> int:
