@@ -10,8 +10,8 @@ from torch import nn
 from metacontrast.data.episodes import BalancedBatches
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import Engine, mean_task_gradient, meta_gradient
-from metacontrast.maml.inner import Inner, adapt
-from metacontrast.methods import METHODS, imaml, proximal, reptile
+from metacontrast.maml.inner import Inner, adapt, learned_step_norms
+from metacontrast.methods import METHODS, annealed, imaml, proximal, rates_and_norms, reptile
 from metacontrast.methods.first_order import conjugate_gradients
 from metacontrast.model.model import Model
 from metacontrast.training.config import TrainConfig, with_fields
@@ -315,3 +315,85 @@ def test_the_pull_back_to_the_start_is_that_of_a_penalty():
         slopes = torch.autograd.grad(loss, list(leaves.values()))
         named = {name: t - 0.2 * g for (name, t), g in zip(leaves.items(), slopes, strict=True)}
     assert relative_error(to_named(adapted), named) < NEAR
+
+
+# MAML++
+
+
+def normed_encoder():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(SIZE, WIDTH), nn.BatchNorm1d(WIDTH), nn.Tanh())
+
+
+def normed_features(named, x):
+    z = x @ named["encoder.0.weight"].T + named["encoder.0.bias"]
+    z = (z - z.mean(0)) / (z.var(0, correction=0) + 1e-5).sqrt()
+    return torch.tanh(z * named["encoder.1.weight"] + named["encoder.1.bias"])
+
+
+NORMS = ("encoder.1.weight", "encoder.1.bias")
+
+
+def mamlpp_loss(weights, second):
+    """Three steps; rates per tensor and step, norms that belong to a step, the query loss after every step."""
+
+    def loss(named, support_x, support_y, query_x, query_y):
+        moving = [n for n in named if n.startswith(("encoder.0", "head"))]
+        now = {name: t for name, t in named.items() if name.startswith(("encoder.", "head"))}
+        total = 0.0
+        for step in range(3):
+            outputs = normed_features(now, support_x) @ now["head.weight"].T + now["head.bias"]
+            inner_loss = F.cross_entropy(outputs, support_y)
+            slopes = torch.autograd.grad(inner_loss, [now[n] for n in moving], create_graph=True)
+            slopes = slopes if second else [g.detach() for g in slopes]
+            moved = {n: now[n] - named[f"rates.{n}"][step] * g for n, g in zip(moving, slopes, strict=True)}
+            norms = {n: named[f"extra.steps.{n.removeprefix('encoder.')}"][step] for n in NORMS}
+            now = now | moved | norms
+            outputs = normed_features(now, query_x) @ now["head.weight"].T + now["head.bias"]
+            total = total + weights[step] * F.cross_entropy(outputs, query_y)
+        return total
+
+    return loss
+
+
+@pytest.mark.parametrize("engine", ["loop", "vmap"])
+@pytest.mark.parametrize(
+    ("share", "weights", "second"),
+    [
+        (0.0, (1 / 3, 1 / 3, 1 / 3), False),
+        (0.075, (1 / 6, 1 / 6, 2 / 3), False),
+        (0.3, (0, 0, 1), False),
+        (0.5, (0, 0, 1), True),
+    ],
+)
+def test_mamlpp(share, weights, second, engine):
+    model, batch = Model(normed_encoder(), WAYS, WIDTH), a_batch()
+    inner = Inner(3, 0.1, order="second")
+    params = rates_and_norms(model, start(model), inner)
+    g = torch.Generator().manual_seed(5)
+    params = map_params(lambda t: t + 0.05 * torch.randn(t.shape, generator=g, dtype=t.dtype), params)
+    assert set(params.extra) == {"steps.1.weight", "steps.1.bias"}
+    assert not {f"rates.{name}" for name in NORMS} & set(to_named(params))
+    gradient, _ = meta_gradient(model, params, batch, annealed(inner, share), engine=Engine(engine))
+    expected = mean_gradient(mamlpp_loss(weights, second), params, batch)
+    assert relative_error(to_named(gradient), expected) < NEAR
+
+
+def test_from_a_head_of_zeros_the_first_step_still_changes_the_norms():
+    """So the support features of the start cannot be those of the second step, as they are without such norms."""
+    model, batch = Model(normed_encoder(), WAYS, WIDTH, head="zeroed"), a_batch(tasks=1)
+    inner = Inner(2, 0.1)
+    params = learned_step_norms(model, start(model), inner)
+    params = params._replace(extra={name: t + 0.5 for name, t in params.extra.items()})
+    adapted = adapt(model, params, batch.support_x[0], batch.support_y[0], inner)
+    named = {name: t for name, t in to_named(params).items() if name.startswith(("encoder", "head"))}
+    for step in range(2):
+        leaves = {name: t.detach().requires_grad_() for name, t in named.items()}
+        outputs = normed_features(leaves, batch.support_x[0]) @ leaves["head.weight"].T + leaves["head.bias"]
+        slopes = torch.autograd.grad(F.cross_entropy(outputs, batch.support_y[0]), list(leaves.values()))
+        named = {name: t - 0.1 * g for (name, t), g in zip(leaves.items(), slopes, strict=True)}
+        named |= {name: params.extra[f"steps.{name.removeprefix('encoder.')}"][step] for name in NORMS}
+    found = {name: t for name, t in to_named(adapted).items() if name in named}
+    assert relative_error(found, named) < NEAR
+    with pytest.raises(InputError, match="need an encoder that adapts: use scope='all'"):
+        adapt(model, params, batch.support_x[0], batch.support_y[0], Inner(2, 0.1, "head"))

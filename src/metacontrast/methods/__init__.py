@@ -17,6 +17,7 @@ from metacontrast.maml.inner import Inner, learned_rates
 from metacontrast.methods.batches import base_classifier, supcon, supervised
 from metacontrast.methods.contrastive import contrastive
 from metacontrast.methods.first_order import imaml, proximal, reptile
+from metacontrast.methods.mamlpp import annealed, rates_and_norms
 from metacontrast.model.head import HeadKind
 from metacontrast.model.model import Model
 from metacontrast.types import Params
@@ -24,10 +25,12 @@ from metacontrast.types import Params
 __all__ = [
     "METHODS",
     "Method",
+    "annealed",
     "base_classifier",
     "contrastive",
     "imaml",
     "proximal",
+    "rates_and_norms",
     "reptile",
     "supcon",
     "supervised",
@@ -50,6 +53,7 @@ class Method:
             classes; None adds nothing.
         batches: whether an update has class-balanced batches of images in place of tasks, each as large as a task.
         predicts: the head of a `FewShotClassifier` on its model.
+        anneals: whether `inner` changes during training, which then depends on the number of updates.
         explains: whether the theory speaks of its inner loop.
     """
 
@@ -62,6 +66,7 @@ class Method:
     start: Callable[[Model, Params, Inner, torch.Generator, int], Params] | None = None
     batches: bool = False
     predicts: Literal["adapted", "prototype", "ridge", "logistic", "auto"] = "adapted"
+    anneals: bool = False
     explains: bool = True
 
     __post_init__ = check_fields
@@ -111,6 +116,15 @@ METHODS: dict[str, Method] = {
         "MAML with an inner learning rate for every parameter, which is learned too (Li et al. 2017)",
         fields={"head": "learned"},
         start=lambda model, params, inner, *_: learned_rates(model, params, inner, per="parameter", steps=1),
+        explains=False,
+    ),
+    "maml++": Method(
+        "MAML with learned rates and norms per step, multi-step loss, first then second order (Antoniou et al. 2019)",
+        needs={"inner_scope": ("all",)},
+        fields={"head": "learned", "order": "second", "lr_schedule": "cosine"},
+        inner=annealed,
+        start=lambda model, params, inner, *_: rates_and_norms(model, params, inner),
+        anneals=True,
         explains=False,
     ),
     "reptile": Method(

@@ -98,6 +98,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        _check_method(self)
         for name, least in _LEAST.items():
             if (value := getattr(self, name)) is not None and value < least:
                 raise InputError(f"{name}={value}, but it must be {least} or more")
@@ -121,7 +122,6 @@ class TrainConfig:
             raise InputError(f"head={self.head} is built with a bias: leave out --no-head-bias")
         if self.least_ways is not None and self.head == "learned":
             raise InputError("head=learned is for one number of classes: leave out least_ways, or use --head zeroed")
-        _check_method(self)
 
     def digest(self) -> str:
         """SHA-256 over all fields, in hexadecimal: the name of a run among others."""
@@ -132,6 +132,11 @@ class TrainConfig:
         inner = Inner(self.inner_steps, self.inner_lr, self.inner_scope, self.order, self.inner_loss)
         change = METHODS[self.method].inner
         return inner if change is None else change(inner, share, **self._options())
+
+    @property
+    def follows_length(self) -> bool:
+        """Whether an update depends on how many there will be, so that a training cannot be made longer later on."""
+        return self.lr_schedule != "constant" or METHODS[self.method].anneals
 
     def task_gradient(self) -> TaskGradient | None:
         """The gradient of one task that the method follows with its options; None is MAML's."""

@@ -21,6 +21,7 @@ from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
 from metacontrast.maml.inner import standing_steps
 from metacontrast.memory import FILLED, MoreThanAllowed, free_bytes, peak_bytes
+from metacontrast.methods import METHODS
 from metacontrast.model.model import Model
 from metacontrast.training.checkpoint import TrainState, store_state
 from metacontrast.training.config import TrainConfig
@@ -171,12 +172,13 @@ def _gradient_bytes(
     order its graph. A direction that remembers has all its memory after the second, a third then tells.
     """
     alone = replace(resources, executor=None, chunk=None, engine=resources.engine.removeprefix("compiled-"))
+    phases = (0.0, 1.0) if METHODS[config.method].anneals else (1.0,)
     few = Episode(*(torch.stack([t[number % len(t)] for number in range(count)]) for t in tasks))
 
     def at(steps: int) -> int:
         short = replace(config, inner_steps=steps)
-        work = partial(gradient_of(short, alone), model, params, few, short.inner())
-        return peak_bytes(work, allowed, [*few, *to_tensors(params)])
+        works = [partial(gradient_of(short, alone), model, params, few, short.inner(share)) for share in phases]
+        return max(peak_bytes(work, allowed, [*few, *to_tensors(params)]) for work in works)
 
     most = 2 if config.inner().direction is None else 3
     if config.inner_steps <= most:

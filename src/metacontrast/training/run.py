@@ -330,7 +330,7 @@ def _check_same(path: Path, config: TrainConfig, data: dict[str, str], resume: b
     before = config_from_values(header.get("config"), str(path / _CONFIG))
     for field in dataclasses.fields(TrainConfig):
         old, new = getattr(before, field.name), getattr(config, field.name)
-        may_grow = field.name == "updates" and config.lr_schedule == "constant"
+        may_grow = field.name == "updates" and not config.follows_length
         if old != new and field.name not in _BOOKKEEPING and not (may_grow and new > old):
             raise InputError(
                 f"{path} holds a run with {field.name}={old}, not {new}: "
