@@ -8,12 +8,13 @@ from metacontrast.version import __version__
 
 TYPE_CHECKING = False  # without importing `typing`, so that `entry` soon has its way of taking Ctrl-C
 if TYPE_CHECKING:
-    from metacontrast import theory
+    from metacontrast import methods, theory
     from metacontrast.classifier.estimator import FewShotClassifier
     from metacontrast.data.augment import Augmentation
     from metacontrast.data.catalog import load_dataset
-    from metacontrast.data.episodes import EpisodeSampler
+    from metacontrast.data.episodes import BalancedBatches, EpisodeSampler
     from metacontrast.data.images import ClassImages, images_from_arrays
+    from metacontrast.data.regression import AngleTasks, SineTasks
     from metacontrast.diagnostics.explanation import explain
     from metacontrast.errors import InputError
     from metacontrast.maml.engine import Engine, meta_gradient
@@ -39,9 +40,12 @@ _PUBLIC = {
     "to_tensors": "types",
     "InputError": "errors",
     # Data
+    "AngleTasks": "data.regression",
     "Augmentation": "data.augment",
+    "BalancedBatches": "data.episodes",
     "ClassImages": "data.images",
     "EpisodeSampler": "data.episodes",
+    "SineTasks": "data.regression",
     "images_from_arrays": "data.images",
     "load_dataset": "data.catalog",
     # Models
@@ -67,10 +71,12 @@ _PUBLIC = {
     # A classifier of your own images
     "FewShotClassifier": "classifier.estimator",
 }
-_MODULES = {"encoders": "model.encoders", "theory": "theory"}
+_MODULES = {"encoders": "model.encoders", "methods": "methods", "theory": "theory"}
 
 __all__ = [
+    "AngleTasks",
     "Augmentation",
+    "BalancedBatches",
     "ClassImages",
     "Engine",
     "Episode",
@@ -83,6 +89,7 @@ __all__ = [
     "Metrics",
     "Model",
     "Params",
+    "SineTasks",
     "TrainConfig",
     "__version__",
     "adapt",
@@ -97,6 +104,7 @@ __all__ = [
     "load_run",
     "map_params",
     "meta_gradient",
+    "methods",
     "theory",
     "to_tensors",
     "train",

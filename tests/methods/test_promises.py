@@ -20,7 +20,7 @@ from metacontrast.methods import METHODS, Method
 from metacontrast.model.head import zero_head
 from metacontrast.report.findings import as_text, explain_run, setting
 from metacontrast.training import memory
-from metacontrast.training.config import TrainConfig, config_from_values, with_fields
+from metacontrast.training.config import TrainConfig, config_from_values
 from metacontrast.training.evaluate import Evaluation, evaluate_tasks
 from metacontrast.training.memory import estimate_memory
 from metacontrast.training.records import read_records
@@ -37,7 +37,7 @@ EVERY = pytest.mark.parametrize("method", METHODS)
 
 def config_of(method: str, **fields) -> TrainConfig:
     steps = {} if "inner_steps" in METHODS[method].needs else {"inner_steps": 2}
-    return with_fields(replace(SMALL, queries=3, meta_batch=2), method=method, **(steps | fields))
+    return replace(SMALL, queries=3, meta_batch=2).with_fields(method=method, **(steps | fields))
 
 
 def state_of(config: TrainConfig):
@@ -190,12 +190,12 @@ def test_variants_by_method_bring_their_fields_and_keep_what_was_given(tmp_path)
     assert heads["maml++"] == "learned"
     assert heads["ridge"] == "ridge"
     given = {"head": "zeroed", "outer_lr": 0.5}
-    found = sweep_configs(with_fields(base, **given), 1, {"method": ["reptile", "maml++"]}, given)
+    found = sweep_configs(base.with_fields(**given), 1, {"method": ["reptile", "maml++"]}, given)
     assert {(config.head, config.outer_lr) for config in found.values()} == {("zeroed", 0.5)}
     with pytest.raises(InputError, match="method=ridge cannot have head=zeroed: add --head ridge"):
-        sweep_configs(with_fields(base, **given), 1, {"method": ["ridge"]}, given)
+        sweep_configs(base.with_fields(**given), 1, {"method": ["ridge"]}, given)
     with pytest.raises(InputError, match="method=ridge has changed other fields: name methods with --vary alone"):
-        sweep_configs(with_fields(base, method="ridge"), 1, {"method": ["maml"]})
+        sweep_configs(base.with_fields(method="ridge"), 1, {"method": ["maml"]})
 
 
 def test_a_grid_of_methods_is_trained_by_one_command(tmp_path, capsys):
@@ -240,7 +240,7 @@ def test_the_older_name_still_works(tmp_path, capsys):
 )
 def test_what_a_method_cannot_have_is_refused_in_one_line(fields, message):
     with pytest.raises(InputError, match=message) as error:
-        with_fields(TrainConfig(inner_steps=2), **fields)
+        TrainConfig(inner_steps=2).with_fields(**fields)
     assert "\n" not in str(error.value)
 
 

@@ -14,7 +14,7 @@ from metacontrast.maml.inner import Inner, adapt, learned_step_norms
 from metacontrast.methods import METHODS, annealed, imaml, proximal, rates_and_norms, reptile
 from metacontrast.methods.first_order import conjugate_gradients
 from metacontrast.model.model import Model
-from metacontrast.training.config import TrainConfig, with_fields
+from metacontrast.training.config import TrainConfig
 from metacontrast.types import Episode, map_params, to_named
 from toy_images import numbered_images
 
@@ -142,7 +142,7 @@ def meta_sgd_loss(named, support_x, support_y, query_x, query_y):
 
 def test_meta_sgd():
     model, batch = a_model("learned"), a_batch()
-    config = with_fields(TrainConfig(inner_steps=2, inner_lr=0.1, order="second"), method="meta-sgd")
+    config = TrainConfig(inner_steps=2, inner_lr=0.1, order="second").with_fields(method="meta-sgd")
     params = start(model)
     params = map_params(
         torch.Tensor.double, METHODS["meta-sgd"].start(model, params, config.inner(), torch.Generator(), 0)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from metacontrast.cli.main import Parser
 from metacontrast.cli.shared import step_list, word_list
 from metacontrast.errors import did_you_mean, not_one_of
-from metacontrast.training.config import TrainConfig, with_fields
+from metacontrast.training.config import TrainConfig
 from metacontrast.training.recipes import RECIPES, recipe
 from metacontrast.training.run import read_config
 from metacontrast.training.sweep import VARIED, first_run
@@ -58,7 +58,7 @@ def config_from_flags(args: argparse.Namespace, **defaults: Any) -> TrainConfig:
     """
     given = given_fields(args)
     base = _base(args, given)
-    return with_fields(base, **(defaults | given))
+    return base.with_fields(**(defaults | given))
 
 
 def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], note: str = "") -> None:

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.data.images import ClassImages
+from metacontrast.diagnostics.label_order import cyclic_orders, label_order_accuracy, spread
 from metacontrast.diagnostics.similarity import MAPS, contrasts, similarity_maps
 from metacontrast.experiments.setting import Schedule
-from metacontrast.experiments.spec import Accuracy, Similarity
+from metacontrast.experiments.spec import Accuracy, Similarity, Solved
 from metacontrast.maml.inner import Inner
 from metacontrast.training.evaluate import Evaluation, evaluate_tasks
 from metacontrast.training.records import Record
@@ -28,6 +29,10 @@ from metacontrast.training.step import Resources
 TEST_SEED = 2022
 NEAREST_MEAN = "nearest-mean"
 """The baseline without adaptation, as records name it."""
+LABEL_ORDER, ORDERED_TASKS = "label order", 100
+"""What the order of labels moves the accuracy by, as records name it, and on how many tasks at most."""
+CORE_SECONDS = "core-seconds"
+"""The time of a core that an update takes, as records name it."""
 _FIRST, _BACKSLASH = ord("0"), ord("\\")
 
 
@@ -38,16 +43,29 @@ def measured_names(schedule: Schedule, update: int) -> set[str]:
     bounds = (False, True) if schedule.also_bound else (False,)
     steps = schedule.steps_at(update)
     names = {str(Accuracy(head, step, bound)) for bound in bounds for head in schedule.heads for step in steps}
-    return names | {NEAREST_MEAN}
+    names |= {str(Solved(solver)) for solver in schedule.solvers_at(update)}
+    if schedule.selects and update == schedule.end:
+        names |= {f"selected {name}" for name in names} | {LABEL_ORDER, CORE_SECONDS}
+    return names
 
 
 def measure(
-    run: TrainedRun, schedule: Schedule, train_images: ClassImages, test_images: ClassImages, resources: Resources
+    run: TrainedRun,
+    schedule: Schedule,
+    train_images: ClassImages,
+    test_images: ClassImages,
+    resources: Resources,
+    update: int | None = None,
 ) -> Record:
-    """Measure a kept model: values by name, number of tasks, and the correct queries of every task."""
+    """Measure a kept model: values by name, number of tasks, and the correct queries of every task.
+
+    Args:
+        update: measure as after so many updates; None is as many as there were.
+    """
     if schedule.what == "similarity":
         return {"tasks": 1} | _similarity(run, train_images)
-    evaluation = Evaluation(schedule.steps_at(run.updates), schedule.heads, schedule.tasks_at(run.updates))
+    at = run.updates if update is None else update
+    evaluation = Evaluation(schedule.steps_at(at), schedule.heads, schedule.tasks_at(at), schedule.solvers_at(at))
     inner = run.config.inner()
     inner = inner if schedule.scope is None else replace(inner, scope=schedule.scope)
     sampler = common_tasks(run, test_images)
@@ -56,8 +74,30 @@ def measure(
         bound_tasks = replace(sampler, labels=run.config.labels)
         bound = count_correct(run, bound_tasks, inner, evaluation, resources, is_bound=True)
         for kind in ("values", "correct"):
-            found[kind] |= {name: value for name, value in bound[kind].items() if name != NEAREST_MEAN}
+            found[kind] |= {name: value for name, value in bound[kind].items() if name.startswith("bound")}
     return found
+
+
+def with_selected(record: Record, selected: Record, order: float, core_seconds: float) -> Record:
+    """The record of a run's end with that of the model that validation chose.
+
+    Args:
+        order: what the order of labels moves its accuracy by.
+        core_seconds: the time of an update.
+    """
+    for kind in ("values", "correct"):
+        record[kind] |= {f"selected {name}": value for name, value in selected[kind].items()}
+    record["values"] |= {LABEL_ORDER: round(order, 5), CORE_SECONDS: round(core_seconds, 5)}
+    return record
+
+
+def label_order_spread(run: TrainedRun, test_images: ClassImages, tasks: int, resources: Resources) -> float:
+    """Best minus worst accuracy over cyclic orders of a test task's labels, mean over tasks, as the method answers."""
+    model, params = run.model.to(resources.device), run.params_on(resources.device)
+    episodes = common_tasks(run, test_images).batch(range(tasks))
+    orders = cyclic_orders(run.config.ways)
+    found = label_order_accuracy(model, params, episodes, run.config.inner(), orders, resources.executor)
+    return spread(found)
 
 
 def common_tasks(run: TrainedRun, images: ClassImages) -> EpisodeSampler:
@@ -77,7 +117,8 @@ def count_correct(
     model, params = run.model.to(resources.device), run.params_on(resources.device)
     scores = evaluate_tasks(model, params, tasks, inner, evaluation, resources.executor)
     steps = sorted(set(evaluation.steps))
-    names = [*(str(Accuracy(head, step, is_bound)) for head in evaluation.heads for step in steps), NEAREST_MEAN]
+    names = [str(Accuracy(head, step, is_bound)) for head in evaluation.heads for step in steps]
+    names += [str(Solved(solver)) for solver in evaluation.solvers]
     queries = tasks.ways * tasks.queries
     counts = (scores.T * queries).round().int()
     return {

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from metacontrast.experiments import budgets
 from metacontrast.experiments.authors_models import FULL_UPDATES
 from metacontrast.experiments.authors_numbers import is_same_test, source
 from metacontrast.experiments.deviations import deviations
@@ -81,6 +82,7 @@ def write_page(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[V
         "## What we found",
         _finding(verdicts),
         _markdown(_CLAIMS_HEAD, [_claim_row(each) for each in verdicts]),
+        *_budgets(spec, records, table),
         *_folded("Every comparison, and how it is judged", _comparisons(spec, verdicts, table)),
         *_folded("Accuracies at every step, beside the authors'", _numbers(spec, records, table)),
         *_folded("What is wrong with the published figure", _bullets(spec.faults)),
@@ -171,7 +173,7 @@ def as_text(spec: FigureSpec, verdicts: Sequence[Verdict]) -> str:
 
 def _paper_figures(spec: FigureSpec) -> str:
     if not spec.paper_figures:
-        return f"Figure: {_numbers_of(spec)}"
+        return f"Figure: {_numbers_of(spec)}" if spec.of_paper else "Not in the paper"
     return f"Figure{'s' * (len(spec.paper_figures) > 1)} {' and '.join(map(str, spec.paper_figures))} of the paper"
 
 
@@ -224,6 +226,27 @@ _AUTHORS = (
     "*The authors' models*: the checkpoints that they released, measured here on the common test tasks, on another "
     "copy of the images, on which accuracies are two to three points lower than published. Their models, our "
     "measurement."
+)
+
+
+def _budgets(spec: FigureSpec, records: FigureRecords, table: Table) -> list[str]:
+    """Accuracies at one budget, and whether the order of the ways of training depends on how they answer."""
+    if spec.plot != "costs":
+        return []
+    parts = [_BUDGETS]
+    for panel in panels_of(spec, records.settings, table):
+        curves = curves_of(panel, table)
+        parts += [f"**{panel.title}**", _markdown(budgets.HEAD, budgets.budget_rows(curves, table))]
+        if correlations := budgets.rank_correlations(curves, table):
+            parts.append(_markdown(("answers", "and", "rank correlation"), correlations))
+    return parts
+
+
+_BUDGETS = (
+    "Accuracy in per cent, mean over seeds, on the common test tasks. Every way of training saw as many images; the "
+    "columns are ways to answer with the model that was best on the validation tasks. The last column is the last "
+    "model whose training took as much of a core as the cheapest way took in all. Below, Spearman's rank correlation "
+    "of the ways of training between two ways to answer: near 1 the order does not depend on how features are used."
 )
 
 

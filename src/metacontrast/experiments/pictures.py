@@ -1,6 +1,7 @@
 """Pictures of a figure's records, ours beside the authors' numbers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -10,9 +11,9 @@ from matplotlib.figure import Figure
 from metacontrast.experiments.authors_numbers import authors_numbers, authors_similarities, is_of_bound_tasks
 from metacontrast.experiments.figure_records import FigureRecords
 from metacontrast.experiments.setting import Setting
-from metacontrast.experiments.spec import Curve, FigureSpec, Panel, Quantity
+from metacontrast.experiments.spec import Curve, FigureSpec, Panel, Quantity, TaskKind
 from metacontrast.experiments.table import Table
-from metacontrast.plots.curves import MeanCurve, SideBySide, draw_side_by_side
+from metacontrast.plots.curves import MeanCurve, SideBySide, draw_costs, draw_side_by_side
 from metacontrast.plots.maps import Moment, draw_heatmaps
 from metacontrast.plots.style import save_figure
 
@@ -24,6 +25,8 @@ def draw(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[Path]:
             return _draw_similarities(folder, spec, records)
         case "illustration":
             return _draw_illustration(folder, spec, records)
+        case "costs":
+            return _draw_costs(folder, spec, records)
         case _:
             return _draw_curves(folder, spec, records)
 
@@ -40,6 +43,23 @@ def _draw_curves(folder: Path, spec: FigureSpec, records: FigureRecords) -> list
         )
         for data, panels in by_data.items()
     ]
+
+
+def _draw_costs(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[Path]:
+    """Accuracy against core-time, in one picture; curves whose time is not known are left out."""
+    table = Table(records.curves, records.measurements)
+    panels = []
+    for panel in panels_of(spec, records.settings, table):
+        timed = [
+            (_here(curve, panel.quantity, table), table.core_seconds(*_key(curve))) for curve in curves_of(panel, table)
+        ]
+        curves = [replace(curve, updates=[s * u for u in curve.updates]) for curve, s in timed if s]
+        panels += [(panel.title, curves)] if curves else []
+    return [save_figure(draw_costs(panels), folder / f"{spec.name}.png")] if panels else []
+
+
+def _key(curve: Curve) -> tuple[TaskKind, str]:
+    return curve.kind, curve.name
 
 
 def panels_of(spec: FigureSpec, settings: Sequence[Setting], table: Table) -> list[Panel]:

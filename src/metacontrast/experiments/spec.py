@@ -6,13 +6,14 @@ measured. Nothing is read off the words that stand on a page.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from matplotlib.figure import Figure
 
 from metacontrast.experiments.setting import Schedule, Setting
 from metacontrast.fields import check_fields
 from metacontrast.model.head import TestHead
+from metacontrast.model.solvers import Solver
 from metacontrast.plots.curves import Look
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import Record
@@ -20,7 +21,7 @@ from metacontrast.training.records import Record
 When = Literal["early", "end"]
 Speaks = Literal["early", "end", "throughout"]
 Measure = Literal["higher", "equal", "faster"]
-PlotKind = Literal["curves", "heatmaps", "illustration"]
+PlotKind = Literal["curves", "heatmaps", "illustration", "costs"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,9 @@ class TaskKind:
 class Quantity:
     """Something that is measured of a model; as text it is its name in the records."""
 
+    is_accuracy: ClassVar[bool] = False
+    """Whether it is a share of correct answers, whose differences are points."""
+
     def key(self, config: TrainConfig) -> str:
         """Its name in the records of a run."""
         return str(self)
@@ -64,16 +68,20 @@ class Accuracy(Quantity):
         head: what the inner loop starts from.
         steps: its length; None is as many steps as in training.
         is_bound: whether the labels of the test tasks are bound to classes as in training.
+        is_selected: of the model of the run that was best on the validation tasks, not of the last one.
     """
 
     head: TestHead
     steps: int | None
     is_bound: bool = False
+    is_selected: bool = False
 
     __post_init__ = check_fields
+    is_accuracy: ClassVar[bool] = True
 
     def __str__(self) -> str:
-        return f"{'bound ' if self.is_bound else ''}{self.head}/{'own' if self.steps is None else self.steps}"
+        which = "selected " * self.is_selected + "bound " * self.is_bound
+        return f"{which}{self.head}/{'own' if self.steps is None else self.steps}"
 
     def key(self, config: TrainConfig) -> str:
         """Its name in the records of a run."""
@@ -88,6 +96,25 @@ class Accuracy(Quantity):
         """
         after = "steps as in training" if self.steps is None else f"step {self.steps}"
         return f"head {self.head} at test, {after}"
+
+
+@dataclass(frozen=True)
+class Solved(Quantity):
+    """The accuracy of a solver on the un-adapted features.
+
+    Args:
+        solver: see `metacontrast.model.solvers`.
+        is_selected: as for `Accuracy`.
+    """
+
+    solver: Solver
+    is_selected: bool = False
+
+    __post_init__ = check_fields
+    is_accuracy: ClassVar[bool] = True
+
+    def __str__(self) -> str:
+        return "selected " * self.is_selected + self.solver
 
 
 @dataclass(frozen=True)
@@ -166,8 +193,9 @@ class Curve:
         return {seed: self.config_of(seed) for seed in self.seeds}
 
     def config_of(self, seed: int) -> TrainConfig:
-        """Return the full-length training of a seed."""
-        return replace(self.config, updates=self.schedule.end, seed=seed)
+        """Return the full-length training of a seed; one that depends on its length has the configuration's own."""
+        updates = self.config.updates if self.config.follows_length else self.schedule.end
+        return replace(self.config, updates=updates, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -276,13 +304,14 @@ class FigureSpec:
         name: as the command line takes it.
         title: of its page.
         question: what it answers.
-        paper_figures: their numbers; none where it is only among the authors' data.
+        paper_figures: their numbers; none where it is only among the authors' data, or of other papers.
         claims, curves, panels: as functions of the setting; an illustration has claims alone.
         plot: how it is drawn.
         compute: the measurements of an illustration, which trains nothing; one of them holds what is `drawn`.
         draw: the picture of an illustration.
         faults: what is wrong with the published figure, and how it is done here.
         deviations: what differs from the chosen protocol, beyond what holds for all figures.
+        of_paper: whether the paper, or its authors' data, has it; `all` is the figures that it has.
     """
 
     name: str
@@ -297,6 +326,7 @@ class FigureSpec:
     draw: Callable[[Record], Figure] | None = None
     faults: tuple[str, ...] = ()
     deviations: tuple[str, ...] = ()
+    of_paper: bool = True
 
     __post_init__ = check_fields
 

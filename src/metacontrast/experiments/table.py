@@ -1,15 +1,16 @@
 """Measurements by kind of tasks, curve, seed and update, and the stage at which curves can be compared."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Float
 
 from metacontrast.experiments.authors_numbers import EARLY
-from metacontrast.experiments.measurement import decode, same_class
+from metacontrast.experiments.measurement import CORE_SECONDS, decode, same_class
 from metacontrast.experiments.setting import STAGE_TASKS
-from metacontrast.experiments.spec import Curve, Endpoint, Measurement, Quantity, TaskKind, When
+from metacontrast.experiments.spec import Curve, Endpoint, Measurement, Number, Quantity, TaskKind, When
 from metacontrast.experiments.statistics import FEWEST_SEEDS
 from metacontrast.training.records import Record
 
@@ -47,6 +48,19 @@ class Table:
             seed: {update: record["values"][name] for update, record in by_update.items() if name in record["values"]}
             for seed, by_update in self._records.get((kind, curve), {}).items()
         }
+
+    def means(self, kind: TaskKind, curve: str, quantity: Quantity) -> dict[int, float]:
+        """Return the mean over seeds of the quantity by update, where it was measured."""
+        found: dict[int, list[float]] = {}
+        for values in self.values(kind, curve, quantity).values():
+            for update, value in values.items():
+                found.setdefault(update, []).append(value)
+        return {update: fmean(values) for update, values in sorted(found.items())}
+
+    def core_seconds(self, kind: TaskKind, curve: str) -> float | None:
+        """Return what an update takes of a core, mean over seeds, as last measured; None where it was not."""
+        found = self.means(kind, curve, Number(CORE_SECONDS))
+        return found[max(found)] if found else None
 
     def planned(self, kind: TaskKind, curve: str) -> int:
         """Return how many seeds of the curve were planned."""

@@ -102,11 +102,15 @@ class Look:
 
 @dataclass(frozen=True)
 class MeanCurve:
-    """The mean over seeds of an accuracy between 0 and 1, with its standard deviation over seeds."""
+    """The mean over seeds of an accuracy between 0 and 1, with its standard deviation over seeds.
+
+    Args:
+        updates: or what else it is drawn against.
+    """
 
     label: str
     look: Look
-    updates: Sequence[int]
+    updates: Sequence[float]
     mean: Sequence[float]
     std: Sequence[float]
 
@@ -147,6 +151,22 @@ def draw_side_by_side(rows: Sequence[SideBySide]) -> Figure:
     return figure
 
 
+def draw_costs(panels: Sequence[tuple[str, Sequence[MeanCurve]]]) -> Figure:
+    """Draw accuracy against core-seconds, a panel for each kind of tasks, two in a row."""
+    rows = -(-len(panels) // 2)
+    figure = new_figure(6.8, 1.0 + 2.5 * rows)
+    every = figure.subplots(rows, 2, squeeze=False).flat
+    for axes, (title, curves) in zip(every, panels, strict=False):
+        _draw_curves(axes, curves, "core-seconds of training (log scale)")
+        axes.set_title(title, fontsize=8, loc="left")
+        axes.set_ylabel("test accuracy (%)", fontsize=8)
+    for axes in list(every)[len(panels) :]:
+        axes.set_axis_off()
+    handles = _legend_of([curve for _, curves in panels for curve in curves])
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
 def _draw_authors(axes: Axes, row: SideBySide) -> None:
     if not row.authors:
         axes.text(
@@ -160,7 +180,7 @@ def _draw_authors(axes: Axes, row: SideBySide) -> None:
     axes.axvline(end, color=COLORS["grey"], linewidth=0.9, linestyle=":")
 
 
-def _draw_curves(axes: Axes, curves: Sequence[MeanCurve]) -> None:
+def _draw_curves(axes: Axes, curves: Sequence[MeanCurve], against: str = "outer updates (log scale)") -> None:
     tidy(axes)
     for curve in curves:
         points = [p for p in zip(curve.updates, curve.mean, curve.std, strict=True) if p[0] > 0]
@@ -168,12 +188,12 @@ def _draw_curves(axes: Axes, curves: Sequence[MeanCurve]) -> None:
         axes.plot(updates, mean, **_line(curve.look), markersize=3 if len(mean) < 12 else 0)
         low, high = ([100 * (m + sign * s) for _, m, s in points] for sign in (-1, 1))
         axes.fill_between(updates, low, high, color=COLORS[curve.look.color], alpha=0.15, linewidth=0)
-    axes.set_xlabel("outer updates (log scale)", fontsize=8)
+    axes.set_xlabel(against, fontsize=8)
     axes.tick_params(labelsize=8)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
 
 
 def _line(look: Look) -> dict:
@@ -192,5 +212,9 @@ def _columns(rows: Sequence[SideBySide]) -> int:
 
 
 def _legend(rows: Sequence[SideBySide]) -> list[Line2D]:
-    looks = {curve.label: curve.look for row in rows for curve in row.here}
+    return _legend_of([curve for row in rows for curve in row.here])
+
+
+def _legend_of(curves: Sequence[MeanCurve]) -> list[Line2D]:
+    looks = {curve.label: curve.look for curve in curves}
     return [Line2D([], [], label=label, markersize=4, **_line(look)) for label, look in looks.items()]

@@ -123,6 +123,19 @@ class TrainConfig:
         if self.least_ways is not None and self.head == "learned":
             raise InputError("head=learned is for one number of classes: leave out least_ways, or use --head zeroed")
 
+    def with_fields(self, **fields: Any) -> "TrainConfig":
+        """The configuration with other fields; another `method` brings what it needs unless that is given too.
+
+        >>> TrainConfig().with_fields(method="protonet").head
+        'prototype'
+        """
+        brought: dict[str, Any] = {}
+        if (name := fields.get("method", self.method)) != self.method and name in METHODS:
+            method = METHODS[name]
+            needed = {each: values[0] for each, values in method.needs.items() if getattr(self, each) not in values}
+            brought = {**method.fields, **needed}
+        return replace(self, **(brought | fields))
+
     def digest(self) -> str:
         """SHA-256 over all fields, in hexadecimal: the name of a run among others."""
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
@@ -229,7 +242,8 @@ def _check_method(config: TrainConfig) -> None:
             f"method={config.method} has an inner loop of which the theory does not speak: leave out {needs_theory}"
         )
     needs_theory = "method=contrastive" if config.method == "contrastive" else needs_theory
-    if needs_theory and (config.inner_loss != "cross_entropy" or config.inner_steps < 1):
+    is_still = config.inner_steps < 1 and config.head not in BUILT_HEADS
+    if needs_theory and (config.inner_loss != "cross_entropy" or is_still):
         raise InputError(f"{needs_theory} needs --inner-loss cross_entropy and --inner-steps 1 or more")
 
 
@@ -237,20 +251,6 @@ def _as_flags(name: str, values: Sequence[Any]) -> str:
     """The flags that give a field one of some values."""
     flag, words = name.replace("_", "-"), " or ".join(map(str, values)).lower()
     return f"--{'' if values[0] else 'no-'}{flag}" if isinstance(values[0], bool) else f"--{flag} {words}"
-
-
-def with_fields(config: TrainConfig, **fields: Any) -> TrainConfig:
-    """The configuration with other fields; another `method` brings what it needs unless that is given too.
-
-    >>> with_fields(TrainConfig(), method="protonet").head
-    'prototype'
-    """
-    brought: dict[str, Any] = {}
-    if (name := fields.get("method", config.method)) != config.method and name in METHODS:
-        method = METHODS[name]
-        needed = {each: values[0] for each, values in method.needs.items() if getattr(config, each) not in values}
-        brought = {**method.fields, **needed}
-    return replace(config, **(brought | fields))
 
 
 def config_from_values(values: Any, where: str) -> TrainConfig:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from metacontrast.errors import InputError
-from metacontrast.training.config import TrainConfig, with_fields
+from metacontrast.training.config import TrainConfig
 
 MOST_SEEDS = 1000
 VARIED = tuple(field.name for field in fields(TrainConfig) if field.name != "seed")
@@ -34,7 +34,7 @@ def sweep_configs(
         raise InputError(f"seeds={seeds}, but it must be 1 to {MOST_SEEDS}")
     variants = [dict(zip(varied, values, strict=True)) for values in product(*varied.values())] if varied else [{}]
     return {
-        variant_folder(variant) / f"seed-{seed}": with_fields(config, **{**given, **variant, "seed": seed})
+        variant_folder(variant) / f"seed-{seed}": config.with_fields(**{**given, **variant, "seed": seed})
         for variant in variants
         for seed in range(config.seed, config.seed + seeds)
     }

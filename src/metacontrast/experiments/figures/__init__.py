@@ -5,10 +5,12 @@ from metacontrast.experiments.figures import (
     channel_memorization,
     comparing_features,
     crowded_directions,
+    family,
     feature_similarity,
     first_and_second_order,
     initialization_and_zeroing,
     inner_steps,
+    linear_representations,
     reformulation,
     unpublished,
     zeroing_at_test,
@@ -30,14 +32,16 @@ FIGURES: dict[str, FigureSpec] = {
         unpublished.TWENTY_FIVE_SHOTS,
         comparing_features.SPEC,
         crowded_directions.SPEC,
+        family.SPEC,
+        linear_representations.SPEC,
     )
 }
 
 
 def find_figures(name: str) -> list[FigureSpec]:
-    """The figure of that name, or `all` of them."""
+    """The figure of that name, or `all` that the paper has."""
     if name == "all":
-        return list(FIGURES.values())
+        return [figure for figure in FIGURES.values() if figure.of_paper]
     if name not in FIGURES:
         known = ", ".join(FIGURES)
         raise InputError(f"no figure {name!r}: {did_you_mean(name, ('all', *FIGURES))}there are all, {known}")
