@@ -24,12 +24,12 @@ from metacontrast.training.records import read_records
 from metacontrast.types import Episode, Head, Params
 
 SMOKE = Setting("smoke")
-FEW = {name: family._METHODS[name] for name in ("maml", "protonet", "maml++", "supervised")}
+FEW = {name: family._METHODS[name] for name in ("maml", "maml++", "supervised")}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Four of the methods at smoke scale, without the variants of MAML."""
+    """Three of the methods at smoke scale, without the variants of MAML."""
     root = tmp_path_factory.mktemp("family")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(family, "_METHODS", FEW)

@@ -116,7 +116,6 @@ class PlannedRun:
                 self.note(context.runs, {"update": update, **record})
         return Status.COMPLETE
 
-
     def _with_selected(
         self, record: Record, folder: Path, seen: tuple[ClassImages, ClassImages], resources: Resources
     ) -> Record:
@@ -129,7 +128,7 @@ class PlannedRun:
 
 
 _BOOKKEEPING = {f.name for f in fields(TrainConfig) if f.name.startswith("eval_") or f.name.endswith("_every")}
-_BOOKKEEPING |= {"updates", "select"}
+_BOOKKEEPING |= {"updates"}
 _KEY_NAMES = {"method": "objective"}
 """Names that fields had when the first runs were made, whose folders are named by them."""
 

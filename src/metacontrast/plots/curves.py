@@ -110,7 +110,7 @@ class MeanCurve:
 
     label: str
     look: Look
-    updates: Sequence[float]
+    updates: Sequence[int | float]
     mean: Sequence[float]
     std: Sequence[float]
 

@@ -48,7 +48,7 @@ _STARTS = {
     "MAML, head zeroed, 100 tasks": {"head": "zeroed", "pool_size": 100},
 }
 """Variants of MAML that a claim speaks of."""
-_MAML = _METHODS["maml"][0]
+_MAML, _PROTONET, _BASELINE = (_METHODS[name][0] for name in ("maml", "protonet", "supervised"))
 
 
 def _tasks(setting: Setting) -> tuple[tuple[Family, int], ...]:
@@ -96,7 +96,6 @@ def _panels(setting: Setting) -> list[Panel]:
 def _claims(setting: Setting) -> list[Claim]:
     every = [_kind(setting, *task) for task in _tasks(setting)]
     one = [_kind(setting, *task) for task in _tasks(setting) if task[1] == 1]
-    baseline = _METHODS["supervised"][0]
     return [
         Claim(
             "Equal rows do what zeros do: one shared row is within one point of a head that is zeroed (it has the same "
@@ -124,14 +123,14 @@ def _claims(setting: Setting) -> list[Claim]:
             "end",
         ),
         Claim(
-            "The order of labels moves the 1-shot accuracy of MAML with a learned head by more than 5 points (Ye and Chao "
-            "2022: up to 15 %); with a zeroed one by nothing.",
+            "The order of labels moves the 1-shot accuracy of MAML with a learned head by more than 5 points (Ye and "
+            "Chao 2022: up to 15 %); with a zeroed one by nothing.",
             tuple(
                 comparison
                 for kind in one
                 for comparison in (
                     above(kind, "MAML, head learned", _MAML, Number(LABEL_ORDER), margin=0.05),
-                    same(kind, _MAML, _METHODS["protonet"][0], Number(LABEL_ORDER), 0.005),
+                    same(kind, _MAML, _PROTONET, Number(LABEL_ORDER), 0.005),
                 )
             ),
             "—",
@@ -140,14 +139,14 @@ def _claims(setting: Setting) -> list[Claim]:
         Claim(
             "Pretraining and MAML differ little when compared fairly: within two points, about 0.2 standard deviations "
             "over tasks (Miranda et al. 2021, 2023).",
-            tuple(same(kind, baseline, _MAML, SELECTED, 0.02) for kind in every),
+            tuple(same(kind, _BASELINE, _MAML, SELECTED, 0.02) for kind in every),
             "—",
             "end",
         ),
         Claim(
             "Training and adaptation can be chosen apart (Luo et al. 2023): what ridge regression gains over the "
             "nearest class mean is the same, within one point, whichever way the encoder was trained.",
-            tuple(_same_gain(kind, name, _MAML) for kind in every for name in (baseline, _METHODS["protonet"][0])),
+            tuple(_same_gain(kind, name, _MAML) for kind in every for name in (_BASELINE, _PROTONET)),
             "—",
             "end",
         ),
