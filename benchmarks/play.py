@@ -1,8 +1,8 @@
 """How fast the page's server answers: 20 classes of 5 examples, the bundled drawing model, 1 and 5 pages open.
 
 Measured where the page is, over loopback, so that it is what the page waits for. Each page asks ten times a second, as
-strokes come, and then adds ten examples, one a second. The processor time of the server per request is free of what else the
-computer does.
+strokes come, and then adds ten examples, one a second. The processor time of the server per request is free of what
+else the computer does.
 
     taskset -c 0,1 python benchmarks/play.py --records results/play.jsonl
 """
