@@ -24,7 +24,7 @@ from metacontrast.data.glyphs import draw_characters, split_of
 from metacontrast.data.images import ClassImages, group_by_class
 from metacontrast.diagnostics.task_view import REMAINDER, TaskView, describe_parts, view_task
 from metacontrast.errors import InputError
-from metacontrast.maml.engine import meta_gradient
+from metacontrast.maml.engine import Engine, meta_gradient
 from metacontrast.maml.inner import Inner, adapt
 from metacontrast.model.encoders import conv4
 from metacontrast.model.head import zero_head
@@ -63,7 +63,7 @@ class Learner:
 
     def update(self, episodes: Episode) -> None:
         """One outer update."""
-        gradient, _ = meta_gradient(self.model, self.params, episodes, INNER)
+        gradient, _ = meta_gradient(self.model, self.params, episodes, INNER, engine=Engine("vmap"))
         for tensor, part in zip(to_tensors(self.params), to_tensors(gradient), strict=True):
             tensor.grad = part
         self.optimizer.step()
