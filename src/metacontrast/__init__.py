@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from metacontrast.diagnostics.explanation import explain
     from metacontrast.errors import InputError
     from metacontrast.maml.engine import Engine, meta_gradient
-    from metacontrast.maml.inner import Inner, adapt, learned_rates
+    from metacontrast.maml.inner import adapt, learned_rates
     from metacontrast.maml.outer import Metrics
     from metacontrast.model import encoders
     from metacontrast.model.head import zero_head
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from metacontrast.training.run import load_params, load_run
     from metacontrast.training.train import train
     from metacontrast.training.train_run import train_config
-    from metacontrast.types import Episode, Head, Params, from_tensors, map_params, to_tensors
+    from metacontrast.types import Episode, Head, Inner, Params, from_tensors, map_params, to_tensors
 
 _PUBLIC = {
     # Values
@@ -49,7 +49,7 @@ _PUBLIC = {
     "zero_head": "model.head",
     # MAML
     "Engine": "maml.engine",
-    "Inner": "maml.inner",
+    "Inner": "types",
     "Metrics": "maml.outer",
     "adapt": "maml.inner",
     "learned_rates": "maml.inner",

@@ -22,7 +22,7 @@ from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.classifier.support import held_out_folds
 from metacontrast.errors import InputError
-from metacontrast.maml.inner import Inner
+from metacontrast.types import Inner
 
 TOLERANCE = 1e-12
 

@@ -13,10 +13,9 @@ from explained_tasks import tasks
 from metacontrast.diagnostics.explanation import explain
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import arithmetic, meta_gradient
-from metacontrast.maml.inner import Inner
 from metacontrast.model.model import Model
 from metacontrast.training.objective import contrastive_gradient
-from metacontrast.types import map_params
+from metacontrast.types import Inner, map_params
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 

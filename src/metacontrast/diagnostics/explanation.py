@@ -28,10 +28,10 @@ from metacontrast.diagnostics.task_view import (
 )
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import arithmetic, unstack
-from metacontrast.maml.inner import Inner
 from metacontrast.model.model import Model
 from metacontrast.theory.similarity import check_present
-from metacontrast.types import Episode, Params
+from metacontrast.theory.task import check_inner
+from metacontrast.types import Episode, Inner, Params
 
 MEANS = ("loss", "accuracy", "wrong_sign_share", "head_norm", "head_spread")
 
@@ -196,10 +196,6 @@ def _check(params: Params, model: Model, inner: Inner) -> None:
     """Raise for what the theory has no answer to."""
     if model.head != "prototype" and not params.head.weight.numel():
         raise InputError("these parameters have no head, whose interference could be told: give a model with a head")
-    if inner.loss != "cross_entropy":
-        raise InputError(f"the theory is that of cross entropy, but this model adapts by {inner.loss}: train with it")
-    if not inner.is_plain or params.rates:
-        raise InputError(
-            "the theory is that of one loss, one inner learning rate and plain gradient descent: explain a model "
-            "without query_loss, loss_weights, direction and learned rates"
-        )
+    if params.rates:
+        raise InputError("the theory is that of one inner learning rate, but this model has learned rates")
+    check_inner(inner)

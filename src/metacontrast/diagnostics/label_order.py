@@ -16,9 +16,9 @@ from torch import Tensor
 
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import unstack
-from metacontrast.maml.inner import Inner, adapt
+from metacontrast.maml.inner import adapt
 from metacontrast.model.model import Model
-from metacontrast.types import Episode, Params
+from metacontrast.types import Episode, Inner, Params
 
 Order = Sequence[int]
 

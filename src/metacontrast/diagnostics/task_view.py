@@ -23,13 +23,14 @@ from torch import Tensor
 
 from metacontrast import theory
 from metacontrast.diagnostics.similarity import similarity_maps
-from metacontrast.maml.inner import Inner
 from metacontrast.maml.outer import task_outcome
 from metacontrast.model.model import Model, apply_head
 from metacontrast.theory import EncoderGradient
-from metacontrast.theory.encoder_gradient import pull_back
+from metacontrast.theory.decomposition import split_along
+from metacontrast.theory.encoder_gradient import feature_graph, pull_back
+from metacontrast.theory.inner_loop import walk
 from metacontrast.theory.task import merge_bias
-from metacontrast.types import Episode, Head, Params
+from metacontrast.types import Episode, Head, Inner, Params
 
 
 class TaskView(NamedTuple):
@@ -60,9 +61,15 @@ class TaskView(NamedTuple):
 def view_task(model: Model, params: Params, inner: Inner, episode: Episode) -> TaskView:
     """Everything about one task (no leading task axis), detached."""
     start = model.start(params, episode.support_x, episode.support_y)
-    parts, (support, query) = _split(model, start, inner, episode)
-    heads = theory.adapted_heads(support, episode.support_y, start.head, inner_lr=inner.lr, inner_steps=inner.steps)
-    coefficients = _coefficients(support, episode.support_y, query, episode.query_y, heads)
+    encoder, graph = feature_graph(model.features, start, episode, model.query_features)
+    path = walk(graph, inner)
+    signals = split_along(path, start.head)
+    outputs = graph.query, graph.query, graph.support, graph.support
+    parts = [_pull_back(f, encoder, signal) for f, signal in zip(outputs, signals, strict=True)]
+    support, query = graph.support.detach(), graph.query.detach()
+    coefficients = theory.contrastive_coefficients(
+        path.query_probs, episode.query_y, path.support_probs, episode.support_y
+    )
     outcome = task_outcome(model, params, episode, inner)
     with torch.no_grad():
         adapted_support = model.features(outcome.adapted.encoder, episode.support_x)
@@ -79,27 +86,6 @@ def view_task(model: Model, params: Params, inner: Inner, episode: Episode) -> T
     )
 
 
-def _split(model: Model, start: Params, inner: Inner, episode: Episode) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
-    """The theory's parts of the gradient, and the support and query features without their graph."""
-    encoder = {name: t.detach().requires_grad_() for name, t in start.encoder.items()}
-    with torch.enable_grad():
-        support = model.features(encoder, episode.support_x)
-        query = model.query_features(encoder, episode.support_x, episode.query_x)
-    features = support.detach(), query.detach()
-    signals = theory.split_feature_gradient(
-        features[0],
-        episode.support_y,
-        features[1],
-        episode.query_y,
-        start.head,
-        inner_lr=inner.lr,
-        inner_steps=inner.steps,
-        order=inner.order,
-    )
-    outputs = query, query, support, support
-    return [_pull_back(f, encoder, signal) for f, signal in zip(outputs, signals, strict=True)], features
-
-
 def _pull_back(features: Tensor, encoder: dict[str, Tensor], signal: Tensor) -> Tensor:
     """The gradient of the encoder that an error signal makes; on a CPU a single 0, without work, for a signal of zeros.
 
@@ -108,15 +94,6 @@ def _pull_back(features: Tensor, encoder: dict[str, Tensor], signal: Tensor) -> 
     if signal.is_cpu and not signal.any():
         return signal.new_zeros(())
     return flatten(pull_back(features, encoder, signal))
-
-
-def _coefficients(
-    support: Tensor, support_y: Tensor, query: Tensor, query_y: Tensor, heads: list[Head]
-) -> Float[Tensor, "query support"]:
-    """c(q, s) of the head's walk through the inner loop while the encoder stands still."""
-    before_each_step = torch.stack([apply_head(head, support).softmax(1) for head in heads[:-1]])
-    answers = apply_head(heads[-1], query).softmax(1)
-    return theory.contrastive_coefficients(answers, query_y, before_each_step, support_y)
 
 
 def preconditioner_spectrum(

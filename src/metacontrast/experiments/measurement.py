@@ -19,11 +19,11 @@ from metacontrast.data.images import ClassImages
 from metacontrast.diagnostics.similarity import MAPS, contrasts, similarity_maps
 from metacontrast.experiments.setting import Schedule
 from metacontrast.experiments.spec import Accuracy, Similarity
-from metacontrast.maml.inner import Inner
 from metacontrast.training.evaluate import Evaluation, evaluate_tasks
 from metacontrast.training.records import Record
 from metacontrast.training.run import TrainedRun
 from metacontrast.training.step import Resources
+from metacontrast.types import Inner
 
 TEST_SEED = 2022
 NEAREST_MEAN = "nearest-mean"

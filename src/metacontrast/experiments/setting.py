@@ -13,10 +13,10 @@ from metacontrast.data.catalog import dataset_files
 from metacontrast.errors import InputError
 from metacontrast.experiments.statistics import FEWEST_SEEDS
 from metacontrast.fields import check_fields
-from metacontrast.maml.inner import Scope
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import TestHead
 from metacontrast.training.recipes import recipe
+from metacontrast.types import Scope
 
 ScaleName = Literal["smoke", "local", "full"]
 Protocol = Literal["paper", "authors"]

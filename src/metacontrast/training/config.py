@@ -13,11 +13,12 @@ from metacontrast.data.options import ReadOptions, Resample, SplitScheme
 from metacontrast.errors import InputError
 from metacontrast.fields import as_declared, check_fields, field_types
 from metacontrast.maml.engine import Precision
-from metacontrast.maml.inner import Inner, LossName, Order, Scope
+from metacontrast.maml.inner import Inner
 from metacontrast.model.encoders import EncoderName, build_encoder
 from metacontrast.model.head import HeadKind
 from metacontrast.model.model import Model
 from metacontrast.model.normalization import Norm
+from metacontrast.types import LossName, Order, Scope
 
 OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop"]
 Schedule = Literal["constant", "cosine"]
