@@ -32,7 +32,7 @@ from metacontrast.data.options import ReadOptions
 from metacontrast.device import find_device
 from metacontrast.errors import InputError, check_choice, did_you_mean
 from metacontrast.experiments.figures import FIGURES, find_figures
-from metacontrast.experiments.setting import Schedule, Setting, choose_setting
+from metacontrast.experiments.setting import MeasurementPlan, Setting, choose_setting
 from metacontrast.experiments.spec import Accuracy, Claim, Comparison, Endpoint, FigureSpec, Number
 from metacontrast.fields import as_declared
 from metacontrast.maml.engine import Engine
@@ -80,7 +80,7 @@ OPTIONS: dict[type, Callable[..., Any]] = {
     Plan: lambda **options: Plan(mc.Inner(), **options),
     ReadOptions: ReadOptions,
     Resources: Resources,
-    Schedule: lambda **options: Schedule((1,), **options),
+    MeasurementPlan: lambda **options: MeasurementPlan((1,), **options),
     Setting: Setting,
     TrainConfig: train_config,
 }

@@ -34,7 +34,7 @@ def test_parts_are_the_split_of_every_task_and_the_remainder_closes_the_sum(head
         theory.split_encoder_gradient(model.features, model.start(params, e.support_x, e.support_y), e, inner)
         for e in unstack(episodes)
     ]
-    parts = torch.stack([flatten(part) for part in theory.mean_over_tasks(splits)])
+    parts = torch.stack([flatten(part) for part in theory.mean_split(splits)])
     g = flatten(meta_gradient(model, params, episodes, inner)[0].encoder)
     assert found.gradient_norm == pytest.approx(g.norm().item(), rel=EXACT)
     for name, part in zip(splits[0]._fields, parts, strict=True):

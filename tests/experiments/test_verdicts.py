@@ -9,7 +9,7 @@ import pytest
 from metacontrast.experiments.figures import FIGURES
 from metacontrast.experiments.measurement import decode, encode
 from metacontrast.experiments.rows import data_and_updates, describe_interval
-from metacontrast.experiments.setting import Schedule, Setting
+from metacontrast.experiments.setting import MeasurementPlan, Setting
 from metacontrast.experiments.spec import (
     Accuracy,
     Claim,
@@ -36,7 +36,7 @@ QUERIES = 75
 
 
 def curves(*names: str, updates: tuple[int, ...] = UPDATES) -> list[Curve]:
-    return [Curve(KIND, name, LOOK, TrainConfig(), Schedule(updates), range(3)) for name in names]
+    return [Curve(KIND, name, LOOK, TrainConfig(), MeasurementPlan(updates), range(3)) for name in names]
 
 
 def means(curves: dict[str, list[list[float]]], updates: tuple[int, ...] = UPDATES) -> list[Measurement]:

@@ -9,7 +9,7 @@ import encoders_plain as encoders
 import reference
 from feature_tasks import as_params, cases, concatenate, make_case, many, relative_error, table
 from metacontrast.errors import InputError
-from metacontrast.theory import adapted_heads, mean_over_tasks, split_encoder_gradient, split_feature_gradient
+from metacontrast.theory import adapted_heads, mean_split, split_encoder_gradient, split_feature_gradient
 from metacontrast.types import Episode, Head, Inner, Params
 
 # Rounding of a few hundred float64 terms is 1e-15; 1e-12 leaves room for cancellation between the parts.
@@ -156,7 +156,7 @@ def test_the_split_of_a_batch_is_the_mean_of_its_tasks(order):
     batch = [encoders.random_episode(g, ways=4, image=(1, 4, 4)) for _ in range(3)]
     expected = reference.meta_gradient(encoders.mlp, params, batch, 2, 0.5, "head", order).encoder
     splits = [split_encoder_gradient(encoders.mlp, params, task, Inner(2, 0.5, order=order)) for task in batch]
-    assert relative_error(mean_over_tasks(splits).total, expected) < EXACT
+    assert relative_error(mean_split(splits).total, expected) < EXACT
 
 
 @both_orders

@@ -91,4 +91,4 @@ def test_coefficients_check_their_probabilities_and_labels():
 
 def test_no_tasks_have_no_mean():
     with pytest.raises(InputError, match="no tasks"):
-        theory.mean_over_tasks([])
+        theory.mean_split([])

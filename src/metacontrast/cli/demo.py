@@ -14,7 +14,7 @@ from metacontrast.cli.destinations import check_destinations, images_folder
 from metacontrast.cli.train import train_with_progress
 from metacontrast.data import load_dataset
 from metacontrast.data.images import ClassImages
-from metacontrast.demo import DemoResult, demo_configs, results_table, write_report
+from metacontrast.demo import DemoResult, demo_configs, results_table, write_demo_page
 from metacontrast.errors import InputError, one_line
 from metacontrast.report.findings import Findings, explain_run
 from metacontrast.training.config import TrainConfig
@@ -69,7 +69,7 @@ def execute(args: argparse.Namespace) -> int:
         run = load_run(place)
         rows, findings = _measure(run, images, args, label)
         results.append(DemoResult(label, color, place, run, rows, findings))
-    page = write_report(args.out, results, images, shlex.join(["metacontrast", *sys.argv[1:]]))
+    page = write_demo_page(args.out, results, images, shlex.join(["metacontrast", *sys.argv[1:]]))
     print(results_table(results))
     print(f"\nreport: {one_line(str(page))}")
     if args.json:

@@ -13,7 +13,7 @@ from metacontrast.cli import shared
 from metacontrast.cli.destinations import check_destinations, images_folder
 from metacontrast.cli.evaluate import images_like_the_runs
 from metacontrast.errors import InputError, one_line
-from metacontrast.report.findings import as_text, explain_run, setting
+from metacontrast.report.findings import explain_run, findings_text, setting
 from metacontrast.report.report import write_report
 from metacontrast.training.run import load_kept, load_run
 
@@ -58,7 +58,7 @@ def execute(args: argparse.Namespace) -> None:
         found = explain_run(run, kept, tasks, args.episodes, resources, bar.update)
     report = write_report(out, found, shlex.join(["metacontrast", *sys.argv[1:]]))
     shared.say(f"{args.run}: {setting(found)}")
-    print(as_text(found))
+    print(findings_text(found))
     print(f"\nreport: {one_line(str(report))}")
     if args.json:
         shared.print_json({"run": str(args.run), "report": str(report), "scalars": found.explanation.scalars()})

@@ -20,7 +20,7 @@ from metacontrast.experiments import authors_models
 from metacontrast.experiments.deviations import all_deviations
 from metacontrast.experiments.figure_records import collect, load_records, recorded
 from metacontrast.experiments.figures import FIGURES, find_figures
-from metacontrast.experiments.pages import as_text, summarize, write_page, write_summary
+from metacontrast.experiments.pages import verdict_values, verdicts_text, write_page, write_summary
 from metacontrast.experiments.runners import Grid, RunContext
 from metacontrast.experiments.runs import PlannedRun, all_runs, check_data, estimate_seconds
 from metacontrast.experiments.setting import COLOURS, Protocol, ScaleName, Setting, choose_setting
@@ -140,7 +140,7 @@ def _print_plan(figures: Sequence[FigureSpec], setting: Setting, args: argparse.
         for run in runs:
             is_there = _is_there(run, context, args.records / setting.folder)
             state = "complete" if is_there else f"about {as_time(estimate_seconds(run))}"
-            print(f"  {run.label}: {run.schedule.end} updates, {state}, {run.folder(context.runs).name}")
+            print(f"  {run.label}: {run.plan.end} updates, {state}, {run.folder(context.runs).name}")
 
 
 def _is_there(run: PlannedRun, context: RunContext, records: Path) -> bool:
@@ -194,8 +194,8 @@ def _draw(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namesp
     for figure in figures:
         found = replace(load_records(args.records / setting.folder, figure, setting), authors=known)
         verdicts = write_page(pages, figure, found)
-        results[figure.name] = summarize(verdicts)
-        print(as_text(figure, verdicts))
+        results[figure.name] = verdict_values(verdicts)
+        print(verdicts_text(figure, verdicts))
         shared.say(f"page: {pages / figure.name}.md")
     if args.name == "all":
         shared.say(f"summary: {write_summary(pages, results, figures, setting)}")

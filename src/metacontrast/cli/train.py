@@ -20,7 +20,7 @@ from metacontrast.data.catalog import data_root, dataset_files
 from metacontrast.data.images import ClassImages
 from metacontrast.device import find_device
 from metacontrast.errors import InputError
-from metacontrast.experiments.runners import Grid, RunContext, Status
+from metacontrast.experiments.runners import Grid, RunContext, RunStatus
 from metacontrast.experiments.runners.local import run_locally
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.distributed import ALONE, Distributed, is_restarted, joined
@@ -151,7 +151,7 @@ def _train(configs: dict[Path, TrainConfig], args: argparse.Namespace, label: st
         ]
         context = RunContext(args.out, args.data_root, args.device)
         if len(runs) == 1 or processes.count > 1:
-            is_done = all(run.execute(context, should_stop) is Status.COMPLETE for run in runs)
+            is_done = all(run.execute(context, should_stop) is RunStatus.COMPLETE for run in runs)
         else:
             is_done = execute_grid(Grid(runs, context, 1, should_stop), run_locally)
     if is_done and not progress.seen:
@@ -217,7 +217,7 @@ class SweepRun:
         rows = last_evaluation(root / self.folder)
         return ", ".join(f"{row_in_words(row)} {100 * row['accuracy']:.1f} %" for row in rows)
 
-    def execute(self, context: RunContext, should_stop: Callable[[], bool]) -> Status:
+    def execute(self, context: RunContext, should_stop: Callable[[], bool]) -> RunStatus:
         """Train it from where it is."""
         tasks = len(self.processes.shard(range(self.config.meta_batch)))
         with self.processes.main_first():
@@ -227,7 +227,7 @@ class SweepRun:
             folder, note = context.runs / self.folder, need if self.is_first else ""
             show = self.show or (lambda record: None)
             status = _train_one(self.config, folder, self.args, images, resources, note, show, should_stop)
-        return Status.COMPLETE if status == "finished" else Status.STOPPED
+        return RunStatus.COMPLETE if status == "finished" else RunStatus.STOPPED
 
 
 def _load(config: TrainConfig, root: Path | None) -> tuple[ClassImages, ClassImages]:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from metacontrast.diagnostics.label_order import Order, cyclic_orders, label_order_accuracy, spread
+from metacontrast.diagnostics.label_order import LabelOrder, cyclic_orders, label_order_accuracy, spread
 from metacontrast.diagnostics.similarity import contrasts
 from metacontrast.diagnostics.task_view import (
     REMAINDER,
@@ -72,7 +72,7 @@ class GradientExplanation:
     condition_number: float
     before: Float[Tensor, "map way way"]
     after: Float[Tensor, "map way way"]
-    orders: Sequence[Order]
+    orders: Sequence[LabelOrder]
     order_accuracy: Float[Tensor, "order ordered"]
 
     @property

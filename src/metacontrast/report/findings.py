@@ -164,7 +164,7 @@ def facts(found: Findings) -> list[Fact]:
     ]
 
 
-def as_text(found: Findings) -> str:
+def findings_text(found: Findings) -> str:
     """The summary for a terminal."""
     lines = (f"{fact.name:<44}{fact.value:>10}" for fact in facts(found))
     return "\n".join([headline(found), "", *lines])

@@ -17,7 +17,7 @@ Reference: Kao, Chiu and Chen, "MAML is a Noisy Contrastive Learner in Classific
 
 from metacontrast.theory.coefficients import contrastive_coefficients, wrong_sign_share, zeroed_coefficients
 from metacontrast.theory.decomposition import FeatureGradient, split_feature_gradient
-from metacontrast.theory.encoder_gradient import EncoderGradient, mean_over_tasks, split_encoder_gradient
+from metacontrast.theory.encoder_gradient import EncoderGradient, mean_split, split_encoder_gradient
 from metacontrast.theory.head_updates import (
     Preconditioner,
     adapted_heads,
@@ -43,7 +43,7 @@ __all__ = [
     "head_gradient",
     "head_preconditioner",
     "head_update",
-    "mean_over_tasks",
+    "mean_split",
     "mean_square_error_illustration",
     "similarity_heatmap",
     "split_encoder_gradient",

@@ -53,7 +53,7 @@ def split_encoder_gradient(
         features: `features(encoder, images)` gives `(image, feature)`. Support and query images go through it in two
             calls, so that each has its own batch statistics.
         params: encoder and head w^0.
-        episode: one task; average those of several by `mean_over_tasks`.
+        episode: one task; average those of several by `mean_split`.
         inner: steps, step size and order of the inner loop, which moves the head only.
         query_features: `query_features(encoder, support_x, query_x)`, for query features that look at the support
             images too, as under statistics of the support set.
@@ -91,7 +91,7 @@ def pull_back(features: Tensor, encoder: Tensors, signal: Tensor) -> Tensors:
     return dict(zip(encoder, grads, strict=True))
 
 
-def mean_over_tasks(splits: Sequence[EncoderGradient]) -> EncoderGradient:
+def mean_split(splits: Sequence[EncoderGradient]) -> EncoderGradient:
     """Average the splits of several tasks, part by part: the split of the batch of them."""
     if not splits:
         raise InputError("no tasks to average: give one split or more")
