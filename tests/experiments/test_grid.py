@@ -6,7 +6,7 @@ import pytest
 
 from metacontrast.errors import InputError, InUseError
 from metacontrast.experiments.figures import FIGURES
-from metacontrast.experiments.measurement import decode
+from metacontrast.experiments.measurement import decode_counts
 from metacontrast.experiments.runners import Grid, RunContext, RunReport, RunStatus, execute_all
 from metacontrast.experiments.runners.local import run_locally
 from metacontrast.experiments.runs import PlannedRun, all_runs, planned_runs
@@ -150,7 +150,7 @@ def test_correct_counts_per_task_are_kept(tmp_path):
     few = run.measured(tmp_path)[4]
     assert set(few["correct"]) == set(few["values"])
     for name, text in few["correct"].items():
-        assert decode(text).mean() / few["queries"] == pytest.approx(few["values"][name], abs=1e-5)
+        assert decode_counts(text).mean() / few["queries"] == pytest.approx(few["values"][name], abs=1e-5)
     more = replace(run, plan=replace(run.plan, stage_tasks=6))
     assert more.missing(tmp_path) == [4]
     more.execute(RunContext(tmp_path), never)
