@@ -35,10 +35,8 @@ def sdist(tmp_path_factory) -> dict[str, bytes]:
 
 def test_the_source_archive_has_every_file_of_the_repository(sdist):
     """Except for what concerns the repository itself."""
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split(
-        "\n"
-    )
-    kept = {name for name in listed if name and (ROOT / name).is_file() and not name.startswith(".")}
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True)
+    kept = {name for name in listed.stdout.split("\0") if (ROOT / name).is_file() and not name.startswith(".")}
     assert kept <= set(sdist)
 
 
@@ -56,10 +54,8 @@ def test_links_of_the_description_are_absolute_once_there_is_an_address():
     assert doctest.testmod(hook).failed == 0
     text = hook.on_an_index((ROOT / "README.md").read_text(encoding="utf-8"), "https://host/me/it")
     assert not RELATIVE.search(text)
-    assert (
-        "](https://host/me/it/raw/HEAD/docs/pictures/play-teach.png)](https://host/me/it/blob/HEAD/docs/play.md)"
-        in text
-    )
+    assert "](https://host/me/it/raw/HEAD/docs/pictures/play-teach.png)" in text
+    assert "](https://host/me/it/blob/HEAD/docs/play.md)" in text
 
 
 def test_citation_is_of_this_version_and_of_the_paper():
