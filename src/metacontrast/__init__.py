@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from metacontrast.model.model import Model
     from metacontrast.training.config import TrainConfig
     from metacontrast.training.evaluate import Evaluation, evaluate
+    from metacontrast.training.records import scalars
     from metacontrast.training.run import load_params, load_run
     from metacontrast.training.train import train
     from metacontrast.training.train_run import train_config
@@ -60,6 +61,7 @@ _PUBLIC = {
     "evaluate": "training.evaluate",
     "load_params": "training.run",
     "load_run": "training.run",
+    "scalars": "training.records",
     "train": "training.train",
     "train_config": "training.train_run",
     # Why it learns
@@ -97,6 +99,7 @@ __all__ = [
     "load_run",
     "map_params",
     "meta_gradient",
+    "scalars",
     "theory",
     "to_tensors",
     "train",

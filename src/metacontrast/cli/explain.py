@@ -22,9 +22,10 @@ def add_parser(commands: Any) -> None:
     """Declare the command and its flags."""
     parser = commands.add_parser(
         "explain",
-        help="what a trained run's outer gradient is made of",
-        description="Split the outer gradient into interference and contrast, measure how far the theory is from it, "
-        "and write pictures (PNG, PDF), explain.json and a page, explain.html, that says what each number means.",
+        help="decompose the outer gradient of a trained run",
+        description="Decompose the outer gradient into interference and contrast, measure how far the theory is from "
+        "it, and write plots (PNG, PDF), explain.json and an HTML report, explain.html, that defines each number.",
+        examples=(("a trained run", "metacontrast explain runs/glyphs"),),
     )
     parser.add_argument(
         "run", type=Path, metavar="RUN", help="run directory, or a model file in it such as RUN/best.safetensors"

@@ -16,10 +16,10 @@ from metacontrast.experiments.runners.ray_cluster import require_ray
 LOCAL_JOBS = min(2, os.cpu_count() or 1)
 
 
-def add_grid_flags(parser: argparse.ArgumentParser, *older_names: str, default_jobs: int = LOCAL_JOBS) -> None:
+def add_grid_flags(parser: argparse._ActionsContainer, *older_names: str, default_jobs: int = LOCAL_JOBS) -> None:
     """`--jobs`, `--runner`, which may have older names, and `--address`."""
     one = "one, with all threads" if default_jobs == 1 else str(default_jobs)
-    jobs = f"runs at a time, each with one thread (default: {one}; with --address as many as there is room for)"
+    jobs = f"runs at a time, each with one thread (default: {one}; with --address as many as fit)"
     parser.add_argument("--jobs", type=int, metavar="N", help=jobs)
     parser.add_argument(
         "--runner",

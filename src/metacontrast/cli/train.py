@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metacontrast.cli import shared
-from metacontrast.cli.config_flags import add_config_flags, add_vary_flag, config_from_flags
+from metacontrast.cli.config_flags import COMMON, add_config_flags, add_vary_flag, config_from_flags
 from metacontrast.cli.destinations import check_destinations, images_folder
 from metacontrast.cli.determinism import add_deterministic_flag, determinism
 from metacontrast.cli.grid import add_grid_flags, check_grid_flags, chosen_runner, execute_grid, jobs_at_once
@@ -39,22 +39,34 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "train",
         help="meta-train into a run directory",
+        usage="%(prog)s --out DIR [flags]",
         description="Meta-train with MAML. Ctrl-C saves and stops; --resume continues where it stopped.",
+        common=(*COMMON, "seeds", "vary"),
+        examples=(
+            ("train on the embedded characters", "metacontrast train --recipe glyphs --out runs/glyphs"),
+            ("go on to 600 updates", "metacontrast train --resume --updates 600 --out runs/glyphs"),
+            (
+                "compare two heads on three seeds",
+                "metacontrast train --recipe glyphs --seeds 3 --vary head=learned,zeroed --out runs/heads",
+            ),
+            ("show the defaults of a recipe", "metacontrast train --recipe cifar-fs-5w5s-paper --help"),
+        ),
     )
     parser.add_argument("--out", type=shared.out_folder, required=True, metavar="DIR", help="run directory to write")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out if there is one")
-    parser.add_argument(
+    groups = add_config_flags(parser)
+    shared.add_data_root_flag(groups["data"])
+    run = groups["run"]
+    run.add_argument("--resume", action="store_true", help="continue the run in --out if there is one")
+    run.add_argument(
         "--seeds", "--replicas", type=int, metavar="N", help="train N seeds, from --seed on, into DIR/seed-S each"
     )
-    add_vary_flag(parser)
-    parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events (an extra)")
-    add_config_flags(parser)
-    shared.add_data_root_flag(parser)
-    shared.add_compute_flags(parser)
-    shared.add_engine_flags(parser)
-    add_grid_flags(parser, default_jobs=1)
-    add_deterministic_flag(parser)
-    shared.add_json_flag(parser)
+    add_vary_flag(run)
+    shared.add_compute_flags(run)
+    shared.add_engine_flags(run)
+    add_grid_flags(run, default_jobs=1)
+    add_deterministic_flag(run)
+    run.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events (an extra)")
+    shared.add_json_flag(run)
     parser.set_defaults(execute=execute)
 
 
