@@ -159,8 +159,8 @@ def test_outer_gradients_of_every_precision(device, precision, scope):
 
 OBJECTIVES = [
     *({"inner_scope": scope, "head": head} for head, scope in LEARNING),
-    {"objective": "contrastive", "inner_scope": "head", "head": "learned"},
-    {"objective": "contrastive", "inner_scope": "head", "head": "zeroed", "inner_steps": 1, "order": "second"},
+    {"method": "contrastive", "inner_scope": "head", "head": "learned"},
+    {"method": "contrastive", "inner_scope": "head", "head": "zeroed", "inner_steps": 1, "order": "second"},
     {"optimizer": "sgd", "norm": "inductive"},
     {"optimizer": "rmsprop"},
 ]

@@ -36,6 +36,7 @@ from metacontrast.experiments.setting import MeasurementPlan, Setting, choose_se
 from metacontrast.experiments.spec import Accuracy, Claim, Comparison, Endpoint, FigureSpec, Number
 from metacontrast.fields import as_declared
 from metacontrast.maml.engine import Engine
+from metacontrast.methods import Method
 from metacontrast.model.encoders import build_encoder, conv4
 from metacontrast.training.config import TrainConfig, config_from_values
 from metacontrast.training.evaluate import Evaluation
@@ -77,6 +78,7 @@ OPTIONS: dict[type, Callable[..., Any]] = {
     mc.EpisodeSampler: tasks,
     mc.Inner: mc.Inner,
     mc.Model: model,
+    Method: lambda **options: Method("a", **options),
     Plan: lambda **options: Plan(mc.Inner(), **options),
     ReadOptions: ReadOptions,
     Resources: Resources,
@@ -100,6 +102,8 @@ CALLS: dict[Callable[..., Any], Callable[..., Any]] = {
     decode: lambda **options: decode(torch.zeros(4, 4, dtype=torch.uint8).numpy(), 4, **options),
     mc.Model.with_head: lambda head="zeroed": model().with_head(head),
     mc.Model.with_norm: lambda norm="inductive": model().with_norm(norm),
+    theory.build_task: lambda head="ridge": theory.build_task(*make_case(0).task[:4], head, ways=5),
+    theory.split_built_gradient: lambda head="ridge": theory.split_built_gradient(*make_case(0).task[:4], head, ways=5),
 }
 """Functions that take options themselves, and how they are called."""
 
@@ -113,7 +117,9 @@ INSIDE = {
     "experiments.": "the words stand in the figures' own specifications",
     "maml.inner.": "the options are those of Inner",
     "maml.engine.a": "the options are those of Engine",
-    "model.head.check_": "the options are those of Model",
+    "maml.engine.mean_task_gradient": "the options are those of Engine",
+    "model.head.": "the options are those of Model",
+    "model.solvers.": "the options are those of Evaluation",
     "model.normalization.prepare": "the options are those of Model",
 }
 """Functions that are handed options which were checked before."""
@@ -201,7 +207,7 @@ def misspelled(word: str) -> Iterator[str]:
 def test_every_misspelling_of_every_choice_is_refused_in_one_line(make, name, words):
     """Issue: "every enumerated value is checked where it enters, with the nearest name suggested"."""
     for wrong in {each for word in words for each in misspelled(word)} - set(words):
-        value = (wrong,) if name == "heads" else wrong
+        value = (wrong,) if name in ("heads", "solvers") else wrong
         with pytest.raises(InputError, match="is not one of") as error:
             make(**{name: value})
         assert repr(wrong) in str(error.value)

@@ -37,18 +37,22 @@ class Params(NamedTuple):
     Args:
         rates: inner learning rates that are learned too, see `metacontrast.maml.inner.learned_rates`; without them
             every step has the size `Inner.lr`.
+        extra: what else a head or a method learns, by name: the penalty of a ridge head, a temperature, norms of their
+            own for every inner step, a classifier of the training classes.
     """
 
     encoder: dict[str, Tensor]
     head: Head
     rates: dict[str, Tensor] = {}  # noqa: RUF012, never changed in place
+    extra: dict[str, Tensor] = {}  # noqa: RUF012
 
     def __repr__(self) -> str:
         """How many numbers there are, and the head's shape."""
         count = sum(t.numel() for t in self.encoder.values())
         rates = f", {len(self.rates)} tensors of rates" if self.rates else ""
+        extra = f", {', '.join(self.extra)}" if self.extra else ""
         encoder = f"{len(self.encoder)} encoder tensors with {count:,} numbers"
-        return f"Params({encoder}, head {_shape(self.head.weight)}{rates})"
+        return f"Params({encoder}, head {_shape(self.head.weight)}{rates}{extra})"
 
 
 class Episode(NamedTuple):
@@ -160,8 +164,8 @@ def head_from(tensors: Sequence[Tensor]) -> Head:
 
 
 def to_tensors(params: Params) -> list[Tensor]:
-    """All tensors of `params` in a fixed order: the encoder's, the head's weight, its bias if there is one, rates."""
-    return [*params.encoder.values(), *head_tensors(params.head), *params.rates.values()]
+    """All tensors of `params` in a fixed order: the encoder's, head weight, head bias if there is one, rates, extra."""
+    return [*params.encoder.values(), *head_tensors(params.head), *params.rates.values(), *params.extra.values()]
 
 
 def from_tensors(like: Params, tensors: Sequence[Tensor]) -> Params:
@@ -169,14 +173,16 @@ def from_tensors(like: Params, tensors: Sequence[Tensor]) -> Params:
     given = iter(tensors)
     encoder = dict(zip(like.encoder, given, strict=False))
     head = head_from([next(given) for _ in head_tensors(like.head)])
-    return Params(encoder, head, dict(zip(like.rates, given, strict=True)))
+    rates = dict(zip(like.rates, given, strict=False))
+    return Params(encoder, head, rates, dict(zip(like.extra, given, strict=True)))
 
 
 def to_named(params: Params) -> dict[str, Tensor]:
-    """All tensors of `params` under flat names: `encoder.*`, `head.weight`, `head.bias`, and `rates.*` of these."""
+    """All tensors of `params` under flat names: `encoder.*`, `head.weight`, `head.bias`, `rates.*`, `extra.*`."""
     encoder = {f"encoder.{name}": t for name, t in params.encoder.items()}
     head = dict(zip(("head.weight", "head.bias"), head_tensors(params.head), strict=False))
-    return encoder | head | {f"rates.{name}": t for name, t in params.rates.items()}
+    rates = {f"rates.{name}": t for name, t in params.rates.items()}
+    return encoder | head | rates | {f"extra.{name}": t for name, t in params.extra.items()}
 
 
 def from_named(like: Params, named: Mapping[str, Tensor]) -> Params:

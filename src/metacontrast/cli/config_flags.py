@@ -11,7 +11,7 @@ from typing import Any, Literal
 from metacontrast.cli.parser import Parser
 from metacontrast.cli.shared import step_list, word_list
 from metacontrast.errors import did_you_mean, not_one_of
-from metacontrast.training.config import TrainConfig
+from metacontrast.training.config import TrainConfig, with_fields
 from metacontrast.training.recipes import RECIPES, recipe
 from metacontrast.training.run import read_config
 from metacontrast.training.sweep import VARIED, first_run
@@ -104,15 +104,18 @@ def config_from_flags(args: argparse.Namespace, **defaults: Any) -> TrainConfig:
     """
     given = given_fields(args)
     base = _base(args, given)
-    return dataclasses.replace(base, **(defaults | given))
+    return with_fields(base, **(defaults | given))
 
 
 def _add_flag(parser: argparse._ActionsContainer, field: dataclasses.Field[Any], default: str = "") -> None:
     hint = typing.get_type_hints(TrainConfig)[field.name]
     help_text = field.metadata["help"].replace("%", "%%") + default
-    flag = "--" + field.name.replace("_", "-")
+    flags = ["--" + field.name.replace("_", "-"), *_OLDER_FLAGS.get(field.name, ())]
     parsing = {"action": _OneSizeOrRange, "metavar": "N"} if field.name in ("ways", "shots") else _parsing(hint)
-    parser.add_argument(flag, default=argparse.SUPPRESS, help=help_text, **parsing)
+    parser.add_argument(*flags, dest=field.name, default=argparse.SUPPRESS, help=help_text, **parsing)
+
+
+_OLDER_FLAGS = {"method": ("--objective",)}
 
 
 def _base(args: argparse.Namespace, given: dict[str, Any]) -> TrainConfig:

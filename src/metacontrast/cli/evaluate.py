@@ -4,7 +4,7 @@ import argparse
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tqdm import tqdm
 
@@ -13,9 +13,11 @@ from metacontrast.data import ReadOptions, load_dataset
 from metacontrast.data.catalog import FOLDER, DatasetSpec, find_dataset
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
+from metacontrast.model.head import TestHead
 from metacontrast.model.normalization import NORMS
+from metacontrast.model.solvers import Solver
 from metacontrast.training.config import TrainConfig
-from metacontrast.training.evaluate import Evaluation, Row, TestHead, as_table, evaluate
+from metacontrast.training.evaluate import Evaluation, Row, as_table, evaluate
 from metacontrast.training.run import TrainedRun, load_run
 
 
@@ -55,6 +57,13 @@ def add_parser(commands: Any) -> None:
     inner.add_argument("--inner-lr", type=float, metavar="X", help="inner step size (default: the run's own)")
     inner.add_argument("--head", choices=("kept", "zeroed", "both"), help="head at the start (default: both)")
     inner.add_argument("--norm", choices=NORMS, help="batch-norm statistics of queries (default: the run's own)")
+    inner.add_argument(
+        "--solvers",
+        type=shared.word_list,
+        default=("nearest-mean",),
+        metavar="NAME,NAME",
+        help=f"what classifies the un-adapted features: {', '.join(get_args(Solver))} (default: nearest-mean)",
+    )
     run = parser.add_argument_group("run")
     shared.add_compute_flags(run)
     shared.add_json_flag(run)
@@ -72,7 +81,9 @@ def execute(args: argparse.Namespace) -> None:
         for ways, shots in product(args.ways or (run.config.ways,), args.shots or (run.config.shots,))
     ]
     evaluations = [
-        Evaluation(args.steps or config.eval_steps, _heads(args.head, config.ways, run.config), args.episodes)
+        Evaluation(
+            args.steps or config.eval_steps, _heads(args.head, config.ways, run.config), args.episodes, args.solvers
+        )
         for config in configs
     ]
     images = images_like_the_runs(args, run)
@@ -137,7 +148,9 @@ def _heads(asked: str | None, ways: int, trained: TrainConfig) -> tuple[TestHead
         raise InputError("a zeroed head stays zero, for the run's inner loop moves only the encoder: use --head kept")
     if asked == "zeroed" or cannot_keep:
         return ("zeroed",)
-    return ("kept",) if asked == "kept" or cannot_zero else ("kept", "zeroed")
+    if asked == "kept" or cannot_zero:
+        return ("kept",)
+    return ("kept", "zeroed") if asked == "both" else trained.test_heads()
 
 
 def images_like_the_runs(args: argparse.Namespace, run: TrainedRun) -> ClassImages:

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from metacontrast.cli import shared
-from metacontrast.cli.config_flags import COMMON, add_config_flags, add_vary_flag, config_from_flags
+from metacontrast.cli.config_flags import (
+    COMMON,
+    add_config_flags,
+    add_vary_flag,
+    config_from_flags,
+    given_fields,
+)
 from metacontrast.cli.destinations import check_destinations, images_folder
 from metacontrast.cli.determinism import add_deterministic_flag, determinism
 from metacontrast.cli.grid import add_grid_flags, check_grid_flags, chosen_runner, execute_grid, jobs_at_once
@@ -40,7 +46,8 @@ def add_parser(commands: Any) -> None:
         "train",
         help="meta-train into a run directory",
         usage="%(prog)s --out DIR [flags]",
-        description="Meta-train with MAML. Ctrl-C saves and stops; --resume continues where it stopped.",
+        description="Meta-train with MAML, or with the method that --method names. Ctrl-C saves and stops; --resume "
+        "continues where it stopped.",
         common=(*COMMON, "seeds", "vary"),
         examples=(
             ("train on the embedded characters", "metacontrast train --recipe glyphs --out runs/glyphs"),
@@ -145,7 +152,7 @@ def _configs(config: TrainConfig, args: argparse.Namespace) -> dict[Path, TrainC
         raise InputError(f"{args.out} holds a single run: choose another --out for several")
     if len(dict(args.vary)) < len(args.vary):
         raise InputError("--vary names a field twice: give all its values at once, --vary FIELD=VALUE,VALUE")
-    return sweep_configs(config, 1 if args.seeds is None else args.seeds, dict(args.vary))
+    return sweep_configs(config, 1 if args.seeds is None else args.seeds, dict(args.vary), given_fields(args))
 
 
 def _train(configs: dict[Path, TrainConfig], args: argparse.Namespace, label: str, processes: Distributed) -> str:

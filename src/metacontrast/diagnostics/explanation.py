@@ -21,6 +21,7 @@ from metacontrast.diagnostics.task_view import (
     REMAINDER,
     Part,
     TaskView,
+    answers_at_once,
     describe_parts,
     drop_rounding,
     spectrum,
@@ -28,6 +29,7 @@ from metacontrast.diagnostics.task_view import (
 )
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import arithmetic, unstack
+from metacontrast.model.head import BUILT_HEADS
 from metacontrast.model.model import Model
 from metacontrast.theory.similarity import check_present
 from metacontrast.theory.task import check_inner
@@ -139,7 +141,7 @@ def explain(
     return GradientExplanation(
         gradient_norm=gradient.double().norm().item(),
         parts=describe_parts(gradient, torch.stack(parts)),
-        **_summary(views, inner.lr),
+        **_summary(views, inner.lr if inner.steps else 0.0),
         query_y=query_y[0],
         support_y=support_y[0],
         orders=orders,
@@ -194,8 +196,8 @@ def _check_labels(support_y: Int[Tensor, "task support"], query_y: Int[Tensor, "
 
 def _check(params: Params, model: Model, inner: Inner) -> None:
     """Raise for what the theory has no answer to."""
-    if model.head != "prototype" and not params.head.weight.numel():
+    if model.head not in BUILT_HEADS and not params.head.weight.numel():
         raise InputError("these parameters have no head, whose interference could be told: give a model with a head")
     if params.rates:
         raise InputError("the theory is that of one inner learning rate, but this model has learned rates")
-    check_inner(inner)
+    check_inner(inner, least=0 if answers_at_once(model, inner) else 1)

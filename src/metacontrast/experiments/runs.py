@@ -108,6 +108,8 @@ class PlannedRun:
 
 _BOOKKEEPING = {f.name for f in fields(TrainConfig) if f.name.startswith("eval_") or f.name.endswith("_every")}
 _BOOKKEEPING |= {"updates"}
+_KEY_NAMES = {"method": "objective"}
+"""Names that fields had when the first runs were made, whose folders are named by them."""
 
 
 def not_default(value: Any) -> dict[str, Any]:
@@ -118,7 +120,7 @@ def not_default(value: Any) -> dict[str, Any]:
 @cache
 def run_key(config: TrainConfig, train_split: str) -> str:
     """Compute the digest of what decides a run except its length."""
-    deciding = {name: value for name, value in not_default(config).items() if name not in _BOOKKEEPING}
+    deciding = {_KEY_NAMES.get(name, name): v for name, v in not_default(config).items() if name not in _BOOKKEEPING}
     text = json.dumps(deciding | {"train_split": train_split}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
@@ -214,7 +216,7 @@ def estimate_seconds(run: PlannedRun) -> float:
 
 def _training_passes(config: TrainConfig) -> float:
     """Count the cost of one training task in forward passes of one image."""
-    support = 0 if config.inner_scope == "head" and config.objective == "contrastive" else config.inner_steps
+    support = 0 if config.method == "contrastive" else config.inner_steps
     images = config.ways * (support * config.shots + config.queries)
     return _BACKWARD * images * (_SECOND_ORDER if config.order == "second" else 1.0)
 

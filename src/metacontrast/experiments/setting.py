@@ -13,8 +13,8 @@ from metacontrast.data.catalog import dataset_files
 from metacontrast.errors import InputError
 from metacontrast.experiments.statistics import FEWEST_SEEDS
 from metacontrast.fields import check_fields
+from metacontrast.model.head import TestHead
 from metacontrast.training.config import TrainConfig
-from metacontrast.training.evaluate import TestHead
 from metacontrast.training.recipes import recipe
 from metacontrast.types import Scope
 

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from metacontrast.experiments.setting import MeasurementPlan, Setting
 from metacontrast.fields import check_fields
+from metacontrast.model.head import TestHead
 from metacontrast.plots.curves import Look
 from metacontrast.training.config import TrainConfig
-from metacontrast.training.evaluate import TestHead
 from metacontrast.training.records import Record
 
 When = Literal["early", "end"]

@@ -7,11 +7,11 @@ parametrization or a module of unknown kind may look at the whole batch.
 from torch import nn
 
 from metacontrast.model.efficientnet_lite import EfficientNetLite, FixedLength, InvertedResidual
-from metacontrast.model.encoders import Encoder, ResidualBlock
+from metacontrast.model.encoders import Encoder, ResidualBlock, UnitLength
 from metacontrast.model.fused.sequential import FusedSequential
 from metacontrast.model.normalization import TaskBatchNorm
 
-_CONTAINERS = (nn.Sequential, FusedSequential, Encoder, ResidualBlock, EfficientNetLite, InvertedResidual)
+_CONTAINERS = (nn.Sequential, FusedSequential, Encoder, UnitLength, ResidualBlock, EfficientNetLite, InvertedResidual)
 _LAYERS = (
     *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear),
     *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.LPPool1d, nn.LPPool2d),

@@ -15,6 +15,7 @@ the inner and outer learning rates.
 Reference: Kao, Chiu and Chen, "MAML is a Noisy Contrastive Learner in Classification", ICLR 2022.
 """
 
+from metacontrast.theory.built_heads import BuiltTask, build_task, split_built_gradient
 from metacontrast.theory.coefficients import contrastive_coefficients, wrong_sign_share, zeroed_coefficients
 from metacontrast.theory.decomposition import FeatureGradient, split_feature_gradient
 from metacontrast.theory.encoder_gradient import EncoderGradient, mean_split, split_encoder_gradient
@@ -31,12 +32,14 @@ from metacontrast.theory.similarity import contrast, similarity_heatmap
 from metacontrast.theory.task import FeatureTask
 
 __all__ = [
+    "BuiltTask",
     "EncoderGradient",
     "FeatureGradient",
     "FeatureTask",
     "Illustration",
     "Preconditioner",
     "adapted_heads",
+    "build_task",
     "contrast",
     "contrastive_coefficients",
     "contrastive_loss",
@@ -46,6 +49,7 @@ __all__ = [
     "mean_split",
     "mean_square_error_illustration",
     "similarity_heatmap",
+    "split_built_gradient",
     "split_encoder_gradient",
     "split_feature_gradient",
     "wrong_sign_share",

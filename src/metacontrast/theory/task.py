@@ -58,10 +58,10 @@ def check_task(task: FeatureTask, inner: Inner, loss: str = "cross_entropy") -> 
         )
 
 
-def check_inner(inner: Inner, loss: str = "cross_entropy") -> None:
-    """Raise `InputError` for an inner loop that is not one or more steps of gradient descent on that loss."""
-    if inner.steps < 1:
-        raise InputError(f"inner steps={inner.steps}, but the theory is that of 1 step or more")
+def check_inner(inner: Inner, loss: str = "cross_entropy", least: int = 1) -> None:
+    """Raise `InputError` for an inner loop that is not `least` or more steps of gradient descent on that loss."""
+    if inner.steps < least:
+        raise InputError(f"inner steps={inner.steps}, but the theory is that of {least} step or more")
     if inner.loss != loss:
         found = "a loss of your own" if callable(inner.loss) else f"loss='{inner.loss}'"
         raise InputError(f"the theory is that of loss='{loss}', but this inner loop has {found}")

@@ -4,25 +4,28 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
+
+import torch
 
 from metacontrast.data.augment import AugmentationName
 from metacontrast.data.episodes import EpisodeSampler, Labels
 from metacontrast.data.images import ClassImages
 from metacontrast.data.options import ReadOptions, Resample, SplitScheme
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, check_choice
 from metacontrast.fields import as_declared, check_fields, field_types
-from metacontrast.maml.engine import Precision
+from metacontrast.maml.engine import Precision, TaskGradient
 from metacontrast.maml.inner import Inner
+from metacontrast.methods import METHODS
 from metacontrast.model.encoders import EncoderName, build_encoder
-from metacontrast.model.head import HeadKind
+from metacontrast.model.head import BUILT_HEADS, HeadKind, TestHead
 from metacontrast.model.model import Model
 from metacontrast.model.normalization import Norm
-from metacontrast.types import LossName, Order, Scope
+from metacontrast.types import LossName, Order, Params, Scope
 
 OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop"]
 Schedule = Literal["constant", "cosine"]
-Objective = Literal["maml", "contrastive"]
 
 
 def _option(default: Any, help: str) -> Any:
@@ -67,9 +70,9 @@ class TrainConfig:
     inner_scope: Scope = _option("all", "what the inner loop adapts: all (MAML), head (ANIL) or encoder (BOIL)")
     inner_loss: LossName = _option("cross_entropy", "loss of both loops")
 
-    objective: Objective = _option("maml", "maml, or the contrastive loss that equals it when only the head adapts")
-    drop_interference: bool = _option(False, "leave the interference term out of the contrastive loss")
-    drop_noise: bool = _option(False, "leave the noise term out of the contrastive coefficients")
+    method: str = _option("maml", f"way of training: {', '.join(METHODS)}; it brings the fields that it needs")
+    drop_interference: bool = _option(False, "contrastive: leave the interference term out of the loss")
+    drop_noise: bool = _option(False, "contrastive: leave the noise term out of the coefficients")
 
     optimizer: OptimizerName = _option("adam", "optimizer of the outer loop, with PyTorch's defaults")
     outer_lr: float = _option(1e-3, "learning rate of the outer loop")
@@ -113,11 +116,11 @@ class TrainConfig:
                 f"head={self.head} with inner_scope={self.inner_scope} and inner_steps={self.inner_steps} leaves the "
                 "outputs at zero and learns nothing: use --head learned, or let the inner loop move the head"
             )
-        if self.head == "prototype" and not self.head_bias:
-            raise InputError("head=prototype is built with a bias: leave out --no-head-bias")
+        if self.head in BUILT_HEADS and not self.head_bias:
+            raise InputError(f"head={self.head} is built with a bias: leave out --no-head-bias")
         if self.least_ways is not None and self.head == "learned":
             raise InputError("head=learned is for one number of classes: leave out least_ways, or use --head zeroed")
-        _check_objective(self)
+        _check_method(self)
 
     def digest(self) -> str:
         """SHA-256 over all fields, in hexadecimal: the name of a run among others."""
@@ -127,9 +130,15 @@ class TrainConfig:
         """How training adapts to a task."""
         return Inner(self.inner_steps, self.inner_lr, self.inner_scope, self.order, self.inner_loss)
 
-    def dropped(self) -> dict[str, bool]:
-        """What the contrastive objective leaves out."""
-        return {"drop_interference": self.drop_interference, "drop_noise": self.drop_noise}
+    def task_gradient(self) -> TaskGradient | None:
+        """The gradient of one task that the method follows with its options; None is MAML's."""
+        method = METHODS[self.method]
+        options = {name: getattr(self, name) for name in method.options}
+        return None if method.gradient is None else partial(method.gradient, **options)
+
+    def test_heads(self) -> tuple[TestHead, ...]:
+        """What the inner loop starts from at test; a head that answers without inner steps has no use for zeros."""
+        return ("kept",) if self.head in BUILT_HEADS and self.inner_steps == 0 else ("kept", "zeroed")
 
     def read_options(self) -> ReadOptions:
         """How images are read."""
@@ -140,6 +149,16 @@ class TrainConfig:
         """The model for images of that shape."""
         encoder = build_encoder(self.encoder, image_shape, self.filters)
         return Model(encoder, self.ways, head=self.head, head_bias=self.head_bias, norm=self.norm)
+
+    def init(self, model: Model, generator: torch.Generator, classes: int) -> Params:
+        """Draw the starting values of everything that the method learns.
+
+        Args:
+            classes: how many there are to train on, for methods that tell them all apart.
+        """
+        params = model.init(generator, self.head_init_scale)
+        start = METHODS[self.method].start
+        return params if start is None else start(model, params, self.inner())
 
     def training_tasks(self, images: ClassImages) -> EpisodeSampler:
         """The tasks that are trained on: update u uses the tasks u·meta_batch and following."""
@@ -177,32 +196,52 @@ _LEAST = {
 }
 
 
-def _check_objective(config: TrainConfig) -> None:
-    """Raise when the theory's closed forms are asked for outside their setting."""
-    if config.objective == "contrastive" and config.precision != "float32":
-        raise InputError(f"objective=contrastive cannot have precision={config.precision}: use --precision float32")
-    dropped = [name for name in ("drop_interference", "drop_noise") if getattr(config, name)]
-    if dropped and config.objective == "maml":
-        raise InputError(f"{dropped[0]} is a switch of the contrastive loss: add --objective contrastive")
-    if config.objective == "contrastive":
-        wanted = {"inner_scope": ("head",), "head": ("learned", "zeroed")}
-        for name, allowed in wanted.items():
-            if (value := getattr(config, name)) not in allowed:
-                flag = "--" + name.replace("_", "-")
-                raise InputError(f"objective=contrastive cannot have {name}={value}: add {flag} {' or '.join(allowed)}")
-        if config.order == "second" and config.inner_steps > 1:
-            raise InputError(f"objective=contrastive has no second order for {config.inner_steps} steps: use 1 step")
-    if config.objective == "contrastive" or config.explain_every:
-        name = "objective=contrastive" if config.objective == "contrastive" else f"explain_every={config.explain_every}"
-        if config.inner_loss != "cross_entropy" or config.inner_steps < 1:
-            raise InputError(f"{name} needs --inner-loss cross_entropy and --inner-steps 1 or more")
+def _check_method(config: TrainConfig) -> None:
+    """Raise for fields that the method cannot have, and where the theory's closed forms are outside their setting."""
+    check_choice("method", config.method, METHODS)
+    method = METHODS[config.method]
+    for name, allowed in method.needs.items():
+        if (value := getattr(config, name)) not in allowed:
+            flag, words = "--" + name.replace("_", "-"), " or ".join(map(str, allowed))
+            raise InputError(f"method={config.method} cannot have {name}={value}: add {flag} {words}")
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    for owner, each in METHODS.items():
+        for name in set(each.options) - set(method.options):
+            if getattr(config, name) != defaults[name]:
+                raise InputError(f"{name} is an option of the method {owner}: add --method {owner}")
+    if config.method == "contrastive" and config.order == "second" and config.inner_steps > 1:
+        raise InputError(f"method=contrastive has no second order for {config.inner_steps} steps: use 1 step")
+    needs_theory = f"explain_every={config.explain_every}" if config.explain_every else ""
+    if config.explain_every and not method.explains:
+        raise InputError(
+            f"method={config.method} has an inner loop of which the theory does not speak: leave out {needs_theory}"
+        )
+    needs_theory = "method=contrastive" if config.method == "contrastive" else needs_theory
+    if needs_theory and (config.inner_loss != "cross_entropy" or config.inner_steps < 1):
+        raise InputError(f"{needs_theory} needs --inner-loss cross_entropy and --inner-steps 1 or more")
+
+
+def with_fields(config: TrainConfig, **fields: Any) -> TrainConfig:
+    """The configuration with other fields; another `method` brings what it needs unless that is given too.
+
+    >>> with_fields(TrainConfig(), method="protonet").head
+    'prototype'
+    """
+    brought: dict[str, Any] = {}
+    if (name := fields.get("method", config.method)) != config.method and name in METHODS:
+        method = METHODS[name]
+        needed = {each: values[0] for each, values in method.needs.items() if getattr(config, each) not in values}
+        brought = {**method.fields, **needed}
+    return replace(config, **(brought | fields))
 
 
 def config_from_values(values: Any, where: str) -> TrainConfig:
     """The configuration that `where` holds; what cannot be one is named in an `InputError`."""
     if not isinstance(values, dict):
         raise InputError(f"{where} holds no configuration: it is damaged or not from here")
-    types = field_types(TrainConfig)
+    types, values = field_types(TrainConfig), dict(values)
+    if "objective" in values:  # the name of `method` in runs that were made before there were others
+        values["method"] = values.pop("objective")
     if unknown := sorted(set(values) - set(types)):
         raise InputError(f"{where} has unknown fields {', '.join(unknown)}: it was written by another version")
     try:

@@ -28,9 +28,7 @@ def _maml(head: str, authors: str, look: Look, **fields: Any) -> Variant:
 
 
 def _contrastive(head: str, figure: str, authors: str, look: Look, **fields: Any) -> Variant:
-    return Variant(
-        head, AuthorsCurve(figure, f"contrastive_{authors}", 1), look, {"objective": "contrastive", **fields}
-    )
+    return Variant(head, AuthorsCurve(figure, f"contrastive_{authors}", 1), look, {"method": "contrastive", **fields})
 
 
 VARIANTS = {
