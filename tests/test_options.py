@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import metacontrast as mc
+from feature_tasks import make_case
+from metacontrast import theory
 from metacontrast.classifier.candidates import Plan, make_plan
 from metacontrast.classifier.export import export
 from metacontrast.classifier.image_format import ImageFormat

@@ -81,7 +81,7 @@ def test_the_demonstration_shows_its_own_defaults(capsys):
 
 
 def assert_defaults(text: str, config: TrainConfig) -> None:
-    text = " ".join(text.split())
+    text = re.sub(r"(?<=\w)- ", "-", " ".join(text.split()))  # lines may also end after a hyphen
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         shown = ",".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value).lower()

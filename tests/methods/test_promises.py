@@ -14,7 +14,7 @@ from metacontrast.errors import InputError
 from metacontrast.maml.engine import split
 from metacontrast.memory import peak_bytes
 from metacontrast.methods import METHODS
-from metacontrast.report.findings import as_text, explain_run, setting
+from metacontrast.report.findings import explain_run, findings_text, setting
 from metacontrast.training import memory
 from metacontrast.training.config import TrainConfig, config_from_values, with_fields
 from metacontrast.training.memory import estimate_memory
@@ -123,11 +123,11 @@ def test_a_model_is_explained_or_refused_in_one_line(method, runs):
     """A head that is built from the support set and answers at once leaves nothing unexplained."""
     run = load_run(runs / method)
     if not METHODS[method].explains:
-        with pytest.raises(InputError, match="the theory is that of one loss, one inner learning rate"):
+        with pytest.raises(InputError, match="the theory is that of one"):
             explain_run(run, [], run.config.test_tasks(IMAGES[1]), 2)
         return
     found = explain_run(run, [], run.config.test_tasks(IMAGES[1]), 2)
-    assert as_text(found)
+    assert findings_text(found)
     assert setting(found)
     if run.config.inner_steps == 0:
         assert found.explanation.distance < 1e-4

@@ -21,14 +21,14 @@ _GROUPS = {
     "ways": "task",
     "encoder": "model",
     "order": "inner loop",
-    "objective": "outer loop",
+    "method": "outer loop",
     "eval_every": "evaluation",
     "checkpoint_every": "run",
 }
 """The groups of flags by their first field; the fields that follow it in `TrainConfig` belong to the same group."""
 COMMON = (
     *("recipe", "dataset", "ways", "shots", "queries", "encoder", "head", "norm"),
-    *("order", "inner_steps", "inner_lr", "inner_scope", "outer_lr", "meta_batch", "updates"),
+    *("order", "inner_steps", "inner_lr", "inner_scope", "method", "outer_lr", "meta_batch", "updates"),
     *("eval_every", "eval_steps", "seed", "out", "resume", "data_root", "device", "json"),
 )
 """The flags that the short help of a training shows, by destination."""
