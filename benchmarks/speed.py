@@ -17,7 +17,7 @@ from gradients.engines import ENGINES, FLOOR, OURS, PEERS, Engine, Environment, 
 from gradients.measure import measure
 from metacontrast.cli import shared
 from metacontrast.cli.destinations import check_destinations
-from metacontrast.cli.main import Parser
+from metacontrast.cli.parser import Parser
 from metacontrast.device import find_device
 from metacontrast.errors import InputError, not_one_of
 

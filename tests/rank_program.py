@@ -19,7 +19,7 @@ BASE = TrainConfig(filters=8, ways=3, queries=3, meta_batch=5, inner_lr=0.1)
 CONFIGS = {
     "zeroing trick, second order": replace(BASE, head="zeroed", order="second"),
     "learned head, two steps": replace(BASE, head="learned", inner_steps=2),
-    "contrastive": replace(BASE, inner_scope="head", objective="contrastive"),
+    "contrastive": replace(BASE, inner_scope="head", method="contrastive"),
 }
 
 

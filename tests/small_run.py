@@ -35,9 +35,12 @@ def linear_encoder(name: str, image_shape: tuple[int, int, int], filters: int | 
     return Encoder(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), image_shape)
 
 
-def train_small(path: Path, config: TrainConfig = SMALL, *, resume: bool = False) -> None:
+def train_small(path: Path, config: TrainConfig = SMALL, *, resume: bool = False, stop_after: int = 0) -> None:
+    """Train, to the end or until so many updates are done."""
+    done: list[int] = []
     with open_run(path, config, IMAGES, "cpu", resume=resume) as run:
-        train_run(config, run, *IMAGES)
+        stop = lambda: done[-1] == stop_after  # noqa: E731
+        train_run(config, run, *IMAGES, on_record=lambda record: done.append(record["update"]), should_stop=stop)
 
 
 def content(path: Path) -> tuple[Any, ...]:

@@ -1,10 +1,15 @@
-"""Every code block of the README and the docs runs: Python as it stands, commands shrunk to a few updates."""
+"""Every code block of the README and the docs runs, and every example of `--help`: Python as it stands, commands shrunk
+to a few updates.
+"""
 
 import os
 import re
 import shlex
 import subprocess
+import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -16,7 +21,8 @@ from metacontrast.cli.main import build_parser, run
 from metacontrast.experiments.figures import FIGURES
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SHRINK = {
     "train": ["--updates", "2", "--eval-every", "0", "--eval-episodes", "3", "--meta-batch", "2"],
@@ -53,20 +59,76 @@ def blocks(language: str) -> list:
     return found
 
 
+@pytest.fixture
+def tracked(monkeypatch) -> list[dict]:
+    """What stand-ins for two trackers of experiments are given."""
+    found: list[dict] = []
+    log = SimpleNamespace(log=lambda numbers, step: found.append(numbers))
+    wandb = SimpleNamespace(init=lambda project, config: nullcontext(log))
+    mlflow = SimpleNamespace(start_run=nullcontext, log_params=found.append, log_metrics=log.log)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    return found
+
+
 @pytest.mark.parametrize("code", blocks("python"))
-def test_python_block_runs(code, own_images, capsys):
+def test_python_block_runs(code, own_images, tracked, capsys):
     if "onnxruntime" in code:
         export(FewShotClassifier("omniglot-conv4").fit("my-images").state_, Path("classifier.onnx"), "onnx")
+    if "tensorboard" in code:
+        pytest.importorskip("tensorboard")
     exec(compile(code, "documentation", "exec"), {"__name__": "documentation"})
+    assert ("import wandb" in code or "import mlflow" in code) == bool(tracked)
+    assert not tracked or {"training/loss", "maml/zeroed/1 steps"} <= set().union(*tracked)
     capsys.readouterr()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
 def test_commands_of_a_page_run_in_their_order(page, own_images, capsys):
-    for language, code in BLOCK.findall(page.read_text(encoding="utf-8")):
-        if language == "sh":
-            for line in code.replace("\\\n", " ").splitlines():
-                run_line(line)
+    for line in commands_of(page).replace("\\\n", " ").splitlines():
+        run_line(line)
+    capsys.readouterr()
+
+
+def commands_of(page: Path) -> str:
+    return "".join(code for language, code in BLOCK.findall(page.read_text(encoding="utf-8")) if language == "sh")
+
+
+def test_the_readme_runs_in_a_fresh_shell(tmp_path):
+    """Its commands in their order, pasted into a shell that knows `metacontrast` only once it is activated.
+
+    `make` only says what it would do, nothing is downloaded, and flags for a short training are added.
+    """
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    (programs / "activate").write_text('PATH="$PWD/.venv/bin:$PATH"\n')
+    short = "".join(f'{name}) set -- "$@" {shlex.join(flags)} ;; ' for name, flags in SHRINK.items())
+    command = programs / "metacontrast"
+    command.write_text(
+        f"""#!/bin/sh
+case "$1 $2" in "data get") exit 0 ;; esac
+case "$*" in *runs/omniglot*) test -n "$METACONTRAST_DATA" || exit 0 ;; esac
+case "$1" in {short}esac
+exec {shlex.quote(str(Path(sys.executable).with_name("metacontrast")))} "$@"
+"""
+    )
+    command.chmod(0o755)
+    make = f'make() {{ command make --dry-run -C {shlex.quote(str(ROOT))} "$@"; }}'
+    script = "\n".join(["set -e", make, commands_of(README)])
+    path = {"PATH": "/usr/local/bin:/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=os.environ | path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "my-classifier" / "score.html").is_file()
+
+
+def test_examples_of_the_help_run(own_images, capsys):
+    parsers = {name: parser for action in build_parser()._actions for name, parser in (action.choices or {}).items()}
+    examples = [line for parser in parsers.values() for line in (parser.epilog or "").splitlines()[1:]]
+    assert len(examples) > 20
+    for line in examples:
+        run_line(line)
     capsys.readouterr()
 
 
@@ -95,9 +157,13 @@ def run_line(line: str) -> None:
                 words[2] = "comparing-features"
                 if "--until" in words:  # the length of a page's example; here it is `smoke`
                     del words[words.index("--until") : words.index("--until") + 2]
+            if "--help" in words:
+                with pytest.raises(SystemExit, match=r"^0$"):
+                    run(words[1:])
+                return
             assert run([*words[1:], *SHRINK.get(words[1], [])]) == 0, line
         case _:
-            assert words[:2] in (["pip", "install"], ["git", "clone"], ["cd", "metacontrast"]), f"not tested: {line}"
+            assert words[:2] in (["pip", "install"], ["source", ".venv/bin/activate"]), f"not tested: {line}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

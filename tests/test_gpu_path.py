@@ -159,8 +159,8 @@ def test_outer_gradients_of_every_precision(device, precision, scope):
 
 OBJECTIVES = [
     *({"inner_scope": scope, "head": head} for head, scope in LEARNING),
-    {"objective": "contrastive", "inner_scope": "head", "head": "learned"},
-    {"objective": "contrastive", "inner_scope": "head", "head": "zeroed", "inner_steps": 1, "order": "second"},
+    {"method": "contrastive", "inner_scope": "head", "head": "learned"},
+    {"method": "contrastive", "inner_scope": "head", "head": "zeroed", "inner_steps": 1, "order": "second"},
     {"optimizer": "sgd", "norm": "inductive"},
     {"optimizer": "rmsprop"},
 ]
@@ -289,14 +289,14 @@ def test_the_theory_waits_for_nothing(device, bias):
     support, query, weight = (torch.randn(n, 4, generator=g).to(NAME) for n in (6, 9, 3))
     support_y, query_y = (torch.arange(3).repeat_interleave(n).to(NAME) for n in (2, 3))
     head = mc.Head(weight, weight[:, 0] if bias else None)
-    task, setting = (support, support_y, query, query_y, head), {"inner_lr": 0.1, "inner_steps": 2}
+    task = theory.FeatureTask(support, support_y, query, query_y, head)
     device.waits.clear()
-    heads = theory.adapted_heads(support, support_y, head, **setting)
+    heads = theory.adapted_heads(task, mc.Inner(2, 0.1))
     for order in ORDERS:
-        theory.split_feature_gradient(*task, **setting, order=order)
-        theory.head_gradient(*task, **setting, order=order)
-        theory.contrastive_loss(*task, inner_lr=0.1, order=order)
-    theory.head_update(*task, **setting, outer_lr=0.1)
+        theory.split_feature_gradient(task, mc.Inner(2, 0.1, order=order))
+        theory.head_gradient(task, mc.Inner(2, 0.1, order=order))
+        theory.contrastive_loss(task, mc.Inner(1, 0.1, order=order))
+    theory.head_update(task, mc.Inner(2, 0.1), outer_lr=0.1)
     probs = [mc.model.model.apply_head(each, support).softmax(1) for each in heads[:-1]]
     answers = mc.model.model.apply_head(heads[-1], query).softmax(1)
     coefficients = theory.contrastive_coefficients(answers, query_y, torch.stack(probs), support_y)

@@ -34,17 +34,18 @@ from metacontrast.data.options import ReadOptions
 from metacontrast.device import find_device
 from metacontrast.errors import InputError, check_choice, did_you_mean
 from metacontrast.experiments.figures import FIGURES, find_figures
-from metacontrast.experiments.setting import Schedule, Setting, choose_setting
+from metacontrast.experiments.setting import MeasurementPlan, Setting, choose_setting
 from metacontrast.experiments.spec import Accuracy, Claim, Comparison, Endpoint, FigureSpec, Number
 from metacontrast.fields import as_declared
 from metacontrast.maml.engine import Engine
-from metacontrast.maml.inner import Inner
+from metacontrast.methods import Method
 from metacontrast.model.encoders import build_encoder, conv4
 from metacontrast.training.config import TrainConfig, config_from_values
 from metacontrast.training.evaluate import Evaluation
 from metacontrast.training.recipes import recipe
 from metacontrast.training.run import TrainedRun
 from metacontrast.training.step import Resources
+from metacontrast.types import Inner
 from toy_images import noisy_images, numbered_images
 
 
@@ -79,10 +80,11 @@ OPTIONS: dict[type, Callable[..., Any]] = {
     mc.EpisodeSampler: tasks,
     mc.Inner: mc.Inner,
     mc.Model: model,
+    Method: lambda **options: Method("a", **options),
     Plan: lambda **options: Plan(mc.Inner(), **options),
     ReadOptions: ReadOptions,
     Resources: Resources,
-    Schedule: lambda **options: Schedule((1,), **options),
+    MeasurementPlan: lambda **options: MeasurementPlan((1,), **options),
     Setting: Setting,
     TrainConfig: train_config,
 }
@@ -94,19 +96,6 @@ RESULTS = (
 )
 """What is measured rather than asked for, or made of options that were checked before."""
 
-case = make_case(0, bias=True)
-
-
-def of_theory(function: Callable[..., Any], **options: Any) -> Any:
-    return function(*case.task, inner_lr=0.1, **options)
-
-
-def of_an_encoder(**options: Any) -> Any:
-    params = mc.Params({}, mc.Head(torch.zeros(3, 4), None))
-    x, y = torch.zeros(3, 1, 2, 2), torch.arange(3)
-    features = lambda encoder, x: x.flatten(1)  # noqa: E731
-    return theory.split_encoder_gradient(features, params, mc.Episode(x, y, x, y), inner_lr=0.1, **options)
-
 
 CALLS: dict[Callable[..., Any], Callable[..., Any]] = {
     build_encoder: lambda name="mlp": build_encoder(name, (1, 8, 8)),
@@ -115,11 +104,8 @@ CALLS: dict[Callable[..., Any], Callable[..., Any]] = {
     decode: lambda **options: decode(torch.zeros(4, 4, dtype=torch.uint8).numpy(), 4, **options),
     mc.Model.with_head: lambda head="zeroed": model().with_head(head),
     mc.Model.with_norm: lambda norm="inductive": model().with_norm(norm),
-    theory.contrastive_loss: lambda **options: of_theory(theory.contrastive_loss, **options),
-    theory.head_gradient: lambda **options: of_theory(theory.head_gradient, **options),
-    theory.head_update: lambda **options: of_theory(theory.head_update, outer_lr=0.1, **options),
-    theory.split_encoder_gradient: of_an_encoder,
-    theory.split_feature_gradient: lambda **options: of_theory(theory.split_feature_gradient, **options),
+    theory.build_task: lambda head="ridge": theory.build_task(*make_case(0).task[:4], head, ways=5),
+    theory.split_built_gradient: lambda head="ridge": theory.split_built_gradient(*make_case(0).task[:4], head, ways=5),
 }
 """Functions that take options themselves, and how they are called."""
 
@@ -133,7 +119,9 @@ INSIDE = {
     "experiments.": "the words stand in the figures' own specifications",
     "maml.inner.": "the options are those of Inner",
     "maml.engine.a": "the options are those of Engine",
-    "model.head.check_": "the options are those of Model",
+    "maml.engine.mean_task_gradient": "the options are those of Engine",
+    "model.head.": "the options are those of Model",
+    "model.solvers.": "the options are those of Evaluation",
     "model.normalization.prepare": "the options are those of Model",
 }
 """Functions that are handed options which were checked before."""
@@ -221,7 +209,7 @@ def misspelled(word: str) -> Iterator[str]:
 def test_every_misspelling_of_every_choice_is_refused_in_one_line(make, name, words):
     """Issue: "every enumerated value is checked where it enters, with the nearest name suggested"."""
     for wrong in {each for word in words for each in misspelled(word)} - set(words):
-        value = (wrong,) if name == "heads" else wrong
+        value = (wrong,) if name in ("heads", "solvers") else wrong
         with pytest.raises(InputError, match="is not one of") as error:
             make(**{name: value})
         assert repr(wrong) in str(error.value)
@@ -316,7 +304,6 @@ WRONG_KINDS: dict[str, Callable[[], Any]] = {
     "eval_steps=1.5 is not a whole number": lambda: TrainConfig(eval_steps=[1, 1.5]),
     "inner_lr=1000.* is not a number": lambda: TrainConfig(inner_lr=10**400),
     "dataset=None is not text": lambda: TrainConfig(dataset=None),
-    "inner_steps=1.5: give a whole number": lambda: of_theory(theory.contrastive_loss, inner_steps=1.5),
     "skip_unreadable='no' is not True or False": lambda: mc.FewShotClassifier(skip_unreadable="no").fit(
         [torch.zeros(1, 28, 28)], ["a"]
     ),

@@ -13,10 +13,9 @@ import torch
 from torch import nn
 
 from gradients.peers.job import Job
-from metacontrast.maml.inner import Order, Scope
 from metacontrast.model.encoders import build_encoder
 from metacontrast.model.model import Model
-from metacontrast.types import Episode, Params, to_tensors
+from metacontrast.types import Episode, Order, Params, Scope, to_tensors
 
 ORDERS: tuple[Order, ...] = ("first", "second")
 

@@ -14,7 +14,7 @@ from gradients.cases import Case, build_model, write_job
 from gradients.engines import FLOOR, OURS, Engine
 from gradients.peers.job import Job
 from gradients.worker import Worker, exact_gradient
-from metacontrast.maml.inner import Order
+from metacontrast.types import Order
 
 TOLERANCE = 1e-6
 """Float64 gradients of the same mathematics differ by less, relative to the length of the whole gradient."""

@@ -14,9 +14,8 @@ from gradients.floor import floor_clock, ways
 from gradients.peers.job import Job
 from gradients.peers.process import Measure, serve, timed
 from metacontrast.maml.engine import meta_gradient
-from metacontrast.maml.inner import Inner, Order
 from metacontrast.memory import keep_freed_memory
-from metacontrast.types import Episode, from_tensors, to_tensors
+from metacontrast.types import Episode, Inner, Order, from_tensors, to_tensors
 
 
 def prepare(job: Job) -> Callable[[], list[Tensor]]:

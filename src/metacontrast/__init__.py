@@ -17,17 +17,18 @@ if TYPE_CHECKING:
     from metacontrast.diagnostics.explanation import explain
     from metacontrast.errors import InputError
     from metacontrast.maml.engine import Engine, meta_gradient
-    from metacontrast.maml.inner import Inner, adapt, learned_rates
+    from metacontrast.maml.inner import adapt, learned_rates
     from metacontrast.maml.outer import Metrics
     from metacontrast.model import encoders
     from metacontrast.model.head import zero_head
     from metacontrast.model.model import Model
     from metacontrast.training.config import TrainConfig
     from metacontrast.training.evaluate import Evaluation, evaluate
+    from metacontrast.training.records import scalars
     from metacontrast.training.run import load_params, load_run
     from metacontrast.training.train import train
     from metacontrast.training.train_run import train_config
-    from metacontrast.types import Episode, Head, Params, from_tensors, map_params, to_tensors
+    from metacontrast.types import Episode, Head, Inner, Params, from_tensors, map_params, to_tensors
 
 _PUBLIC = {
     # Values
@@ -49,7 +50,7 @@ _PUBLIC = {
     "zero_head": "model.head",
     # MAML
     "Engine": "maml.engine",
-    "Inner": "maml.inner",
+    "Inner": "types",
     "Metrics": "maml.outer",
     "adapt": "maml.inner",
     "learned_rates": "maml.inner",
@@ -60,6 +61,7 @@ _PUBLIC = {
     "evaluate": "training.evaluate",
     "load_params": "training.run",
     "load_run": "training.run",
+    "scalars": "training.records",
     "train": "training.train",
     "train_config": "training.train_run",
     # Why it learns
@@ -97,6 +99,7 @@ __all__ = [
     "load_run",
     "map_params",
     "meta_gradient",
+    "scalars",
     "theory",
     "to_tensors",
     "train",

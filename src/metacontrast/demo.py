@@ -17,7 +17,7 @@ from metacontrast.plots.curves import learning_curves, select_curve
 from metacontrast.plots.style import save_figure
 from metacontrast.plots.thumbnails import EpisodePicture, draw_episodes, drawable
 from metacontrast.report.findings import Findings, headline
-from metacontrast.report.report import write_report as write_explanation
+from metacontrast.report.report import write_report
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Row, as_table
 from metacontrast.training.records import read_records
@@ -55,10 +55,10 @@ def demo_configs(base: TrainConfig) -> dict[str, TrainConfig]:
     }
 
 
-def write_report(folder: Path, results: Sequence[DemoResult], images: ClassImages, command: str) -> Path:
+def write_demo_page(folder: Path, results: Sequence[DemoResult], images: ClassImages, command: str) -> Path:
     """Pictures, `results.json`, an `explain` folder per run and one self-contained page, which is returned."""
     for result in results:
-        write_explanation(_explain_folder(folder, result), result.findings, command)
+        write_report(_explain_folder(folder, result), result.findings, command)
     pictures = [
         save_figure(_curves(results), folder / "learning-curves.png"),
         save_figure(_episodes(results, images), folder / "episodes.png"),

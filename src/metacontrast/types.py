@@ -1,13 +1,27 @@
-"""The values that flow through the library: tasks and parameters."""
+"""The values that flow through the library: tasks, parameters, and how a task is adapted to."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from metacontrast.errors import InputError
+from metacontrast.fields import check_fields
+
 Order = Literal["first", "second"]
 """Whether the outer gradient runs through the inner gradients (`second`) or takes them as constants (`first`)."""
+
+Scope = Literal["all", "head", "encoder"]
+LossName = Literal["cross_entropy", "mean_square_error"]
+Loss = LossName | Callable[[Tensor, Tensor], Tensor]
+"""A name, or a function from one task's outputs `(image, way)` and labels `(image,)` to their mean loss, a scalar."""
+
+Direction = Callable[[dict[str, Tensor], Any], tuple[dict[str, Tensor], Any]]
+"""From the gradient of all that moves, by name, and what it returned at the step before (None at the first) to the
+direction, whose negative is followed, and what it wants to see at the next step. Made of differentiable operations.
+"""
 
 
 class Head(NamedTuple):
@@ -23,18 +37,22 @@ class Params(NamedTuple):
     Args:
         rates: inner learning rates that are learned too, see `metacontrast.maml.inner.learned_rates`; without them
             every step has the size `Inner.lr`.
+        extra: what else a head or a method learns, by name: the penalty of a ridge head, a temperature, norms of their
+            own for every inner step, a classifier of the training classes.
     """
 
     encoder: dict[str, Tensor]
     head: Head
     rates: dict[str, Tensor] = {}  # noqa: RUF012, never changed in place
+    extra: dict[str, Tensor] = {}  # noqa: RUF012
 
     def __repr__(self) -> str:
         """How many numbers there are, and the head's shape."""
         count = sum(t.numel() for t in self.encoder.values())
         rates = f", {len(self.rates)} tensors of rates" if self.rates else ""
+        extra = f", {', '.join(self.extra)}" if self.extra else ""
         encoder = f"{len(self.encoder)} encoder tensors with {count:,} numbers"
-        return f"Params({encoder}, head {_shape(self.head.weight)}{rates})"
+        return f"Params({encoder}, head {_shape(self.head.weight)}{rates}{extra})"
 
 
 class Episode(NamedTuple):
@@ -51,7 +69,83 @@ class Episode(NamedTuple):
 
     def __repr__(self) -> str:
         """The shapes."""
-        return f"Episode({', '.join(f'{name} {_shape(t)}' for name, t in self._asdict().items())})"
+        return f"Episode({name_shapes(**self._asdict())})"
+
+
+@dataclass(frozen=True)
+class Inner:
+    """How a task is adapted to.
+
+    Args:
+        steps: number of gradient steps N, 0 or more.
+        lr: step size η; `metacontrast.learned_rates` makes it a part of the parameters.
+        scope: what moves: `all`, the `head` alone (ANIL), or the `encoder` alone (BOIL).
+        order: whether the outer gradient runs through the inner gradients (`second`) or not (`first`).
+        loss: mean `cross_entropy`; `mean_square_error`, half the squared distance of the outputs to one-hot targets; or
+            a function `loss(outputs, labels)` of one task.
+        query_loss: of the query set, if it is another one.
+        loss_weights: of the query losses after every step in the outer loss (MAML++'s multi-step loss), the last above
+            0; empty: of the last step alone.
+        direction: turns the gradient into another direction of descent, such as one with momentum: a function
+            `direction(gradient, memory)` that returns both, see `Direction`.
+    """
+
+    steps: int = 1
+    lr: float = 0.01
+    scope: Scope = "all"
+    order: Order = "first"
+    loss: Loss = "cross_entropy"
+    query_loss: Loss | None = None
+    loss_weights: tuple[float, ...] = ()
+    direction: Direction | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.lr, Tensor):
+            raise InputError("inner lr is a tensor, whose gradient would be lost: pass a float, or see learned_rates")
+        check_fields(self)
+        if self.steps < 0:
+            raise InputError(f"inner steps={self.steps}, but it must be 0 or more")
+        if not 0 < self.lr < float("inf"):
+            raise InputError(f"inner lr={self.lr}, but it must be above 0 and finite")
+        weights = self.loss_weights
+        if weights and (len(weights) != self.steps or not 0 <= min(weights) <= max(weights) < float("inf")):
+            raise InputError(f"loss_weights={weights}, but {self.steps} inner steps need one of 0 or more for each")
+        if weights and not weights[-1]:
+            raise InputError(f"loss_weights={weights} leave out the last step: take fewer inner steps")
+
+    def at_test(self, steps: int) -> "Inner":
+        """The same adaptation with so many steps, and without a graph for the outer gradient."""
+        return replace(self, steps=steps, order="first", loss_weights=())
+
+    def plain_values(self) -> dict[str, Any]:
+        """The fields that a file can hold.
+
+        Raises:
+            InputError: others are set, such as a loss that is a function.
+        """
+        if callable(self.loss) or not self.is_plain:
+            raise InputError("this adaptation has a loss, direction or weights of its own, which no file can hold")
+        return {name: getattr(self, name) for name in ("steps", "lr", "scope", "order", "loss")}
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is gradient descent on one loss, which the query set has too, after the last step alone."""
+        return self.query_loss is None and not self.loss_weights and self.direction is None
+
+    @property
+    def outer_loss(self) -> Loss:
+        """The loss of the query set."""
+        return self.loss if self.query_loss is None else self.query_loss
+
+
+def name_shapes(**tensors: Tensor) -> str:
+    """The shape of every tensor behind its name, for one line.
+
+    >>> from torch import ones
+    >>> name_shapes(weight=ones(5, 64), bias=ones(5))
+    'weight 5×64, bias 5'
+    """
+    return ", ".join(f"{name} {_shape(tensor)}" for name, tensor in tensors.items())
 
 
 def _shape(tensor: Tensor) -> str:
@@ -70,8 +164,8 @@ def head_from(tensors: Sequence[Tensor]) -> Head:
 
 
 def to_tensors(params: Params) -> list[Tensor]:
-    """All tensors of `params` in a fixed order: the encoder's, the head's weight, its bias if there is one, rates."""
-    return [*params.encoder.values(), *head_tensors(params.head), *params.rates.values()]
+    """All tensors of `params` in a fixed order: the encoder's, head weight, head bias if there is one, rates, extra."""
+    return [*params.encoder.values(), *head_tensors(params.head), *params.rates.values(), *params.extra.values()]
 
 
 def from_tensors(like: Params, tensors: Sequence[Tensor]) -> Params:
@@ -79,14 +173,16 @@ def from_tensors(like: Params, tensors: Sequence[Tensor]) -> Params:
     given = iter(tensors)
     encoder = dict(zip(like.encoder, given, strict=False))
     head = head_from([next(given) for _ in head_tensors(like.head)])
-    return Params(encoder, head, dict(zip(like.rates, given, strict=True)))
+    rates = dict(zip(like.rates, given, strict=False))
+    return Params(encoder, head, rates, dict(zip(like.extra, given, strict=True)))
 
 
 def to_named(params: Params) -> dict[str, Tensor]:
-    """All tensors of `params` under flat names: `encoder.*`, `head.weight`, `head.bias`, and `rates.*` of these."""
+    """All tensors of `params` under flat names: `encoder.*`, `head.weight`, `head.bias`, `rates.*`, `extra.*`."""
     encoder = {f"encoder.{name}": t for name, t in params.encoder.items()}
     head = dict(zip(("head.weight", "head.bias"), head_tensors(params.head), strict=False))
-    return encoder | head | {f"rates.{name}": t for name, t in params.rates.items()}
+    rates = {f"rates.{name}": t for name, t in params.rates.items()}
+    return encoder | head | rates | {f"extra.{name}": t for name, t in params.extra.items()}
 
 
 def from_named(like: Params, named: Mapping[str, Tensor]) -> Params:

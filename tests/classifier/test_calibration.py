@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from metacontrast.classifier.confidence import cross_entropy, fit_temperature, rejection_threshold
-from metacontrast.classifier.support import balanced_weights, held_out_folds, make_support
+from metacontrast.classifier.support import held_out_folds, make_support
 from metacontrast.errors import InputError
+from metacontrast.model.solvers import balanced_weights
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -17,8 +17,9 @@ from metacontrast.classifier.fitted import Answers
 from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.errors import InputError
-from metacontrast.maml.inner import Inner, adapt
+from metacontrast.maml.inner import adapt
 from metacontrast.model.head import class_means
+from metacontrast.types import Inner
 
 
 def fitted(seed: int = 0, **parameters) -> FewShotClassifier:

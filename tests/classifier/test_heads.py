@@ -13,16 +13,15 @@ from metacontrast.classifier.candidates import (
     PROTOTYPE,
     Candidate,
     Plan,
-    logistic_head,
     make_plan,
-    ridge_heads,
 )
 from metacontrast.classifier.cross_validation import HeldOut, report
 from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.classifier.support import held_out_folds
 from metacontrast.errors import InputError
-from metacontrast.maml.inner import Inner
+from metacontrast.model.solvers import logistic_head, ridge_heads
+from metacontrast.types import Inner
 
 TOLERANCE = 1e-12
 

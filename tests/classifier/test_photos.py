@@ -20,9 +20,9 @@ from metacontrast.classifier.sources import BUNDLED, bundled_names, hf_images
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.cli.main import run
 from metacontrast.errors import InputError
-from metacontrast.maml.inner import Inner
 from metacontrast.model.efficientnet_lite import Direction, efficientnet_lite, load_weights
 from metacontrast.model.image_wise import keeps_images_apart
+from metacontrast.types import Inner
 
 FORM = ImageFormat(3, SIZE, mean=(0.5,), std=(0.25,))
 needs_weights = pytest.mark.skipif("photos-small" not in bundled_names(), reason="efficientnet-lite0 is not installed")

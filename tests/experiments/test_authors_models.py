@@ -14,7 +14,7 @@ from metacontrast.experiments import authors_models
 from metacontrast.experiments.authors_models import HEAD_ONLY, WHOLE, find_runs, load_authors, measure_all
 from metacontrast.experiments.figure_records import read_run
 from metacontrast.experiments.figures import FIGURES
-from metacontrast.experiments.measurement import decode
+from metacontrast.experiments.measurement import decode_counts
 from metacontrast.experiments.setting import Setting
 from metacontrast.training.evaluate import evaluate
 from metacontrast.training.recipes import recipe
@@ -103,7 +103,7 @@ def test_records_hold_the_counts_that_evaluate_averages(released, tmp_path):
         for record in records.measured.values():
             assert (record["tasks"], record["queries"], len(record["sha256"])) == (TASKS, 75, 64)
             for name in ("kept/1", "zeroed/1", "nearest-mean"):
-                counts = decode(record["correct"][name])
+                counts = decode_counts(record["correct"][name])
                 assert counts.mean() / 75 == pytest.approx(record["values"][name], abs=1e-5)
     assert rates["mini_maml_SO_init1_seed1"] == (0.1, 1)
     assert rates["mini_5w1s15q_FO_zero1_initvar1.0_seed225"] == (0.01, 5)

@@ -23,8 +23,8 @@ def invented(curves: list[Curve]) -> list[Measurement]:
             seed,
             {
                 "update": update,
-                "tasks": curve.schedule.tasks_at(update),
-                "values": dict.fromkeys(measured_names(curve.schedule, update), (update + seed) / 100_000),
+                "tasks": curve.plan.tasks_at(update),
+                "values": dict.fromkeys(measured_names(curve.plan, update), (update + seed) / 100_000),
                 "maps": {name: [[update / 100_000]] for name in MAPS},
             },
         )
@@ -86,7 +86,7 @@ def test_the_reformulated_runs_move_the_head_alone_in_training_and_everything_at
                 0.1,
                 False,
             )
-            assert curve.schedule.scope == "all"
+            assert curve.plan.scope == "all"
 
 
 @pytest.mark.parametrize(("protocol", "labels"), [("paper", {"bound"}), ("authors", {"bound-uneven", "bound-tuples"})])

@@ -4,6 +4,7 @@ The flags of a GPU are there without one, so that they can be looked at where a 
 """
 
 import threading
+from functools import partial
 
 import pytest
 import torch
@@ -12,11 +13,10 @@ from torch import Tensor, nn
 from explained_tasks import tasks
 from metacontrast.diagnostics.explanation import explain
 from metacontrast.errors import InputError
-from metacontrast.maml.engine import arithmetic, meta_gradient
-from metacontrast.maml.inner import Inner
+from metacontrast.maml.engine import arithmetic, mean_task_gradient, meta_gradient
+from metacontrast.methods import contrastive
 from metacontrast.model.model import Model
-from metacontrast.training.objective import contrastive_gradient
-from metacontrast.types import map_params
+from metacontrast.types import Inner, map_params
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 
@@ -153,7 +153,7 @@ class Watching(nn.Module):
 seen: list[list[str]] = []
 
 
-@pytest.mark.parametrize("work", [meta_gradient, contrastive_gradient, explain])
+@pytest.mark.parametrize("work", [meta_gradient, partial(mean_task_gradient, contrastive), explain])
 def test_computations_are_of_single_precision_where_a_script_asked_for_less(work):
     """`set_float32_matmul_precision` is in many a script; the library's own option decides."""
     model = Model(Watching(), 3)

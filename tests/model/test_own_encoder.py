@@ -12,11 +12,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import reference
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import meta_gradient
-from metacontrast.maml.inner import Inner, adapt
+from metacontrast.maml.inner import adapt
 from metacontrast.model.encoders import build_encoder
 from metacontrast.model.model import Model
 from metacontrast.model.normalization import TaskBatchNorm
-from metacontrast.types import Episode, to_tensors
+from metacontrast.types import Episode, Inner, to_tensors
 
 TOLERANCE = 1e-12
 WAYS = 3

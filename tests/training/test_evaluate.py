@@ -6,18 +6,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression, Ridge
 
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import Engine
-from metacontrast.maml.inner import Inner, adapt
+from metacontrast.maml.inner import adapt
 from metacontrast.memory import FILLED, peak_bytes
 from metacontrast.model.encoders import build_encoder
 from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model
 from metacontrast.training import evaluate as evaluation_module
-from metacontrast.training.evaluate import Evaluation, confidence_interval, evaluate, logits_after
-from metacontrast.types import Episode, map_params
+from metacontrast.training.evaluate import Evaluation, confidence_interval, evaluate, evaluate_tasks, logits_after
+from metacontrast.types import Episode, Inner, map_params
 from toy_images import noisy_images
 
 original_batch = EpisodeSampler.batch
@@ -153,3 +154,27 @@ def test_an_evaluation_takes_as_many_tasks_at_once_as_fit_into_memory(share, few
     alone = evaluate(MODEL, PARAMS, TASKS, INNER, Evaluation((1,), episodes=40))
     for found, expected in zip(together, alone, strict=True):
         assert found.accuracy == pytest.approx(expected.accuracy, abs=2 / (40 * 12))
+
+
+def test_solvers_of_unadapted_features_answer_as_their_textbooks_say(in_float64):
+    """The nearest class mean by distance and by angle, scikit-learn's ridge and logistic regression, task by task."""
+    tasks, solvers = EpisodeSampler(IMAGES, 3, 2, 4), ("nearest-mean", "nearest-cosine", "ridge", "logistic")
+    params = MODEL.init(torch.Generator().manual_seed(0))
+    found = evaluate_tasks(MODEL, params, tasks, INNER, Evaluation((1,), ("kept",), 6, solvers))
+    assert found.shape == (6, 1 + len(solvers))
+    for number, row in enumerate(found):
+        x, y, asked, wanted = tasks[number]
+        support, query = MODEL.features(params.encoder, x), MODEL.query_features(params.encoder, x, asked)
+        unit = support / support.norm(dim=1, keepdim=True)
+        means = torch.stack([support[y == k].mean(0) for k in range(3)])
+        angles = torch.stack([unit[y == k].mean(0) for k in range(3)])
+        strength = support.square().sum(1).mean()
+        ridge = Ridge(0.03 * len(y) * strength.item()).fit(support, torch.nn.functional.one_hot(y, 3))
+        logistic = LogisticRegression(C=1 / (0.01 * len(y) * strength.item()), max_iter=300).fit(support, y)
+        guesses = (
+            (query[:, None] - means).norm(dim=2).argmin(1),
+            torch.cosine_similarity(query[:, None], angles, dim=2).argmax(1),
+            torch.from_numpy(ridge.predict(query)).argmax(1),
+            torch.from_numpy(logistic.predict(query)),
+        )
+        assert row[1:].tolist() == [(guess == wanted).double().mean().item() for guess in guesses]

@@ -89,7 +89,7 @@ def test_every_worker_has_tasks_of_its_own():
 
 
 def test_the_contrastive_objective_is_measured_too():
-    config = replace(SMALL, objective="contrastive", inner_scope="head", inner_steps=1)
+    config = replace(SMALL, method="contrastive", inner_scope="head", inner_steps=1)
     assert estimate_memory(config, IMAGES, VMAP).part > 0
 
 

@@ -17,14 +17,14 @@ from metacontrast.data.catalog import load_evaluation_split
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import meta_gradient
-from metacontrast.maml.inner import Inner, learned_rates
+from metacontrast.maml.inner import learned_rates
 from metacontrast.model.model import Model
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import read_records
 from metacontrast.training.run import load_params, load_run
 from metacontrast.training.train import train
 from metacontrast.training.train_run import initial_state
-from metacontrast.types import Episode, map_params, to_tensors
+from metacontrast.types import Episode, Inner, map_params, to_tensors
 from toy_images import noisy_images
 
 IMAGES = noisy_images(seed=0)

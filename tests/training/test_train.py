@@ -148,7 +148,7 @@ def test_a_loss_that_is_not_finite_stops_with_update_and_tasks_named(tmp_path):
 
 
 def test_divergence_later_on_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
-    from metacontrast.training import train_run as module
+    from metacontrast.training import train as module
 
     real, calls = module.meta_gradient, []
 

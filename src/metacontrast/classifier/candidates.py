@@ -10,7 +10,6 @@ Of features φ with class means c_k, K classes, weights a_s that give every clas
 m = mean |φ|², so that λ means the same for features of every length. All but `adapted` take the un-adapted features.
 """
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -18,17 +17,17 @@ from itertools import groupby
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from metacontrast.classifier.support import balanced_weights
 from metacontrast.errors import InputError, check_choice
 from metacontrast.fields import check_fields
+from metacontrast.maml.checks import check_rates
 from metacontrast.maml.inner import Inner, trajectory
-from metacontrast.model.head import HeadKind, class_means, draw_head, one_hot, prototype_head, zero_head
+from metacontrast.model.head import HeadKind, class_means, draw_head, prototype_head, zero_head
 from metacontrast.model.model import Model
+from metacontrast.model.solvers import STRENGTHS, balanced_weights, logistic_head, ridge_heads
 from metacontrast.types import Head, Params, map_params
 
 Method = Literal["adapted", "prototype", "ridge", "logistic"]
@@ -57,8 +56,8 @@ class Candidate:
 PROTOTYPE = Candidate(method="prototype")
 FALLBACK: dict[Method, Candidate] = {
     "prototype": PROTOTYPE,
-    "ridge": Candidate(method="ridge", strength=0.03),
-    "logistic": Candidate(method="logistic", strength=0.01),
+    "ridge": Candidate(method="ridge", strength=STRENGTHS["ridge"]),
+    "logistic": Candidate(method="logistic", strength=STRENGTHS["logistic"]),
 }
 
 
@@ -190,7 +189,7 @@ def task_start(model: Model, params: Params, ways: int, random_head: int | None 
     if random_head is not None:
         like, generator = params.head.weight, torch.Generator().manual_seed(random_head)
         drawn = draw_head(ways, model.feature_size, params.head.bias is not None, 1.0, generator)
-        return _for_task(model, ways, "learned"), map_params(lambda t: t.to(like), Params(params.encoder, drawn))
+        return _for_task(model, ways, "learned"), map_params(lambda t: t.to(like), params._replace(head=drawn))
     if model.head in ("shared", "prototype"):
         return _for_task(model, ways, model.head), params
     return _for_task(model, ways, "zeroed"), zero_head(params, ways)
@@ -219,7 +218,7 @@ def with_features(
 ) -> tuple[Model, Params, Float[Tensor, "image feature 1 1"]]:
     """The same of features that are there already."""
     flat = Model(nn.Flatten(), model.ways, model.feature_size, model.head, model.head_bias)
-    return flat, Params({}, params.head), features[:, :, None, None]
+    return flat, params._replace(encoder={}), features[:, :, None, None]
 
 
 def solve(
@@ -244,6 +243,7 @@ def solve(
             features = model.features(params.encoder, x)
         for candidate, head in _closed_forms(features, y, model.ways, candidates):
             yield candidate, Params(params.encoder, head)
+    check_rates(model, params)
     moving = on_features(model, params, x) if stepping and inner.scope == "head" else (model, params, x)
     for lr, group in groupby(stepping, key=lambda candidate: candidate.lr):
         wanted = {candidate.steps: candidate for candidate in group}
@@ -263,54 +263,6 @@ def _closed_forms(
     yield from zip(ridges, heads, strict=True)
     for candidate in sorted((each for each in candidates if each.method == "logistic"), reverse=True):
         yield candidate, logistic_head(features, y, ways, candidate.strength)
-
-
-def ridge_heads(
-    features: Float[Tensor, "support feature"], y: Int[Tensor, " support"], ways: int, strengths: Sequence[float]
-) -> list[Head]:
-    """The ridge regression's heads for several strengths λ of one penalty, from one eigendecomposition, in float64.
-
-    With X the features less their weighted mean, times √a, and T the same of the targets, it is the smaller of XᵀX and
-    XXᵀ that is decomposed: W = Tᵀ (XXᵀ + λ m I)⁻¹ X = Tᵀ X (XᵀX + λ m I)⁻¹.
-    """
-    if not strengths:
-        return []
-    phi, t, a = features.double(), one_hot(y, ways, torch.float64), balanced_weights(y, torch.float64)
-    m, centre, mean_t = penalty_unit(phi, a), phi.T @ a, t.T @ a
-    root = a.sqrt()[:, None]
-    x, target = root * (phi - centre), root * (t - mean_t)
-    wide = len(x) <= x.shape[1]
-    values, vectors = torch.linalg.eigh(x @ x.T if wide else x.T @ x)
-    right = vectors.T @ (target if wide else x.T @ target)
-    heads = []
-    for strength in strengths:
-        solved = vectors @ (right / (values.clamp_min(0) + strength * m)[:, None])
-        weight = (x.T @ solved if wide else solved).T
-        heads.append(Head(weight.to(features), (mean_t - weight @ centre).to(features)))
-    return heads
-
-
-def logistic_head(
-    features: Float[Tensor, "support feature"], y: Int[Tensor, " support"], ways: int, strength: float
-) -> Head:
-    """scikit-learn's logistic regression with classes of equal weight."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    phi, a = features.double().cpu(), balanced_weights(y.cpu(), torch.float64)
-    model = LogisticRegression(C=1 / (strength * penalty_unit(phi, a)), max_iter=300)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(phi.numpy(), y.cpu().numpy(), sample_weight=a.numpy())
-    weight, bias = np.asarray(model.coef_), np.asarray(model.intercept_)
-    if ways == 2:
-        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    return Head(torch.from_numpy(weight).to(features), torch.from_numpy(bias).to(features))
-
-
-def penalty_unit(phi: Float[Tensor, "support feature"], a: Float[Tensor, " support"]) -> float:
-    """m = Σ_s a_s |φ_s|²; 1 where all features are 0."""
-    return (a @ phi.square().sum(1)).item() or 1.0
 
 
 def _is_whole(value: Any, least: int) -> bool:

@@ -16,10 +16,11 @@ from tqdm import tqdm
 
 from metacontrast.classifier.candidates import Candidate, Method, on_features, solve
 from metacontrast.classifier.confidence import cross_entropy, fit_temperature
-from metacontrast.classifier.support import balanced_weights, held_out_folds
+from metacontrast.classifier.support import held_out_folds
 from metacontrast.maml.inner import Inner
 from metacontrast.model.head import class_means
 from metacontrast.model.model import Model, apply_head
+from metacontrast.model.solvers import balanced_weights
 from metacontrast.types import Params
 
 Track = Callable[[Sequence[Any], str, str], Iterable[Any]]

@@ -29,16 +29,17 @@ from jaxtyping import Float, Int, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metacontrast.classifier.candidates import Candidate, Plan, on_features, penalty_unit
+from metacontrast.classifier.candidates import Candidate, Plan, on_features
 from metacontrast.classifier.fitted import Fitted, task_of
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.classifier.storage import State
-from metacontrast.classifier.support import Support, balanced_weights
-from metacontrast.errors import one_line
+from metacontrast.classifier.support import Support
+from metacontrast.errors import InputError, one_line
 from metacontrast.maml.inner import Inner, standing_steps, task_losses, trajectory
 from metacontrast.model.frozen import freeze
 from metacontrast.model.head import class_means, one_hot
 from metacontrast.model.model import Model, apply_head
+from metacontrast.model.solvers import balanced_weights, penalty_unit
 from metacontrast.types import Head, Params, to_tensors
 
 if TYPE_CHECKING:
@@ -114,6 +115,11 @@ def explainer(
 ) -> Callable[[UInt8[Tensor, "channel height width"]], Explanation]:
     """A function that explains the answer to one image; what does not depend on the image is done once."""
     model, params, x = task_of(start, support, "cpu", plan.random_head)
+    if fitted.candidate.method == "adapted" and (params.rates or plan.inner.direction is not None):
+        raise InputError(
+            f"{start.name} adapts by learned rates or directions, which no sum over support images describes: fit it "
+            "with head='prototype' or 'ridge' to explain answers"
+        )
     found = _doubled(trace(model, params, x, support.y, plan.inner, fitted.candidate, fitted.network))
     before = freeze(model, params.encoder, x) if found.moved else None
 

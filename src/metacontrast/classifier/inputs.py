@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from metacontrast.data.decode import Item, Source
+from metacontrast.data.decode import ImageSource, Item
 from metacontrast.data.folder import Found, Nested, class_files, find_classes, image_folders, split_classes
 from metacontrast.errors import InputError
 from metacontrast.files import as_path, is_folder
@@ -130,7 +130,7 @@ def as_items(images: Any) -> list[Item]:
     return [Item("", *named) for named in _named(images)]
 
 
-def _named(images: Any) -> Iterator[tuple[str, Source]]:
+def _named(images: Any) -> Iterator[tuple[str, ImageSource]]:
     if isinstance(images, dict):
         yield from ((str(name), _source(image, str(name))) for name, image in images.items())
         return
@@ -139,7 +139,7 @@ def _named(images: Any) -> Iterator[tuple[str, Source]]:
         yield name, _source(image, name)
 
 
-def _source(image: Any, name: str) -> Source:
+def _source(image: Any, name: str) -> ImageSource:
     image = _unwrapped(image, name)
     if isinstance(image, str | Path):
         return as_path(image)

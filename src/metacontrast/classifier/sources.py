@@ -32,7 +32,7 @@ from metacontrast.data.folder import IMAGENET_MEAN, IMAGENET_STD
 from metacontrast.data.options import Resample
 from metacontrast.errors import InputError
 from metacontrast.files import open_tensors
-from metacontrast.model.efficientnet_lite import Direction, efficientnet_lite, load_weights
+from metacontrast.model.efficientnet_lite import FixedLength, efficientnet_lite, load_weights
 
 KINDS = ("timm", "hf", "torchvision", "python")
 IMAGENET = ImageFormat(3, 224, "bicubic", False, IMAGENET_MEAN, IMAGENET_STD)
@@ -171,7 +171,7 @@ class _Features(nn.Module):
         super().__init__()
         self.body = body
         self.read = read
-        self.direction = Direction()
+        self.direction = FixedLength()
 
     def forward(self, images: Float[Tensor, "image channel height width"]) -> Float[Tensor, "image feature"]:
         """The features of every image."""

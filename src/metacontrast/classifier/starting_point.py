@@ -17,6 +17,7 @@ from metacontrast.data.catalog import DATASETS, FOLDER
 from metacontrast.errors import InputError, check_choice
 from metacontrast.files import as_path
 from metacontrast.maml.inner import Inner
+from metacontrast.methods import METHODS
 from metacontrast.model.frozen import freeze
 from metacontrast.model.model import Model
 from metacontrast.training.config import TrainConfig
@@ -173,7 +174,8 @@ def from_run(name: str, run: TrainedRun) -> StartingPoint:
     channels, size, _ = run.image_shape
     images = ImageFormat(channels, size, _resample(run.config), run.config.invert, run.mean, run.std)
     inner = dataclasses.replace(run.config.inner(), order="first")
-    return StartingPoint(name, run.model.with_norm("inductive"), run.params, images, inner, run)
+    head = METHODS[run.config.method].predicts
+    return StartingPoint(name, run.model.with_norm("inductive"), run.params, images, inner, run, head=head)
 
 
 def _resample(config: TrainConfig) -> Any:

@@ -14,7 +14,8 @@ from metacontrast.classifier.sources import Source
 from metacontrast.data.catalog import LARGEST_SIZE
 from metacontrast.data.options import Resample
 from metacontrast.errors import InputError
-from metacontrast.maml.inner import Inner, LossName, Order, Scope
+from metacontrast.maml.inner import Inner
+from metacontrast.types import LossName, Order, Scope
 
 Rule = tuple[Callable[[Any], bool], str]
 LARGEST = 1e300

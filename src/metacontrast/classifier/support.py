@@ -73,18 +73,6 @@ def join(one: Support, other: Support) -> Support:
     return make_support(images, [*one.labels, *other.labels], [*one.names, *other.names], features, least=1)
 
 
-def balanced_weights(y: Int[Tensor, " image"], dtype: torch.dtype = torch.float32) -> Float[Tensor, " image"]:
-    """Weights with sum 1 that give every class the same share, however many images it has.
-
-    How many examples of a class were collected says nothing about how often it will be asked for.
-
-    >>> balanced_weights(torch.tensor([0, 0, 1]))
-    tensor([0.2500, 0.2500, 0.5000])
-    """
-    _, inverse, counts = torch.unique(y, return_inverse=True, return_counts=True)
-    return 1 / (len(counts) * counts[inverse].to(dtype))
-
-
 def held_out_folds(y: Int[Tensor, " image"], folds: int) -> list[np.ndarray]:
     """Row numbers that are left out together, each image of a class with at least two once, some always staying.
 

@@ -4,27 +4,73 @@ import argparse
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
-from metacontrast.cli.main import Parser
+from metacontrast.cli.parser import Parser
 from metacontrast.cli.shared import step_list, word_list
 from metacontrast.errors import did_you_mean, not_one_of
-from metacontrast.training.config import TrainConfig
+from metacontrast.training.config import TrainConfig, with_fields
 from metacontrast.training.recipes import RECIPES, recipe
 from metacontrast.training.run import read_config
 from metacontrast.training.sweep import VARIED, first_run
 
+_GROUPS = {
+    "dataset": "data",
+    "ways": "task",
+    "encoder": "model",
+    "order": "inner loop",
+    "method": "outer loop",
+    "eval_every": "evaluation",
+    "checkpoint_every": "run",
+}
+"""The groups of flags by their first field; the fields that follow it in `TrainConfig` belong to the same group."""
+COMMON = (
+    *("recipe", "dataset", "ways", "shots", "queries", "encoder", "head", "norm"),
+    *("order", "inner_steps", "inner_lr", "inner_scope", "method", "outer_lr", "meta_batch", "updates"),
+    *("eval_every", "eval_steps", "seed", "out", "resume", "data_root", "device", "json"),
+)
+"""The flags that the short help of a training shows, by destination."""
 
-def add_config_flags(parser: argparse.ArgumentParser, **defaults: Any) -> None:
-    """`--recipe` and a flag for every field; `defaults` are the command's own."""
-    shown = dataclasses.replace(RECIPES["glyphs"], **defaults)
-    parser.add_argument("--recipe", metavar="NAME", help=f"named configuration: {', '.join(RECIPES)}")
+
+def add_config_flags(parser: Parser, **own: Any) -> dict[str, argparse._ArgumentGroup]:
+    """`--recipe` and, in groups, a flag for every field; returns the groups by title.
+
+    Args:
+        own: the command's own defaults.
+    """
+    names = ", ".join(RECIPES)
+    text = f"named configuration; the defaults below are those of %(shown)s. Names: {names}"
+    parser.add_argument("--recipe", metavar="NAME", help=text)
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    group: argparse._ActionsContainer = parser
     for field in dataclasses.fields(TrainConfig):
-        _add_flag(parser, field, f" (recipe glyphs: {_as_text(getattr(shown, field.name)).lower()})")
+        if field.name in _GROUPS:
+            title = _GROUPS[field.name]
+            group = groups[title] = parser.add_argument_group(title)
+        _add_flag(group, field, " (default: %(shown)s)")
+    parser.prepare = partial(_show_defaults, parser, own)
+    parser.prepare(())
+    return groups
 
 
-def add_vary_flag(parser: argparse.ArgumentParser) -> None:
+def _show_defaults(parser: Parser, own: Mapping[str, Any], words: Sequence[str]) -> None:
+    """Put the defaults into the help that hold for these words, which may name a recipe, or a data set that has one."""
+    chooser = Parser(add_help=False, exit_on_error=False)
+    chooser.add_argument("--recipe")
+    add_some_config_flags(chooser, ["dataset", "shots"])
+    try:
+        given, _ = chooser.parse_known_args(words)
+    except argparse.ArgumentError:
+        given = argparse.Namespace(recipe=None)
+    name = given.recipe or _default_recipe(getattr(given, "dataset", "glyphs"), getattr(given, "shots", 1))
+    texts = {field: _as_text(value) for field, value in (dataclasses.asdict(recipe(name)) | dict(own)).items()}
+    for action in parser._actions:
+        action.shown = (texts | {"recipe": name}).get(action.dest)  # type: ignore[attr-defined]
+
+
+def add_vary_flag(parser: argparse._ActionsContainer) -> None:
     """`--vary`, whose values become a list of pairs: a field's name, and the values that it takes."""
     parser.add_argument(
         "--vary",
@@ -32,8 +78,8 @@ def add_vary_flag(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FIELD=VALUE,VALUE",
-        help="train these variants of any field, such as head=learned,zeroed or inner-lr=.1,.4, one after the other, "
-        "into DIR/FIELD=VALUE/seed-S each; may be repeated for all combinations",
+        help="train variants of any field, such as head=learned,zeroed or inner-lr=.1,.4, each into "
+        "DIR/FIELD=VALUE/seed-S; may be given several times for all combinations",
     )
 
 
@@ -58,15 +104,18 @@ def config_from_flags(args: argparse.Namespace, **defaults: Any) -> TrainConfig:
     """
     given = given_fields(args)
     base = _base(args, given)
-    return dataclasses.replace(base, **(defaults | given))
+    return with_fields(base, **(defaults | given))
 
 
-def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], note: str = "") -> None:
+def _add_flag(parser: argparse._ActionsContainer, field: dataclasses.Field[Any], default: str = "") -> None:
     hint = typing.get_type_hints(TrainConfig)[field.name]
-    help_text = (field.metadata["help"] + note).replace("%", "%%")
-    flag = "--" + field.name.replace("_", "-")
+    help_text = field.metadata["help"].replace("%", "%%") + default
+    flags = ["--" + field.name.replace("_", "-"), *_OLDER_FLAGS.get(field.name, ())]
     parsing = {"action": _OneSizeOrRange, "metavar": "N"} if field.name in ("ways", "shots") else _parsing(hint)
-    parser.add_argument(flag, default=argparse.SUPPRESS, help=help_text, **parsing)
+    parser.add_argument(*flags, dest=field.name, default=argparse.SUPPRESS, help=help_text, **parsing)
+
+
+_OLDER_FLAGS = {"method": ("--objective",)}
 
 
 def _base(args: argparse.Namespace, given: dict[str, Any]) -> TrainConfig:
@@ -154,4 +203,6 @@ def _or_none(read: Callable[[str], Any], choices: tuple[str, ...] | None) -> Cal
 
 
 def _as_text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    """A value as its flag takes it."""
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return text.lower() or "none"

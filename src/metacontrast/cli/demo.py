@@ -9,12 +9,12 @@ from typing import Any
 from tqdm import tqdm
 
 from metacontrast.cli import shared
-from metacontrast.cli.config_flags import add_config_flags, config_from_flags
+from metacontrast.cli.config_flags import COMMON, add_config_flags, config_from_flags
 from metacontrast.cli.destinations import check_destinations, images_folder
 from metacontrast.cli.train import train_with_progress
 from metacontrast.data import load_dataset
 from metacontrast.data.images import ClassImages
-from metacontrast.demo import DemoResult, demo_configs, results_table, write_report
+from metacontrast.demo import DemoResult, demo_configs, results_table, write_demo_page
 from metacontrast.errors import InputError, one_line
 from metacontrast.report.findings import Findings, explain_run
 from metacontrast.training.config import TrainConfig
@@ -35,6 +35,8 @@ def add_parser(commands: Any) -> None:
     """Declare the command and its flags."""
     parser = commands.add_parser(
         "demo",
+        usage="%(prog)s [flags]",
+        common=({*COMMON, "episodes"} - {"head", "resume"}),
         help="the main job in minutes: train with and without the zeroing trick, report",
         description="Meta-train first-order MAML twice with the same seed, with a learned and with a zeroed head, "
         "evaluate and explain both, and write a report folder. A finished part is not done again.",
@@ -43,10 +45,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--out", type=shared.out_folder, default=Path("demo-report"), metavar="DIR", help="default: %(default)s"
     )
-    add_config_flags(parser, **_own_defaults(UPDATES))
-    shared.add_data_root_flag(parser)
-    shared.add_compute_flags(parser)
-    shared.add_json_flag(parser)
+    groups = add_config_flags(parser, **_own_defaults(UPDATES))
+    shared.add_data_root_flag(groups["data"])
+    shared.add_compute_flags(groups["run"])
+    shared.add_json_flag(groups["run"])
     parser.set_defaults(execute=execute, **_AS_IN_TRAIN)
 
 
@@ -69,7 +71,7 @@ def execute(args: argparse.Namespace) -> int:
         run = load_run(place)
         rows, findings = _measure(run, images, args, label)
         results.append(DemoResult(label, color, place, run, rows, findings))
-    page = write_report(args.out, results, images, shlex.join(["metacontrast", *sys.argv[1:]]))
+    page = write_demo_page(args.out, results, images, shlex.join(["metacontrast", *sys.argv[1:]]))
     print(results_table(results))
     print(f"\nreport: {one_line(str(page))}")
     if args.json:

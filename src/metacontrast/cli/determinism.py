@@ -10,12 +10,12 @@ import torch
 from metacontrast.errors import InputError
 
 
-def add_deterministic_flag(parser: argparse.ArgumentParser) -> None:
+def add_deterministic_flag(parser: argparse._ActionsContainer) -> None:
     """`--deterministic`: whether slower kernels may be used for the sake of the same bits."""
     parser.add_argument(
         "--deterministic",
         action="store_true",
-        help="use only kernels that give the same bits every time; for GPUs, a CPU does so anyway",
+        help="use only deterministic kernels, on GPUs; CPU kernels always are",
     )
 
 

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tqdm import tqdm
 
@@ -13,9 +13,11 @@ from metacontrast.data import ReadOptions, load_dataset
 from metacontrast.data.catalog import FOLDER, DatasetSpec, find_dataset
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
+from metacontrast.model.head import TestHead
 from metacontrast.model.normalization import NORMS
+from metacontrast.model.solvers import Solver
 from metacontrast.training.config import TrainConfig
-from metacontrast.training.evaluate import Evaluation, Row, TestHead, as_table, evaluate
+from metacontrast.training.evaluate import Evaluation, Row, as_table, evaluate
 from metacontrast.training.run import TrainedRun, load_run
 
 
@@ -24,8 +26,13 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "evaluate",
         help="accuracy of a trained run, ± its 95 %% interval",
-        description="Accuracy over fixed test tasks, per number of inner steps, head kept and zeroed, "
-        "beside the nearest class mean on the same features. Equal seeds give equal tasks.",
+        description="Accuracy over fixed test tasks for each number of inner steps, with the head kept and zeroed, "
+        "next to a nearest-centroid classifier on the same features. Equal seeds give equal tasks.",
+        examples=(
+            ("accuracy after 1, 3 and 10 inner steps", "metacontrast evaluate runs/glyphs --steps 1,3,10"),
+            ("20-way tasks, which a zeroed head allows", "metacontrast evaluate runs/glyphs --ways 20 --head zeroed"),
+            ("queries normalized by the support set", "metacontrast evaluate runs/glyphs --norm inductive"),
+        ),
     )
     parser.add_argument(
         "run",
@@ -33,24 +40,33 @@ def add_parser(commands: Any) -> None:
         metavar="RUN",
         help="run directory, a model file in it such as RUN/best.safetensors, or a bundled model",
     )
-    parser.add_argument("--steps", type=shared.step_list, metavar="N,N", help="inner steps (default: the run's own)")
-    parser.add_argument("--head", choices=("kept", "zeroed", "both"), help="start of the head (default: both)")
-    parser.add_argument("--episodes", type=int, default=600, metavar="N", help="test tasks (default: %(default)s)")
-    parser.add_argument("--dataset", metavar="NAME", help="another data set to test on (default: the run's own)")
-    parser.add_argument(
-        "--split", help="split to test on (default: test; of another folder that is not divided, everything)"
-    )
-    for name in ("ways", "shots"):
-        parser.add_argument(
-            f"--{name}", type=shared.step_list, metavar="N,N", help=f"{name} of the tasks, one or several sizes"
+    data = parser.add_argument_group("data")
+    data.add_argument("--dataset", metavar="NAME", help="another data set to test on (default: the run's own)")
+    data.add_argument("--split", help="split to test on (default: test, or everything of a folder without splits)")
+    shared.add_data_root_flag(data)
+    task = parser.add_argument_group("task")
+    for name, what in (("ways", "classes per task"), ("shots", "support images per class")):
+        task.add_argument(
+            f"--{name}", type=shared.step_list, metavar="N,N", help=f"{what}, one or several (default: the run's own)"
         )
-    for name in ("queries", "seed"):
-        parser.add_argument(f"--{name}", type=int, metavar="N", help=f"{name} of the tasks (default: the run's own)")
-    parser.add_argument("--inner-lr", type=float, metavar="X", help="inner step size (default: the run's own)")
-    parser.add_argument("--norm", choices=NORMS, help="whose statistics normalize queries (default: the run's own)")
-    shared.add_data_root_flag(parser)
-    shared.add_compute_flags(parser)
-    shared.add_json_flag(parser)
+    for name, what in (("queries", "query images per class"), ("seed", "seed of the tasks")):
+        task.add_argument(f"--{name}", type=int, metavar="N", help=f"{what} (default: the run's own)")
+    task.add_argument("--episodes", type=int, default=600, metavar="N", help="test tasks (default: %(default)s)")
+    inner = parser.add_argument_group("inner loop")
+    inner.add_argument("--steps", type=shared.step_list, metavar="N,N", help="inner steps (default: the run's own)")
+    inner.add_argument("--inner-lr", type=float, metavar="X", help="inner step size (default: the run's own)")
+    inner.add_argument("--head", choices=("kept", "zeroed", "both"), help="head at the start (default: both)")
+    inner.add_argument("--norm", choices=NORMS, help="batch-norm statistics of queries (default: the run's own)")
+    inner.add_argument(
+        "--solvers",
+        type=shared.word_list,
+        default=("nearest-mean",),
+        metavar="NAME,NAME",
+        help=f"what classifies the un-adapted features: {', '.join(get_args(Solver))} (default: nearest-mean)",
+    )
+    run = parser.add_argument_group("run")
+    shared.add_compute_flags(run)
+    shared.add_json_flag(run)
     parser.set_defaults(execute=execute)
 
 
@@ -65,7 +81,9 @@ def execute(args: argparse.Namespace) -> None:
         for ways, shots in product(args.ways or (run.config.ways,), args.shots or (run.config.shots,))
     ]
     evaluations = [
-        Evaluation(args.steps or config.eval_steps, _heads(args.head, config.ways, run.config), args.episodes)
+        Evaluation(
+            args.steps or config.eval_steps, _heads(args.head, config.ways, run.config), args.episodes, args.solvers
+        )
         for config in configs
     ]
     images = images_like_the_runs(args, run)
@@ -130,7 +148,9 @@ def _heads(asked: str | None, ways: int, trained: TrainConfig) -> tuple[TestHead
         raise InputError("a zeroed head stays zero, for the run's inner loop moves only the encoder: use --head kept")
     if asked == "zeroed" or cannot_keep:
         return ("zeroed",)
-    return ("kept",) if asked == "kept" or cannot_zero else ("kept", "zeroed")
+    if asked == "kept" or cannot_zero:
+        return ("kept",)
+    return ("kept", "zeroed") if asked == "both" else trained.test_heads()
 
 
 def images_like_the_runs(args: argparse.Namespace, run: TrainedRun) -> ClassImages:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from metacontrast.cli import shared
 from metacontrast.errors import InputError
-from metacontrast.experiments.runners import Grid, RunContext, Runner, Status, execute_all
+from metacontrast.experiments.runners import Grid, RunContext, Runner, RunStatus, execute_all
 from metacontrast.experiments.runners.local import run_locally
 from metacontrast.experiments.runners.ray import ray_runner
 from metacontrast.experiments.runners.ray_cluster import require_ray
@@ -16,10 +16,10 @@ from metacontrast.experiments.runners.ray_cluster import require_ray
 LOCAL_JOBS = min(2, os.cpu_count() or 1)
 
 
-def add_grid_flags(parser: argparse.ArgumentParser, *older_names: str, default_jobs: int = LOCAL_JOBS) -> None:
+def add_grid_flags(parser: argparse._ActionsContainer, *older_names: str, default_jobs: int = LOCAL_JOBS) -> None:
     """`--jobs`, `--runner`, which may have older names, and `--address`."""
     one = "one, with all threads" if default_jobs == 1 else str(default_jobs)
-    jobs = f"runs at a time, each with one thread (default: {one}; with --address as many as there is room for)"
+    jobs = f"runs at a time, each with one thread (default: {one}; with --address as many as fit)"
     parser.add_argument("--jobs", type=int, metavar="N", help=jobs)
     parser.add_argument(
         "--runner",
@@ -72,12 +72,12 @@ def execute_grid(grid: Grid, runner: Runner) -> bool:
     """
     started, done, failed = time.monotonic(), 0, []
     for report in execute_all(grid, runner):
-        if report.status is Status.COMPLETE:
+        if report.status is RunStatus.COMPLETE:
             done += 1
             told = ": ".join(part for part in (report.run.label, report.run.summary(grid.context.runs)) if part)
             shared.say(f"[{done}/{len(grid.runs)}, {as_time(time.monotonic() - started)}] {told}")
             continue
-        failed += [report] if report.status is Status.FAILED else []
+        failed += [report] if report.status is RunStatus.FAILED else []
         shared.say(": ".join(part for part in (report.status.value, report.reason, report.run.label) if part))
     if failed:
         raise InputError(

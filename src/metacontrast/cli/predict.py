@@ -28,8 +28,13 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "predict",
         help="classify images with a fitted classifier",
-        description="One line for each image: file, class, probability, each after a tab. Files that cannot be read "
-        "are named, the rest is answered, and the exit status is 1.",
+        description="One line for each image: file, class and probability, separated by tabs. Files that cannot be "
+        "read are reported, the others are classified, and the exit status is 1.",
+        examples=(
+            ("all images of a folder, as a table", "metacontrast predict my-classifier new-images --csv"),
+            ("the three most probable classes", "metacontrast predict my-classifier new-images --top 3"),
+            ("why", "metacontrast predict my-classifier new-images/1.png --explain"),
+        ),
     )
     parser.add_argument("classifier", type=shared.path, metavar="DIR", help="what `metacontrast fit --out` wrote")
     parser.add_argument(

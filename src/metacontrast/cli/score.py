@@ -20,8 +20,9 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "score",
         help="accuracy of a fitted classifier on a labelled folder, with its mistakes on one page",
-        description="Accuracy ± its 95 %% interval, the share right of each class, which classes are confused, and the "
-        "most confident mistakes with their pictures in one HTML page. Of a divided folder test/ is taken.",
+        description="Accuracy with its 95 % interval, recall of each class, confusion matrix, and the most confident "
+        "mistakes with their images in one HTML page. Of a folder with train/ and test/, test/ is taken.",
+        examples=(("score on labelled images", "metacontrast score my-classifier labelled-images"),),
     )
     parser.add_argument("classifier", type=shared.path, metavar="DIR", help="what `metacontrast fit --out` wrote")
     parser.add_argument("folder", type=shared.path, metavar="FOLDER", help="a folder of images for each class in it")

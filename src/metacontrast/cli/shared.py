@@ -23,7 +23,7 @@ from metacontrast.training.step import Resources
 MOST_WORKERS = 4096
 
 
-def add_compute_flags(parser: argparse.ArgumentParser) -> None:
+def add_compute_flags(parser: argparse._ActionsContainer) -> None:
     """`--device` and `--workers`: where to compute, with no effect on what."""
     add_device_flag(parser)
     parser.add_argument(
@@ -31,33 +31,36 @@ def add_compute_flags(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=max(1, (os.cpu_count() or 1) // processes_here()),
         metavar="N",
-        help="threads that tasks are spread over on a CPU (default: %(default)s, this process's share of processors)",
+        help="threads over tasks on a CPU (default: %(default)s, this process's share of the processors)",
     )
 
 
-def add_device_flag(parser: argparse.ArgumentParser) -> None:
+def add_device_flag(parser: argparse._ActionsContainer) -> None:
     """`--device`: the processor or a GPU."""
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: %(default)s)")
 
 
-def add_engine_flags(parser: argparse.ArgumentParser) -> None:
+def add_engine_flags(parser: argparse._ActionsContainer) -> None:
     """`--engine`, `--chunk` and `--memory`: how the tasks of an update run."""
     parser.add_argument(
-        "--engine", choices=get_args(EngineName), default="auto", help="how tasks run; auto picks by device and shape"
+        "--engine",
+        choices=get_args(EngineName),
+        default="auto",
+        help="how tasks run; auto chooses by device and shape",
     )
-    parser.add_argument("--chunk", type=int, metavar="N", help="tasks at once under vmap (default: as many as fit)")
+    parser.add_argument("--chunk", type=int, metavar="N", help="tasks at once under vmap (default: as fits in memory)")
     parser.add_argument(
-        "--memory", type=_gigabytes, metavar="GB", help="memory that may be taken (default: what is free at the start)"
+        "--memory", type=_gigabytes, metavar="GB", help="memory that may be used (default: what is free at the start)"
     )
 
 
-def add_data_root_flag(parser: argparse.ArgumentParser) -> None:
+def add_data_root_flag(parser: argparse._ActionsContainer) -> None:
     """`--data-root`: where data sets lie."""
     parser.add_argument(
         "--data-root",
         type=Path,
         metavar="DIR",
-        help="where data sets lie (default: the variable METACONTRAST_DATA, else the user's cache folder)",
+        help="folder of data sets (default: the variable METACONTRAST_DATA, else the user's cache folder)",
     )
 
 

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from metacontrast.cli import shared
-from metacontrast.cli.config_flags import add_config_flags, add_vary_flag, config_from_flags
+from metacontrast.cli.config_flags import (
+    COMMON,
+    add_config_flags,
+    add_vary_flag,
+    config_from_flags,
+    given_fields,
+)
 from metacontrast.cli.destinations import check_destinations, images_folder
 from metacontrast.cli.determinism import add_deterministic_flag, determinism
 from metacontrast.cli.grid import add_grid_flags, check_grid_flags, chosen_runner, execute_grid, jobs_at_once
@@ -20,7 +26,7 @@ from metacontrast.data.catalog import data_root, dataset_files
 from metacontrast.data.images import ClassImages
 from metacontrast.device import find_device
 from metacontrast.errors import InputError
-from metacontrast.experiments.runners import Grid, RunContext, Status
+from metacontrast.experiments.runners import Grid, RunContext, RunStatus
 from metacontrast.experiments.runners.local import run_locally
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.distributed import ALONE, Distributed, is_restarted, joined
@@ -39,22 +45,35 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "train",
         help="meta-train into a run directory",
-        description="Meta-train with MAML. Ctrl-C saves and stops; --resume continues where it stopped.",
+        usage="%(prog)s --out DIR [flags]",
+        description="Meta-train with MAML, or with the method that --method names. Ctrl-C saves and stops; --resume "
+        "continues where it stopped.",
+        common=(*COMMON, "seeds", "vary"),
+        examples=(
+            ("train on the embedded characters", "metacontrast train --recipe glyphs --out runs/glyphs"),
+            ("go on to 600 updates", "metacontrast train --resume --updates 600 --out runs/glyphs"),
+            (
+                "compare two heads on three seeds",
+                "metacontrast train --recipe glyphs --seeds 3 --vary head=learned,zeroed --out runs/heads",
+            ),
+            ("show the defaults of a recipe", "metacontrast train --recipe cifar-fs-5w5s-paper --help"),
+        ),
     )
     parser.add_argument("--out", type=shared.out_folder, required=True, metavar="DIR", help="run directory to write")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out if there is one")
-    parser.add_argument(
+    groups = add_config_flags(parser)
+    shared.add_data_root_flag(groups["data"])
+    run = groups["run"]
+    run.add_argument("--resume", action="store_true", help="continue the run in --out if there is one")
+    run.add_argument(
         "--seeds", "--replicas", type=int, metavar="N", help="train N seeds, from --seed on, into DIR/seed-S each"
     )
-    add_vary_flag(parser)
-    parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events (an extra)")
-    add_config_flags(parser)
-    shared.add_data_root_flag(parser)
-    shared.add_compute_flags(parser)
-    shared.add_engine_flags(parser)
-    add_grid_flags(parser, default_jobs=1)
-    add_deterministic_flag(parser)
-    shared.add_json_flag(parser)
+    add_vary_flag(run)
+    shared.add_compute_flags(run)
+    shared.add_engine_flags(run)
+    add_grid_flags(run, default_jobs=1)
+    add_deterministic_flag(run)
+    run.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events (an extra)")
+    shared.add_json_flag(run)
     parser.set_defaults(execute=execute)
 
 
@@ -133,7 +152,7 @@ def _configs(config: TrainConfig, args: argparse.Namespace) -> dict[Path, TrainC
         raise InputError(f"{args.out} holds a single run: choose another --out for several")
     if len(dict(args.vary)) < len(args.vary):
         raise InputError("--vary names a field twice: give all its values at once, --vary FIELD=VALUE,VALUE")
-    return sweep_configs(config, 1 if args.seeds is None else args.seeds, dict(args.vary))
+    return sweep_configs(config, 1 if args.seeds is None else args.seeds, dict(args.vary), given_fields(args))
 
 
 def _train(configs: dict[Path, TrainConfig], args: argparse.Namespace, label: str, processes: Distributed) -> str:
@@ -151,7 +170,7 @@ def _train(configs: dict[Path, TrainConfig], args: argparse.Namespace, label: st
         ]
         context = RunContext(args.out, args.data_root, args.device)
         if len(runs) == 1 or processes.count > 1:
-            is_done = all(run.execute(context, should_stop) is Status.COMPLETE for run in runs)
+            is_done = all(run.execute(context, should_stop) is RunStatus.COMPLETE for run in runs)
         else:
             is_done = execute_grid(Grid(runs, context, 1, should_stop), run_locally)
     if is_done and not progress.seen:
@@ -217,7 +236,7 @@ class SweepRun:
         rows = last_evaluation(root / self.folder)
         return ", ".join(f"{row_in_words(row)} {100 * row['accuracy']:.1f} %" for row in rows)
 
-    def execute(self, context: RunContext, should_stop: Callable[[], bool]) -> Status:
+    def execute(self, context: RunContext, should_stop: Callable[[], bool]) -> RunStatus:
         """Train it from where it is."""
         tasks = len(self.processes.shard(range(self.config.meta_batch)))
         with self.processes.main_first():
@@ -227,7 +246,7 @@ class SweepRun:
             folder, note = context.runs / self.folder, need if self.is_first else ""
             show = self.show or (lambda record: None)
             status = _train_one(self.config, folder, self.args, images, resources, note, show, should_stop)
-        return Status.COMPLETE if status == "finished" else Status.STOPPED
+        return RunStatus.COMPLETE if status == "finished" else RunStatus.STOPPED
 
 
 def _load(config: TrainConfig, root: Path | None) -> tuple[ClassImages, ClassImages]:

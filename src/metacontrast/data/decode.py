@@ -27,7 +27,7 @@ from metacontrast.data.options import Mode, ReadOptions, Resample, channels_firs
 from metacontrast.errors import InputError, check_choice, one_line
 from metacontrast.files import is_address
 
-Source = Path | bytes | NDArray[np.uint8] | Image.Image
+ImageSource = Path | bytes | NDArray[np.uint8] | Image.Image
 
 MAX_PIXELS = 64_000_000
 GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
@@ -44,7 +44,7 @@ class UnreadableImage(InputError):
 
 
 def decode(
-    source: Source,
+    source: ImageSource,
     size: int,
     mode: Mode = "RGB",
     resample: Resample = "bilinear",
@@ -120,7 +120,7 @@ def suffixes() -> frozenset[str]:
     return frozenset(end for end, name in Image.registered_extensions().items() if name in formats())
 
 
-def _open(source: Source) -> AbstractContextManager[Image.Image]:
+def _open(source: ImageSource) -> AbstractContextManager[Image.Image]:
     if isinstance(source, Image.Image):
         return nullcontext(source)
     if isinstance(source, np.ndarray):
@@ -160,7 +160,7 @@ def _too_large(
     return UnreadableImage(name, f"has {pixels} pixels, more than the limit of {limit}", advice)
 
 
-def _reason(source: Source, error: Exception) -> str:
+def _reason(source: ImageSource, error: Exception) -> str:
     if isinstance(error, FileNotFoundError) and isinstance(source, Path) and is_address(source):
         return "is an address, not a file: download it first"
     if isinstance(error, UnidentifiedImageError):
@@ -169,7 +169,7 @@ def _reason(source: Source, error: Exception) -> str:
     return f"cannot be read ({' '.join(text.split()) or type(error).__name__})"
 
 
-def _is_empty(source: Source) -> bool:
+def _is_empty(source: ImageSource) -> bool:
     return not source if isinstance(source, bytes) else isinstance(source, Path) and source.stat().st_size == 0
 
 
@@ -187,7 +187,7 @@ class Item(NamedTuple):
 
     label: str
     name: str
-    source: Source
+    source: ImageSource
 
 
 class Listing(NamedTuple):

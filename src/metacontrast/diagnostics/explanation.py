@@ -15,12 +15,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from metacontrast.diagnostics.label_order import Order, cyclic_orders, label_order_accuracy, spread
+from metacontrast.diagnostics.label_order import LabelOrder, cyclic_orders, label_order_accuracy, spread
 from metacontrast.diagnostics.similarity import contrasts
 from metacontrast.diagnostics.task_view import (
     REMAINDER,
     Part,
     TaskView,
+    answers_at_once,
     describe_parts,
     drop_rounding,
     spectrum,
@@ -28,10 +29,11 @@ from metacontrast.diagnostics.task_view import (
 )
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import arithmetic, unstack
-from metacontrast.maml.inner import Inner
+from metacontrast.model.head import BUILT_HEADS
 from metacontrast.model.model import Model
 from metacontrast.theory.similarity import check_present
-from metacontrast.types import Episode, Params
+from metacontrast.theory.task import check_inner
+from metacontrast.types import Episode, Inner, Params
 
 MEANS = ("loss", "accuracy", "wrong_sign_share", "head_norm", "head_spread")
 
@@ -72,7 +74,7 @@ class GradientExplanation:
     condition_number: float
     before: Float[Tensor, "map way way"]
     after: Float[Tensor, "map way way"]
-    orders: Sequence[Order]
+    orders: Sequence[LabelOrder]
     order_accuracy: Float[Tensor, "order ordered"]
 
     @property
@@ -139,7 +141,7 @@ def explain(
     return GradientExplanation(
         gradient_norm=gradient.double().norm().item(),
         parts=describe_parts(gradient, torch.stack(parts)),
-        **_summary(views, inner.lr),
+        **_summary(views, inner.lr if inner.steps else 0.0),
         query_y=query_y[0],
         support_y=support_y[0],
         orders=orders,
@@ -194,12 +196,8 @@ def _check_labels(support_y: Int[Tensor, "task support"], query_y: Int[Tensor, "
 
 def _check(params: Params, model: Model, inner: Inner) -> None:
     """Raise for what the theory has no answer to."""
-    if model.head != "prototype" and not params.head.weight.numel():
+    if model.head not in BUILT_HEADS and not params.head.weight.numel():
         raise InputError("these parameters have no head, whose interference could be told: give a model with a head")
-    if inner.loss != "cross_entropy":
-        raise InputError(f"the theory is that of cross entropy, but this model adapts by {inner.loss}: train with it")
-    if not inner.is_plain or params.rates:
-        raise InputError(
-            "the theory is that of one loss, one inner learning rate and plain gradient descent: explain a model "
-            "without query_loss, loss_weights, direction and learned rates"
-        )
+    if params.rates:
+        raise InputError("the theory is that of one inner learning rate, but this model has learned rates")
+    check_inner(inner, least=0 if answers_at_once(model, inner) else 1)

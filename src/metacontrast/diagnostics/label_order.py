@@ -16,14 +16,14 @@ from torch import Tensor
 
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import unstack
-from metacontrast.maml.inner import Inner, adapt
+from metacontrast.maml.inner import adapt
 from metacontrast.model.model import Model
-from metacontrast.types import Episode, Params
+from metacontrast.types import Episode, Inner, Params
 
-Order = Sequence[int]
+LabelOrder = Sequence[int]
 
 
-def cyclic_orders(ways: int, count: int | None = None) -> list[Order]:
+def cyclic_orders(ways: int, count: int | None = None) -> list[LabelOrder]:
     """The labels as they are, then shifted by 1, 2, …; with all of them every class meets every row of the head.
 
     >>> cyclic_orders(3)
@@ -38,7 +38,7 @@ def label_order_accuracy(
     params: Params,
     episodes: Episode,
     inner: Inner,
-    orders: Sequence[Order],
+    orders: Sequence[LabelOrder],
     executor: Executor | None = None,
 ) -> Float[Tensor, "order task"]:
     """Query accuracy after adaptation, label t being called orders[i][t].

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from metacontrast.theory import contrast, similarity_heatmap
-from metacontrast.theory.similarity import class_means, cosine
+from metacontrast.theory.similarity import cosine, means_by_class_pair
 
 MAPS = ("query-support", "query-query", "support-support")
 
@@ -36,4 +36,4 @@ def contrasts(maps: Float[Tensor, "map way way"]) -> dict[str, float | None]:
 def _among(features: Float[Tensor, "image feature"], y: Int[Tensor, " image"], ways: int) -> Float[Tensor, "way way"]:
     """The map of a set with itself; 0/0 for a class of one sample."""
     values = cosine(features, features)
-    return class_means(values, 1 - torch.eye(len(y), dtype=values.dtype, device=values.device), y, y, ways)
+    return means_by_class_pair(values, 1 - torch.eye(len(y), dtype=values.dtype, device=values.device), y, y, ways)

@@ -7,7 +7,9 @@
     distance = |remainder| / |g|             0 where the frozen-encoder theory is exact; not defined for g = 0 ≠ theory
 
 The first four are `metacontrast.theory.split_encoder_gradient`, which lets the inner loop move the head alone; they
-hold for the features of the un-adapted encoder under the head that starts the task.
+hold for the features of the un-adapted encoder under the head that starts the task. Where a head that is built from the
+support set answers without inner steps, they are those of `metacontrast.theory.split_built_gradient`, and g has no
+remainder.
 
 The eigenvalues of the preconditioner I − ηH_k, H_k = E_s[s_k φ(s)φ(s)ᵀ] (paper, Eq. 10, Fig. 7), are found without the
 matrix: H_k is a sum of |S| outer products, so its eigenvalues are those of the |S| × |S| matrix
@@ -15,7 +17,7 @@ matrix: H_k is a sum of |S| outer products, so its eigenvalues are those of the 
 800 × 800. `metacontrast.theory.head_preconditioner` gives the matrix itself.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -23,13 +25,15 @@ from torch import Tensor
 
 from metacontrast import theory
 from metacontrast.diagnostics.similarity import similarity_maps
-from metacontrast.maml.inner import Inner
 from metacontrast.maml.outer import task_outcome
+from metacontrast.model.head import BUILT_HEADS
 from metacontrast.model.model import Model, apply_head
 from metacontrast.theory import EncoderGradient
-from metacontrast.theory.encoder_gradient import pull_back
+from metacontrast.theory.decomposition import split_along
+from metacontrast.theory.encoder_gradient import feature_graph, pull_back
+from metacontrast.theory.inner_loop import walk
 from metacontrast.theory.task import merge_bias
-from metacontrast.types import Episode, Head, Params
+from metacontrast.types import Episode, Head, Inner, Params
 
 
 class TaskView(NamedTuple):
@@ -60,9 +64,20 @@ class TaskView(NamedTuple):
 def view_task(model: Model, params: Params, inner: Inner, episode: Episode) -> TaskView:
     """Everything about one task (no leading task axis), detached."""
     start = model.start(params, episode.support_x, episode.support_y)
-    parts, (support, query) = _split(model, start, inner, episode)
-    heads = theory.adapted_heads(support, episode.support_y, start.head, inner_lr=inner.lr, inner_steps=inner.steps)
-    coefficients = _coefficients(support, episode.support_y, query, episode.query_y, heads)
+    encoder, graph = feature_graph(model.features, start, episode, model.query_features)
+    support, query = graph.support.detach(), graph.query.detach()
+    if answers_at_once(model, inner):
+        task = support, episode.support_y, query, episode.query_y
+        signals = theory.split_built_gradient(*task, **_built(model, start))
+        coefficients = theory.build_task(*task, **_built(model, params)).coefficients
+    else:
+        path = walk(graph, inner)
+        signals = split_along(path, start.head)
+        coefficients = theory.contrastive_coefficients(
+            path.query_probs, episode.query_y, path.support_probs, episode.support_y
+        )
+    outputs = graph.query, graph.query, graph.support, graph.support
+    parts = [_pull_back(f, encoder, signal) for f, signal in zip(outputs, signals, strict=True)]
     outcome = task_outcome(model, params, episode, inner)
     with torch.no_grad():
         adapted_support = model.features(outcome.adapted.encoder, episode.support_x)
@@ -79,25 +94,15 @@ def view_task(model: Model, params: Params, inner: Inner, episode: Episode) -> T
     )
 
 
-def _split(model: Model, start: Params, inner: Inner, episode: Episode) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
-    """The theory's parts of the gradient, and the support and query features without their graph."""
-    encoder = {name: t.detach().requires_grad_() for name, t in start.encoder.items()}
-    with torch.enable_grad():
-        support = model.features(encoder, episode.support_x)
-        query = model.query_features(encoder, episode.support_x, episode.query_x)
-    features = support.detach(), query.detach()
-    signals = theory.split_feature_gradient(
-        features[0],
-        episode.support_y,
-        features[1],
-        episode.query_y,
-        start.head,
-        inner_lr=inner.lr,
-        inner_steps=inner.steps,
-        order=inner.order,
-    )
-    outputs = query, query, support, support
-    return [_pull_back(f, encoder, signal) for f, signal in zip(outputs, signals, strict=True)], features
+def answers_at_once(model: Model, inner: Inner) -> bool:
+    """Whether the head that is built from the support set answers as it is, without an inner step."""
+    return model.head in BUILT_HEADS and inner.steps == 0
+
+
+def _built(model: Model, params: Params) -> dict[str, Any]:
+    """How the head is built, in the theory's words."""
+    numbers = {name.removeprefix("log_"): t.exp() for name, t in params.extra.items() if name.startswith("log_")}
+    return {"head": model.head, "ways": model.ways, **numbers}
 
 
 def _pull_back(features: Tensor, encoder: dict[str, Tensor], signal: Tensor) -> Tensor:
@@ -108,15 +113,6 @@ def _pull_back(features: Tensor, encoder: dict[str, Tensor], signal: Tensor) -> 
     if signal.is_cpu and not signal.any():
         return signal.new_zeros(())
     return flatten(pull_back(features, encoder, signal))
-
-
-def _coefficients(
-    support: Tensor, support_y: Tensor, query: Tensor, query_y: Tensor, heads: list[Head]
-) -> Float[Tensor, "query support"]:
-    """c(q, s) of the head's walk through the inner loop while the encoder stands still."""
-    before_each_step = torch.stack([apply_head(head, support).softmax(1) for head in heads[:-1]])
-    answers = apply_head(heads[-1], query).softmax(1)
-    return theory.contrastive_coefficients(answers, query_y, before_each_step, support_y)
 
 
 def preconditioner_spectrum(

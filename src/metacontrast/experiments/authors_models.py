@@ -18,7 +18,7 @@ from metacontrast.data.catalog import load_dataset
 from metacontrast.data.images import ClassImages
 from metacontrast.data.options import ReadOptions
 from metacontrast.errors import InputError
-from metacontrast.experiments.figure_records import RunRecords, read_run, write_run
+from metacontrast.experiments.figure_records import RunRecords, read_run_records, write_run_records
 from metacontrast.experiments.measurement import common_tasks, count_correct
 from metacontrast.experiments.setting import BOTH, STAGE_TASKS
 from metacontrast.experiments.spec import AuthorsCurve, Measurement, TaskKind
@@ -124,7 +124,7 @@ def _measure(
 ) -> int | None:
     """Measure one checkpoint; return its updates, or None when it is recorded already."""
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    known = read_run(records) if records.exists() else None
+    known = read_run_records(records) if records.exists() else None
     if known is not None and any(
         each.get("sha256") == digest and each["tasks"] >= tasks for each in known.measured.values()
     ):
@@ -143,7 +143,7 @@ def _measure(
         "made": [made],
     }
     new = RunRecords(header, {trained.updates: line})
-    write_run(records, new if known is None else known | new)
+    write_run_records(records, new if known is None else known | new)
     return trained.updates
 
 
@@ -159,5 +159,5 @@ def load_authors(records: Path) -> list[Measurement]:
         run = _identify(Path(file.stem))
         if run is None:
             raise InputError(f"{file} is not named like one of the authors' runs: restore or remove it")
-        found += [Measurement(run.kind, run.curve, run.seed, each) for each in read_run(file).measured.values()]
+        found += [Measurement(run.kind, run.curve, run.seed, each) for each in read_run_records(file).measured.values()]
     return found

@@ -17,13 +17,13 @@ from torch import Tensor
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.data.images import ClassImages
 from metacontrast.diagnostics.similarity import MAPS, contrasts, similarity_maps
-from metacontrast.experiments.setting import Schedule
+from metacontrast.experiments.setting import MeasurementPlan
 from metacontrast.experiments.spec import Accuracy, Similarity
-from metacontrast.maml.inner import Inner
 from metacontrast.training.evaluate import Evaluation, evaluate_tasks
 from metacontrast.training.records import Record
 from metacontrast.training.run import TrainedRun
 from metacontrast.training.step import Resources
+from metacontrast.types import Inner
 
 TEST_SEED = 2022
 NEAREST_MEAN = "nearest-mean"
@@ -31,28 +31,28 @@ NEAREST_MEAN = "nearest-mean"
 _FIRST, _BACKSLASH = ord("0"), ord("\\")
 
 
-def measured_names(schedule: Schedule, update: int) -> set[str]:
+def measured_names(plan: MeasurementPlan, update: int) -> set[str]:
     """Return the names of the values that `measure` returns."""
-    if schedule.what == "similarity":
+    if plan.what == "similarity":
         return set(MAPS)
-    bounds = (False, True) if schedule.also_bound else (False,)
-    steps = schedule.steps_at(update)
-    names = {str(Accuracy(head, step, bound)) for bound in bounds for head in schedule.heads for step in steps}
+    bounds = (False, True) if plan.also_bound else (False,)
+    steps = plan.steps_at(update)
+    names = {str(Accuracy(head, step, bound)) for bound in bounds for head in plan.heads for step in steps}
     return names | {NEAREST_MEAN}
 
 
 def measure(
-    run: TrainedRun, schedule: Schedule, train_images: ClassImages, test_images: ClassImages, resources: Resources
+    run: TrainedRun, plan: MeasurementPlan, train_images: ClassImages, test_images: ClassImages, resources: Resources
 ) -> Record:
     """Measure a kept model: values by name, number of tasks, and the correct queries of every task."""
-    if schedule.what == "similarity":
+    if plan.what == "similarity":
         return {"tasks": 1} | _similarity(run, train_images)
-    evaluation = Evaluation(schedule.steps_at(run.updates), schedule.heads, schedule.tasks_at(run.updates))
+    evaluation = Evaluation(plan.steps_at(run.updates), plan.heads, plan.tasks_at(run.updates))
     inner = run.config.inner()
-    inner = inner if schedule.scope is None else replace(inner, scope=schedule.scope)
+    inner = inner if plan.scope is None else replace(inner, scope=plan.scope)
     sampler = common_tasks(run, test_images)
     found = count_correct(run, sampler, inner, evaluation, resources)
-    if schedule.also_bound:
+    if plan.also_bound:
         bound_tasks = replace(sampler, labels=run.config.labels)
         bound = count_correct(run, bound_tasks, inner, evaluation, resources, is_bound=True)
         for kind in ("values", "correct"):
@@ -84,7 +84,7 @@ def count_correct(
         "queries": queries,
         "tasks": evaluation.episodes,
         "values": {name: round(row.mean().item(), 5) for name, row in zip(names, scores.T, strict=True)},
-        "correct": {name: encode(row.tolist()) for name, row in zip(names, counts, strict=True)},
+        "correct": {name: encode_counts(row.tolist()) for name, row in zip(names, counts, strict=True)},
     }
 
 
@@ -104,7 +104,7 @@ def measured_once(values: Mapping[str, float]) -> Record:
     return {"update": 1, "tasks": 1, "values": dict(values)}
 
 
-def same_class(record: Record) -> dict[str, float]:
+def within_class(record: Record) -> dict[str, float]:
     """Average the similarity within classes, for every map that the record holds."""
     maps = record.get("maps", {})
     return {
@@ -117,19 +117,19 @@ def _rounded(matrix: Tensor) -> list[list[float]]:
     return [[round(value, 4) for value in row] for row in matrix.tolist()]
 
 
-def encode(counts: Iterable[int]) -> str:
+def encode_counts(counts: Iterable[int]) -> str:
     """Encode counts, one character each.
 
-    >>> encode([0, 43, 44, 75])
+    >>> encode_counts([0, 43, 44, 75])
     '0[]|'
     """
     return "".join(chr(_FIRST + c + (_FIRST + c >= _BACKSLASH)) for c in counts)
 
 
-def decode(text: str) -> Int[np.ndarray, " task"]:
-    """Decode what `encode` returned.
+def decode_counts(text: str) -> Int[np.ndarray, " task"]:
+    """Decode what `encode_counts` returned.
 
-    >>> decode("0[]|").tolist()
+    >>> decode_counts("0[]|").tolist()
     [0, 43, 44, 75]
     """
     found = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32).astype(np.int64)

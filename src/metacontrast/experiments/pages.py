@@ -142,7 +142,7 @@ def counts_of(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return f"Of {found.total()} claims: {told}."
 
 
-def summarize(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+def verdict_values(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     """Convert claims and verdicts to plain values."""
     return [
         {
@@ -158,7 +158,7 @@ def summarize(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     ]
 
 
-def as_text(spec: FigureSpec, verdicts: Sequence[Verdict]) -> str:
+def verdicts_text(spec: FigureSpec, verdicts: Sequence[Verdict]) -> str:
     """Format the verdicts for a terminal."""
     lines = [f"{spec.name} ({_paper_figures(spec)})"]
     for verdict in verdicts:

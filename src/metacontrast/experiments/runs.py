@@ -18,8 +18,8 @@ from metacontrast.data.images import ClassImages
 from metacontrast.data.options import ReadOptions
 from metacontrast.errors import InputError
 from metacontrast.experiments.measurement import measure, measured_names
-from metacontrast.experiments.runners import RunContext, Status
-from metacontrast.experiments.setting import Schedule, Setting
+from metacontrast.experiments.runners import RunContext, RunStatus
+from metacontrast.experiments.setting import MeasurementPlan, Setting
 from metacontrast.experiments.spec import Curve, FigureSpec
 from metacontrast.files import exclusive, write_text
 from metacontrast.training.config import TrainConfig
@@ -28,7 +28,7 @@ from metacontrast.training.run import load_model_copy, model_copy, open_run
 from metacontrast.training.step import Resources
 from metacontrast.training.train_run import train_run
 
-MEASURED = "measured.jsonl"
+MEASURED_FILE = "measured.jsonl"
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class PlannedRun:
     Args:
         label: its name for people.
         config: of the full length.
-        schedule: what is measured.
+        plan: what is measured, and when.
         train_split: what is trained on.
     """
 
     label: str
     config: TrainConfig
-    schedule: Schedule
+    plan: MeasurementPlan
     train_split: str = "train"
 
     @property
@@ -62,7 +62,7 @@ class PlannedRun:
 
     def summary(self, root: Path) -> str:
         """Name the first two values at the end of the run."""
-        values = self.measured(root)[self.schedule.end]["values"]
+        values = self.measured(root)[self.plan.end]["values"]
         return ", ".join(f"{name} {value:.3f}" for name, value in list(values.items())[:2])
 
     def missing(self, root: Path) -> list[int]:
@@ -71,27 +71,27 @@ class PlannedRun:
 
     def lacking(self, found: Mapping[int, Record]) -> list[int]:
         """List the updates that the measurements `found` leave to be done."""
-        return [update for update in self.schedule.updates if not self._suffices(update, found.get(update))]
+        return [update for update in self.plan.updates if not self._suffices(update, found.get(update))]
 
     def _suffices(self, update: int, record: Record | None) -> bool:
         if record is None:
             return False
-        is_similarity = self.schedule.what == "similarity"
+        is_similarity = self.plan.what == "similarity"
         found = record.get("values" if is_similarity else "correct", {})
-        tasks = 1 if is_similarity else self.schedule.tasks_at(update)
-        return measured_names(self.schedule, update) <= set(found) and record["tasks"] >= tasks
+        tasks = 1 if is_similarity else self.plan.tasks_at(update)
+        return measured_names(self.plan, update) <= set(found) and record["tasks"] >= tasks
 
     def measured(self, root: Path) -> dict[int, Record]:
         """Read what has been measured, by update."""
-        file = self.folder(root) / MEASURED
+        file = self.folder(root) / MEASURED_FILE
         return {record["update"]: record for record in read_records(file)} if file.exists() else {}
 
     def note(self, root: Path, record: Record) -> None:
         """Keep a measurement in place of an earlier one of the same update; the file is rewritten whole."""
         found = self.measured(root) | {record["update"]: record}
-        write_text(self.folder(root) / MEASURED, "".join(json.dumps(each) + "\n" for each in found.values()))
+        write_text(self.folder(root) / MEASURED_FILE, "".join(json.dumps(each) + "\n" for each in found.values()))
 
-    def execute(self, context: RunContext, should_stop: Callable[[], bool]) -> Status:
+    def execute(self, context: RunContext, should_stop: Callable[[], bool]) -> RunStatus:
         """Train and measure what is missing."""
         folder = self.folder(context.runs)
         with exclusive(context.runs / f".{folder.name}.lock", f"another process works on {folder}: wait for it"):
@@ -99,15 +99,17 @@ class PlannedRun:
             train_images, test_images = (each.to(context.device) for each in images)
             for update in self.missing(context.runs):
                 if not _train_to(self, update, folder, images, resources, should_stop):
-                    return Status.STOPPED
+                    return RunStatus.STOPPED
                 model = load_model_copy(folder, update)
-                record = measure(model, self.schedule, train_images, test_images, resources)
+                record = measure(model, self.plan, train_images, test_images, resources)
                 self.note(context.runs, {"update": update, **record})
-        return Status.COMPLETE
+        return RunStatus.COMPLETE
 
 
 _BOOKKEEPING = {f.name for f in fields(TrainConfig) if f.name.startswith("eval_") or f.name.endswith("_every")}
 _BOOKKEEPING |= {"updates"}
+_KEY_NAMES = {"method": "objective"}
+"""Names that fields had when the first runs were made, whose folders are named by them."""
 
 
 def not_default(value: Any) -> dict[str, Any]:
@@ -118,7 +120,7 @@ def not_default(value: Any) -> dict[str, Any]:
 @cache
 def run_key(config: TrainConfig, train_split: str) -> str:
     """Compute the digest of what decides a run except its length."""
-    deciding = {name: value for name, value in not_default(config).items() if name not in _BOOKKEEPING}
+    deciding = {_KEY_NAMES.get(name, name): v for name, v in not_default(config).items() if name not in _BOOKKEEPING}
     text = json.dumps(deciding | {"train_split": train_split}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
@@ -128,10 +130,10 @@ def planned_runs(curves: Iterable[Curve]) -> list[PlannedRun]:
     runs: dict[str, PlannedRun] = {}
     for curve in curves:
         for seed, config in curve.configs().items():
-            run = PlannedRun(f"{curve.kind}, {curve.name}, seed {seed}", config, curve.schedule, curve.train_split)
+            run = PlannedRun(f"{curve.kind}, {curve.name}, seed {seed}", config, curve.plan, curve.train_split)
             other = runs.setdefault(run.key, run)
-            if other.schedule != run.schedule:
-                raise InputError(f"{run.label} and {other.label} are one run with two schedules: give them one")
+            if other.plan != run.plan:
+                raise InputError(f"{run.label} and {other.label} are one run with two plans: give them one")
     return list(runs.values())
 
 
@@ -205,25 +207,25 @@ def estimate_seconds(run: PlannedRun) -> float:
     Image passes times the measured time of one, on a core of an x86-64 server with two runs at a time: it serves to
     tell minutes from days.
     """
-    config, schedule = run.config, run.schedule
+    config, plan = run.config, run.plan
     per_pass = _SECONDS_PER_PASS[config.dataset] * (1.0 if config.encoder == "conv4-released" else _WIDER)
-    training = schedule.end * config.meta_batch * _training_passes(config)
-    testing = sum(_test_passes(config, schedule, update) for update in schedule.updates)
+    training = plan.end * config.meta_batch * _training_passes(config)
+    testing = sum(_test_passes(config, plan, update) for update in plan.updates)
     return per_pass * (training + _SMALL_BATCHES * testing)
 
 
 def _training_passes(config: TrainConfig) -> float:
     """Count the cost of one training task in forward passes of one image."""
-    support = 0 if config.inner_scope == "head" and config.objective == "contrastive" else config.inner_steps
+    support = 0 if config.method == "contrastive" else config.inner_steps
     images = config.ways * (support * config.shots + config.queries)
     return _BACKWARD * images * (_SECOND_ORDER if config.order == "second" else 1.0)
 
 
-def _test_passes(config: TrainConfig, schedule: Schedule, update: int) -> int:
-    if schedule.what == "similarity":
+def _test_passes(config: TrainConfig, plan: MeasurementPlan, update: int) -> int:
+    if plan.what == "similarity":
         return config.ways * (config.shots + config.queries)
-    steps = schedule.steps_at(update)
-    heads = 1 if config.head == "zeroed" else len(schedule.heads)
+    steps = plan.steps_at(update)
+    heads = 1 if config.head == "zeroed" else len(plan.heads)
     adapting = max(steps) * _BACKWARD * config.ways * config.shots + len(steps) * config.ways * config.queries
     baseline = config.ways * (config.shots + config.queries)
-    return schedule.tasks_at(update) * (heads * adapting + baseline) * (2 if schedule.also_bound else 1)
+    return plan.tasks_at(update) * (heads * adapting + baseline) * (2 if plan.also_bound else 1)

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
-from metacontrast.experiments.setting import Schedule, Setting
+from metacontrast.experiments.setting import MeasurementPlan, Setting
 from metacontrast.fields import check_fields
+from metacontrast.model.head import TestHead
 from metacontrast.plots.curves import Look
 from metacontrast.training.config import TrainConfig
-from metacontrast.training.evaluate import TestHead
 from metacontrast.training.records import Record
 
 When = Literal["early", "end"]
@@ -138,7 +138,7 @@ class Curve:
         name: its legend; with `kind` what it is known by.
         look: how it is drawn.
         config: the training; its seed is replaced.
-        schedule: what is measured.
+        plan: what is measured, and when.
         seeds: the training seeds.
         authors: the authors' numbers that belong to it.
         train_split: split that is trained on.
@@ -149,7 +149,7 @@ class Curve:
     name: str
     look: Look
     config: TrainConfig
-    schedule: Schedule
+    plan: MeasurementPlan
     seeds: Sequence[int]
     authors: AuthorsCurve | None = None
     train_split: str = "train"
@@ -158,8 +158,8 @@ class Curve:
     @property
     def updates(self) -> tuple[int, ...]:
         """Updates at which the curve is measured and shown."""
-        end = self.schedule.end if self.until is None else self.until
-        return tuple(update for update in self.schedule.updates if update <= end)
+        end = self.plan.end if self.until is None else self.until
+        return tuple(update for update in self.plan.updates if update <= end)
 
     def configs(self) -> dict[int, TrainConfig]:
         """Return the full-length training of every seed."""
@@ -167,7 +167,7 @@ class Curve:
 
     def config_of(self, seed: int) -> TrainConfig:
         """Return the full-length training of a seed."""
-        return replace(self.config, updates=self.schedule.end, seed=seed)
+        return replace(self.config, updates=self.plan.end, seed=seed)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from metacontrast.experiments.authors_numbers import EARLY
-from metacontrast.experiments.measurement import decode, same_class
+from metacontrast.experiments.measurement import decode_counts, within_class
 from metacontrast.experiments.setting import STAGE_TASKS
 from metacontrast.experiments.spec import Curve, Endpoint, Measurement, Quantity, TaskKind, When
 from metacontrast.experiments.statistics import FEWEST_SEEDS
@@ -32,7 +32,7 @@ class Table:
         self._records: dict[tuple[TaskKind, str], dict[int, dict[int, Record]]] = {}
         for each in measurements:
             by_update = self._records.setdefault((each.kind, each.curve), {}).setdefault(each.seed, {})
-            values = each.record["values"] | same_class(each.record)
+            values = each.record["values"] | within_class(each.record)
             by_update[each.record["update"]] = each.record | {"values": values}
         self.curves = {key: each for each in curves if (key := (each.kind, each.name)) in self._records}
 
@@ -127,7 +127,7 @@ class Table:
         record, name = self._record(kind, endpoint, update, seed), self._name(kind, endpoint.curve, endpoint.quantity)
         if name not in record.get("correct", {}):
             return np.array([record["values"][name]])
-        return decode(record["correct"][name])[:tasks] / record["queries"]
+        return decode_counts(record["correct"][name])[:tasks] / record["queries"]
 
     def _name(self, kind: TaskKind, curve: str, quantity: Quantity) -> str:
         known = self.curves.get((kind, curve))

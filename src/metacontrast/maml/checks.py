@@ -20,7 +20,7 @@ def check_tasks(model: Model, params: Params, episodes: Episode, scope: str, los
     """
     check_support(model, params, episodes.support_x, episodes.support_y, scope, losses[0])
     check_labels("query", episodes.query_x, episodes.query_y, model.ways, losses[1])
-    if not params.encoder and not params.rates and model.head in ("prototype", "zeroed"):
+    if not params.encoder and not params.rates and not params.extra and model.head in ("zeroed", "prototype"):
         fixed = "built from prototypes" if model.head == "prototype" else "zero"
         raise InputError(f"nothing is learned: the encoder is frozen and the head is {fixed}")
 
@@ -30,8 +30,21 @@ def check_support(model: Model, params: Params, support_x: Tensor, support_y: Te
     check_labels("support", support_x, support_y, model.ways, loss)
     if scope == "encoder" and not params.encoder:
         raise InputError("scope='encoder', but the encoder is frozen: use scope='head'")
-    if model.head == "prototype" and support_y.is_cpu and (F.one_hot(support_y, model.ways).sum(-2) == 0).any():
-        raise InputError(f"a support set lacks some of its {model.ways} classes, but head='prototype' averages each")
+    averages = model.head in ("prototype", "cosine")
+    if averages and support_y.is_cpu and (F.one_hot(support_y, model.ways).sum(-2) == 0).any():
+        raise InputError(f"a support set lacks some of its {model.ways} classes, but head={model.head!r} averages each")
+    check_rates(model, params)
+
+
+def check_rates(model: Model, params: Params) -> None:
+    """Raise `InputError` where inner rates were learned for each row of a head of another number of classes."""
+    for name in ("head.weight", "head.bias"):
+        rates = params.rates.get(name)
+        rows = 1 if rates is None or rates.ndim == 1 else rates.shape[1]
+        if rows not in (1, model.ways):
+            raise InputError(
+                f"inner rates were learned for a head of {rows} classes, not {model.ways}: take such tasks"
+            )
 
 
 def check_labels(name: str, images: Tensor, labels: Tensor, ways: int, loss: object = "cross_entropy") -> None:

@@ -33,10 +33,10 @@ from torch import Tensor
 from metacontrast.errors import InputError
 from metacontrast.fields import check_fields
 from metacontrast.maml.checks import check_tasks
-from metacontrast.maml.inner import Inner, standing_steps, transform_vjp
+from metacontrast.maml.inner import standing_steps, transform_vjp
 from metacontrast.maml.outer import Metrics, outer_gradient
 from metacontrast.model.model import Model
-from metacontrast.types import Episode, Params, from_tensors, to_tensors
+from metacontrast.types import Episode, Inner, Params, from_tensors, to_tensors
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 
@@ -126,20 +126,28 @@ def meta_gradient(
     )
 
 
-def mean_over_tasks(
-    gradient_of: Callable[[Episode], tuple[Params, Metrics]],
-    like: Params,
+TaskGradient = Callable[[Model, Params, Episode, Inner], tuple[Params, Metrics]]
+"""What training follows on one task, without a task axis but in the metrics; its negative is a direction of descent."""
+
+
+def mean_task_gradient(
+    gradient: TaskGradient,
+    model: Model,
+    params: Params,
     episodes: Episode,
+    inner: Inner,
     executor: Executor | None = None,
+    precision: Precision = "float32",
 ) -> tuple[Params, Metrics]:
-    """The mean of any gradient over a batch of tasks, and the metrics of every task.
+    """The mean over a batch of tasks of any gradient in place of MAML's, and the metrics of every task.
 
     Args:
-        gradient_of: gradient and metrics of one task.
-        like: parameters of the gradient's structure.
+        gradient: of one task; tasks run one after the other or spread over threads.
+        precision: of products, see the module.
         episodes, executor: as for `meta_gradient`.
     """
-    return _mean(gradient_of, like, unstack(episodes), executor)
+    one = at_precision(precision, lambda episode: gradient(model, params, episode, inner))
+    return _mean(one, params, unstack(episodes), executor)
 
 
 def unstack(episodes: Episode) -> Iterator[Episode]:

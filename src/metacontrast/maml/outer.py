@@ -7,15 +7,16 @@ For `first` order θᴺ depends on θ as the identity plus constants, so g is th
 With `Inner.loss_weights` the loss is Σᵢ wᵢ L(θⁱ(θ), query). A `zeroed` head is not learned: its gradient is 0.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metacontrast.maml.inner import VJP, Inner, autograd_vjp, task_losses, trajectory
+from metacontrast.maml.inner import VJP, autograd_vjp, task_losses, trajectory
 from metacontrast.model.model import Model, apply_head
-from metacontrast.types import Episode, Params, from_tensors, map_params, to_tensors
+from metacontrast.types import Episode, Inner, Params, from_tensors, map_params, to_tensors
 
 
 class Metrics(NamedTuple):
@@ -61,6 +62,16 @@ def outer_gradient(model: Model, params: Params, episodes: Episode, inner: Inner
     total, (metrics, query, adapted), pull = vjp(loss, to_tensors(params), False)
     gradient = from_tensors(params, pull(torch.ones_like(total)))
     return Outcome(gradient, Metrics(*map(Tensor.detach, metrics)), map_params(Tensor.detach, adapted), query.detach())
+
+
+def loss_gradient(params: Params, loss: Callable[[Params], tuple[Tensor, Tensor]]) -> tuple[Params, Metrics]:
+    """The gradient of a loss in all parameters, and its metrics as of one task.
+
+    Args:
+        loss: from parameters to a scalar and an accuracy.
+    """
+    value, accuracy, pull = autograd_vjp(lambda *leaves: loss(from_tensors(params, leaves)), to_tensors(params), False)
+    return from_tensors(params, pull(torch.ones_like(value))), Metrics(value[None], accuracy.detach()[None])
 
 
 def accuracies(outputs: Float[Tensor, "*task image way"], labels: Tensor) -> Float[Tensor, "*task"]:

@@ -47,6 +47,24 @@ class Encoder(nn.Module):
                     nn.init.zeros_(module.bias)
 
 
+class UnitLength(nn.Module):
+    """An encoder whose features are brought to length 1; zeros stay zeros."""
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+        self.feature_size = getattr(encoder, "feature_size", 0)
+
+    def forward(self, images: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch feature"]:
+        """φ(x) / |φ(x)|."""
+        return nn.functional.normalize(self.encoder(images), dim=1)
+
+    def draw_parameters(self, generator: torch.Generator) -> None:
+        """Draw the encoder's starting values anew, where it draws them itself."""
+        if draw := getattr(self.encoder, "draw_parameters", None):
+            draw(generator)
+
+
 def he_std(weight: Float[Tensor, "out in *kernel"]) -> float:
     """Standard deviation sqrt(2 / fan-in) of He's normal initialization."""
     return math.sqrt(2 / weight[0].numel())

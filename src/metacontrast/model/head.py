@@ -5,11 +5,16 @@
 - `shared`: one meta-learned row that every class starts from (UNICORN-MAML, Ye & Chao 2022).
 - `prototype`: w_k = 2 c_k, b_k = −|c_k|² with c_k the mean support feature of class k (ProtoMAML, Triantafillou et
   al. 2020); nothing of the head is meta-learned.
+- `cosine`: w_k = τ c_k / |c_k|, b_k = 0, on features of length 1; τ is meta-learned.
+- `ridge`: W = α Yᵀ(XXᵀ + λI)⁻¹X, b_k = β: ridge regression on the support features X and their one-hot labels Y (R2D2,
+  Bertinetto et al. 2019); λ, α and β are meta-learned. A softmax does not see β, squared errors do.
 
-All but `learned` know no number of classes.
+All but `learned` know no number of classes. The last three are built from the support set, and answer without inner
+steps.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import torch
@@ -19,8 +24,14 @@ from torch import Tensor
 from metacontrast.errors import InputError
 from metacontrast.types import Head, Params
 
-HeadKind = Literal["learned", "zeroed", "shared", "prototype"]
+HeadKind = Literal["learned", "zeroed", "shared", "prototype", "cosine", "ridge"]
 HEAD_KINDS: tuple[HeadKind, ...] = get_args(HeadKind)
+BUILT_HEADS: tuple[HeadKind, ...] = ("prototype", "cosine", "ridge")
+"""Heads that are computed from a task's support set."""
+_SCALE, _PENALTY = 10.0, 1.0
+
+TestHead = Literal["kept", "zeroed"]
+"""What an inner loop starts from at test: the head as it was trained, or one of zeros."""
 
 
 def draw_head(ways: int, feature_size: int, bias: bool, scale: float, generator: torch.Generator) -> Head:
@@ -53,6 +64,47 @@ def prototype_head(means: Float[Tensor, "*task way feature"]) -> Head:
             [0., 2.]]), bias=tensor([-1., -1.]))
     """
     return Head(2 * means, -means.square().sum(-1))
+
+
+def built_extra(kind: HeadKind) -> dict[str, Tensor]:
+    """What a built head learns, at its start: τ or α as `log_scale` (10), λ as `log_penalty` (1), β as `shift` (0)."""
+    scale = {"log_scale": torch.tensor(math.log(_SCALE))}
+    if kind == "ridge":
+        return scale | {"log_penalty": torch.tensor(math.log(_PENALTY)), "shift": torch.tensor(0.0)}
+    return scale if kind == "cosine" else {}
+
+
+def build_head(
+    kind: HeadKind,
+    features: Float[Tensor, "task support feature"],
+    labels: Int[Tensor, "task support"],
+    ways: int,
+    extra: Mapping[str, Tensor],
+) -> Head:
+    """The head of every task from its support features, differentiable.
+
+    Args:
+        extra: as `built_extra` names it.
+    """
+    if kind == "ridge":
+        return _ridge_head(features, one_hot(labels, ways, features.dtype), extra)
+    means = torch.stack([class_means(*task, ways) for task in zip(features, labels, strict=True)])
+    if kind == "prototype":
+        return prototype_head(means)
+    weight = extra["log_scale"].exp() * torch.nn.functional.normalize(means, dim=-1)
+    return Head(weight, torch.zeros_like(weight[..., 0]))
+
+
+def _ridge_head(
+    x: Float[Tensor, "task support feature"], y: Float[Tensor, "task support way"], extra: Mapping[str, Tensor]
+) -> Head:
+    """The smaller of XXᵀ + λI and XᵀX + λI is solved: Xᵀ(XXᵀ + λI)⁻¹ = (XᵀX + λI)⁻¹Xᵀ (Woodbury)."""
+    few = x.shape[-2] <= x.shape[-1]
+    gram = x @ x.mT if few else x.mT @ x
+    penalty = extra["log_penalty"].exp() * torch.eye(len(gram[0]), dtype=x.dtype, device=x.device)
+    solved = torch.linalg.solve(gram + penalty, y if few else x.mT @ y)
+    weight = extra["log_scale"].exp() * (x.mT @ solved if few else solved).mT
+    return Head(weight, extra["shift"].expand(weight.shape[:-1]))
 
 
 def class_means(

@@ -15,13 +15,15 @@ from torch.func import functional_call
 from metacontrast.errors import InputError
 from metacontrast.fields import check_fields
 from metacontrast.model import normalization
+from metacontrast.model.encoders import UnitLength
 from metacontrast.model.fused.sequential import fuse, runs_fused, takes_tasks
 from metacontrast.model.head import (
+    BUILT_HEADS,
     HeadKind,
+    build_head,
+    built_extra,
     check_start,
-    class_means,
     draw_head,
-    prototype_head,
     repeat_head,
     zero_head,
 )
@@ -66,6 +68,8 @@ class Model:
     def __post_init__(self) -> None:
         self._check()
         encoder = normalization.prepare(copy.deepcopy(self.encoder), self.norm).eval()
+        if self.head == "cosine" and not isinstance(encoder, UnitLength):
+            encoder = UnitLength(encoder)
         trained = self._trained or tuple(name for name, p in encoder.named_parameters() if p.requires_grad)
         encoder.requires_grad_(False)
         size = self.feature_size or getattr(encoder, "feature_size", 0)
@@ -102,14 +106,16 @@ class Model:
         draw = getattr(self.encoder, "draw_parameters", None)
         if draw is not None:
             draw(generator)
-        rows = {"shared": 1, "prototype": 0}.get(self.head, self.ways)
+        is_built = self.head in BUILT_HEADS
+        rows = 0 if is_built else 1 if self.head == "shared" else self.ways
         scale = 0.0 if self.head == "zeroed" else head_init_scale
-        bias = self.head_bias or self.head == "prototype"
+        bias = self.head_bias or is_built
         own = dict(self.encoder.named_parameters())
         encoder = {name: own[name].detach().clone() for name in self._trained}
         head = draw_head(rows, self.feature_size, bias, scale, generator)
         like = next((p for p in own.values() if p.is_floating_point()), head.weight)
-        return Params(encoder, Head(head.weight.to(like), None if head.bias is None else head.bias.to(like)))
+        extra = {name: t.to(like) for name, t in built_extra(self.head).items()}
+        return Params(encoder, head_from([t.to(like) for t in head_tensors(head)]), {}, extra)
 
     def empty_params(self) -> Params:
         """Parameters of the right structure and shapes, for a file to be read into."""
@@ -120,7 +126,9 @@ class Model:
         return self._with(ways=ways)
 
     def with_head(self, head: HeadKind) -> "Model":
-        """The same model whose heads start in another way; it shares the encoder."""
+        """The same model whose heads start in another way; it shares the encoder, whose features stay as they are."""
+        if head == "cosine" and not isinstance(self.encoder, UnitLength):
+            raise InputError("head='cosine' needs features of length 1: make the model with it")
         return self._with(head=head)
 
     def _with(self, **changed: Any) -> "Model":
@@ -279,10 +287,9 @@ class Model:
         head = params.head
         if support_y.ndim == 1:
             return self.only_task(self.start(params, support_x[None], support_y[None]))
-        if self.head == "prototype" and len(head.weight) == 0:
+        if self.head in BUILT_HEADS and len(head.weight) == 0:
             features = self.task_features(params.encoder, support_x)
-            means = [class_means(*task, self.ways) for task in zip(features, support_y, strict=True)]
-            return params._replace(head=prototype_head(torch.stack(means)))
+            return params._replace(head=build_head(self.head, features, support_y, self.ways, params.extra))
         if self.head == "shared" and len(head.weight) == 1:
             head = repeat_head(head, self.ways)
         check_start(self.head, head, self.ways)

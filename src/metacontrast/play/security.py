@@ -22,10 +22,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from metacontrast.errors import InputError
 
-Scope = MutableMapping[str, Any]
+HttpScope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+App = Callable[[HttpScope, Receive, Send], Awaitable[None]]
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 SHORTEST_TOKEN = 16
@@ -115,7 +115,7 @@ class Guard:
     def __init__(self, app: App, address: Address):
         self.app, self.address = app, address
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: HttpScope, receive: Receive, send: Send) -> None:
         """Answer one request, or refuse it."""
         if scope["type"] != "http":
             if scope["type"] == "websocket":
@@ -138,7 +138,7 @@ class Guard:
                 refused = error if isinstance(error, Refused) else Refused(503, "this took too long: try less at once")
                 await _refuse(guarded, refused)
 
-    def _checked(self, scope: Scope) -> Scope:
+    def _checked(self, scope: HttpScope) -> HttpScope:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         host, origin = headers.get(b"host", ""), headers.get(b"origin")
         if not self.address.allows(host):

@@ -23,7 +23,7 @@ from metacontrast.classifier.model_folder import load_starting_point, pretrained
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.data.decode import decode
 from metacontrast.errors import InputError
-from metacontrast.maml.inner import Inner, Scope
+from metacontrast.types import Inner, Scope
 
 MOST_CLASSES, MOST_EXAMPLES = 20, 20
 FIRST_CLASSES = ("A", "B")

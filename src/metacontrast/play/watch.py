@@ -25,12 +25,12 @@ from metacontrast.data.images import ClassImages, group_by_class
 from metacontrast.diagnostics.task_view import REMAINDER, TaskView, describe_parts, view_task
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import Engine, meta_gradient
-from metacontrast.maml.inner import Inner, adapt
+from metacontrast.maml.inner import adapt
 from metacontrast.model.encoders import conv4
 from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model, apply_head
 from metacontrast.play.session import to_png
-from metacontrast.types import Episode, Params, head_tensors, to_tensors
+from metacontrast.types import Episode, Inner, Params, head_tensors, to_tensors
 
 WAYS, SHOTS, QUERIES, SIDE, FILTERS = 5, 1, 3, 28, 16
 META_BATCH, INNER, OUTER_LR = 4, Inner(steps=1, lr=0.4, order="first"), 3e-3

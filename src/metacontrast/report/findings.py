@@ -9,6 +9,7 @@ import torch
 from metacontrast.data.episodes import EpisodeRows, EpisodeSampler
 from metacontrast.diagnostics.explanation import GradientExplanation, explain
 from metacontrast.diagnostics.similarity import MAPS
+from metacontrast.methods import METHODS
 from metacontrast.training.run import TrainedRun
 from metacontrast.training.step import ONE_CPU, Resources
 from metacontrast.types import Episode
@@ -141,13 +142,15 @@ _NO_GRADIENT = {
 def setting(found: Findings) -> str:
     """Which model on which tasks."""
     config, tasks = found.run.config, found.tasks
-    trained = "MAML" if config.objective == "maml" else "MAML's contrastive loss (its MAML gradient is shown)"
+    trained = "MAML" if config.method == "maml" else config.method
+    if METHODS[config.method].gradient is not None:
+        trained += " (its MAML gradient is shown)"
+    loop = f"{config.inner_steps} inner steps of size {config.inner_lr:g} that move {_SCOPES[config.inner_scope]}"
     return (
         f"The model: {config.order}-order {trained} after {found.run.updates} updates, head {config.head}"
-        f"{' with bias' if config.head_bias else ' without bias'}, {config.inner_steps} inner steps of size "
-        f"{config.inner_lr:g} that move {_SCOPES[config.inner_scope]}; {found.explanation.tasks} tasks of "
-        f"{tasks.images.name}, {tasks.ways}-way {tasks.shots}-shot, {tasks.queries} queries per class, "
-        f"seed {tasks.seed}."
+        f"{' with bias' if config.head_bias else ' without bias'}, {loop if config.inner_steps else 'no inner steps'}; "
+        f"{found.explanation.tasks} tasks of {tasks.images.name}, {tasks.ways}-way {tasks.shots}-shot, {tasks.queries} "
+        f"queries per class, seed {tasks.seed}."
     )
 
 
@@ -164,7 +167,7 @@ def facts(found: Findings) -> list[Fact]:
     ]
 
 
-def as_text(found: Findings) -> str:
+def findings_text(found: Findings) -> str:
     """The summary for a terminal."""
     lines = (f"{fact.name:<44}{fact.value:>10}" for fact in facts(found))
     return "\n".join([headline(found), "", *lines])

@@ -1,4 +1,4 @@
-"""The outer gradient of MAML taken apart: interference, contrast, and the curvature of the head.
+"""The outer gradient of MAML at the features, split: interference, contrast, and the curvature of the head.
 
 The encoder stands still in the inner loop. L is the mean cross entropy of the adapted head w^N over the
 query set. Then
@@ -23,20 +23,13 @@ Reference: Kao, Chiu and Chen, ICLR 2022, Sections 2.3, B.3 - B.5 and C.
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from metacontrast.theory.coefficients import contrastive_coefficients
-from metacontrast.theory.inner_loop import (
-    Trajectory,
-    adjoints,
-    descend,
-    query_errors,
-    softmax_outputs,
-    softmax_vjp,
-)
-from metacontrast.theory.task import FeatureTask, check_inner, feature_task, strip_constant, targets
-from metacontrast.types import Head, Order
+from metacontrast.theory.inner_loop import Trajectory, adjoints, query_errors, softmax_vjp, walk
+from metacontrast.theory.task import FeatureTask, strip_constant, targets
+from metacontrast.types import Head, Inner
 
 
 class FeatureGradient(NamedTuple):
@@ -58,64 +51,52 @@ class FeatureGradient(NamedTuple):
         return self.contrastive_support + self.head_curvature
 
 
-@torch.no_grad()
-def split_feature_gradient(
-    support_features: Float[Tensor, "support feature"],
-    support_y: Int[Tensor, " support"],
-    query_features: Float[Tensor, "query feature"],
-    query_y: Int[Tensor, " query"],
-    head: Head,
-    *,
-    inner_lr: float,
-    inner_steps: int = 1,
-    order: Order = "first",
-) -> FeatureGradient:
-    """MAML's error signals at the features of one task, in four parts; exact for any number of steps.
+def split_feature_gradient(task: FeatureTask, inner: Inner) -> FeatureGradient:
+    """Split MAML's error signals at the features of one task into four parts; exact for any number of steps.
 
     Args:
-        support_features, query_features: φ(s), φ(q) under the meta-learned encoder.
-        support_y, query_y: labels t, u in [0, ways).
-        head: w^0, rows are classes, with or without a bias.
-        inner_lr, inner_steps: η and N_step of the inner loop, which moves the head only.
-        order: `"first"` (FOMAML) or `"second"` (SOMAML).
+        task: features, labels and head.
+        inner: steps, step size and order of the inner loop, which moves the head only.
 
     A zeroed head does not interfere. With one orthogonal support image per class and η = 2 the logits of q
     = φ(s_0) are (1/2, -1/2), and it is pulled along φ(s_0) - φ(s_1) with weight η/|S| · q_1 = 1/(1 + e):
 
-    >>> zero = Head(torch.zeros(2, 2), None)
-    >>> y = torch.tensor([0, 1])
-    >>> parts = split_feature_gradient(torch.eye(2), y, torch.eye(2)[:1], y[:1], zero, inner_lr=2.0)
+    >>> zero, y = Head(torch.zeros(2, 2), None), torch.tensor([0, 1])
+    >>> task = FeatureTask(torch.eye(2), y, torch.eye(2)[:1], y[:1], zero)
+    >>> parts = split_feature_gradient(task, Inner(lr=2.0))
     >>> parts.interference
     tensor([[0., 0.]])
     >>> parts.contrastive_query
     tensor([[-0.2689,  0.2689]])
     """
-    check_inner(inner_lr, inner_steps, order)
-    task = feature_task(support_features, support_y, query_features, query_y, head)
-    trajectory = descend(task.support, task.support_y, task.head, inner_lr, inner_steps)
-    if order == "second":
-        support_parts = support_signals(task, trajectory, inner_lr)
-    else:
-        support_parts = torch.zeros_like(task.support), torch.zeros_like(task.support)
-    parts = (*query_signals(task, trajectory, inner_lr), *support_parts)
-    return FeatureGradient(*(strip_constant(part, head) for part in parts))
+    return split_along(walk(task, inner), task.head)
 
 
-def query_signals(task: FeatureTask, trajectory: Trajectory, inner_lr: float) -> tuple[Tensor, Tensor]:
+def split_along(path: Trajectory, head: Head) -> FeatureGradient:
+    """The four parts for an inner loop that was walked.
+
+    Args:
+        head: w^0, whose bias, if it has one, is what `path` holds as a last feature.
+    """
+    zero = torch.zeros_like(path.support)
+    at_support = support_signals(path) if path.order == "second" else (zero, zero)
+    return FeatureGradient(*(strip_constant(part, head) for part in (*query_signals(path), *at_support)))
+
+
+def query_signals(path: Trajectory) -> tuple[Tensor, Tensor]:
     """Interference and contrastive part at the query features, Eq. 6 and 21 over |Q|."""
-    interference = query_errors(task, trajectory) @ task.head
-    q = softmax_outputs(task.query, trajectory.heads[-1])
-    c = contrastive_coefficients(q, task.query_y, trajectory.support_probs, task.support_y)
-    contrastive = inner_lr / len(task.support) * c @ task.support
-    return interference / len(task.query), contrastive / len(task.query)
+    interference = query_errors(path) @ path.heads[0]
+    c = contrastive_coefficients(path.query_probs, path.query_y, path.support_probs, path.support_y)
+    contrastive = path.lr / len(path.support) * c @ path.support
+    return interference / len(path.query), contrastive / len(path.query)
 
 
-def support_signals(task: FeatureTask, trajectory: Trajectory, inner_lr: float) -> tuple[Tensor, Tensor]:
+def support_signals(path: Trajectory) -> tuple[Tensor, Tensor]:
     """Contrastive part and head curvature at the support features, summed over the inner steps."""
-    contrastive, curvature = torch.zeros_like(task.support), torch.zeros_like(task.support)
-    lam = adjoints(task, trajectory, inner_lr)
-    for s, w, lam_p in zip(trajectory.support_probs, trajectory.heads[:-1], lam[1:], strict=True):
-        contrastive += (targets(task.support_y, s) - s) @ lam_p
-        curvature -= softmax_vjp(s, task.support @ lam_p.T) @ w
-    rate = inner_lr / len(task.support)
+    contrastive, curvature = torch.zeros_like(path.support), torch.zeros_like(path.support)
+    lam = adjoints(path)
+    for s, w, lam_p in zip(path.support_probs, path.heads[:-1], lam[1:], strict=True):
+        contrastive += (targets(path.support_y, s) - s) @ lam_p
+        curvature -= softmax_vjp(s, path.support @ lam_p.T) @ w
+    rate = path.lr / len(path.support)
     return rate * contrastive, rate * curvature

@@ -1,4 +1,4 @@
-"""The outer gradient of the encoder itself, taken apart like the error signals at its features.
+"""The outer gradient of the encoder, split like the error signals at its features.
 
 The features' Jacobian pulls back each part that `metacontrast.theory.decomposition` finds (Section 2.3):
 
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from metacontrast.errors import InputError
 from metacontrast.theory.decomposition import split_feature_gradient
-from metacontrast.types import Episode, Order, Params
+from metacontrast.theory.task import FeatureTask
+from metacontrast.types import Episode, Inner, Params
 
 Tensors = dict[str, Tensor]
 
@@ -40,13 +41,11 @@ def split_encoder_gradient(
     features: Callable[[Tensors, Tensor], Tensor],
     params: Params,
     episode: Episode,
+    inner: Inner,
     *,
-    inner_lr: float,
-    inner_steps: int = 1,
-    order: Order = "first",
     query_features: Callable[[Tensors, Tensor, Tensor], Tensor] | None = None,
 ) -> EncoderGradient:
-    """The four parts as gradients of the encoder: every error signal pulled back through the features.
+    """Split the encoder's outer gradient into four parts: each error signal, pulled back through the features.
 
     `total` is the gradient of head-only MAML, whatever the encoder.
 
@@ -54,13 +53,26 @@ def split_encoder_gradient(
         features: `features(encoder, images)` gives `(image, feature)`. Support and query images go through it in two
             calls, so that each has its own batch statistics.
         params: encoder and head w^0.
-        episode: one task; average those of several by `mean_over_tasks`.
-        inner_lr, inner_steps, order: as for `split_feature_gradient`.
+        episode: one task; average those of several by `mean_split`.
+        inner: steps, step size and order of the inner loop, which moves the head only.
         query_features: `query_features(encoder, support_x, query_x)`, for query features that look at the support
             images too, as under statistics of the support set.
     """
     if episode.support_y.ndim != 1:
         raise InputError(f"support labels {tuple(episode.support_y.shape)}: split one task at a time, then average")
+    encoder, task = feature_graph(features, params, episode, query_features)
+    parts = split_feature_gradient(task, inner)
+    outputs = task.query, task.query, task.support, task.support
+    return EncoderGradient(*(pull_back(f, encoder, signal) for f, signal in zip(outputs, parts, strict=True)))
+
+
+def feature_graph(
+    features: Callable[[Tensors, Tensor], Tensor],
+    params: Params,
+    episode: Episode,
+    query_features: Callable[[Tensors, Tensor, Tensor], Tensor] | None = None,
+) -> tuple[Tensors, FeatureTask]:
+    """The encoder as leaves of a graph, and the task whose features are functions of them; arguments as above."""
     encoder = {name: tensor.detach().requires_grad_() for name, tensor in params.encoder.items()}
     with torch.enable_grad():
         support = features(encoder, episode.support_x)
@@ -68,18 +80,7 @@ def split_encoder_gradient(
             query = features(encoder, episode.query_x)
         else:
             query = query_features(encoder, episode.support_x, episode.query_x)
-    parts = split_feature_gradient(
-        support.detach(),
-        episode.support_y,
-        query.detach(),
-        episode.query_y,
-        params.head,
-        inner_lr=inner_lr,
-        inner_steps=inner_steps,
-        order=order,
-    )
-    outputs = query, query, support, support
-    return EncoderGradient(*(pull_back(f, encoder, signal) for f, signal in zip(outputs, parts, strict=True)))
+    return encoder, FeatureTask(support, episode.support_y, query, episode.query_y, params.head)
 
 
 def pull_back(features: Tensor, encoder: Tensors, signal: Tensor) -> Tensors:
@@ -90,8 +91,8 @@ def pull_back(features: Tensor, encoder: Tensors, signal: Tensor) -> Tensors:
     return dict(zip(encoder, grads, strict=True))
 
 
-def mean_over_tasks(splits: Sequence[EncoderGradient]) -> EncoderGradient:
-    """The split of a batch of tasks: the mean of its tasks' splits, part by part."""
+def mean_split(splits: Sequence[EncoderGradient]) -> EncoderGradient:
+    """Average the splits of several tasks, part by part: the split of the batch of them."""
     if not splits:
         raise InputError("no tasks to average: give one split or more")
     return EncoderGradient(

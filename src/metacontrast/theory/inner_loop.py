@@ -19,54 +19,69 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from metacontrast.theory.task import FeatureTask, targets
+from metacontrast.theory.task import FeatureTask, append_constant, check_task, merge_bias, targets
+from metacontrast.types import Inner, Order
 
 
 class Trajectory(NamedTuple):
-    """Heads w^0 … w^N, and the support outputs s^0 … s^{N-1} that moved them."""
+    """The inner loop of one task in coordinates without a bias, see `metacontrast.theory.task`; nothing has a graph.
 
+    Args:
+        support, query: features φ̃.
+        support_y, query_y: labels t, u.
+        lr, order: η, and whether the outer gradient runs through the loop.
+        heads: w̃^0 … w̃^N.
+        support_probs: s^0 … s^{N-1}, the support outputs that moved them.
+        query_probs: q, the query outputs after the last step.
+    """
+
+    support: Float[Tensor, "support feature"]
+    support_y: Int[Tensor, " support"]
+    query: Float[Tensor, "query feature"]
+    query_y: Int[Tensor, " query"]
+    lr: float
+    order: Order
     heads: Float[Tensor, "heads way feature"]
     support_probs: Float[Tensor, "step support way"]
+    query_probs: Float[Tensor, "query way"]
+
+
+@torch.no_grad()
+def walk(task: FeatureTask, inner: Inner) -> Trajectory:
+    """Check a task and run its inner loop on the head, Eq. 17."""
+    check_task(task, inner)
+    support, query = (append_constant(t.detach(), task.head) for t in (task.support, task.query))
+    heads, outputs = [merge_bias(task.head).detach()], []
+    for _ in range(inner.steps):
+        s = softmax_outputs(support, heads[-1])
+        heads.append(heads[-1] + inner.lr / len(support) * (targets(task.support_y, s) - s).T @ support)
+        outputs.append(s)
+    q = softmax_outputs(query, heads[-1])
+    labelled = support, task.support_y, query, task.query_y
+    return Trajectory(*labelled, inner.lr, inner.order, torch.stack(heads), torch.stack(outputs), q)
 
 
 def softmax_outputs(
     features: Float[Tensor, "image feature"], head: Float[Tensor, "way feature"]
 ) -> Float[Tensor, "image way"]:
-    """s or q: what the head answers."""
+    """s or q: the softmax of a linear head's outputs."""
     return (features @ head.T).softmax(dim=-1)
 
 
-def descend(
-    support: Float[Tensor, "support feature"],
-    support_y: Int[Tensor, " support"],
-    head: Float[Tensor, "way feature"],
-    inner_lr: float,
-    inner_steps: int,
-) -> Trajectory:
-    """Inner steps of gradient descent on the head, Eq. 17."""
-    heads, outputs = [head], []
-    for _ in range(inner_steps):
-        s = softmax_outputs(support, heads[-1])
-        heads.append(heads[-1] + inner_lr / len(support) * (targets(support_y, s) - s).T @ support)
-        outputs.append(s)
-    return Trajectory(torch.stack(heads), torch.stack(outputs))
-
-
-def query_errors(task: FeatureTask, trajectory: Trajectory) -> Float[Tensor, "query way"]:
+def query_errors(path: Trajectory) -> Float[Tensor, "query way"]:
     """q_k - 1{k=u} under the adapted head."""
-    q = softmax_outputs(task.query, trajectory.heads[-1])
-    return q - targets(task.query_y, q)
+    return path.query_probs - targets(path.query_y, path.query_probs)
 
 
 def softmax_vjp(outputs: Float[Tensor, "image way"], z: Float[Tensor, "image way"]) -> Float[Tensor, "image way"]:
-    """r_k = s_k (z_k - Σ_j s_j z_j)."""
+    """r_k = s_k (z_k - Σ_j s_j z_j), the softmax's Jacobian applied to z."""
     return outputs * (z - (outputs * z).sum(dim=-1, keepdim=True))
 
 
-def adjoints(task: FeatureTask, trajectory: Trajectory, inner_lr: float) -> Float[Tensor, "heads way feature"]:
+def adjoints(path: Trajectory) -> Float[Tensor, "heads way feature"]:
     """λ^0 … λ^N, gradients of the mean query loss with respect to each head of the trajectory."""
-    lam = [query_errors(task, trajectory).T @ task.query / len(task.query)]
-    for s in trajectory.support_probs.flip(0):
-        r = softmax_vjp(s, task.support @ lam[0].T)
-        lam.insert(0, lam[0] - inner_lr / len(task.support) * r.T @ task.support)
+    lam = [query_errors(path).T @ path.query / len(path.query)]
+    for s in path.support_probs.flip(0):
+        r = softmax_vjp(s, path.support @ lam[0].T)
+        lam.insert(0, lam[0] - path.lr / len(path.support) * r.T @ path.support)
     return torch.stack(lam)

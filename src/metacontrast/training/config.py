@@ -4,24 +4,28 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
+
+import torch
 
 from metacontrast.data.augment import AugmentationName
 from metacontrast.data.episodes import EpisodeSampler, Labels
 from metacontrast.data.images import ClassImages
 from metacontrast.data.options import ReadOptions, Resample, SplitScheme
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, check_choice
 from metacontrast.fields import as_declared, check_fields, field_types
-from metacontrast.maml.engine import Precision
-from metacontrast.maml.inner import Inner, LossName, Order, Scope
+from metacontrast.maml.engine import Precision, TaskGradient
+from metacontrast.maml.inner import Inner
+from metacontrast.methods import METHODS
 from metacontrast.model.encoders import EncoderName, build_encoder
-from metacontrast.model.head import HeadKind
+from metacontrast.model.head import BUILT_HEADS, HeadKind, TestHead
 from metacontrast.model.model import Model
 from metacontrast.model.normalization import Norm
+from metacontrast.types import LossName, Order, Params, Scope
 
 OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop"]
 Schedule = Literal["constant", "cosine"]
-Objective = Literal["maml", "contrastive"]
 
 
 def _option(default: Any, help: str) -> Any:
@@ -33,9 +37,9 @@ class TrainConfig:
     """A training run. The command line has one flag for every field; `recipes` has named configurations."""
 
     dataset: str = _option("glyphs", "glyphs, omniglot, mini-imagenet, cifar-fs, or folder:PATH")
-    split_scheme: SplitScheme = _option("default", "default: the literature's split; released: the released code's")
+    split_scheme: SplitScheme = _option("default", "default: the literature's split; released: the authors' code's")
     image_size: int | None = _option(None, "side of the images in pixels; none: the data set's own")
-    resample: Resample | None = _option(None, "filter for resizing; none: the data set's own")
+    resample: Resample | None = _option(None, "Pillow's filter for resizing; none: the data set's own")
     invert: bool = _option(False, "swap black and white")
     rotations: bool = _option(False, "add every class turned by 90, 180 and 270 degrees as new classes")
     skip_unreadable: bool = _option(False, "leave out image files that cannot be read")
@@ -43,51 +47,53 @@ class TrainConfig:
     ways: int = _option(5, "classes per task")
     shots: int = _option(1, "support images per class")
     queries: int = _option(15, "query images per class")
-    labels: Labels = _option("fresh", "fresh: any class any label; bound...: a class always gets the same label")
-    pool_size: int | None = _option(None, "reuse a fixed pool of so many tasks; 1: one fixed task; none: fresh tasks")
-    relabel: bool = _option(False, "permute a task's labels anew each time that it is used")
-    least_ways: int | None = _option(None, "draw the ways of every update from this to --ways; also --ways 5-20")
-    least_shots: int | None = _option(None, "draw the shots of every update from this to --shots; also --shots 1-10")
-    unequal_shots: bool = _option(False, "share a training task's support images unequally among its classes")
-    augment: tuple[AugmentationName, ...] = _option((), "augmentation of training tasks: flip, crop, colour; none")
+    labels: Labels = _option("fresh", "fresh: drawn for each task; bound...: a class always has the same label")
+    pool_size: int | None = _option(None, "reuse a pool of N tasks; 1: one fixed task; none: new tasks at every update")
+    relabel: bool = _option(False, "permute a task's labels each time it is used")
+    least_ways: int | None = _option(None, "draw each update's ways between this and --ways; also --ways 5-20")
+    least_shots: int | None = _option(None, "draw each update's shots between this and --shots; also --shots 1-10")
+    unequal_shots: bool = _option(False, "divide a training task's support images unequally among its classes")
+    augment: tuple[AugmentationName, ...] = _option((), "augmentation of training tasks: flip, crop, colour, or none")
 
-    encoder: EncoderName = _option("conv4-released", "conv4 (the paper's text), conv4-released, resnet12 or mlp")
+    encoder: EncoderName = _option(
+        "conv4-released", "conv4 (the paper's text), conv4-released (the authors' code), resnet12, mlp"
+    )
     filters: int | None = _option(None, "width of the encoder; none: the preset's own")
-    head: HeadKind = _option("zeroed", "learned; zeroed after every update; one shared row; built from prototypes")
+    head: HeadKind = _option("zeroed", "learned; zeroed after every update; shared: one row; prototype: class means")
     head_bias: bool = _option(True, "whether the head has a bias")
-    head_init_scale: float = _option(1.0, "factor on the random start of the head; 0 is zero initialization")
-    norm: Norm = _option("transductive", "query images normalized by their own batch, or by the support set")
+    head_init_scale: float = _option(1.0, "scale of the head's random initialization; 0: zero initialization")
+    norm: Norm = _option("transductive", "batch-norm statistics of query images: their own or the support set's")
 
-    order: Order = _option("first", "first: FOMAML; second: through the inner steps (SOMAML)")
+    order: Order = _option("first", "first: FOMAML; second: SOMAML, through the inner steps")
     inner_steps: int = _option(1, "gradient steps on the support set")
     inner_lr: float = _option(0.4, "step size of the inner loop")
-    inner_scope: Scope = _option("all", "what the inner loop moves")
+    inner_scope: Scope = _option("all", "what the inner loop adapts: all (MAML), head (ANIL) or encoder (BOIL)")
     inner_loss: LossName = _option("cross_entropy", "loss of both loops")
 
-    objective: Objective = _option("maml", "maml, or the contrastive loss that equals it where only the head adapts")
-    drop_interference: bool = _option(False, "leave the interference term out of the contrastive loss")
-    drop_noise: bool = _option(False, "leave the noise out of the contrastive coefficients")
+    method: str = _option("maml", f"way of training: {', '.join(METHODS)}; it brings the fields that it needs")
+    drop_interference: bool = _option(False, "contrastive: leave the interference term out of the loss")
+    drop_noise: bool = _option(False, "contrastive: leave the noise term out of the coefficients")
 
     optimizer: OptimizerName = _option("adam", "optimizer of the outer loop, with PyTorch's defaults")
     outer_lr: float = _option(1e-3, "learning rate of the outer loop")
-    lr_schedule: Schedule = _option("constant", "of the outer learning rate; cosine: down to 0 at the last update")
+    lr_schedule: Schedule = _option("constant", "schedule of the outer learning rate; cosine: to 0 at the last update")
     weight_decay: float | None = _option(None, "weight decay of the optimizer; none: PyTorch's default for it")
     clip_norm: float | None = _option(None, "largest norm of the outer gradient; none: no limit")
     meta_batch: int = _option(32, "tasks per update")
     updates: int = _option(300, "number of outer updates")
     precision: Precision = _option(
-        "float32", "arithmetic of an update: IEEE float32; tf32, coarser, a GPU's; or bfloat16, coarsest"
+        "float32", "arithmetic of an update: float32 (IEEE), tf32 (coarser, GPU only) or bfloat16 (coarsest)"
     )
 
     eval_every: int = _option(50, "updates between evaluations; 0: only after the last")
-    eval_episodes: int = _option(100, "test tasks per evaluation during training, the same ones each time")
+    eval_episodes: int = _option(100, "test tasks per evaluation during training, always the same ones")
     eval_steps: tuple[int, ...] = _option((1,), "inner steps at evaluation, comma-separated")
-    eval_split: str = _option("auto", "split that is evaluated on during training; auto: val where there is one")
-    select: bool = _option(False, "keep the model that is most accurate at an evaluation as best.safetensors")
-    explain_every: int = _option(0, "updates between records of what the gradient is made of; 0: none")
+    eval_split: str = _option("auto", "split to evaluate on during training; auto: val where there is one")
+    select: bool = _option(False, "keep the model with the best evaluation accuracy as best.safetensors")
+    explain_every: int = _option(0, "updates between records of the gradient's decomposition; 0: none")
     checkpoint_every: int = _option(50, "updates between checkpoints")
-    keep_every: int = _option(0, "updates between copies of the model that stay, update 0 included; 0: none")
-    seed: int = _option(0, "seed of starting values and tasks")
+    keep_every: int = _option(0, "updates between copies of the model that are kept, update 0 included; 0: none")
+    seed: int = _option(0, "seed of the initialization and of the tasks")
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -110,11 +116,11 @@ class TrainConfig:
                 f"head={self.head} with inner_scope={self.inner_scope} and inner_steps={self.inner_steps} leaves the "
                 "outputs at zero and learns nothing: use --head learned, or let the inner loop move the head"
             )
-        if self.head == "prototype" and not self.head_bias:
-            raise InputError("head=prototype is built with a bias: leave out --no-head-bias")
+        if self.head in BUILT_HEADS and not self.head_bias:
+            raise InputError(f"head={self.head} is built with a bias: leave out --no-head-bias")
         if self.least_ways is not None and self.head == "learned":
             raise InputError("head=learned is for one number of classes: leave out least_ways, or use --head zeroed")
-        _check_objective(self)
+        _check_method(self)
 
     def digest(self) -> str:
         """SHA-256 over all fields, in hexadecimal: the name of a run among others."""
@@ -124,9 +130,15 @@ class TrainConfig:
         """How training adapts to a task."""
         return Inner(self.inner_steps, self.inner_lr, self.inner_scope, self.order, self.inner_loss)
 
-    def dropped(self) -> dict[str, bool]:
-        """What the contrastive objective leaves out."""
-        return {"drop_interference": self.drop_interference, "drop_noise": self.drop_noise}
+    def task_gradient(self) -> TaskGradient | None:
+        """The gradient of one task that the method follows with its options; None is MAML's."""
+        method = METHODS[self.method]
+        options = {name: getattr(self, name) for name in method.options}
+        return None if method.gradient is None else partial(method.gradient, **options)
+
+    def test_heads(self) -> tuple[TestHead, ...]:
+        """What the inner loop starts from at test; a head that answers without inner steps has no use for zeros."""
+        return ("kept",) if self.head in BUILT_HEADS and self.inner_steps == 0 else ("kept", "zeroed")
 
     def read_options(self) -> ReadOptions:
         """How images are read."""
@@ -137,6 +149,16 @@ class TrainConfig:
         """The model for images of that shape."""
         encoder = build_encoder(self.encoder, image_shape, self.filters)
         return Model(encoder, self.ways, head=self.head, head_bias=self.head_bias, norm=self.norm)
+
+    def init(self, model: Model, generator: torch.Generator, classes: int) -> Params:
+        """Draw the starting values of everything that the method learns.
+
+        Args:
+            classes: how many there are to train on, for methods that tell them all apart.
+        """
+        params = model.init(generator, self.head_init_scale)
+        start = METHODS[self.method].start
+        return params if start is None else start(model, params, self.inner())
 
     def training_tasks(self, images: ClassImages) -> EpisodeSampler:
         """The tasks that are trained on: update u uses the tasks u·meta_batch and following."""
@@ -174,32 +196,52 @@ _LEAST = {
 }
 
 
-def _check_objective(config: TrainConfig) -> None:
-    """Raise when the theory's closed forms are asked for outside their setting."""
-    if config.objective == "contrastive" and config.precision != "float32":
-        raise InputError(f"objective=contrastive cannot have precision={config.precision}: use --precision float32")
-    dropped = [name for name in ("drop_interference", "drop_noise") if getattr(config, name)]
-    if dropped and config.objective == "maml":
-        raise InputError(f"{dropped[0]} is a switch of the contrastive loss: add --objective contrastive")
-    if config.objective == "contrastive":
-        wanted = {"inner_scope": ("head",), "head": ("learned", "zeroed")}
-        for name, allowed in wanted.items():
-            if (value := getattr(config, name)) not in allowed:
-                flag = "--" + name.replace("_", "-")
-                raise InputError(f"objective=contrastive cannot have {name}={value}: add {flag} {' or '.join(allowed)}")
-        if config.order == "second" and config.inner_steps > 1:
-            raise InputError(f"objective=contrastive has no second order for {config.inner_steps} steps: use 1 step")
-    if config.objective == "contrastive" or config.explain_every:
-        name = "objective=contrastive" if config.objective == "contrastive" else f"explain_every={config.explain_every}"
-        if config.inner_loss != "cross_entropy" or config.inner_steps < 1:
-            raise InputError(f"{name} needs --inner-loss cross_entropy and --inner-steps 1 or more")
+def _check_method(config: TrainConfig) -> None:
+    """Raise for fields that the method cannot have, and where the theory's closed forms are outside their setting."""
+    check_choice("method", config.method, METHODS)
+    method = METHODS[config.method]
+    for name, allowed in method.needs.items():
+        if (value := getattr(config, name)) not in allowed:
+            flag, words = "--" + name.replace("_", "-"), " or ".join(map(str, allowed))
+            raise InputError(f"method={config.method} cannot have {name}={value}: add {flag} {words}")
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    for owner, each in METHODS.items():
+        for name in set(each.options) - set(method.options):
+            if getattr(config, name) != defaults[name]:
+                raise InputError(f"{name} is an option of the method {owner}: add --method {owner}")
+    if config.method == "contrastive" and config.order == "second" and config.inner_steps > 1:
+        raise InputError(f"method=contrastive has no second order for {config.inner_steps} steps: use 1 step")
+    needs_theory = f"explain_every={config.explain_every}" if config.explain_every else ""
+    if config.explain_every and not method.explains:
+        raise InputError(
+            f"method={config.method} has an inner loop of which the theory does not speak: leave out {needs_theory}"
+        )
+    needs_theory = "method=contrastive" if config.method == "contrastive" else needs_theory
+    if needs_theory and (config.inner_loss != "cross_entropy" or config.inner_steps < 1):
+        raise InputError(f"{needs_theory} needs --inner-loss cross_entropy and --inner-steps 1 or more")
+
+
+def with_fields(config: TrainConfig, **fields: Any) -> TrainConfig:
+    """The configuration with other fields; another `method` brings what it needs unless that is given too.
+
+    >>> with_fields(TrainConfig(), method="protonet").head
+    'prototype'
+    """
+    brought: dict[str, Any] = {}
+    if (name := fields.get("method", config.method)) != config.method and name in METHODS:
+        method = METHODS[name]
+        needed = {each: values[0] for each, values in method.needs.items() if getattr(config, each) not in values}
+        brought = {**method.fields, **needed}
+    return replace(config, **(brought | fields))
 
 
 def config_from_values(values: Any, where: str) -> TrainConfig:
     """The configuration that `where` holds; what cannot be one is named in an `InputError`."""
     if not isinstance(values, dict):
         raise InputError(f"{where} holds no configuration: it is damaged or not from here")
-    types = field_types(TrainConfig)
+    types, values = field_types(TrainConfig), dict(values)
+    if "objective" in values:  # the name of `method` in runs that were made before there were others
+        values["method"] = values.pop("objective")
     if unknown := sorted(set(values) - set(types)):
         raise InputError(f"{where} has unknown fields {', '.join(unknown)}: it was written by another version")
     try:

@@ -1,4 +1,4 @@
-"""Accuracy on fixed test tasks, with its 95 % interval, beside the baseline that needs no adaptation.
+"""Accuracy on fixed test tasks, with its 95 % interval, beside classifiers that need no adaptation.
 
     accuracy = mean over tasks of the share of query images that are right,    ± 1.96 · s / sqrt(tasks)
 
@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -19,14 +18,14 @@ from torch import Tensor
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.errors import InputError
 from metacontrast.fields import check_fields
+from metacontrast.maml.checks import check_rates
 from metacontrast.maml.engine import AUTO, Engine, at_precision
 from metacontrast.maml.inner import Inner, standing_steps, trajectory
 from metacontrast.memory import FILLED, free_bytes, peak_bytes
-from metacontrast.model.head import class_means, zero_head
+from metacontrast.model.head import TestHead, zero_head
 from metacontrast.model.model import Model, apply_head
+from metacontrast.model.solvers import Solver, solver_scores
 from metacontrast.types import Episode, Params, head_tensors
-
-TestHead = Literal["kept", "zeroed"]
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,9 @@ class Row:
     """One line of a result: how it was adapted, and how well that did.
 
     Args:
-        method: `maml`, or `nearest-mean` for the nearest class mean on the un-adapted features.
+        method: `maml` for inner steps, or the solver that took the un-adapted features, such as `nearest-mean`.
         steps: inner steps at test.
-        head: what the inner loop started from, `kept` or `zeroed`; `none` for the nearest mean.
+        head: what the inner loop started from, `kept` or `zeroed`; `none` for a solver.
         norm: normalization policy of the query images.
         accuracy, ci95: mean over the episodes and half its 95 % interval, on the scale 0 to 1.
         episodes: how many test tasks.
@@ -59,11 +58,13 @@ class Evaluation:
         steps: numbers of inner steps at test, each 0 or more.
         heads: which starts of the head.
         episodes: number of test tasks, the first so many of the sampler.
+        solvers: what classifies the un-adapted features, see `metacontrast.model.solvers`.
     """
 
     steps: tuple[int, ...] = (1,)
     heads: tuple[TestHead, ...] = ("kept", "zeroed")
     episodes: int = 600
+    solvers: tuple[Solver, ...] = ("nearest-mean",)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -83,7 +84,7 @@ def evaluate(
     on_episode: Callable[[], object] = lambda: None,
     engine: Engine = AUTO,
 ) -> list[Row]:
-    """Adapt to each test task and score its query images; one row per head and number of steps, then the baseline.
+    """Adapt to each test task and score its query images; one row per head and number of steps, then the solvers.
 
     Args:
         inner: step size, scope and loss of the adaptation; its number of steps is replaced by `evaluation.steps`.
@@ -107,10 +108,11 @@ def evaluate_tasks(
 ) -> Float[Tensor, "episode row"]:
     """The accuracy on every single test task; the columns are the rows that `evaluate` averages, the same arguments."""
     model = model.with_ways(tasks.ways)
+    check_rates(model, params)
     inner = inner.at_test(max(evaluation.steps))
     distinct = replace(evaluation, heads=_distinct_heads(params, evaluation.heads))
     starts = [_start(model, params, head) for head in distinct.heads]
-    scores_of = at_precision("float32", lambda episodes: _scores(starts, episodes, inner, evaluation.steps))
+    scores_of = at_precision("float32", lambda episodes: _scores(starts, episodes, inner, evaluation))
 
     def score(indices: Sequence[int]) -> Float[Tensor, "episode row"]:
         return scores_of(tasks.batch(indices))
@@ -127,7 +129,8 @@ def evaluate_tasks(
             on_episode()
     found = torch.cat(scores)
     copies = len(evaluation.heads) if distinct.heads != evaluation.heads else 1
-    return torch.cat([*[found[:, :-1]] * copies, found[:, -1:]], 1)
+    adapted, solved = found.split([found.shape[1] - len(evaluation.solvers), len(evaluation.solvers)], 1)
+    return torch.cat([*[adapted] * copies, solved], 1)
 
 
 def _tasks_that_fit(score: Callable[[Sequence[int]], object], device: torch.device) -> int:
@@ -143,7 +146,7 @@ def _groups(count: int, size: int) -> list[range]:
 
 
 def _scores(
-    starts: Sequence[tuple[Model, Params]], episodes: Episode, inner: Inner, steps: Collection[int]
+    starts: Sequence[tuple[Model, Params]], episodes: Episode, inner: Inner, evaluation: Evaluation
 ) -> Float[Tensor, "episode row"]:
     """Accuracies of some tasks in the order of `_rows`; a GPU is waited for once.
 
@@ -153,16 +156,17 @@ def _scores(
     with torch.no_grad():
         support = model.task_features(params.encoder, episodes.support_x)
         query = model.query_task_features(params.encoder, episodes.support_x, episodes.query_x)
-    baseline = _accuracy(_nearest_mean_scores(model, support, episodes.support_y, query), episodes.query_y)
+    task = support, episodes.support_y, query, model.ways
+    solved = [_accuracy(solver_scores(solver, *task), episodes.query_y) for solver in evaluation.solvers]
     on_features = episodes._replace(support_x=support, query_x=query)
     adapted = []
     for model, params in starts:
         tasks = episodes
         if standing_steps(model, inner) == inner.steps:
             model, params, tasks = model.on_features(), params._replace(encoder={}), on_features
-        outputs = logits_after(model, params, tasks, inner, steps)
+        outputs = logits_after(model, params, tasks, inner, evaluation.steps)
         adapted += [_accuracy(logits, episodes.query_y) for logits in outputs]
-    found = torch.stack([*adapted, baseline], 1).cpu()
+    found = torch.stack([*adapted, *solved], 1).cpu()
     if not torch.isfinite(found).all():
         raise InputError("the model's outputs are not finite: it diverged; lower --inner-lr, or --outer-lr at training")
     return found
@@ -191,17 +195,6 @@ def _distinct_heads(params: Params, heads: tuple[TestHead, ...]) -> tuple[TestHe
     return heads[:1] if is_zeroed else heads
 
 
-def _nearest_mean_scores(
-    model: Model,
-    support: Float[Tensor, "task support feature"],
-    support_y: Int[Tensor, "task support"],
-    query: Float[Tensor, "task query feature"],
-) -> Float[Tensor, "task query way"]:
-    """Minus the Euclidean distance of every query feature to every mean support feature, without adaptation."""
-    means = [class_means(*task, model.ways) for task in zip(support, support_y, strict=True)]
-    return -torch.cdist(query, torch.stack(means))
-
-
 def _accuracy(scores: Float[Tensor, "task query way"], labels: Int[Tensor, "task query"]) -> Float[Tensor, " task"]:
     """Share of right answers of every task, NaN where a score is not finite."""
     right = (scores.argmax(2) == labels).double().mean(1)
@@ -210,7 +203,8 @@ def _accuracy(scores: Float[Tensor, "task query way"], labels: Int[Tensor, "task
 
 def _rows(model: Model, evaluation: Evaluation, scores: Float[Tensor, "episode row"]) -> list[Row]:
     steps = sorted(set(evaluation.steps))
-    labels = [("maml", step, head) for head in evaluation.heads for step in steps] + [("nearest-mean", 0, "none")]
+    labels = [("maml", step, head) for head in evaluation.heads for step in steps]
+    labels += [(solver, 0, "none") for solver in evaluation.solvers]
     means, intervals = scores.mean(0).tolist(), confidence_interval(scores)
     return [
         Row(*label, model.norm, mean, interval, len(scores))

@@ -150,7 +150,7 @@ def estimate_memory(
 
 def _tasks_of_a_worker(config: TrainConfig, model: Model, tasks: Episode, resources: Resources) -> int:
     """How many tasks one worker of a loop holds at the same time."""
-    if config.objective == "contrastive":
+    if config.task_gradient() is not None:
         return 1
     return resources.engine_of(config).group_size(model, config.inner(), tasks.query_x[0], config.meta_batch)
 

@@ -74,6 +74,24 @@ def read_records(path: Path) -> list[Record]:
     return records
 
 
+def scalars(record: Record) -> dict[str, float]:
+    """The numbers of a record by name, as experiment trackers take them; `record["update"]` is their step.
+
+    >>> scalars({"kind": "training", "update": 3, "loss": 1.5, "accuracy": 0.25})
+    {'training/loss': 1.5, 'training/accuracy': 0.25}
+    >>> row = {"kind": "evaluation", "update": 3, "method": "maml", "head": "zeroed", "steps": 1, "accuracy": 0.5}
+    >>> scalars(row)
+    {'maml/zeroed/1 steps': 0.5}
+    """
+    if record["kind"] == "evaluation":
+        return {f"{record['method']}/{record['head']}/{record['steps']} steps": record["accuracy"]}
+    return {
+        f"{record['kind']}/{name}": value
+        for name, value in record.items()
+        if isinstance(value, int | float) and name != "update"
+    }
+
+
 def forget_after(path: Path, update: int) -> None:
     """Drop the records of later updates: a resumed run makes them again."""
     kept = [record for record in read_records(path) if record.get("update", 0) <= update]

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
 from metacontrast.files import as_path, exclusive, parse_json, remove_leftovers, write_text
@@ -311,7 +313,8 @@ def _load_model(file: Path) -> TrainedRun:
     config = config_from_values(facts.get("config"), where)
     about = model_facts(facts, where)
     model = config.model(about.image_shape)
-    params = checkpoint.params_from_tensors(model.empty_params(), stored.tensors, where)
+    like = config.init(model, torch.Generator(), 0)
+    params = checkpoint.params_from_tensors(like, stored.tensors, where)
     return TrainedRun(config, model, params, *about)
 
 

@@ -50,8 +50,9 @@ class Resources:
     __post_init__ = check_fields
 
     def engine_of(self, config: TrainConfig) -> Engine:
-        """How the tasks of an update run; the contrastive objective knows only a loop."""
-        return Engine(self.engine if config.objective == "maml" else "loop", self.chunk, config.precision)
+        """How the tasks of an update run; a method with a gradient of its own knows only a loop."""
+        is_mamls = config.task_gradient() is None
+        return Engine(self.engine if is_mamls else "loop", self.chunk, config.precision)
 
     def are_batched(self, config: TrainConfig) -> bool:
         """Whether the tasks of an update run as one batched program, cut into chunks."""

@@ -1,13 +1,14 @@
 """Several seeds and variants of one training: a run directory for each seed, in a folder for each variant."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from metacontrast.errors import InputError
-from metacontrast.training.config import TrainConfig
+from metacontrast.training.config import TrainConfig, with_fields
 
 MOST_SEEDS = 1000
 VARIED = tuple(field.name for field in fields(TrainConfig) if field.name != "seed")
@@ -15,19 +16,25 @@ VARIED = tuple(field.name for field in fields(TrainConfig) if field.name != "see
 
 
 def sweep_configs(
-    config: TrainConfig, seeds: int, varied: Mapping[str, Sequence[Any]] | None = None
+    config: TrainConfig,
+    seeds: int,
+    varied: Mapping[str, Sequence[Any]] | None = None,
+    given: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[Path, TrainConfig]:
     """Every variant with the seeds `config.seed` and following, by the folder of its run.
 
     Args:
         seeds: how many for each variant.
         varied: the values of each varied field; variants are all their combinations.
+        given: fields that stay as they are where a variant's method would bring others.
     """
+    if varied and "method" in varied and config.method != "maml":
+        raise InputError(f"method={config.method} has changed other fields: name methods with --vary alone")
     if not 1 <= seeds <= MOST_SEEDS:
         raise InputError(f"seeds={seeds}, but it must be 1 to {MOST_SEEDS}")
     variants = [dict(zip(varied, values, strict=True)) for values in product(*varied.values())] if varied else [{}]
     return {
-        variant_folder(variant) / f"seed-{seed}": replace(config, **variant, seed=seed)
+        variant_folder(variant) / f"seed-{seed}": with_fields(config, **{**given, **variant, "seed": seed})
         for variant in variants
         for seed in range(config.seed, config.seed + seeds)
     }

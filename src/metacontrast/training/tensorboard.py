@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from metacontrast.errors import InputError
-from metacontrast.training.records import Record
+from metacontrast.training.records import Record, scalars
 
 
 @contextlib.contextmanager
@@ -21,7 +21,7 @@ def tensorboard_writer(folder: Path | None) -> Iterator[Callable[[Record], None]
     with SummaryWriter(folder / "tensorboard") as writer:
 
         def log(record: Record) -> None:
-            for name, value in _scalars(record).items():
+            for name, value in scalars(record).items():
                 writer.add_scalar(name, value, record["update"])
 
         yield log
@@ -31,13 +31,3 @@ def require_tensorboard() -> None:
     """Raise `InputError` when the extra is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
         raise InputError("--tensorboard needs an extra: pip install 'metacontrast[tensorboard]'")
-
-
-def _scalars(record: Record) -> dict[str, float]:
-    if record["kind"] == "training":
-        return {"training/loss": record["loss"], "training/accuracy": record["accuracy"]}
-    if record["kind"] == "evaluation":
-        return {f"{record['method']}/{record['head']}/{record['steps']} steps": record["accuracy"]}
-    if record["kind"] == "explanation":
-        return {f"explanation/{n}": v for n, v in record.items() if isinstance(v, int | float) and n != "update"}
-    return {}

@@ -19,13 +19,13 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from metacontrast.errors import InputError
 from metacontrast.files import as_path
-from metacontrast.maml.engine import AUTO, Engine, meta_gradient
+from metacontrast.maml.engine import AUTO, Engine, TaskGradient, mean_task_gradient, meta_gradient
 from metacontrast.maml.inner import Inner
 from metacontrast.maml.outer import Metrics
 from metacontrast.model.model import Model
 from metacontrast.training.checkpoint import TrainState
 from metacontrast.training.run import NullRunDirectory, RunDirectory, open_own_run
-from metacontrast.training.step import NotFinite, OuterStep
+from metacontrast.training.step import GradientOf, NotFinite, OuterStep
 from metacontrast.types import Episode, Params, map_params, to_tensors
 
 ADAM = partial(torch.optim.Adam, lr=1e-3)
@@ -83,6 +83,7 @@ def train(
     transform: Transform | None = None,
     params: Params | None = None,
     seed: int = 0,
+    gradient: TaskGradient | None = None,
     engine: Engine = AUTO,
     workers: int = 1,
     on_update: Callable[[int, Params, Metrics], object] = lambda update, params, metrics: None,
@@ -104,7 +105,8 @@ def train(
         transform: changes every batch of tasks, such as an augmentation.
         params: where to start, moved on a copy; None draws a start from `seed`.
         seed: of the start.
-        engine: how the tasks of an update run.
+        gradient: of one task, followed in place of MAML's, such as `metacontrast.methods.reptile`.
+        engine: how the tasks of an update run; tasks of a `gradient` run one by one.
         workers: threads that tasks are spread over on a CPU.
         on_update: sees the updates done, the parameters and the metrics after every update; True stops the training.
         out: a folder for checkpoints and records, see `load_params`; None writes nothing.
@@ -127,8 +129,7 @@ def train(
     state = TrainState(start, made, schedule=None if schedule is None else schedule(made))
     with _folder(out, resume) as run, threads(workers) as executor:
         state = run.restore(state)
-        gradient = partial(meta_gradient, executor=executor, engine=engine)
-        step = OuterStep(model, inner_at, gradient, meta_batch, clip_norm)
+        step = OuterStep(model, inner_at, gradient_of_batch(gradient, executor, engine), meta_batch, clip_norm)
         for metrics in follow(outer_updates(step, tasks, state, transform), state, updates, meta_batch, run):
             run.record({"kind": "training", "update": state.updates, **means(metrics)})
             stop = on_update(state.updates, state.params, metrics) is True
@@ -137,6 +138,13 @@ def train(
             if stop:
                 break
     return state.params
+
+
+def gradient_of_batch(gradient: TaskGradient | None, executor: Executor | None, engine: Engine) -> GradientOf:
+    """The gradient of a batch of tasks from that of one; None is MAML's."""
+    if gradient is None:
+        return partial(meta_gradient, executor=executor, engine=engine)
+    return partial(mean_task_gradient, gradient, executor=executor, precision=engine.precision)
 
 
 def follow(

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,17 +14,15 @@ from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.data.images import ClassImages
 from metacontrast.diagnostics.explanation import explain
 from metacontrast.files import as_path
-from metacontrast.maml.engine import meta_gradient
 from metacontrast.maml.outer import Metrics
 from metacontrast.model.model import Model
 from metacontrast.training.checkpoint import TrainState
 from metacontrast.training.config import OptimizerName, TrainConfig
 from metacontrast.training.evaluate import Evaluation, Row, evaluate
-from metacontrast.training.objective import contrastive_gradient
 from metacontrast.training.records import Record
 from metacontrast.training.run import RunDirectory, TrainedRun, load_run, open_run
 from metacontrast.training.step import ONE_CPU, GradientOf, OuterStep, Resources
-from metacontrast.training.train import follow, means, outer_updates, threads
+from metacontrast.training.train import follow, gradient_of_batch, means, outer_updates, threads
 from metacontrast.types import map_params, to_tensors
 
 Status = Literal["finished", "stopped"]
@@ -63,7 +60,8 @@ def train_run(
     """
     images = train_images.to(resources.device), test_images.to(resources.device)
     model = config.model(images[0].shape).to(resources.device)
-    state = resources.distributed.broadcast(run.restore(initial_state(config, model, resources.device)))
+    state = initial_state(config, model, resources.device, len(images[0]))
+    state = resources.distributed.broadcast(run.restore(state))
     if state.updates == 0 and config.keep_every:
         run.keep(state)
     observer = _Observer(config, run, model, config.test_tasks(images[1]), resources, state, on_record)
@@ -114,10 +112,14 @@ def load_images(config: TrainConfig, data_root: str | Path | None = None) -> tup
     return train_images, load_evaluation_split(config.dataset, config.eval_split, data_root, options)
 
 
-def initial_state(config: TrainConfig, model: Model, device: str) -> TrainState:
-    """Starting parameters drawn from the seed, a fresh optimizer and its schedule."""
+def initial_state(config: TrainConfig, model: Model, device: str, classes: int = 0) -> TrainState:
+    """Starting parameters drawn from the seed, a fresh optimizer and its schedule.
+
+    Args:
+        classes: how many there are to train on, for methods that tell them all apart.
+    """
     generator = torch.Generator().manual_seed(config.seed)
-    params = map_params(lambda t: t.to(device), model.init(generator, config.head_init_scale))
+    params = map_params(lambda t: t.to(device), config.init(model, generator, classes))
     decay = {} if config.weight_decay is None else {"weight_decay": config.weight_decay}
     optimizer = _OPTIMIZERS[config.optimizer](to_tensors(params), lr=config.outer_lr, **decay)
     cosine = config.lr_schedule == "cosine"
@@ -132,10 +134,8 @@ def outer_step(config: TrainConfig, model: Model, resources: Resources = ONE_CPU
 
 
 def gradient_of(config: TrainConfig, resources: Resources) -> GradientOf:
-    """The gradient that training follows: MAML's, or the contrastive loss's that stands for it."""
-    if config.objective == "maml":
-        return partial(meta_gradient, executor=resources.executor, engine=resources.engine_of(config))
-    return partial(contrastive_gradient, executor=resources.executor, **config.dropped())
+    """The gradient of a batch of tasks that the method follows."""
+    return gradient_of_batch(config.task_gradient(), resources.executor, resources.engine_of(config))
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class _Observer:
 
     def _evaluate(self) -> None:
         """On fixed tasks, one record per row; the best model so far is kept if that was asked for."""
-        wanted = Evaluation(self.config.eval_steps, episodes=self.config.eval_episodes)
+        wanted = Evaluation(self.config.eval_steps, self.config.test_heads(), self.config.eval_episodes)
         params, inner = self.state.params, self.config.inner()
         rows = evaluate(self.model, params, self.test_tasks, inner, wanted, self.resources.executor)
         for row in rows:

@@ -9,8 +9,9 @@ from metacontrast.experiments.measurement import measured_once
 from metacontrast.experiments.setting import Setting
 from metacontrast.experiments.spec import Claim, FigureSpec, Measurement, Number, TaskKind, same
 from metacontrast.plots.theory import draw_illustration
-from metacontrast.theory import mean_square_error_illustration
+from metacontrast.theory import FeatureTask, mean_square_error_illustration
 from metacontrast.training.records import Record
+from metacontrast.types import Head
 
 _KIND = TaskKind("random features", "5-way 2-shot")
 _PRODUCTS, _LOOP = "inner products of features", "inner loop by differentiation"
@@ -21,7 +22,8 @@ _QUERY = torch.tensor([[0.55, 0.6]])
 
 def _compute() -> list[Measurement]:
     measurements = [each for seed in range(_SEEDS) for each in _compared(seed)]
-    shown = mean_square_error_illustration(_SUPPORT, torch.arange(3), _QUERY, torch.tensor([0]), ways=3)
+    drawn = FeatureTask(_SUPPORT, torch.arange(3), _QUERY, torch.tensor([0]), Head(torch.zeros(3, 2), None))
+    shown = mean_square_error_illustration(drawn)
     measurements[0].record["drawn"] = {
         "support": _SUPPORT.tolist(),
         "query": _QUERY[0].tolist(),
@@ -37,7 +39,8 @@ def _compared(seed: int) -> list[Measurement]:
     support_y = torch.arange(_WAYS).repeat(2)
     query_y = torch.arange(_WAYS)
     support, query = (torch.randn(len(y), _SIZE, generator=generator).double() for y in (support_y, query_y))
-    closed = mean_square_error_illustration(support, support_y, query, query_y, ways=_WAYS)
+    zero = Head(support.new_zeros(_WAYS, _SIZE), None)
+    closed = mean_square_error_illustration(FeatureTask(support, support_y, query, query_y, zero))
     loss, signal = _by_differentiation(support, support_y, query.requires_grad_(), query_y)
     found = {_PRODUCTS: (closed.loss.mean(), closed.query_signal.norm()), _LOOP: (loss, signal.norm())}
     return [

@@ -9,9 +9,9 @@ from metacontrast.experiments.measurement import measured_once
 from metacontrast.experiments.setting import Setting
 from metacontrast.experiments.spec import Claim, FigureSpec, Measurement, Number, TaskKind, above
 from metacontrast.plots.theory import draw_preconditioner
-from metacontrast.theory import head_gradient, head_preconditioner
+from metacontrast.theory import FeatureTask, head_gradient, head_preconditioner
 from metacontrast.training.records import Record
-from metacontrast.types import Head
+from metacontrast.types import Head, Inner, Order
 
 _KIND = TaskKind("random features in the plane", "crowded along [1, 1]")
 _SEEDS, _WAYS, _SHOTS = 10, 2, 20
@@ -41,13 +41,11 @@ def _steps(seed: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     support, query = (torch.randn(images, 2, generator=generator).double() @ across for _ in range(2))
     y = torch.arange(_WAYS).repeat_interleave(_SHOTS)
     zero = Head(torch.zeros(_WAYS, 2, dtype=torch.float64), None)
-    rate = 0.7 / (1 - head_preconditioner(support, y, zero, inner_lr=1.0).eigenvalues.min())
     shift = torch.tensor([0.2, 0.9], dtype=torch.float64)
-    task = support, y, query + y[:, None] * shift, y, zero
-    steps = {
-        f"{order} order": -head_gradient(*task, inner_lr=rate.item(), order=order).weight[0]
-        for order in ("first", "second")
-    }
+    task = FeatureTask(support, y, query + y[:, None] * shift, y, zero)
+    rate = 0.7 / (1 - head_preconditioner(task, Inner(lr=1.0)).eigenvalues.min().item())
+    orders: tuple[Order, ...] = ("first", "second")
+    steps = {f"{order} order": -head_gradient(task, Inner(lr=rate, order=order)).weight[0] for order in orders}
     second_moment = support.T @ support
     return support, torch.linalg.eigh(second_moment).eigenvectors[:, -1], steps
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from metacontrast.experiments.figures.treatments import THREE, head_curves
-from metacontrast.experiments.setting import Schedule, Setting
+from metacontrast.experiments.setting import MeasurementPlan, Setting
 from metacontrast.experiments.spec import (
     Claim,
     Comparison,
@@ -22,7 +22,7 @@ _ACROSS, _AMONG = Similarity("query-support"), Similarity("query-query")
 
 def _curves(setting: Setting) -> list[Curve]:
     updates = (1, 11, 101) if setting.protocol == "authors" else (1, 10, 100)
-    plan = Schedule((1, 2) if setting.scale == "smoke" else updates, what="similarity")
+    plan = MeasurementPlan((1, 2) if setting.scale == "smoke" else updates, what="similarity")
     one_task = {"queries": _IMAGES, "meta_batch": 1, "pool_size": 1, "relabel": True, "inner_steps": 5}
     curves = head_curves(setting, "colour", _IMAGES, plan, THREE, ("2", ""), **one_task)
     return [_on_test_classes(curve, setting) for curve in curves]

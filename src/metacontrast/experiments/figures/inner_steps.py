@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from metacontrast.experiments.figures.treatments import colour_first_order, head_curves, task_kind
-from metacontrast.experiments.setting import BOTH, Setting, schedule
+from metacontrast.experiments.setting import BOTH, Setting, measurement_plan
 from metacontrast.experiments.spec import Accuracy, Claim, Curve, FigureSpec, Panel, above, faster, same
 from metacontrast.plots.curves import Look
 
@@ -29,7 +29,7 @@ def _curves(setting: Setting) -> list[Curve]:
             these = colour_first_order(setting, 1, "4", _HEADS)
         else:
             tested = {"steps": tuple({1, steps}), "stage_steps": tuple(sorted({1, steps, 10})), "heads": BOTH}
-            plan = schedule(setting, "colour", 300, _full(setting), **tested)
+            plan = measurement_plan(setting, "colour", 300, _full(setting), **tested)
             these = head_curves(setting, "colour", 1, plan, _HEADS, ("4", "FOMAML"), inner_steps=steps)
         curves += [_renamed(curve, steps, setting) for curve in these]
     return curves

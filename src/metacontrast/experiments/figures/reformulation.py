@@ -5,8 +5,8 @@ from typing import Any
 
 from metacontrast.experiments.authors_models import HEAD_ONLY
 from metacontrast.experiments.authors_numbers import final_difference
-from metacontrast.experiments.figures.treatments import HEADS, task_kind
-from metacontrast.experiments.setting import Setting, base_config, schedule
+from metacontrast.experiments.figures.treatments import TREATMENTS, task_kind
+from metacontrast.experiments.setting import Setting, base_config, measurement_plan
 from metacontrast.experiments.spec import Accuracy, AuthorsCurve, Claim, Curve, FigureSpec, Panel, TaskKind, above, same
 from metacontrast.plots.curves import Look
 
@@ -28,9 +28,7 @@ def _maml(head: str, authors: str, look: Look, **fields: Any) -> Variant:
 
 
 def _contrastive(head: str, figure: str, authors: str, look: Look, **fields: Any) -> Variant:
-    return Variant(
-        head, AuthorsCurve(figure, f"contrastive_{authors}", 1), look, {"objective": "contrastive", **fields}
-    )
+    return Variant(head, AuthorsCurve(figure, f"contrastive_{authors}", 1), look, {"method": "contrastive", **fields})
 
 
 VARIANTS = {
@@ -72,14 +70,14 @@ def _curve(setting: Setting, name: str) -> Curve:
     """One of `VARIANTS`; the authors' code adapts the encoder at test, the paper's text does not."""
     variant, is_authors = VARIANTS[name], setting.protocol == "authors"
     inner = {"inner_steps": 1, "inner_scope": "head", "meta_batch": 4, "head_bias": False}
-    fields = {"inner_lr": 0.1 if is_authors else 0.01, **HEADS[variant.head].fields, **variant.fields}
+    fields = {"inner_lr": 0.1 if is_authors else 0.01, **TREATMENTS[variant.head].fields, **variant.fields}
     end, scope = (20_000, "all") if is_authors else (30_000, "head")
     return Curve(
         _kind(setting),
         name,
         variant.look,
         base_config(setting, "colour", 1, **inner, **fields),
-        schedule(setting, "colour", 300, end, stage_steps=(1, 3, 10), scope=scope),
+        measurement_plan(setting, "colour", 300, end, stage_steps=(1, 3, 10), scope=scope),
         setting.seed_numbers(),
         variant.authors,
     )

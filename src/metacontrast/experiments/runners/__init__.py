@@ -12,7 +12,7 @@ from metacontrast.errors import InputError, InUseError
 RETRY_SECONDS = 10.0
 
 
-class Status(Enum):
+class RunStatus(Enum):
     """How a run stands."""
 
     COMPLETE = "complete"
@@ -45,7 +45,7 @@ class Run(Protocol):
         """Its name among the runs of the grid."""
         ...
 
-    def execute(self, context: RunContext, should_stop: Callable[[], bool]) -> Status:
+    def execute(self, context: RunContext, should_stop: Callable[[], bool]) -> RunStatus:
         """Do what is missing: complete or stopped; `InUseError` where another process is at it."""
         ...
 
@@ -59,11 +59,11 @@ class Run(Protocol):
 
 
 @dataclass(frozen=True)
-class Report:
+class RunReport:
     """News of a run; `reason` says why where it failed or was requeued."""
 
     run: Run
-    status: Status
+    status: RunStatus
     reason: str = ""
 
 
@@ -90,17 +90,17 @@ class Grid:
     prepare: Callable[[], object] = do_nothing
 
 
-Runner = Callable[[Grid], Iterator[Report]]
+Runner = Callable[[Grid], Iterator[RunReport]]
 """Executes each run of a grid once."""
 
 
-def execute_all(grid: Grid, runner: Runner) -> Iterator[Report]:
+def execute_all(grid: Grid, runner: Runner) -> Iterator[RunReport]:
     """Execute all runs; those that another process works on come last, when it is done."""
     todo = grid.runs
     while todo:
         busy = []
         for report in runner(replace(grid, runs=todo)):
-            if report.status is Status.IN_USE:
+            if report.status is RunStatus.IN_USE:
                 busy.append(report.run)
             else:
                 yield report
@@ -111,11 +111,11 @@ def execute_all(grid: Grid, runner: Runner) -> Iterator[Report]:
             time.sleep(RETRY_SECONDS)
 
 
-def attempt(run: Run, context: RunContext, should_stop: Callable[[], bool]) -> Report:
+def attempt(run: Run, context: RunContext, should_stop: Callable[[], bool]) -> RunReport:
     """Execute one run in this process; an error that the user can fix becomes its report."""
     try:
-        return Report(run, run.execute(context, should_stop))
+        return RunReport(run, run.execute(context, should_stop))
     except InUseError:
-        return Report(run, Status.IN_USE)
+        return RunReport(run, RunStatus.IN_USE)
     except InputError as error:
-        return Report(run, Status.FAILED, str(error))
+        return RunReport(run, RunStatus.FAILED, str(error))

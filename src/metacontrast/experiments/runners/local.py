@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from metacontrast.errors import InputError
-from metacontrast.experiments.runners import Grid, Report, Run, RunContext, attempt
+from metacontrast.experiments.runners import Grid, Run, RunContext, RunReport, attempt
 
 POLL_SECONDS = 1.0
 
 
-def run_locally(grid: Grid) -> Iterator[Report]:
+def run_locally(grid: Grid) -> Iterator[RunReport]:
     """Execute the runs in this process, or where several run at a time in processes of their own."""
     if grid.jobs > 1 and len(grid.runs) > 1:
         yield from _in_processes(grid)
@@ -30,7 +30,7 @@ def run_locally(grid: Grid) -> Iterator[Report]:
         yield attempt(run, grid.context, grid.should_stop)
 
 
-def _in_processes(grid: Grid) -> Iterator[Report]:
+def _in_processes(grid: Grid) -> Iterator[RunReport]:
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     with ProcessPoolExecutor(grid.jobs, context, _start_worker, (stop, os.getpid(), grid.prepare)) as pool:
@@ -46,7 +46,7 @@ def _in_processes(grid: Grid) -> Iterator[Report]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _collect(pending: set[Future[Report]], stop: Any, should_stop: Callable[[], bool]) -> Iterator[Report]:
+def _collect(pending: set[Future[RunReport]], stop: Any, should_stop: Callable[[], bool]) -> Iterator[RunReport]:
     while pending:
         done, _ = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
         if should_stop() and not stop.is_set():
@@ -76,5 +76,5 @@ def _die_with(parent: int) -> None:
     os._exit(1)
 
 
-def _work(run: Run, context: RunContext) -> Report:
+def _work(run: Run, context: RunContext) -> RunReport:
     return attempt(run, context, lambda: _should_stop())

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from metacontrast.errors import InputError, InUseError
-from metacontrast.experiments.runners import Grid, Report, Run, RunContext, Runner, Status, attempt
+from metacontrast.experiments.runners import Grid, Run, RunContext, Runner, RunReport, RunStatus, attempt
 from metacontrast.experiments.runners.local import POLL_SECONDS
 from metacontrast.experiments.runners.ray_cluster import connected
 from metacontrast.files import exclusive
@@ -174,19 +174,19 @@ class _Queue:
         for reference in self.running:
             ray.cancel(reference, force=False)
 
-    def requeue(self, run: Run, reason: str) -> Report:
+    def requeue(self, run: Run, reason: str) -> RunReport:
         """Requeue a run whose worker died, at most `RETRIES` times."""
         self.deaths[run.key] += 1
         if self.deaths[run.key] > RETRIES:
             reason = f"its worker died {self.deaths[run.key]} times, the last time: {reason}"
-            return Report(run, Status.FAILED, reason)
+            return RunReport(run, RunStatus.FAILED, reason)
         if self.is_stopping:
-            return Report(run, Status.STOPPED)
+            return RunReport(run, RunStatus.STOPPED)
         self.todo.append(run)
-        return Report(run, Status.REQUEUED, "its worker died, another takes it up")
+        return RunReport(run, RunStatus.REQUEUED, "its worker died, another takes it up")
 
 
-def _execute(agreed: Agreement, grid: Grid) -> Iterator[Report]:
+def _execute(agreed: Agreement, grid: Grid) -> Iterator[RunReport]:
     import ray
 
     gpus = 1 if grid.context.device == "cuda" else 0
@@ -206,7 +206,7 @@ def _execute(agreed: Agreement, grid: Grid) -> Iterator[Report]:
         queue.stop()
 
 
-def _report(reference: Any, run: Run, context: RunContext, queue: _Queue) -> Report | None:
+def _report(reference: Any, run: Run, context: RunContext, queue: _Queue) -> RunReport | None:
     """Return how a run ended; None where it was cancelled before it began."""
     import ray
     from ray.exceptions import RayError, RayTaskError, TaskCancelledError
@@ -219,9 +219,9 @@ def _report(reference: Any, run: Run, context: RunContext, queue: _Queue) -> Rep
         raise
     except RayError as error:
         return queue.requeue(run, str(error).splitlines()[0])
-    if report.status is Status.COMPLETE and not _is_seen(run, context):
+    if report.status is RunStatus.COMPLETE and not _is_seen(run, context):
         reason = f"what its worker wrote is not seen in {context.runs}: choose an --out that all machines share"
-        return Report(run, Status.FAILED, reason)
+        return RunReport(run, RunStatus.FAILED, reason)
     return report
 
 
@@ -235,7 +235,7 @@ def _is_seen(run: Run, context: RunContext) -> bool:
     return True
 
 
-def _work(run: Run, context: RunContext, agreed: Agreement, prepare: Callable[[], object]) -> Report:
+def _work(run: Run, context: RunContext, agreed: Agreement, prepare: Callable[[], object]) -> RunReport:
     """Execute a run in a worker. Ray cancels by an interrupt, which here means: save after this update and end."""
     import ray
 
@@ -243,5 +243,5 @@ def _work(run: Run, context: RunContext, agreed: Agreement, prepare: Callable[[]
     torch.set_num_threads(1)
     prepare()
     if breach := agreed.breach():
-        return Report(run, Status.FAILED, breach)
+        return RunReport(run, RunStatus.FAILED, breach)
     return attempt(run, context, ray.get_runtime_context().is_canceled)

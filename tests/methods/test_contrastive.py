@@ -1,13 +1,15 @@
 """Training by the contrastive loss in place of MAML: the same updates, head included (paper, Fig. 8 and 9)."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
 
 from metacontrast.errors import InputError
+from metacontrast.maml.engine import mean_task_gradient
+from metacontrast.methods import contrastive
 from metacontrast.training.config import TrainConfig
-from metacontrast.training.objective import contrastive_gradient
 from metacontrast.training.train_run import initial_state, outer_step
 from metacontrast.types import Episode, map_params, to_tensors
 from toy_images import noisy_images
@@ -47,19 +49,20 @@ def test_head_only_maml_and_its_reformulation_stay_together_for_fifty_updates(or
     config = dataclasses.replace(HEAD_ONLY, order=order, inner_steps=steps, head=head, norm=norm)
     maml = parameters_after(config)
     assert relative_distance(parameters_after(config, 0), maml) > 1e-3
-    assert relative_distance(parameters_after(dataclasses.replace(config, objective="contrastive")), maml) < 1e-9
+    assert relative_distance(parameters_after(dataclasses.replace(config, method="contrastive")), maml) < 1e-9
 
 
 def test_without_a_head_bias_too():
     config = dataclasses.replace(HEAD_ONLY, head_bias=False)
-    contrastive = dataclasses.replace(config, objective="contrastive")
+    contrastive = dataclasses.replace(config, method="contrastive")
     assert relative_distance(parameters_after(contrastive, 10), parameters_after(config, 10)) < 1e-9
 
 
 def encoder_gradient(head, **dropped):
-    config = dataclasses.replace(HEAD_ONLY, head=head, objective="contrastive", meta_batch=2)
+    config = dataclasses.replace(HEAD_ONLY, head=head, method="contrastive", meta_batch=2)
     model, state = double_state(config)
-    gradient, _ = contrastive_gradient(model, state.params, double_batch(config, 0), config.inner(), **dropped)
+    task = (model, state.params, double_batch(config, 0), config.inner())
+    gradient, _ = mean_task_gradient(partial(contrastive, **dropped), *task)
     return torch.cat([t.flatten() for t in gradient.encoder.values()]), torch.cat([*gradient.head[:1]])
 
 
@@ -75,12 +78,12 @@ def test_a_switch_changes_the_encoders_gradient_and_not_the_heads(switch):
 
 
 def test_the_metrics_are_those_of_the_adapted_head():
-    """The record of an update says the same for both objectives."""
+    """The record of an update says the same for both."""
     config = dataclasses.replace(HEAD_ONLY, meta_batch=3)
     seen = []
-    for objective in ("maml", "contrastive"):
+    for method in ("maml", "contrastive"):
         model, state = double_state(config)
-        seen.append(outer_step(dataclasses.replace(config, objective=objective), model)(state, double_batch(config, 0)))
+        seen.append(outer_step(dataclasses.replace(config, method=method), model)(state, double_batch(config, 0)))
     assert torch.allclose(seen[0].loss, seen[1].loss, rtol=1e-12)
     assert torch.equal(seen[0].accuracy, seen[1].accuracy)
 
@@ -91,12 +94,15 @@ def test_the_metrics_are_those_of_the_adapted_head():
         ({"inner_scope": "all"}, "cannot have inner_scope=all: add --inner-scope head"),
         ({"head": "shared"}, "cannot have head=shared: add --head learned or zeroed"),
         ({"order": "second", "inner_steps": 2}, "no second order for 2 steps: use 1 step"),
-        ({"inner_loss": "mean_square_error"}, "objective=contrastive needs --inner-loss cross_entropy"),
+        (
+            {"inner_loss": "mean_square_error"},
+            "cannot have inner_loss=mean_square_error: add --inner-loss cross_entropy",
+        ),
         ({"inner_steps": 0}, "--inner-steps 1 or more"),
-        ({"objective": "maml", "drop_noise": True}, "drop_noise is a switch of the contrastive loss: add --objective"),
-        ({"objective": "maml", "explain_every": 5, "inner_steps": 0}, "explain_every=5 needs"),
+        ({"method": "maml", "drop_noise": True}, "drop_noise is an option of the method contrastive: add --method"),
+        ({"method": "maml", "explain_every": 5, "inner_steps": 0}, "explain_every=5 needs"),
     ],
 )
 def test_what_the_closed_forms_do_not_cover_is_refused(change, message):
     with pytest.raises(InputError, match=message):
-        dataclasses.replace(HEAD_ONLY, **({"objective": "contrastive"} | change))
+        dataclasses.replace(HEAD_ONLY, **({"method": "contrastive"} | change))

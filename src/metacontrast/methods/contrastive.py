@@ -1,0 +1,59 @@
+"""MAML's reformulation in place of MAML: the same outer updates without an inner loop (paper, Fig. 8, 9).
+
+    encoder:  gradient of the contrastive loss, Eq. 7, 8, 14 completed, 16 and 22 with its sign corrected
+    head:     gradient in closed form, Eq. 5, 9 and 20
+
+It stands for an inner loop that moves the head alone, and then equals `metacontrast.maml` up to rounding. The released
+code of the paper never moved the head in this mode.
+
+Reference: Kao, Chiu and Chen, ICLR 2022, Sections 2.4 and 3.4.
+"""
+
+import torch
+from torch import Tensor
+
+from metacontrast.maml.inner import Inner, task_losses
+from metacontrast.maml.outer import Metrics, accuracies
+from metacontrast.model.model import Model, apply_head
+from metacontrast.theory.head_updates import gradient_along
+from metacontrast.theory.inner_loop import walk
+from metacontrast.theory.losses import check_order, loss_along
+from metacontrast.theory.task import FeatureTask, split_bias
+from metacontrast.types import Episode, Params
+
+
+def contrastive(
+    model: Model,
+    params: Params,
+    episode: Episode,
+    inner: Inner,
+    *,
+    drop_interference: bool = False,
+    drop_noise: bool = False,
+) -> tuple[Params, Metrics]:
+    """The outer gradient of one task from the contrastive loss.
+
+    Args:
+        inner: step size, number of steps and order of the head-only inner loop that the loss stands for.
+        drop_interference, drop_noise: what to leave out of the encoder's loss; the head's gradient stays.
+
+    Returns:
+        The gradient, and the metrics of the head after the inner steps, in closed form.
+    """
+    encoder = {name: t.detach().requires_grad_() for name, t in params.encoder.items()}
+    head = model.start(params, episode.support_x, episode.support_y).head
+    dropped = {"drop_interference": drop_interference, "drop_noise": drop_noise}
+    with torch.enable_grad():
+        support = model.features(encoder, episode.support_x)
+        query = model.query_features(encoder, episode.support_x, episode.query_x)
+        task = FeatureTask(support, episode.support_y, query, episode.query_y, head)
+        check_order(inner)
+        path = walk(task, inner)
+        loss = loss_along(path, task, **dropped)
+        gradients = torch.autograd.grad(loss, list(encoder.values()), materialize_grads=True)
+    gradient = Params(dict(zip(encoder, gradients, strict=True)), gradient_along(path, head))
+    return gradient, _metrics(apply_head(split_bias(path.heads[-1], head), query.detach()), episode.query_y, inner)
+
+
+def _metrics(outputs: Tensor, labels: Tensor, inner: Inner) -> Metrics:
+    return Metrics(task_losses(outputs, labels, inner.loss)[None], accuracies(outputs, labels)[None])
