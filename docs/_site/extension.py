@@ -1,5 +1,7 @@
 """What Sphinx is taught for this site: navigation, tutorials, the two references, and formulas."""
 
+import dataclasses
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register everything below."""
     app.add_config_value("contents_pages", [], "env")
     app.connect("source-read", _add_navigation)
-    app.connect("autodoc-process-docstring", _keep_bars)
-    app.connect("autodoc-skip-member", _skip_requests)
+    app.connect("autodoc-process-docstring", _prepare_docstring, priority=400)  # before napoleon
+    app.connect("autodoc-skip-member", _skip_generated)
     app.add_source_suffix(".py", "tutorial")
     app.add_source_parser(TutorialParser)
     app.add_directive("public-names", PublicNames)
@@ -38,14 +40,18 @@ def _add_navigation(app: Sphinx, name: str, source: list[str]) -> None:
         source[0] += "\n\n```{toctree}\n:hidden:\n\n" + "\n".join(_LISTED.findall(source[0])) + "\n```\n"
 
 
-def _keep_bars(app: Sphinx, kind: str, name: str, found: Any, options: Any, lines: list[str]) -> None:
-    """In a docstring, |S| is a size and no substitution."""
+def _prepare_docstring(app: Sphinx, kind: str, name: str, found: Any, options: Any, lines: list[str]) -> None:
+    """Keep |S| from being a substitution; the help of a configuration's fields are its arguments."""
     lines[:] = [line.replace("|", r"\|") for line in lines]
+    fields = dataclasses.fields(found) if kind == "class" and dataclasses.is_dataclass(found) else ()
+    if helped := [field for field in fields if "help" in field.metadata]:
+        lines += ["Args:", *(f"    {field.name}: {field.metadata['help']}" for field in helped), ""]
 
 
-def _skip_requests(app: Sphinx, kind: str, name: str, found: Any, skip: bool, options: Any) -> bool | None:
-    """scikit-learn writes methods such as `set_fit_request` into every estimator."""
-    return True if name.startswith("set_") and name.endswith("_request") else None
+def _skip_generated(app: Sphinx, kind: str, name: str, found: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out what no one wrote: fields of named tuples, and the requests that scikit-learn adds to estimators."""
+    is_field = (inspect.getdoc(found) or "").startswith("Alias for field number")
+    return True if is_field or name.endswith("_request") else None
 
 
 class TutorialParser(MystParser):
