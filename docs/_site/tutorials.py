@@ -3,6 +3,7 @@
 A line that starts with `# %%` begins a cell; after `# %% [markdown]` its text stands in comments.
 """
 
+import ast
 import contextlib
 import io
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 _CELL = re.compile(r"^# %%(.*)\n", re.MULTILINE)
 
@@ -51,18 +53,23 @@ def run(source: str, filename: str) -> tuple[list[Output], dict[str, Any]]:
 
 
 def _run_cell(cell: Cell, filename: str, names: dict[str, Any]) -> Output:
+    """As a notebook does: a figure that is the value of the last line is shown too."""
+    tree = ast.parse("\n" * (cell.line - 1) + cell.source, filename)
+    last = [ast.Expression(tree.body.pop().value)] if isinstance(tree.body[-1], ast.Expr) else []
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile("\n" * (cell.line - 1) + cell.source, filename, "exec"), names)
-    return Output(printed.getvalue(), list(_open_figures()))
+        exec(compile(tree, filename, "exec"), names)
+        values = [eval(compile(expression, filename, "eval"), names) for expression in last]
+    figures = [plt.figure(number) for number in plt.get_fignums()]
+    pictures = [_png(each) for each in [*figures, *values] if isinstance(each, Figure)]
+    plt.close("all")
+    return Output(printed.getvalue(), pictures)
 
 
-def _open_figures() -> Iterator[bytes]:
-    for number in plt.get_fignums():
-        picture = io.BytesIO()
-        plt.figure(number).savefig(picture, dpi=150)
-        plt.close(number)
-        yield picture.getvalue()
+def _png(figure: Figure) -> bytes:
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=150, bbox_inches="tight")
+    return picture.getvalue()
 
 
 def as_markdown(path: Path, pictures: Path) -> str:
@@ -72,10 +79,11 @@ def as_markdown(path: Path, pictures: Path) -> str:
     pieces: list[str] = []
     for number, cell in enumerate(cells(source)):
         if cell.is_code:
-            pieces += [f"```python\n{cell.source}\n```", *_shown(next(outputs), pictures / f"{path.stem}-{number}", path)]
+            pieces.append(f"```python\n{cell.source}\n```")
+            pieces += _shown(next(outputs), pictures / f"{path.stem}-{number}", path)
         else:
             pieces.append(re.sub(r"^# ?", "", cell.source, flags=re.MULTILINE))
-    pieces.append(f"This page is a Python file: {{download}}`{path.name}`. Run it as it is, or cell by cell in an editor.")
+    pieces.append(f"This page is a Python file, {{download}}`{path.name}`: run it as it is, or by cells in an editor.")
     return "\n\n".join(pieces)
 
 
