@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_site"))
 
-from metacontrast.version import __version__  # noqa: E402
+from metacontrast.version import __version__
 
 project = "metacontrast"
 copyright = "the metacontrast authors"

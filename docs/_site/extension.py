@@ -6,14 +6,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-import reference
-import tutorials
 from docutils import nodes
 from latex2mathml.converter import convert
 from myst_parser.parsers.sphinx_ import MystParser
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+import reference
+import tutorials
 from metacontrast.cli.main import build_parser
 
 _LISTED = re.compile(r"^- \[[^]]+\]\(([^):#]+)\.\w+\)", re.MULTILINE)

