@@ -39,7 +39,7 @@ def cells(source: str) -> list[Cell]:
     found = list(_CELL.finditer(source))
     ends = [each.start() for each in found[1:]] + [len(source)]
     return [
-        Cell("markdown" not in each[1], source[each.end() : end].strip("\n"), source[: each.end()].count("\n") + 1)
+        Cell("markdown" not in each[1], source[each.end() : end].rstrip("\n"), source[: each.end()].count("\n") + 1)
         for each, end in zip(found, ends, strict=True)
     ]
 

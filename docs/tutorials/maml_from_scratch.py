@@ -26,7 +26,7 @@ support_x, support_y, query_x, query_y = tasks[0]
 figure, axes = plt.subplots(4, 5, figsize=(5, 4.2))
 rows = torch.cat([support_x, query_x.view(5, 3, 1, 28, 28).transpose(0, 1).flatten(0, 1)])
 for axis, image in zip(axes.flat, rows, strict=True):
-    axis.imshow(image[0], cmap="gray")
+    axis.imshow(image[0].numpy(), cmap="gray")
     axis.set_axis_off()
 figure.suptitle("Top row: the support set. Below: the query set.")
 plt.show()
@@ -45,7 +45,7 @@ encoder = nn.Sequential(
     *(nn.AdaptiveAvgPool2d(3), nn.Flatten()),
 )
 network = nn.Sequential(encoder, nn.Linear(144, 5)).double()
-INNER_LR, OUTER_LR, STEPS = 0.4, 0.1, 2
+INNER_LR, OUTER_LR, STEPS, UPDATES = 0.4, 0.1, 2, 20
 
 
 def loss_of(parameters, x, y):
@@ -74,7 +74,7 @@ def meta_train(parameters, updates, meta_batch=4):
 
 
 start = {name: p.detach().clone().requires_grad_() for name, p in network.named_parameters()}
-by_hand = meta_train(start, updates=20)
+by_hand = meta_train(start, updates=UPDATES)
 
 # %% [markdown]
 # That is all of MAML: `adapted` is the inner loop, `outer_gradient` differentiates through it, and `meta_train` is
@@ -123,12 +123,14 @@ trained = mc.train(
     model,
     InFloat64(),
     inner,
-    updates=20,
+    updates=UPDATES,
     meta_batch=4,
     params=as_params(start),
     optimizer=lambda tensors: torch.optim.SGD(tensors, lr=OUTER_LR),
 )
-print(f"after 20 updates no parameter differs by more than {largest_difference(trained, as_params(by_hand)):.0e}")
+print(
+    f"after {UPDATES} updates no parameter differs by more than {largest_difference(trained, as_params(by_hand)):.0e}"
+)
 
 # %% [markdown]
 # This difference is larger than that of one gradient, because every update magnifies the rounding of the updates

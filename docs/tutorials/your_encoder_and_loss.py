@@ -56,7 +56,8 @@ def squared_error(outputs, y):
 
 inner = mc.Inner(steps=1, lr=0.01, order="second", loss=squared_error)
 start = model.init(torch.Generator().manual_seed(0))
-outer = {"updates": 120, "meta_batch": 8, "optimizer": lambda tensors: torch.optim.Adam(tensors, lr=0.005)}
+UPDATES = 120
+outer = {"updates": UPDATES, "meta_batch": 8, "optimizer": lambda tensors: torch.optim.Adam(tensors, lr=0.005)}
 maml = mc.train(model, tasks, inner, params=start, **outer)
 
 # %% [markdown]
