@@ -73,7 +73,7 @@ class ClassImages:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over names, borders, shape and pixels: two sets with the same digest hold the same images."""
+        """SHA-256 over names, borders, shape and pixels. Two sets with the same digest hold the same images."""
         return content_digest(self.images, self.starts, self.classes)
 
     def pixels(self, rows: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows channel height width"]:
