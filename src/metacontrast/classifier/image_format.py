@@ -12,9 +12,8 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metacontrast.classifier.inputs import labelled_items
 from metacontrast.data.decode import MAX_PIXELS, Item, UnreadableImage, decode_all, decoder, enumerate_some
-from metacontrast.data.folder import is_divided
+from metacontrast.data.folder import class_files, items_of, split_classes, split_for
 from metacontrast.data.images import ClassImages, group_by_class, normalize
 from metacontrast.data.options import Resample
 from metacontrast.errors import InputError
@@ -117,8 +116,9 @@ def read_folder_like(form: ImageFormat, folder: Path, split: str | None) -> Clas
     Args:
         split: None is `test`, or everything in a folder that is not divided.
     """
-    split = split or ("test" if is_divided(folder) else "all")
-    items, pixels = form.read(labelled_items(folder, split))
+    found = class_files(folder)
+    split = split or split_for(folder, found, "test")
+    items, pixels = form.read(items_of(folder, split_classes(folder, found, split)))
     rows = groupby(range(len(items)), key=lambda row: items[row].label)
     by_class = [(label, np.stack([pixels[row].numpy() for row in group])) for label, group in rows]
     return group_by_class(f"folder:{folder.resolve().name}/{split}", by_class, mean=form.mean, std=form.std)
