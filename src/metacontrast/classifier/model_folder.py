@@ -95,12 +95,12 @@ def source_facts(start: StartingPoint, stored: bool) -> dict[str, Any]:
         )
     about = dataclasses.asdict(start.source) | {"batch_stats": start.batch_stats, "head": start.head}
     about |= {"images": dataclasses.asdict(start.images), "adaptation": start.inner.plain_values()}
-    return about | {"stored_digest": sources.digest_of(start.model.encoder)} if stored else about
+    return about | {"stored_digest": sources.digest_of(start.encoder)} if stored else about
 
 
 def source_tensors(start: StartingPoint) -> dict[str, torch.Tensor]:
     """The encoder's weights."""
-    return sources.stored_tensors(start.model.encoder)
+    return sources.stored_tensors(start.encoder)
 
 
 def load_model(model: str | Path) -> TrainedRun:

@@ -41,11 +41,15 @@ logger = logging.getLogger("metacontrast")
 
 
 class Built(NamedTuple):
-    """An encoder with the images that it takes; `digest` where its weights are known by that of their file."""
+    """An encoder with the images that it takes; `digest` where its weights are known by that of their file.
+
+    `made` is what a function of the user's returned where that is more than an encoder.
+    """
 
     encoder: nn.Module
     images: ImageFormat
     digest: str | None = None
+    made: Any = None
 
 
 @dataclass(frozen=True)
@@ -306,10 +310,10 @@ def _build_python(name: str, trained: bool) -> Built:
         images = getattr(made, "images", None)
         images = images if isinstance(images, ImageFormat) else IMAGENET
         return Built(_Features(made), images)
-    encoder, images = getattr(getattr(made, "model", None), "encoder", None), getattr(made, "images", None)
+    encoder, images = getattr(made, "encoder", None), getattr(made, "images", None)
     if not isinstance(encoder, nn.Module) or not isinstance(images, ImageFormat):
         raise InputError(f"python:{name} returns a {type(made).__name__}: it must return a module or a StartingPoint")
-    return Built(_Features(encoder), images)
+    return Built(encoder, images, made=made)
 
 
 _BUILDERS: dict[str, Callable[[str, bool], Built]] = {

@@ -1,5 +1,6 @@
 """What a classifier starts from: a meta-trained model, or any encoder, with the kind of images that it sees."""
 
+import copy
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,6 +66,13 @@ class StartingPoint:
         """Which statistics its batch norms use."""
         return "running" if self.model.norm == "running" else "support"
 
+    @property
+    def encoder(self) -> nn.Module:
+        """The encoder as a module of its own, with the parameters in it."""
+        module = copy.deepcopy(self.model.encoder)
+        module.load_state_dict(self.params.encoder, strict=False)
+        return module
+
     @cached_property
     def frozen_encoder(self) -> nn.Module:
         """The encoder with its own running averages, as a plain module."""
@@ -112,6 +120,8 @@ class StartingPoint:
 def from_source(name: str, weights: str | Path | None = None, *, trained: bool = True) -> StartingPoint:
     """The starting point on an encoder of `sources`, frozen and with its running averages.
 
+    One that a user's own function returns is itself, with its inner loop, head and parameters.
+
     Args:
         weights: a file of safetensors in place of the source's own weights.
         trained: False leaves the weights to be loaded later.
@@ -119,6 +129,10 @@ def from_source(name: str, weights: str | Path | None = None, *, trained: bool =
     built = sources.build(name, None if weights is None else as_path(weights), trained=trained)
     digest = built.digest or sources.digest_of(built.encoder)
     source = Source(name, digest, not name.startswith("python:") and weights is None)
+    if isinstance(built.made, StartingPoint):
+        if weights is not None:
+            raise InputError(f"{name} returns a starting point, which has its weights: leave out weights")
+        return dataclasses.replace(built.made, name=name, source=None if built.made.run else source)
     return from_module(built.encoder, built.images, INNER, 0, "running", source, "auto")
 
 
