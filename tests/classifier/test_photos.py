@@ -13,17 +13,19 @@ from torch import nn
 
 from classifier_kit import SIZE, grey_images, tiny_model_folder, tiny_start, write_folder
 from metacontrast import FewShotClassifier
-from metacontrast.classifier import choice, sources
+from metacontrast.classifier import choice
 from metacontrast.classifier.export import export
-from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.classifier.model_folder import load_starting_point
-from metacontrast.classifier.sources import BUNDLED, bundled_names, hf_images
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.cli.main import run
+from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError
 from metacontrast.maml.inner import Inner
 from metacontrast.model.efficientnet_lite import Direction, efficientnet_lite, load_weights
 from metacontrast.model.image_wise import keeps_images_apart
+from metacontrast.training import sources
+from metacontrast.training.libraries import hf_images
+from metacontrast.training.sources import BUNDLED, bundled_names
 from metacontrast.types import map_params
 
 FORM = ImageFormat(3, SIZE, mean=(0.5,), std=(0.25,))

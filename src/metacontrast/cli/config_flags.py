@@ -13,6 +13,7 @@ from metacontrast.errors import did_you_mean, not_one_of
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.recipes import RECIPES, recipe
 from metacontrast.training.run import read_config
+from metacontrast.training.start import with_start
 from metacontrast.training.sweep import VARIED, first_run
 
 
@@ -58,7 +59,11 @@ def config_from_flags(args: argparse.Namespace, **defaults: Any) -> TrainConfig:
     """
     given = given_fields(args)
     base = _base(args, given)
-    return dataclasses.replace(base, **(defaults | given))
+    start, weights = (given.pop(name, getattr(base, name)) for name in ("start", "weights"))
+    config = dataclasses.replace(base, **(defaults | given))
+    if start is None or (start, weights) == (base.start, base.weights):
+        return dataclasses.replace(config, start=start, weights=weights)
+    return with_start(config, start, weights, given)
 
 
 def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], note: str = "") -> None:

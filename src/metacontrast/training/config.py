@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from torch import nn
+
 from metacontrast.data.augment import AugmentationName
 from metacontrast.data.episodes import EpisodeSampler, Labels
 from metacontrast.data.images import ClassImages
@@ -17,7 +19,8 @@ from metacontrast.maml.inner import Inner, LossName, Order, Scope
 from metacontrast.model.encoders import EncoderName, build_encoder
 from metacontrast.model.head import HeadKind
 from metacontrast.model.model import Model
-from metacontrast.model.normalization import Norm
+from metacontrast.model.normalization import AnyNorm
+from metacontrast.training import sources
 
 OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop"]
 Schedule = Literal["constant", "cosine"]
@@ -51,12 +54,21 @@ class TrainConfig:
     unequal_shots: bool = _option(False, "share a training task's support images unequally among its classes")
     augment: tuple[AugmentationName, ...] = _option((), "augmentation of training tasks: flip, crop, colour; none")
 
-    encoder: EncoderName = _option("conv4-released", "conv4 (the paper's text), conv4-released, resnet12 or mlp")
+    start: str | None = _option(
+        None,
+        "bundled model, run, photos, timm:NAME, hf:NAME or torchvision:NAME to start from; none: random parameters",
+    )
+    weights: str | None = _option(None, "safetensors file for an encoder such as --start timm:NAME; none: its own")
+    encoder: Literal[EncoderName, "start"] = _option(
+        "conv4-released", "conv4 (the paper's text), conv4-released, resnet12, mlp, or start: that of --start"
+    )
     filters: int | None = _option(None, "width of the encoder; none: the preset's own")
     head: HeadKind = _option("zeroed", "learned; zeroed after every update; one shared row; built from prototypes")
     head_bias: bool = _option(True, "whether the head has a bias")
     head_init_scale: float = _option(1.0, "factor on the random start of the head; 0 is zero initialization")
-    norm: Norm = _option("transductive", "query images normalized by their own batch, or by the support set")
+    norm: AnyNorm = _option(
+        "transductive", "query images normalized by their own batch, by the support set, or by the start's averages"
+    )
 
     order: Order = _option("first", "first: FOMAML; second: through the inner steps (SOMAML)")
     inner_steps: int = _option(1, "gradient steps on the support set")
@@ -114,6 +126,7 @@ class TrainConfig:
             raise InputError("head=prototype is built with a bias: leave out --no-head-bias")
         if self.least_ways is not None and self.head == "learned":
             raise InputError("head=learned is for one number of classes: leave out least_ways, or use --head zeroed")
+        _check_start(self)
         _check_objective(self)
 
     def digest(self) -> str:
@@ -133,10 +146,23 @@ class TrainConfig:
         names = (f.name for f in dataclasses.fields(ReadOptions))
         return ReadOptions(**{name: getattr(self, name) for name in names})
 
-    def model(self, image_shape: tuple[int, int, int]) -> Model:
-        """The model for images of that shape."""
-        encoder = build_encoder(self.encoder, image_shape, self.filters)
-        return Model(encoder, self.ways, head=self.head, head_bias=self.head_bias, norm=self.norm)
+    def model(self, image_shape: tuple[int, int, int], *, trained: bool = True) -> Model:
+        """The model for images of that shape.
+
+        Args:
+            trained: False leaves the weights of a start's encoder to be loaded later.
+        """
+        encoder, size = self._encoder(image_shape, trained)
+        return Model(encoder, self.ways, size, head=self.head, head_bias=self.head_bias, norm=self.norm)
+
+    def _encoder(self, image_shape: tuple[int, int, int], trained: bool) -> tuple[nn.Module, int]:
+        """The encoder and the length of its features."""
+        if self.encoder != "start":
+            encoder = build_encoder(self.encoder, image_shape, self.filters)
+            return encoder, encoder.feature_size
+        assert self.start is not None
+        found = sources.starting_encoder(self.start, self.weights, trained)
+        return found.encoder, sources.feature_size(found.encoder, found.images, self.start)
 
     def training_tasks(self, images: ClassImages) -> EpisodeSampler:
         """The tasks that are trained on: update u uses the tasks u·meta_batch and following."""
@@ -172,6 +198,18 @@ _LEAST = {
     "keep_every": 0,
     "seed": 0,
 }
+
+
+def _check_start(config: TrainConfig) -> None:
+    """Raise unless the encoder is that of a start from elsewhere exactly where there is one."""
+    is_elsewhere = config.start is not None and sources.is_source(config.start)
+    if config.weights is not None and not is_elsewhere:
+        raise InputError("weights are for an encoder such as --start timm:NAME: leave them out")
+    if (config.encoder == "start") != is_elsewhere:
+        names = "an encoder from elsewhere" if is_elsewhere else "no encoder from elsewhere"
+        raise InputError(
+            f"encoder={config.encoder}, but start={config.start} names {names}: make the configuration with with_start"
+        )
 
 
 def _check_objective(config: TrainConfig) -> None:
