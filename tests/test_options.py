@@ -126,7 +126,7 @@ CALLS: dict[Callable[..., Any], Callable[..., Any]] = {
 INSIDE = {
     "classifier.": "checked by `make_plan`, and where an image format or a starting point is made",
     "data.decode.decoder": "the options are those of ReadOptions or ImageFormat",
-    "data.folder.find_classes": "checked by the classifier and the command line",
+    "data.folder.": "checked by the classifier and the command line",
     "classifier.export.export": "checked below, where there is a fitted classifier",
     "data.decode.gather": "the options are those of ReadOptions or ImageFormat",
     "data.published.": "the options are those of ReadOptions",
