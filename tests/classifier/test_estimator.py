@@ -14,8 +14,8 @@ from classifier_kit import SIZE, grey_images, tiny_start, write_folder
 from metacontrast import FewShotClassifier
 from metacontrast.classifier.candidates import PROTOTYPE, task_start
 from metacontrast.classifier.fitted import Answers
-from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.classifier.starting_point import StartingPoint
+from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError
 from metacontrast.maml.inner import adapt
 from metacontrast.model.head import class_means

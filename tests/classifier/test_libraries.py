@@ -11,10 +11,10 @@ from torch import nn
 
 from classifier_kit import grey_images
 from metacontrast import FewShotClassifier
-from metacontrast.classifier import sources
 from metacontrast.classifier.export import export
 from metacontrast.classifier.starting_point import from_source
 from metacontrast.errors import InputError
+from metacontrast.training import sources
 
 
 def library(name: str):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from classifier_kit import grey_images, tiny_model_folder, tiny_start, write_folder
 from metacontrast import FewShotClassifier
+from metacontrast.classifier import scoring
 from metacontrast.classifier.inputs import as_items
 from metacontrast.cli.main import run
 from metacontrast.errors import InputError
@@ -112,12 +113,44 @@ def test_score_writes_a_page(place, capsys):
     assert str(place / "out" / "score.html") in err
 
 
-def test_score_takes_test_of_a_divided_folder(place, capsys):
+def test_a_class_without_images_has_no_recall(place, capsys):
+    """Guards that JSON holds no NaN: it is null, and the class is neither listed nor part of the mean."""
     assert fit(place) == 0
-    for split, count in (("train", 5), ("test", 2)):
-        write_folder(place / "divided" / split, *grey_images(per_class=count))
+    images, labels = grey_images(classes=2, seed=4)
+    new = write_folder(place / "new", images, labels)
+    capsys.readouterr()
+    assert run(["score", str(place / "out"), str(new), "--json"]) == 0
+    out = capsys.readouterr().out
+    found = json.loads(out.strip().splitlines()[-1], parse_constant=lambda name: pytest.fail(name))
+    assert dict(found["recall"]) == {"class0": 1, "class1": 1, "class2": None}
+    assert found["balanced_accuracy"] == 1
+    assert "class2" not in out.rpartition("{")[0]
+
+
+def test_pictures_are_made_of_the_mistakes_that_are_shown(monkeypatch):
+    """Guards that of 30 mistakes the 24 on the page are encoded, not all."""
+    images, labels = grey_images(per_class=10)
+    classifier = FewShotClassifier(tiny_start()).fit(images, labels)
+    wrong = [f"class{(int(label[-1]) + 1) % 3}" for label in labels]
+    report = scoring.report_on(classifier.state_, wrong, classifier.predict_each(images))
+    made = []
+    monkeypatch.setattr(scoring, "_png", lambda pixels: made.append(pixels) or b"")
+    page = scoring.as_page(report, classifier.state_, "title")
+    assert (report.right, len(made), page.count("<figure>")) == (0, scoring.MISTAKES, scoring.MISTAKES)
+
+
+def test_score_takes_test_of_a_divided_folder(place, capsys):
+    """Guards that the command and `score` take the same images."""
+    assert fit(place) == 0
+    images, labels = grey_images()
+    write_folder(place / "divided" / "train", images, labels)
+    write_folder(place / "divided" / "test", images[3:12:4], ["class0", "class1", "class0"])
     assert run(["score", str(place / "out"), str(place / "divided"), "--json"]) == 0
-    assert last_json(capsys.readouterr().out)["images"] == 6
+    out, err = capsys.readouterr()
+    found = last_json(out)
+    assert (found["images"], found["accuracy"]) == (3, pytest.approx(2 / 3))
+    assert "more than one split" not in err  # that warning is of meta-training, whose test classes are new
+    assert FewShotClassifier.load(place / "out").score(place / "divided") == pytest.approx(2 / 3)
 
 
 def test_score_never_writes_over_what_it_reads(place, capsys):

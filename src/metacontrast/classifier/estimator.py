@@ -194,9 +194,12 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
         return self.answer(X).rejected.numpy()
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """The share of images that are classified correctly; a refusal counts as wrong."""
+        """The share of images that are classified correctly; a refusal counts as wrong.
+
+        Of a folder that is divided, `test/` is taken.
+        """
         self._fitted_state()
-        items, labels, _ = labelled(X, y, self.nested)
+        items, labels, _ = labelled(X, y, self.nested, "test")
         guesses = self._labels(self._answer(items)).tolist()
         right = [guess == label for guess, label in zip(guesses, labels, strict=True)]
         return weighted_mean(right, sample_weight)

@@ -26,10 +26,10 @@ from metacontrast.classifier.cross_validation import (
     similarity,
     unseen,
 )
-from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.classifier.support import Support
 from metacontrast.data.decode import BATCH, Item, UnreadableImage
+from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import arithmetic
 from metacontrast.model.frozen import freeze

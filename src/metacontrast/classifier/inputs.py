@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from metacontrast.data.decode import ImageSource, Item
-from metacontrast.data.folder import Found, Nested, class_files, find_classes, image_folders, split_classes
+from metacontrast.data.folder import image_folders
 from metacontrast.errors import InputError
 from metacontrast.files import as_path, is_folder
 
@@ -45,25 +45,6 @@ def folder_of(images: Any) -> Path | None:
     if isinstance(images, str) and not images.strip():
         raise InputError("the name of the images' folder is empty: check the variable that it comes from")
     return as_path(images) if isinstance(images, str | Path) and is_folder(as_path(images)) else None
-
-
-def labelled_items(folder: Path, split: str = "train") -> list[Item]:
-    """The images of a folder of class folders; where it is divided into train, val and test, those of `split`."""
-    classes = split_classes(folder, class_files(folder), split)
-    return [
-        Item(label, file.relative_to(folder).as_posix(), file) for label, files in classes.items() for file in files
-    ]
-
-
-def fit_items(folder: Path, nested: Nested = "classes", split: str = "train") -> tuple[list[Item], Found]:
-    """What `fit` learns from: the images of a folder's classes, and all that was found and left out."""
-    found = find_classes(folder, nested, split)
-    items = [
-        Item(label, file.relative_to(folder).as_posix(), file)
-        for label, files in found.classes.items()
-        for file in files
-    ]
-    return items, found
 
 
 def dataset_items(images: Any) -> tuple[list[Item], list[Hashable]] | None:

@@ -12,19 +12,17 @@ from typing import Any
 
 import torch
 
-from metacontrast.classifier import sources
-from metacontrast.classifier.image_format import ImageFormat
-from metacontrast.classifier.sources import Source
 from metacontrast.classifier.starting_point import StartingPoint, from_module, from_run, from_source
 from metacontrast.classifier.stored_values import stored_inner, stored_source
-from metacontrast.errors import InputError, did_you_mean
-from metacontrast.files import as_path, check_writable, is_folder, parse_json, write_text
-from metacontrast.training import checkpoint
+from metacontrast.data.image_format import ImageFormat
+from metacontrast.errors import InputError
+from metacontrast.files import check_writable, parse_json, write_text
+from metacontrast.training import checkpoint, sources
 from metacontrast.training.run import TrainedRun, load_run, save_model
+from metacontrast.training.sources import TENSORS, Source, find_model
 
-PRETRAINED = Path(__file__).parents[1] / "pretrained"
 FORMAT, VERSION = "metacontrast-model", 2
-CONFIG, TENSORS = "config.json", "model.safetensors"
+CONFIG = "config.json"
 
 
 def load_starting_point(model: Any, weights: str | Path | None = None) -> StartingPoint:
@@ -95,12 +93,12 @@ def source_facts(start: StartingPoint, stored: bool) -> dict[str, Any]:
         )
     about = dataclasses.asdict(start.source) | {"batch_stats": start.batch_stats, "head": start.head}
     about |= {"images": dataclasses.asdict(start.images), "adaptation": start.inner.plain_values()}
-    return about | {"stored_digest": sources.digest_of(start.model.encoder)} if stored else about
+    return about | {"stored_digest": sources.digest_of(start.encoder)} if stored else about
 
 
 def source_tensors(start: StartingPoint) -> dict[str, torch.Tensor]:
     """The encoder's weights."""
-    return sources.stored_tensors(start.model.encoder)
+    return sources.stored_tensors(start.encoder)
 
 
 def load_model(model: str | Path) -> TrainedRun:
@@ -142,26 +140,6 @@ def _image_facts(images: ImageFormat) -> dict[str, Any]:
 
 def _load_sourced(facts: dict[str, Any], folder: Path) -> StartingPoint:
     return rebuild(facts["source"], checkpoint.load(folder / TENSORS).tensors, folder / CONFIG, None)
-
-
-def pretrained_names() -> list[str]:
-    """The models that come with the package, and the photo encoders that are installed."""
-    return sorted([file.parent.name for file in PRETRAINED.glob(f"*/{TENSORS}")] + sources.bundled_names())
-
-
-def find_model(model: str | Path) -> Path:
-    """The folder of a model."""
-    if str(model) in pretrained_names() and (PRETRAINED / str(model) / TENSORS).is_file():
-        return PRETRAINED / str(model)
-    folder = as_path(model)
-    if not (is_folder(folder) and str(model).strip()):
-        names = pretrained_names()
-        known, name = ", ".join(names) or "none is installed", str(model) or "''"
-        hint = did_you_mean(model, names)
-        raise InputError(
-            f"{name} is not a run directory, nor a model that is installed ({known}): {hint}check the name"
-        )
-    return folder
 
 
 def check_format(text: bytes, file: Path, known: str, version: int) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from metacontrast.classifier.cross_validation import Track
 from metacontrast.classifier.fitted import each_alone
-from metacontrast.classifier.inputs import as_items, dataset_items, fit_items, folder_of
+from metacontrast.classifier.inputs import as_items, dataset_items, folder_of
 from metacontrast.classifier.labels import as_labels, composed
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.data.decode import BATCH, Item
-from metacontrast.data.folder import Found, Nested, image_folders
+from metacontrast.data.folder import Found, Nested, Use, find_classes, image_folders, items_of
 from metacontrast.errors import InputError
 from metacontrast.files import as_path, why_no_folder
 
@@ -45,11 +45,16 @@ class Read(NamedTuple):
     features: Float[Tensor, "image feature"] | None
 
 
-def labelled(X: Any, y: Any = None, nested: Nested = "classes") -> Labelled:
-    """Items and their labels: those given, those of a data set, or those that a folder's folders are."""
+def labelled(X: Any, y: Any = None, nested: Nested = "classes", use: Use = "train") -> Labelled:
+    """Items and their labels: those given, those of a data set, or those that a folder's folders are.
+
+    Args:
+        nested, use: as of `find_classes`, for a folder.
+    """
     folder = folder_of(X)
     if folder is not None and y is None:
-        items, found = fit_items(folder, nested)
+        found = find_classes(folder, nested, use)
+        items = list(items_of(folder, found.classes))
         return _numbered(items, composed([item.label for item in items]), found)
     if folder is not None and set(image_folders(folder, [])) - {"."}:
         raise InputError(f"{folder} has folders that name classes, and labels are given too: leave out one of them")

@@ -1,5 +1,6 @@
 """What a classifier starts from: a meta-trained model, or any encoder, with the kind of images that it sees."""
 
+import copy
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,22 +10,20 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from metacontrast.classifier import sources
 from metacontrast.classifier.candidates import HeadChoice
-from metacontrast.classifier.image_format import ImageFormat
-from metacontrast.classifier.sources import Source
-from metacontrast.data.catalog import DATASETS, FOLDER
+from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError, check_choice
 from metacontrast.files import as_path
 from metacontrast.maml.inner import Inner
 from metacontrast.methods import METHODS
 from metacontrast.model.frozen import freeze
 from metacontrast.model.model import Model
-from metacontrast.training.config import TrainConfig
+from metacontrast.training import sources
 from metacontrast.training.run import TrainedRun
+from metacontrast.training.sources import Source
+from metacontrast.training.start import INNER, format_of
 from metacontrast.types import Head, Params, map_params
 
-INNER = Inner(steps=20, lr=0.3, scope="head")
 RIDGE_TEMPERATURE = 0.05
 BatchStats = Literal["running", "support"]
 
@@ -65,6 +64,13 @@ class StartingPoint:
     def batch_stats(self) -> BatchStats:
         """Which statistics its batch norms use."""
         return "running" if self.model.norm == "running" else "support"
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The encoder as a module of its own, with the parameters in it."""
+        module = copy.deepcopy(self.model.encoder)
+        module.load_state_dict(self.params.encoder, strict=False)
+        return module
 
     @cached_property
     def frozen_encoder(self) -> nn.Module:
@@ -113,6 +119,8 @@ class StartingPoint:
 def from_source(name: str, weights: str | Path | None = None, *, trained: bool = True) -> StartingPoint:
     """The starting point on an encoder of `sources`, frozen and with its running averages.
 
+    One that a user's own function returns is itself, with its inner loop, head and parameters.
+
     Args:
         weights: a file of safetensors in place of the source's own weights.
         trained: False leaves the weights to be loaded later.
@@ -120,6 +128,10 @@ def from_source(name: str, weights: str | Path | None = None, *, trained: bool =
     built = sources.build(name, None if weights is None else as_path(weights), trained=trained)
     digest = built.digest or sources.digest_of(built.encoder)
     source = Source(name, digest, not name.startswith("python:") and weights is None)
+    if isinstance(built.made, StartingPoint):
+        if weights is not None:
+            raise InputError(f"{name} returns a starting point, which has its weights: leave out weights")
+        return dataclasses.replace(built.made, name=name, source=None if built.made.run else source)
     return from_module(built.encoder, built.images, INNER, 0, "running", source, "auto")
 
 
@@ -134,7 +146,7 @@ def from_module(
 ) -> StartingPoint:
     """The starting point on a module; the arguments are those of `StartingPoint.from_encoder`."""
     check_choice("batch_stats", batch_stats, ("running", "support"))
-    size = feature_size or getattr(encoder, "feature_size", 0) or _feature_size(encoder, images, source.name)
+    size = feature_size or getattr(encoder, "feature_size", 0) or sources.feature_size(encoder, images, source.name)
     norm = "running" if batch_stats == "running" else "inductive"
     model = Model(encoder, ways=2, feature_size=size, head="zeroed", norm=norm)
     frozen: HeadChoice = "auto" if inner.scope == "head" else "adapted"
@@ -148,35 +160,9 @@ def _own_params(model: Model) -> Params:
     return Params(own, Head(like.new_zeros(model.ways, model.feature_size), like.new_zeros(model.ways)))
 
 
-def _feature_size(encoder: nn.Module, images: ImageFormat, name: str) -> int:
-    """The length of the features of a grey image."""
-    was_training = encoder.training
-    try:
-        with torch.no_grad():
-            found = encoder.eval()(images.to_input(torch.full((2, *images.shape), 127, dtype=torch.uint8)))
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0][:200]
-        raise InputError(
-            f"the encoder {name} fails on an image of its size ({reason}): check its image format"
-        ) from error
-    finally:
-        encoder.train(was_training)
-    if not isinstance(found, torch.Tensor) or found.ndim != 2 or len(found) != 2:
-        shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
-        raise InputError(f"the encoder {name} gives {shape} for 2 images, not (2, features): end it in nn.Flatten()")
-    if not found.isfinite().all():
-        raise InputError(f"the encoder {name} gives NaN or infinity for a grey image: its weights are not usable")
-    return found.shape[1]
-
-
 def from_run(name: str, run: TrainedRun) -> StartingPoint:
     """The starting point that a trained run is."""
-    channels, size, _ = run.image_shape
-    images = ImageFormat(channels, size, _resample(run.config), run.config.invert, run.mean, run.std)
     inner = dataclasses.replace(run.config.inner(), order="first")
     head = METHODS[run.config.method].predicts
-    return StartingPoint(name, run.model.with_norm("inductive"), run.params, images, inner, run, head=head)
-
-
-def _resample(config: TrainConfig) -> Any:
-    return config.resample or DATASETS.get(config.dataset, FOLDER).resample
+    model = run.model if run.model.norm == "running" else run.model.with_norm("inductive")
+    return StartingPoint(name, model, run.params, format_of(run), inner, run, head=head)

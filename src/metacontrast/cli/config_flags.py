@@ -14,6 +14,7 @@ from metacontrast.errors import did_you_mean, not_one_of
 from metacontrast.training.config import TrainConfig, with_fields
 from metacontrast.training.recipes import RECIPES, recipe
 from metacontrast.training.run import read_config
+from metacontrast.training.start import with_start
 from metacontrast.training.sweep import VARIED, first_run
 
 _GROUPS = {
@@ -104,7 +105,11 @@ def config_from_flags(args: argparse.Namespace, **defaults: Any) -> TrainConfig:
     """
     given = given_fields(args)
     base = _base(args, given)
-    return with_fields(base, **(defaults | given))
+    start, weights = (given.pop(name, getattr(base, name)) for name in ("start", "weights"))
+    config = with_fields(base, **(defaults | given))
+    if start is None or (start, weights) == (base.start, base.weights):
+        return dataclasses.replace(config, start=start, weights=weights)
+    return with_start(config, start, weights, given)
 
 
 def _add_flag(parser: argparse._ActionsContainer, field: dataclasses.Field[Any], default: str = "") -> None:

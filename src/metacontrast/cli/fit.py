@@ -108,8 +108,7 @@ def execute(args: argparse.Namespace) -> None:
 
 def _model_folder(model: str) -> list[Path]:
     """The folder that the model is read from, if it is one."""
-    from metacontrast.classifier.model_folder import find_model
-    from metacontrast.classifier.sources import is_source
+    from metacontrast.training.sources import find_model, is_source
 
     return [] if model == "auto" or is_source(model) else [find_model(model)]
 

@@ -37,6 +37,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 ClassFiles = dict[str, list[Path]]
 Nested = Literal["classes", "flatten"]
+Use = Literal["train", "test"]
 HEIC = (".heic", ".heif")
 
 
@@ -67,9 +68,10 @@ def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
     """
     where = f"folder:{root.resolve().name}/{split}"
     found = class_files(root)
+    _warn_of_shared_classes(root, found)
     classes = split_classes(root, found, split)
     mode = "L" if _all_grey(file for files in found.values() for file in files) else "RGB"
-    by_class = gather(where, _items(root, classes), mode, options)
+    by_class = gather(where, items_of(root, classes), mode, options)
     if len(by_class) < 2:
         only = ", ".join(repr(name) for name, _ in by_class) or "none"
         raise InputError(
@@ -109,10 +111,11 @@ def class_files(root: Path) -> ClassFiles:
     return found
 
 
-def find_classes(root: Path, nested: Nested = "classes", split: str = "train") -> Found:
-    """The classes of a folder for one split, with everything that is left out named; links out of it are left out.
+def find_classes(root: Path, nested: Nested = "classes", use: Use = "train") -> Found:
+    """The classes of a folder for one use, with everything that is left out named; links out of it are left out.
 
     Args:
+        use: as of `split_for`.
         nested: what folders below a class's folder are: `classes` of their own, named by their path, which is refused
             where the folder above holds images too; or `flatten`, more images of the class above.
     """
@@ -122,6 +125,7 @@ def find_classes(root: Path, nested: Nested = "classes", split: str = "train") -
     ignored += [(file.name, "is outside of any class folder") for file in found.pop(".", [])]
     if not found:
         class_files(root)  # says what is wrong
+    split = split_for(root, found, use)
     classes = split_classes(root, found, split)
     left = sum(map(len, found.values())) - sum(map(len, classes.values()))
     ignored += [(f"{left} images of other splits", f"are not in {split}")] if left else []
@@ -144,9 +148,9 @@ def _flattened(classes: ClassFiles) -> ClassFiles:
     return flat
 
 
-def is_divided(root: Path) -> bool:
-    """Whether folders named train, val or test divide the classes."""
-    return bool(_split_folders(root, class_files(root)))
+def split_for(root: Path, found: ClassFiles, use: Use) -> str:
+    """The split that is learned from (`train`) or tested on (`test`): that of a divided folder, else `all`."""
+    return use if _split_folders(root, found) else "all"
 
 
 def split_classes(root: Path, found: ClassFiles, split: str) -> ClassFiles:
@@ -178,12 +182,11 @@ def _split_folders(root: Path, found: ClassFiles) -> dict[str, str]:
             f"{root} holds images in {', '.join(sorted(tops))} and also in {enumerate_some(others)}: move "
             "these into one of the split folders, or elsewhere"
         )
-    _warn_of_shared_classes(root, found, tops)
     return tops
 
 
-def _warn_of_shared_classes(root: Path, found: ClassFiles, tops: dict[str, str]) -> None:
-    splits_of: dict[str, set[str]] = {}
+def _warn_of_shared_classes(root: Path, found: ClassFiles) -> None:
+    tops, splits_of = _split_folders(root, found), dict[str, set[str]]()
     for path in found:
         top, _, name = path.partition("/")
         if name and top in tops:
@@ -273,7 +276,8 @@ def _is_grey_or_unreadable(file: Path) -> bool:
         return True
 
 
-def _items(root: Path, classes: ClassFiles) -> Iterator[Item]:
+def items_of(root: Path, classes: ClassFiles) -> Iterator[Item]:
+    """The images of the classes, named by their paths below `root`."""
     for label, files in classes.items():
         for file in files:
             yield Item(label, file.relative_to(root).as_posix(), file)

@@ -105,6 +105,14 @@ class ClassImages:
             classes=tuple(self.classes[c] for c in chosen),
         )
 
+    def with_channels(self, channels: int) -> "ClassImages":
+        """Grey images as colour, the same in every channel; itself where the images have so many already."""
+        if self.shape[0] == channels:
+            return self
+        if self.shape[0] != 1:
+            raise InputError(f"{self.name} has coloured images, and grey ones are wanted: choose a model for colour")
+        return replace(self, images=self.images.expand(-1, channels, -1, -1))
+
     def to(self, device: torch.device | str) -> "ClassImages":
         """Copy the images to `device`."""
         return replace(self, images=self.images.to(device))
