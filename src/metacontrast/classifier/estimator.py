@@ -174,7 +174,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
 
     @no_type_check
     def predict_set(self, X: Any, coverage: float = 0.9) -> list[list[Hashable]]:
-        """A set of labels for every image, the most probable first, that holds the right one at least so often.
+        """A set of labels for every image, the most probable first, that contains the correct one at least this often.
 
         For images like those that were held out the right class is in the set with probability `coverage` or more.
         """

@@ -195,7 +195,7 @@ def _check_labels(support_y: Int[Tensor, "task support"], query_y: Int[Tensor, "
 def _check(params: Params, model: Model, inner: Inner) -> None:
     """Raise for what the theory has no answer to."""
     if model.head != "prototype" and not params.head.weight.numel():
-        raise InputError("these parameters have no head, whose interference could be told: give a model with a head")
+        raise InputError("these parameters have no head to decompose: give a model with a head")
     if inner.loss != "cross_entropy":
         raise InputError(f"the theory is that of cross entropy, but this model adapts by {inner.loss}: train with it")
     if not inner.is_plain or params.rates:

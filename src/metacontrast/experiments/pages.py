@@ -117,7 +117,7 @@ def write_summary(
         f"Protocol `{setting.protocol}`. {counts_of(results)} {_PAIRED}",
         "The p value is that of the claim's least certain comparison, or of the one that refutes it, corrected for "
         "looks and comparisons; in brackets with Holm's correction over all claims that were testable as well: above "
-        ".05 there, chance alone may give one such verdict among so many.",
+        ".05 there, chance alone may give one such verdict among this many.",
         _markdown(SUMMARY_HEAD, rows),
         "## What is undecided, and what would decide it",
         *_bullets(

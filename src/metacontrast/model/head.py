@@ -6,7 +6,7 @@
 - `prototype`: w_k = 2 c_k, b_k = −|c_k|² with c_k the mean support feature of class k (ProtoMAML, Triantafillou et
   al. 2020); nothing of the head is meta-learned.
 
-All but `learned` know no number of classes.
+All but `learned` work for any number of classes.
 """
 
 import math
@@ -69,7 +69,7 @@ def one_hot(labels: Int[Tensor, "*image"], ways: int, dtype: torch.dtype) -> Flo
 
 
 def check_start(kind: HeadKind, head: Head, ways: int) -> None:
-    """Raise `InputError` where tasks of so many ways cannot start from this head.
+    """Raise `InputError` where tasks of this many ways cannot start from this head.
 
     On a CPU a `zeroed` head is also checked to be zero.
     """

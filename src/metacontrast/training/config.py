@@ -200,7 +200,7 @@ def _check_objective(config: TrainConfig) -> None:
 def config_from_values(values: Any, where: str) -> TrainConfig:
     """The configuration that `where` holds; what cannot be one is named in an `InputError`."""
     if not isinstance(values, dict):
-        raise InputError(f"{where} holds no configuration: it is damaged or not from here")
+        raise InputError(f"{where} holds no configuration: it is damaged or from another program")
     types = field_types(TrainConfig)
     if unknown := sorted(set(values) - set(types)):
         raise InputError(f"{where} has unknown fields {', '.join(unknown)}: it was written by another version")
