@@ -52,7 +52,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
             `save_pretrained` wrote, `timm:NAME`, `hf:NAME`, `torchvision:NAME`, `python:package.module:factory`, or a
             `StartingPoint`.
         weights: a file of safetensors for such a named encoder, in place of its own weights.
-        head: `adapted` by inner steps, `prototype` (the nearest class mean), `ridge`, `logistic`, or `auto`, the one
+        head: `adapted` by inner steps, `prototype` (nearest-centroid), `ridge`, `logistic`, or `auto`, the one
             with the least cross entropy in cross-validation; None is the model's own: `adapted` for meta-trained
             models, `auto` for frozen encoders.
         steps: inner steps; None is what the model was trained with, `auto` chooses steps and step size by

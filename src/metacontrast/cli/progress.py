@@ -1,4 +1,4 @@
-"""What a person sees of a training, and how they stop it."""
+"""Progress of a training, and how Ctrl-C stops it."""
 
 import contextlib
 import signal

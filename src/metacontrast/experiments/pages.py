@@ -242,7 +242,7 @@ def _numbers(spec: FigureSpec, records: FigureRecords, table: Table) -> list[str
 
 
 def _all_steps(panels: Sequence[Panel], table: Table) -> list[str]:
-    parts = ["Head at test / inner steps; nearest-mean: nearest class mean, without adaptation."]
+    parts = ["Head at test / inner steps; nearest-mean: nearest centroid, without adaptation."]
     for kind in dict.fromkeys(panel.kind for panel in panels):
         curves = [curve for curve in table.curves.values() if curve.kind == kind]
         names = steps_head(curves, table)

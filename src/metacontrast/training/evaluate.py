@@ -34,7 +34,7 @@ class Row:
     """One line of a result: how it was adapted, and how well that did.
 
     Args:
-        method: `maml`, or `nearest-mean` for the nearest class mean on the un-adapted features.
+        method: `maml`, or `nearest-mean` for nearest-centroid on the features before adaptation.
         steps: inner steps at test.
         head: what the inner loop started from, `kept` or `zeroed`; `none` for the nearest mean.
         norm: normalization policy of the query images.
