@@ -121,7 +121,7 @@ def one_hot(labels: Int[Tensor, "*image"], ways: int, dtype: torch.dtype) -> Flo
 
 
 def check_start(kind: HeadKind, head: Head, ways: int) -> None:
-    """Raise `InputError` where tasks of so many ways cannot start from this head.
+    """Raise `InputError` where tasks of this many ways cannot start from this head.
 
     On a CPU a `zeroed` head is also checked to be zero.
     """
