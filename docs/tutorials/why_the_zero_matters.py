@@ -29,9 +29,10 @@ def length(tensors):
     return torch.cat([t.flatten() for t in tensors.values()]).norm().item()
 
 
+head_only = mc.Inner(steps=1, lr=0.4, scope="head")
 splits = {}
 for name, params in {"random head": random_head, "zeroed head": mc.zero_head(random_head)}.items():
-    splits[name] = theory.split_encoder_gradient(model.features, params, episode, inner_lr=0.4)
+    splits[name] = theory.split_encoder_gradient(model.features, params, episode, head_only)
     print(
         f"{name}: interference {length(splits[name].interference):.3f}, "
         f"contrastive {length(splits[name].contrastive_query):.3f}"
@@ -43,7 +44,6 @@ for name, params in {"random head": random_head, "zeroed head": mc.zero_head(ran
 # The parts are not an approximation. Their sum is the gradient that automatic differentiation finds:
 
 # %%
-head_only = mc.Inner(steps=1, lr=0.4, scope="head")
 gradient, metrics = mc.meta_gradient(model, random_head, tasks.batch([0]), head_only)
 total = splits["random head"].total
 error = max((gradient.encoder[name] - total[name]).abs().max().item() for name in total)
@@ -60,7 +60,7 @@ assert error < 1e-4 * length(total)
 scales, shares = (1, 0.75, 0.5, 0.25, 0), []
 for scale in scales:
     head = mc.Head(scale * random_head.head.weight, scale * random_head.head.bias)
-    split = theory.split_encoder_gradient(model.features, mc.Params(random_head.encoder, head), episode, inner_lr=0.4)
+    split = theory.split_encoder_gradient(model.features, mc.Params(random_head.encoder, head), episode, head_only)
     product = sum((split.interference[name] * split.total[name]).sum() for name in split.total)
     shares.append(product.item() / length(split.total) ** 2)
     print(f"head scaled by {scale:4}: share of interference {shares[-1]:.2f}")

@@ -114,7 +114,7 @@ class Inner:
             raise InputError(f"loss_weights={weights} leave out the last step: take fewer inner steps")
 
     def at_test(self, steps: int) -> "Inner":
-        """The same adaptation with so many steps, and without a graph for the outer gradient."""
+        """The same adaptation with this many steps, and without a graph for the outer gradient."""
         return replace(self, steps=steps, order="first", loss_weights=())
 
     def plain_values(self) -> dict[str, Any]:

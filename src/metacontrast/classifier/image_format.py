@@ -1,4 +1,4 @@
-"""The place of `ImageFormat` for whoever gives an encoder of their own."""
+"""The place of `ImageFormat` for anyone who gives an encoder of their own."""
 
 from metacontrast.data.image_format import ImageFormat
 

@@ -106,7 +106,7 @@ class ClassImages:
         )
 
     def with_channels(self, channels: int) -> "ClassImages":
-        """Grey images as colour, the same in every channel; itself where the images have so many already."""
+        """Grey images as colour, the same in every channel; itself where the images have this many channels already."""
         if self.shape[0] == channels:
             return self
         if self.shape[0] != 1:

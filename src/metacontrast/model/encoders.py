@@ -60,7 +60,7 @@ class UnitLength(nn.Module):
         return nn.functional.normalize(self.encoder(images), dim=1)
 
     def draw_parameters(self, generator: torch.Generator) -> None:
-        """Draw the encoder's starting values anew, where it draws them itself."""
+        """Draw the encoder's starting values again, where it draws them itself."""
         if draw := getattr(self.encoder, "draw_parameters", None):
             draw(generator)
 

@@ -57,7 +57,7 @@ class Evaluation:
     Args:
         steps: numbers of inner steps at test, each 0 or more.
         heads: which starts of the head.
-        episodes: number of test tasks, the first so many of the sampler.
+        episodes: number of test tasks, the first of the sampler.
         solvers: what classifies the un-adapted features, see `metacontrast.model.solvers`.
     """
 
