@@ -156,9 +156,10 @@ def each_alone(
 ) -> list[Any]:
     """A function of images, applied to one image at a time on a CPU, in IEEE single precision.
 
-    Kernels are chosen by the shape of a batch and round differently, so only then is an image's result bit for bit the
-    same whatever else is asked. Every image has one thread, and there are as many at a time as PyTorch may use: that
-    is faster than several threads for each. A GPU would idle: there images pass in batches.
+    Kernels are chosen by the shape of a batch and the number of threads, and round differently, so only then is an
+    image's result bit for bit the same whatever else is asked. Every image has one thread, also one that is alone, and
+    there are as many at a time as PyTorch may use: that is faster than several threads for each. A GPU would idle:
+    there images pass in batches.
     """
 
     def one(part: Tensor) -> Any:
@@ -167,10 +168,10 @@ def each_alone(
 
     if device.type == "cuda":
         return list(map(one, pixels.split(GPU_BATCH)))
-    threads = min(torch.get_num_threads(), os.cpu_count() or 1, len(pixels))
-    if threads < 2:
-        return list(map(one, pixels.split(1)))
     before = torch.get_num_threads()
+    if before == 1:
+        return list(map(one, pixels.split(1)))
+    threads = max(1, min(before, os.cpu_count() or 1, len(pixels)))
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             return list(pool.map(one, pixels.split(1)))

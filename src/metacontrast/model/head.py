@@ -9,8 +9,8 @@
 - `ridge`: W = α Yᵀ(XXᵀ + λI)⁻¹X, b_k = β: ridge regression on the support features X and their one-hot labels Y (R2D2,
   Bertinetto et al. 2019); λ, α and β are meta-learned. A softmax does not see β, squared errors do.
 
-All but `learned` work for any number of classes. The last three are built from the support set, and answer without inner
-steps.
+All but `learned` work for any number of classes. The last three are built from the support set, and answer without
+inner steps.
 """
 
 import math
