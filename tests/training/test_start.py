@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from classifier_kit import SIZE, grey_images, write_folder
-from metacontrast import FewShotClassifier, load_run
+from metacontrast import FewShotClassifier, load_dataset, load_run
 from metacontrast.classifier.model_folder import load_model, load_starting_point
 from metacontrast.cli.main import run as command
 from metacontrast.data.image_format import ImageFormat
@@ -173,6 +173,25 @@ def test_weights_of_a_file_are_the_start(library, folder, tmp_path):
     assert train(folder, library, tmp_path / "run", "--weights", str(tmp_path / "w.safetensors")) == 0
     moved = load_run(tmp_path / "run").params.encoder["body.2.weight"]
     torch.testing.assert_close(moved, 0.5 * network()[2].weight, atol=1e-3, rtol=0)
+
+
+def test_an_undivided_folder_of_photographs_is_meta_trained_on(tmp_path, capsys):
+    """Guards the flag that the message names, the recipe of photo folders, and that evaluation sees new classes."""
+    images, labels = grey_images(classes=10, per_class=4)
+    folder = write_folder(tmp_path / "photos", np.stack([images, 255 - images, images], -1), labels)
+    small = [*FLAGS[: FLAGS.index("--eval-split")], "--filters", "4", "--image-size", "16"]
+    words = ["train", "--dataset", f"folder:{folder}", *small, "--out", str(tmp_path / "run")]
+    assert command(words) == 2
+    assert "train --split-seed 0" in capsys.readouterr().err
+    assert command([*words, "--split-seed", "0"]) == 0
+    config = load_run(tmp_path / "run").config
+    assert (config.inner_scope, config.order, config.norm) == ("head", "second", "inductive")
+    capsys.readouterr()
+    assert command(["evaluate", str(tmp_path / "run"), "--episodes", "2", "--json"]) == 0
+    images = load_dataset(f"folder:{folder}", "test", options=config.read_options())
+    assert len(images.classes) == 2
+    assert json.loads(capsys.readouterr().out)["data_digest"] == images.digest
+    assert not set(images.classes) & set(load_images(config)[0].classes)
 
 
 def test_grey_images_are_shown_in_colour(library, tmp_path):

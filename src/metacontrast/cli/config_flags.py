@@ -8,9 +8,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
+from metacontrast.cli.destinations import images_folder
 from metacontrast.cli.parser import Parser
 from metacontrast.cli.shared import step_list, word_list
-from metacontrast.errors import did_you_mean, not_one_of
+from metacontrast.data.folder import is_coloured
+from metacontrast.errors import InputError, did_you_mean, not_one_of
 from metacontrast.training.config import TrainConfig, with_fields
 from metacontrast.training.recipes import RECIPES, recipe
 from metacontrast.training.run import read_config
@@ -101,7 +103,8 @@ def config_from_flags(args: argparse.Namespace, **defaults: Any) -> TrainConfig:
     """The recipe's configuration, `defaults` put over it, the given flags put over both.
 
     With `--resume` and neither `--recipe` nor a new run, the run's own configuration takes the recipe's place. Without
-    `--recipe` it is the released protocol of the data set for the nearest published number of shots.
+    `--recipe` it is the released protocol of the data set for the nearest published number of shots, and for a folder
+    with coloured images the recipe `photos`.
     """
     given = given_fields(args)
     base = _base(args, given)
@@ -131,7 +134,12 @@ def _base(args: argparse.Namespace, given: dict[str, Any]) -> TrainConfig:
 
 def _default_recipe(dataset: str, shots: int) -> str:
     published = f"{dataset}-5w{1 if shots < 3 else 5}s-released"
-    return published if published in RECIPES else "glyphs"
+    if published in RECIPES:
+        return published
+    try:
+        return "photos" if any(map(is_coloured, images_folder(dataset))) else "glyphs"
+    except InputError:
+        return "glyphs"  # whoever reads the folder says what is wrong with it
 
 
 def _field_and_values(text: str) -> tuple[str, list[Any]]:

@@ -7,13 +7,15 @@
 
 With such folders a split is what lies in its folder, and `all` is everything, a class of the same name in two
 of them being one class. Without them `train` and `all` are everything, and `val` and `test` are refused:
-accuracy on classes seen in training says nothing about new ones.
+accuracy on classes seen in training says nothing about new ones. With a `split_seed` the classes are divided by
+it: in order of the SHA-256 of seed and name the first fifth, rounded up, is `test`, the second is `val`.
 
 Images are grey if all files of all splits say that they are (modes 1, L and 16 bits, not palettes), else RGB
 with ImageNet's mean and standard deviation. Files are sorted by name. Hidden files and images outside a class
 are ignored.
 """
 
+import hashlib
 import logging
 import os
 import unicodedata
@@ -69,7 +71,7 @@ def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
     where = f"folder:{root.resolve().name}/{split}"
     found = class_files(root)
     _warn_of_shared_classes(root, found)
-    classes = split_classes(root, found, split)
+    classes = split_classes(root, found, split, options.split_seed)
     mode = "L" if _all_grey(file for files in found.values() for file in files) else "RGB"
     by_class = gather(where, items_of(root, classes), mode, options)
     if len(by_class) < 2:
@@ -148,28 +150,49 @@ def _flattened(classes: ClassFiles) -> ClassFiles:
     return flat
 
 
+def is_coloured(root: Path) -> bool:
+    """Whether any image of a folder says that it has colours."""
+    return not _all_grey(file for files in class_files(root).values() for file in files)
+
+
 def split_for(root: Path, found: ClassFiles, use: Use) -> str:
     """The split that is learned from (`train`) or tested on (`test`): that of a divided folder, else `all`."""
     return use if _split_folders(root, found) else "all"
 
 
-def split_classes(root: Path, found: ClassFiles, split: str) -> ClassFiles:
-    """Select the classes of one split by the rules in the module's docstring."""
+def split_classes(root: Path, found: ClassFiles, split: str, seed: int | None = None) -> ClassFiles:
+    """Select the classes of one split by the rules in the module's docstring; `seed` is the `split_seed`."""
     if split not in SPLITS:
         raise InputError(f"folder:{root} has no split {split!r}, only {', '.join(SPLITS)}")
     tops = _split_folders(root, found)
+    if tops and seed is not None:
+        raise InputError(f"{root} is divided by its folders {', '.join(sorted(tops))}: leave out split_seed={seed}")
+    if seed is not None:
+        return found if split == "all" else _drawn_split(found, split, seed)
     if not tops:
         if split in ("val", "test"):
             raise NoSplitError(
-                f"{root} is not divided, so {split!r} would be the classes that are trained on: put class folders into "
-                "train/ and test/, or ask for all (train --eval-split all, or evaluate --split all where nothing of it "
-                "was trained on)"
+                f"{root} is not divided, so {split!r} would be the classes that are trained on: divide its classes by "
+                "a seed (train --split-seed 0), put class folders into train/ and test/, or ask for all (train "
+                "--eval-split all, or evaluate --split all where nothing of it was trained on)"
             )
         return found
     wanted = {top for top, name in tops.items() if split in ("all", name)}
     if not wanted:
         raise NoSplitError(f"{root} has folders {', '.join(sorted(tops))}, but none for {split!r}: ask for another")
     return _merged(found, wanted)
+
+
+def _drawn_split(found: ClassFiles, split: str, seed: int) -> ClassFiles:
+    """The classes of one split, drawn from a seed."""
+
+    def mark(name: str) -> str:
+        plain = unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
+        return hashlib.sha256(b"%d/%s" % (seed, plain)).hexdigest()
+
+    order, fifth = sorted(found, key=mark), -(-len(found) // 5)
+    wanted = {"test": order[:fifth], "val": order[fifth : 2 * fifth], "train": order[2 * fifth :]}[split]
+    return {name: files for name, files in found.items() if name in wanted}
 
 
 def _split_folders(root: Path, found: ClassFiles) -> dict[str, str]:

@@ -45,6 +45,7 @@ class TrainConfig:
     invert: bool = _option(False, "swap black and white")
     rotations: bool = _option(False, "add every class turned by 90, 180 and 270 degrees as new classes")
     skip_unreadable: bool = _option(False, "leave out image files that cannot be read")
+    split_seed: int | None = _option(None, "divide the classes of an undivided folder by this seed; none: do not")
 
     ways: int = _option(5, "classes per task")
     shots: int = _option(1, "support images per class")
@@ -207,6 +208,7 @@ _LEAST = {
     "queries": 1,
     "pool_size": 1,
     "image_size": 4,
+    "split_seed": 0,
     "filters": 1,
     "inner_steps": 0,
     "meta_batch": 1,
