@@ -139,7 +139,7 @@ def _default_recipe(dataset: str, shots: int) -> str:
     try:
         return "photos" if any(map(is_coloured, images_folder(dataset))) else "glyphs"
     except InputError:
-        return "glyphs"  # whoever reads the folder says what is wrong with it
+        return "glyphs"  # reading the folder says what is wrong with it
 
 
 def _field_and_values(text: str) -> tuple[str, list[Any]]:
