@@ -1,13 +1,18 @@
 """Pictures of a figure's records, ours beside the authors' numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from metacontrast.experiments.authors_numbers import authors_numbers, authors_similarities, is_of_bound_tasks
+from metacontrast.experiments.authors_numbers import (
+    authors_numbers,
+    authors_similarities,
+    is_of_bound_tasks,
+    is_same_test,
+)
 from metacontrast.experiments.figure_records import FigureRecords
 from metacontrast.experiments.setting import Setting
 from metacontrast.experiments.spec import Curve, FigureSpec, Panel, Quantity
@@ -17,19 +22,18 @@ from metacontrast.plots.maps import Moment, draw_heatmaps
 from metacontrast.plots.style import save_figure
 
 
-def draw(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[Path]:
+def draw(folder: Path, spec: FigureSpec, records: FigureRecords, table: Table) -> list[Path]:
     """Draw and write the figure's pictures, one per data set."""
     match spec.plot:
         case "heatmaps":
-            return _draw_similarities(folder, spec, records)
+            return _draw_similarities(folder, spec, records, table)
         case "illustration":
             return _draw_illustration(folder, spec, records)
         case _:
-            return _draw_curves(folder, spec, records)
+            return _draw_curves(folder, spec, records, table)
 
 
-def _draw_curves(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[Path]:
-    table = Table(records.curves, records.measurements)
+def _draw_curves(folder: Path, spec: FigureSpec, records: FigureRecords, table: Table) -> list[Path]:
     by_data: dict[str, list[Panel]] = {}
     for panel in panels_of(spec, records.settings, table):
         by_data.setdefault(panel.kind.data, []).append(panel)
@@ -60,14 +64,18 @@ def _side_by_side(panel: Panel, table: Table) -> SideBySide:
     found = [(curve, authors_numbers(curve, panel.quantity)) for curve in curves]
     drawn = [(curve, numbers) for curve, numbers in found if numbers is not None and numbers.updates]
     theirs = [MeanCurve(curve.name, curve.look, each.updates, each.mean, each.std) for curve, each in drawn]
-    numbers = sorted({each.seeds for _, each in drawn})
-    seeds = f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else "".join(map(str, numbers))
-    is_omniglot = any(curve.config.dataset == "omniglot" for curve in curves)
-    data = "Omniglot" if is_omniglot else "miniImageNet"
-    data += ", tested on bound tasks" if any(map(is_of_bound_tasks, curves)) else ""
-    count = len(table.values(curves[0].kind, curves[0].name, panel.quantity))
-    labels = f"here: {count} seeds, band ± 1 s.d.", f"authors ({data}): {seeds} seeds, ± 1 s.d."
-    return SideBySide(panel.title, here, theirs, *labels, same_data=is_omniglot)
+    data = "Omniglot" if any(curve.config.dataset == "omniglot" for curve in curves) else "miniImageNet"
+    data += ", tested on bound tasks" if (is_bound := any(map(is_of_bound_tasks, curves))) else ""
+    ours = _seeds(sum(map(bool, table.values(curve.kind, curve.name, panel.quantity).values())) for curve in curves)
+    theirs_label = f"authors ({data}):{chr(10) if is_bound else ' '}{_seeds(each.seeds for _, each in drawn)}, ± 1 s.d."
+    labels = f"here: {ours}, band ± 1 s.d.", theirs_label
+    return SideBySide(panel.title, here, theirs, *labels, same_data=all(is_same_test(curve) for curve, _ in drawn))
+
+
+def _seeds(counts: Iterable[int]) -> str:
+    """Format the numbers of seeds behind the curves of a panel."""
+    found = sorted(set(counts)) or [0]
+    return f"{' to '.join(map(str, dict.fromkeys((found[0], found[-1]))))} seed{'s' * (found[-1] != 1)}"
 
 
 def _here(curve: Curve, quantity: Quantity, table: Table) -> MeanCurve:
@@ -78,10 +86,10 @@ def _here(curve: Curve, quantity: Quantity, table: Table) -> MeanCurve:
     return MeanCurve(curve.name, curve.look, updates, [*map(fmean, values)], spreads)
 
 
-def _draw_similarities(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[Path]:
+def _draw_similarities(folder: Path, spec: FigureSpec, records: FigureRecords, table: Table) -> list[Path]:
     return [
         save_figure(_heatmaps(panel, records), folder / f"{spec.name}-{panel.quantity}.png")
-        for panel in panels_of(spec, records.settings, Table(records.curves, records.measurements))
+        for panel in panels_of(spec, records.settings, table)
     ]
 
 

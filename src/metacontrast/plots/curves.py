@@ -155,7 +155,8 @@ def _draw_authors(axes: Axes, row: SideBySide) -> None:
         axes.set_axis_off()
         return
     _draw_curves(axes, row.authors)
-    axes.set_title(f"\n{row.authors_label}", fontsize=8, loc="left")
+    first_line = "" if "\n" in row.authors_label else "\n"
+    axes.set_title(f"{first_line}{row.authors_label}", fontsize=8, loc="left")
     end = max(update for curve in row.here for update in curve.updates)
     axes.axvline(end, color=COLORS["grey"], linewidth=0.9, linestyle=":")
 
