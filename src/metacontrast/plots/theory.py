@@ -64,7 +64,7 @@ def _draw_outputs(axes: Axes, outputs: NDArray, own: int) -> None:
     axes.axhline(0, color=COLORS["black"], linewidth=0.8)
     for way, (output, target) in enumerate(zip(outputs, targets, strict=True)):
         axes.hlines(target, way - 0.38, way + 0.38, color=COLORS["black"], linewidth=1.4, linestyle="--")
-        _arrow(axes, (way + 0.32, output), (way + 0.32, target), COLORS["red"], 1.5)
+        _arrow(axes, (way + 0.32, output), (way + 0.32, target), COLORS["red"], 1.0)
     axes.set_xticks(ways, [f"φ(q)·φ(s$_{way + 1}$)" for way in ways])
     axes.set_title("outputs (bars) and their targets (dashed)", fontsize=10)
 
