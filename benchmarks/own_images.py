@@ -1,4 +1,4 @@
-"""A model that comes along on alphabets that it never saw, as a user meets it: folders of PNG files, fit, predict.
+"""A bundled model on alphabets that it never saw, as a user meets it: folders of PNG files, fit, predict.
 
     METACONTRAST_DATA=... python benchmarks/own_images.py [--records results/own-images.jsonl]
 

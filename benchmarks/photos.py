@@ -73,7 +73,7 @@ class Data(NamedTuple):
         return self.arrays.setdefault(start.name, np.load(file))
 
     def renew(self, start: StartingPoint, places: Sequence[tuple[int, int]]) -> None:
-        """Compute the features of some images anew: a file of another processor differs in the last digits."""
+        """Compute the features of some images again: a file of another processor differs in the last digits."""
         features = self.features(start)
         for k, row in places:
             features[k, row] = _encode(start, [self.images[k][row]])[0]

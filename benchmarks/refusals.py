@@ -1,4 +1,4 @@
-"""What `reject=` really refuses: a model that comes along, on alphabets that it never saw.
+"""What `reject=` really refuses: a bundled model on alphabets that it never saw.
 
     METACONTRAST_DATA=... python benchmarks/refusals.py [--records results/refusals.jsonl]
 

@@ -43,7 +43,7 @@ def start_floor(job: Job) -> Measure:
 
 
 _HOPELESS = 1.5
-"""A way that took so many times the best one's seconds at the start is not tried again."""
+"""A way that took this many times the best one's seconds at the start is not tried again."""
 
 if __name__ == "__main__":
     keep_freed_memory()

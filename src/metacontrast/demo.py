@@ -177,7 +177,7 @@ def _html_table(rows: Sequence[Row]) -> str:
 
 
 _NOTES = (
-    "Intervals are 95 % over test tasks; they do not cover the choice of the training seed. nearest-mean classifies by "
-    "the nearest class mean on the same features, without adaptation. transductive: the query images of a task "
+    "Intervals are 95 % over test tasks; they do not cover the choice of the training seed. nearest-mean is a "
+    "nearest-centroid classifier on the same features, without adaptation. transductive: the query images of a task "
     "normalize one another."
 )

@@ -114,7 +114,7 @@ class Inner:
             raise InputError(f"loss_weights={weights} leave out the last step: take fewer inner steps")
 
     def at_test(self, steps: int) -> "Inner":
-        """The same adaptation with so many steps, and without a graph for the outer gradient."""
+        """The same adaptation with this number of steps, and without a graph for the outer gradient."""
         return replace(self, steps=steps, order="first", loss_weights=())
 
     def plain_values(self) -> dict[str, Any]:
@@ -124,7 +124,7 @@ class Inner:
             InputError: others are set, such as a loss that is a function.
         """
         if callable(self.loss) or not self.is_plain:
-            raise InputError("this adaptation has a loss, direction or weights of its own, which no file can hold")
+            raise InputError("this adaptation has a loss, direction or weights of its own, which cannot be saved")
         return {name: getattr(self, name) for name in ("steps", "lr", "scope", "order", "loss")}
 
     @property

@@ -199,7 +199,7 @@ def test_without_the_package_a_line_says_what_to_install(monkeypatch):
 
 @pytest.mark.parametrize("name", ["one", "a/b/c", "", "user/na me"])
 def test_names_that_are_no_repository(name):
-    with pytest.raises(InputError, match="is no repository: write user/name"):
+    with pytest.raises(InputError, match="is not a repository: write user/name"):
         FewShotClassifier(tiny_start()).fit(*grey_images()).push_to_hub(name)
 
 

@@ -149,7 +149,7 @@ def test_a_refused_image_is_said_to_be_like_no_class(place, tmp_path, capsys):
     capsys.readouterr()
     folder = write_folder(tmp_path / "others", *grey_images(classes=12, seed=3))
     assert run(["predict", str(tmp_path / "c"), str(folder)]) == 0
-    assert "like no class (nearest: " in capsys.readouterr().out
+    assert "rejected (nearest: " in capsys.readouterr().out
     assert run(["predict", str(tmp_path / "c"), str(folder), "--json"]) == 0
     found = last_json(capsys.readouterr().out)["predictions"]
     assert any(each["rejected"] for each in found)

@@ -113,7 +113,7 @@ def test_what_is_recorded_is_not_trained_again(made, tmp_path, monkeypatch, caps
     monkeypatch.setattr("metacontrast.experiments.runs.train_run", None)
     places = ("--out", str(tmp_path / "runs"), "--records", str(made / "records"), "--pages", str(tmp_path))
     assert figure("second-order-one-shot", "--scale", "smoke", *places) == 0
-    assert "6 runs, 0 to be made" in capsys.readouterr().err
+    assert "6 runs, 0 to train" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [("--until", "0"), ("--seeds", "0"), ("--until", "5", "--scale", "smoke")])

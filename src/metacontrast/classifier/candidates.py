@@ -45,7 +45,7 @@ LOGISTIC = (0.1, 0.01, 0.001)
 
 @dataclass(frozen=True, order=True)
 class Candidate:
-    """One way: so many steps of that size, or a method of its own with a penalty λ of that strength."""
+    """One way: a number of steps of a size, or a method of its own with a penalty λ of that strength."""
 
     lr: float = 0.0
     steps: int = 0

@@ -52,7 +52,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
             `save_pretrained` wrote, `timm:NAME`, `hf:NAME`, `torchvision:NAME`, `python:package.module:factory`, or a
             `StartingPoint`.
         weights: a file of safetensors for such a named encoder, in place of its own weights.
-        head: `adapted` by inner steps, `prototype` (the nearest class mean), `ridge`, `logistic`, or `auto`, the one
+        head: `adapted` by inner steps, `prototype` (nearest-centroid), `ridge`, `logistic`, or `auto`, the one
             with the least cross entropy in cross-validation; None is the model's own: `adapted` for meta-trained
             models, `auto` for frozen encoders.
         steps: inner steps; None is what the model was trained with, `auto` chooses steps and step size by
@@ -174,7 +174,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
 
     @no_type_check
     def predict_set(self, X: Any, coverage: float = 0.9) -> list[list[Hashable]]:
-        """A set of labels for every image, the most probable first, that holds the right one at least so often.
+        """A set of labels for every image, the most probable first, that contains the correct one at least this often.
 
         For images like those that were held out the right class is in the set with probability `coverage` or more.
         """

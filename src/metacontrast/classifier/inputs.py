@@ -167,7 +167,7 @@ def _content(file: Any, name: str) -> bytes:
             file.seek(0)
         content = file.read()
     except (OSError, ValueError) as error:
-        raise InputError(f"{name} is a file that cannot be read ({error}): open it anew") from error
+        raise InputError(f"{name} is a file that cannot be read ({error}): open it again") from error
     if not isinstance(content, bytes):
         raise InputError(f"{name} is a file opened as text: open it with mode 'rb'")
     return content
@@ -195,7 +195,7 @@ def _check_stack(shape: tuple[int, ...], axes: tuple[int, ...], *, is_one: bool)
         raise InputError(f"shape {shape} looks like one image: put it in a list, predict([image])")
     if len(shape) not in axes:
         raise InputError(
-            f"shape {shape} is no stack of images: give a NumPy array (image, height, width[, channel]), a tensor "
+            f"shape {shape} is not a stack of images: give a NumPy array (image, height, width[, channel]), a tensor "
             "(image, channel, height, width) or a list"
         )
 

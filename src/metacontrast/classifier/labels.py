@@ -79,7 +79,7 @@ def weighted_mean(values: Sequence[bool], weights: Any = None) -> float:
     try:
         found = np.asarray(weights, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(f"sample_weight holds what is no number ({error}): give one number for each image") from error
+        raise InputError(f"sample_weight is not numeric ({error}): give one number for each image") from error
     if found.shape != (len(values),):
         raise InputError(
             f"sample_weight has shape {found.shape}, but there are {len(values)} images: give one for each"

@@ -170,7 +170,7 @@ def check_format(text: bytes, file: Path, known: str, version: int) -> dict[str,
         facts = parse_json(text)
     except ValueError as error:
         raise InputError(
-            f"{file} cannot be read ({error}): the folder is incomplete or damaged, copy it anew"
+            f"{file} cannot be read ({error}): the folder is incomplete or damaged, copy it again"
         ) from error
     if not isinstance(facts, dict) or facts.get("format") != known:
         raise InputError(f"{file} is not that of a {known}: check the folder's name")

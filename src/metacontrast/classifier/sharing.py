@@ -131,7 +131,7 @@ class Sharing(BaseEstimator):
 
 
 def downloaded(name: Any) -> Path | None:
-    """The folder of a repository's files, from the Hub's cache or the network; None where the name is no repository.
+    """The folder of a repository's files, from the Hub's cache or the network; None where the name is not a repository.
 
     A folder of that name on this machine comes first.
     """
@@ -162,7 +162,7 @@ def push(repository: str, write: Callable[[Path], None], state: State | None, pr
         state: of a fitted classifier, for the card.
     """
     if (found := REPOSITORY.fullmatch(repository)) is None:
-        raise InputError(f"{repository!r} is no repository: write user/name")
+        raise InputError(f"{repository!r} is not a repository: write user/name")
     hub = _library("the Hub")
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder))

@@ -201,7 +201,7 @@ def _build_bundled(name: str, trained: bool) -> Built:
         )
     file = folder / about.file
     if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != about.digest:
-        raise InputError(f"{file} is missing or its SHA-256 is not {about.digest[:12]}…: install {about.package} anew")
+        raise InputError(f"{file} is missing or its SHA-256 is not {about.digest[:12]}…: reinstall {about.package}")
     load_weights(encoder, torch.load(file, map_location="cpu", weights_only=True))
     return Built(encoder.to(memory_format=torch.channels_last), images, about.digest)  # pyright: ignore
 

@@ -142,7 +142,7 @@ def from_module(
 
 
 def _own_params(model: Model) -> Params:
-    """The encoder's own values, which `Model.init` draws anew for encoders of this library, and a head of zeros."""
+    """The encoder's own values, which `Model.init` draws again for encoders of this library, and a head of zeros."""
     own = {name: p.detach().clone() for name, p in model.encoder.named_parameters() if name in model._trained}
     like = next(iter(own.values()), torch.zeros(0))
     return Params(own, Head(like.new_zeros(model.ways, model.feature_size), like.new_zeros(model.ways)))

@@ -6,7 +6,7 @@ is written as its name and digest, or with its weights where that is asked for; 
 for the support images.
 
 Saving over a classifier writes `model-N.safetensors` beside the old file, N being the next number, then replaces
-`config.json` in one step, then removes the old file: whoever reads meanwhile finds one whole classifier, the old or the
+`config.json` in one step, then removes the old file: a concurrent reader finds one complete classifier, the old or the
 new, and needs no lock.
 """
 

@@ -45,7 +45,9 @@ def stored_inner(values: Any, where: Path) -> Inner:
     try:
         return Inner(**values)
     except TypeError as error:
-        raise InputError(f"{where} does not say how to adapt ({error}): it is damaged or not from here") from error
+        raise InputError(
+            f"{where} does not say how to adapt ({error}): it is damaged or from another program"
+        ) from error
 
 
 def stored_source(facts: Any, where: Path) -> tuple[Source, ImageFormat, Inner]:
@@ -63,7 +65,9 @@ def stored_images(values: Any, where: Path) -> ImageFormat:
     try:
         return ImageFormat(**values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])})
     except TypeError as error:
-        raise InputError(f"{where} does not describe images ({error}): it is damaged or not from here") from error
+        raise InputError(
+            f"{where} does not describe images ({error}): it is damaged or from another program"
+        ) from error
 
 
 def _values(facts: Any, keys: Sequence[str]) -> Iterator[Any]:

@@ -22,11 +22,11 @@ def add_parser(commands: Any) -> None:
     """Declare the command and its flags."""
     parser = commands.add_parser(
         "convert",
-        help="a checkpoint released with the paper as a run directory",
-        description="Read a checkpoint (.pt) that was released with the paper, as weights only, and write a run "
-        "directory that evaluate and explain take. Data set and network are read off the shapes, the rest is the data "
-        "set's released recipe; flags override both. The head is kept as it is; --head zeroed, for files trained with "
-        "the zeroing trick, sets it to zero.",
+        help="convert one of the authors' checkpoints to a run directory",
+        description="Read the weights of one of the authors' checkpoints (.pt) and write a run directory for evaluate "
+        "and explain. The data set and the network are derived from the shapes, other settings are those of the data "
+        "set's released recipe; flags override both. The head is kept; --head zeroed, for checkpoints of the zeroing "
+        "trick, sets it to zero.",
     )
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the file")
     parser.add_argument("--out", type=shared.out_folder, required=True, metavar="DIR", help="run directory to write")

@@ -37,9 +37,9 @@ def add_parser(commands: Any) -> None:
         "demo",
         usage="%(prog)s [flags]",
         common=({*COMMON, "episodes"} - {"head", "resume"}),
-        help="the main job in minutes: train with and without the zeroing trick, report",
+        help="quick demo: train with and without the zeroing trick, and write a report",
         description="Meta-train first-order MAML twice with the same seed, with a learned and with a zeroed head, "
-        "evaluate and explain both, and write a report folder. A finished part is not done again.",
+        "evaluate and explain both, and write a report folder. Finished parts are reused.",
     )
     parser.add_argument("--episodes", type=int, default=600, metavar="N", help="test tasks (default: %(default)s)")
     parser.add_argument(

@@ -31,7 +31,7 @@ def check_destinations(
 
 
 def images_folder(dataset: str) -> list[Path]:
-    """The folder of a data set that is a folder of one's own images."""
+    """The folder of a data set that is a folder of your own images."""
     kind, _, path = dataset.partition(":")
     return [as_path(path)] if kind == "folder" and path else []
 

@@ -11,7 +11,7 @@ from metacontrast.errors import InputError
 
 
 def add_deterministic_flag(parser: argparse._ActionsContainer) -> None:
-    """`--deterministic`: whether slower kernels may be used for the sake of the same bits."""
+    """`--deterministic`: whether to use deterministic kernels only, which may be slower."""
     parser.add_argument(
         "--deterministic",
         action="store_true",

@@ -145,7 +145,7 @@ def _heads(asked: str | None, ways: int, trained: TrainConfig) -> tuple[TestHead
             f"--head {asked} with {ways} ways, but the head was trained for {trained.ways}: use --head zeroed"
         )
     if cannot_zero and (cannot_keep or asked in ("zeroed", "both")):
-        raise InputError("a zeroed head stays zero, for the run's inner loop moves only the encoder: use --head kept")
+        raise InputError("a zeroed head stays zero: the run's inner loop adapts only the encoder; use --head kept")
     if asked == "zeroed" or cannot_keep:
         return ("zeroed",)
     if asked == "kept" or cannot_zero:

@@ -67,7 +67,7 @@ def add_parser(commands: Any) -> None:
     experiment.add_argument(
         "--colour",
         choices=COLOURS,
-        help="colour images to train on (default: cifar-fs; with --until or --scale full mini-imagenet if it is there)",
+        help="colour images to train on (default: cifar-fs; with --until or --scale full mini-imagenet if available)",
     )
     experiment.add_argument(
         "--authors-models",
@@ -183,8 +183,8 @@ def _train(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Names
     check_there(args.data_root)
     total, jobs = sum(map(estimate_seconds, missing), 0.0), jobs_at_once(args, len(missing))
     shared.say(
-        f"{len(runs)} runs, {len(missing)} to be made: about {as_time(total)} of one core, "
-        f"{as_time(total / jobs)} with {jobs} at a time; they lie in {context.runs}"
+        f"{len(runs)} runs, {len(missing)} to train: about {as_time(total)} of one core, "
+        f"{as_time(total / jobs)} with {jobs} at a time; folder: {context.runs}"
     )
     if not missing:
         collect(runs, context.runs, records)

@@ -58,7 +58,9 @@ def add_parser(commands: Any) -> None:
     head.add_argument("--scope", choices=("head", "all"), help="what adapts (default: the model's own)")
     head.add_argument("--baseline", choices=("none", "prototype", "auto"), help="an alias of --head for these values")
     head.add_argument("--reject", type=float, metavar="RATE", help="share of known images that may be rejected")
-    head.add_argument("--folds", type=int, default=5, metavar="N", help="of cross-validation (default: %(default)s)")
+    head.add_argument(
+        "--folds", type=int, default=5, metavar="N", help="of cross-validation, 0: none (default: %(default)s)"
+    )
     images = parser.add_argument_group("images")
     images.add_argument(
         "--nested",
@@ -77,7 +79,11 @@ def add_parser(commands: Any) -> None:
 def add_max_pixels_flag(parser: argparse._ActionsContainer) -> None:
     """`--max-pixels`: how large an image may be."""
     parser.add_argument(
-        "--max-pixels", type=int, default=MAX_PIXELS, metavar="N", help="refuse larger images (default: %(default)s)"
+        "--max-pixels",
+        type=int,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="largest image in pixels (default: %(default)s)",
     )
 
 
@@ -119,7 +125,7 @@ def _name_old_exports(folder: Path) -> None:
 
     for file in (folder / f"classifier{suffix}" for suffix in SUFFIXES.values()):
         if file.exists():
-            shared.say(f"note: {file} is of what was fitted before: export again")
+            shared.say(f"note: {file} is from the previous classifier: export again")
 
 
 _UNCALIBRATED = "nothing was held out (no class has a second image, or --folds 0): probabilities are not calibrated"
@@ -157,7 +163,7 @@ def _models(classifier: "FewShotClassifier") -> list[str]:
         numbers = f"{100 * row.balanced_accuracy:>16.1f} %  {row.cross_entropy:.3f}" if row.images else "not compared"
         lines.append(f"{row.name:<16}{numbers}{'  <- used' if row.chosen else ''}")
     if not classifier.models_[0].images:
-        lines.append("no class has a second image to compare them on: the model was chosen by the look of the images")
+        lines.append("no class has a second image to compare them on: the model was chosen by the kind of images")
     return lines
 
 

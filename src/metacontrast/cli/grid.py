@@ -31,7 +31,7 @@ def add_grid_flags(parser: argparse._ActionsContainer, *older_names: str, defaul
     parser.add_argument(
         "--address",
         metavar="HOST:PORT",
-        help="the head of the Ray cluster, or auto (default: a Ray of its own on this machine)",
+        help="the head of the Ray cluster, or auto (default: a local Ray)",
     )
 
 
@@ -44,7 +44,7 @@ def check_grid_flags(args: argparse.Namespace) -> None:
     elif args.address is not None:
         raise InputError(f"--address {args.address} names a Ray cluster: give --runner ray with it, or leave it out")
     if args.address is not None and args.device == "auto":
-        raise InputError("--device auto looks at this machine only: with --address say cpu or cuda")
+        raise InputError("--device auto checks this machine only: with --address give cpu or cuda")
 
 
 def jobs_at_once(args: argparse.Namespace, runs: int, default: int = LOCAL_JOBS) -> int:

@@ -43,14 +43,17 @@ def add_parser(commands: Any) -> None:
     form = parser.add_mutually_exclusive_group()
     shared.add_json_flag(form)
     form.add_argument("--csv", action="store_true", help="comma-separated values with a header")
-    parser.add_argument("--explain", action="store_true", help="name the support images that pulled and pushed")
+    parser.add_argument("--explain", action="store_true", help="list the support images with the largest contributions")
     parser.add_argument("--top", type=int, default=1, metavar="N", help="name the N most probable classes")
     parser.add_argument(
-        "--sets", type=float, metavar="SHARE", help="name a set of classes that holds the right one at least so often"
+        "--sets",
+        type=float,
+        metavar="SHARE",
+        help="print a set of classes that contains the correct one at least this often",
     )
     parser.add_argument("--model", metavar="M", help="the encoder, where it is your own code (python:...)")
     parser.add_argument(
-        "--pictures", type=shared.out_folder, metavar="DIR", help="with --explain: a picture of each explanation"
+        "--pictures", type=shared.out_folder, metavar="DIR", help="with --explain: a plot of each explanation"
     )
     add_max_pixels_flag(parser)
     shared.add_device_flag(parser)
@@ -141,7 +144,7 @@ def _set(prediction: "Prediction", classes: list[Any], from_on: float) -> list[A
 
 
 def _as_text(prediction: "Prediction", classes: list[Any], top: int, from_on: float | None) -> str:
-    label = f"like no class (nearest: {prediction.label})" if prediction.rejected else prediction.label
+    label = f"rejected (nearest: {prediction.label})" if prediction.rejected else prediction.label
     line = f"{one_line(prediction.image)}\t{one_line(str(label))}\t{prediction.probability:.4f}"
     for other, share in _top(prediction, classes, top)[1:]:
         line += f"\t{one_line(str(other))}\t{share:.4f}"

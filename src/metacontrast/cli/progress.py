@@ -1,4 +1,4 @@
-"""What a person sees of a training, and how they stop it."""
+"""Progress of a training, and how Ctrl-C stops it."""
 
 import contextlib
 import signal
@@ -75,7 +75,7 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
-        say("stopping after this update (once more to stop at once)")
+        say("stopping after this update (Ctrl-C again aborts)")
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -88,7 +88,7 @@ step_list.__name__ = "comma-separated whole numbers"
 
 
 def word_list(text: str) -> tuple[str, ...]:
-    """`flip,crop` as words; `none` is no word."""
+    """`flip,crop` as words; `none` is the empty list."""
     return () if text == "none" else tuple(text.split(","))
 
 

@@ -1,4 +1,4 @@
-"""Augmentation of tasks by name, the same for a task whoever draws it: its random numbers come from (seed, task).
+"""Augmentation of tasks by name, the same for a task in every process: its random numbers come from (seed, task).
 
 - `flip`: half of the images are mirrored left to right.
 - `crop`: every image is moved by up to an eighth of its side, its border repeated.

@@ -118,7 +118,7 @@ DATASETS: Mapping[str, DatasetSpec] = {
             description="colour photographs of 100 classes of ImageNet, 600 each",
             splits=SPLITS,
             source="https://image-net.org, with an account; in the split of Ravi and Larochelle",
-            licence="ImageNet's terms: research, no passing on",
+            licence="ImageNet's terms: research, no redistribution",
             shape=(3, 84, 84),
             options=("image_size", "resample", "rotations", "skip_unreadable"),
             counts={"train": (64, 38400), "val": (16, 9600), "test": (20, 12000)},
@@ -141,7 +141,7 @@ def load_dataset(
     """Load one split of a data set, from its files at first and from a memory-mapped cache file afterwards.
 
     Args:
-        name: one of `DATASETS`, or `folder:PATH` for a folder of one's own images.
+        name: one of `DATASETS`, or `folder:PATH` for a folder of your own images.
         split: `train`, `val` or `test`; folders also know `all`.
         root: the folder that holds the data sets; None is `$METACONTRAST_DATA`, else the user's cache folder.
         options: how images are read; an option that does not apply to the set is an error.

@@ -1,4 +1,4 @@
-"""Seeded random access to few-shot tasks: `sampler[i]` is task i of a seed, whoever asks, in whatever order.
+"""Seeded random access to few-shot tasks: `sampler[i]` is task i of a seed, always the same one, in any order.
 
 Task i is drawn from its own counter-based generator, keyed by (seed, i), so that processes and workers need
 no common state and a run can be taken up at any task.
@@ -49,7 +49,7 @@ class EpisodeSampler:
             non-mutually-exclusive tasks; classes left over are not used).
             `bound-uneven`: the same with all classes, the first slots one larger (released miniImageNet code).
             `bound-tuples`: the classes cW to cW + W − 1 in this order for a random c (released Omniglot code).
-        pool_size: None draws every task anew; N draws N tasks once and reuses them in shuffled epochs; 1 is one fixed
+        pool_size: None draws new tasks; N draws N tasks once and reuses them in shuffled epochs; 1 is one fixed
             task.
         relabel: permute a task's labels each time that it is used, support and query together.
         least_ways, least_shots: with them every block of tasks has a size of its own, drawn evenly from these to `ways`

@@ -1,7 +1,7 @@
 """Records of runs and figures: JSON-lines files from which figures are redrawn and judged without compute or data.
 
 Every run has one file, whichever figures it belongs to; it grows by stages. Its header says how it was made; every
-other line is what was measured after so many updates: `values` (means) and, encoded by `measurement.encode_counts`, the
+other line is what was measured after an update: `values` (means) and, encoded by `measurement.encode_counts`, the
 `correct` queries of every common test task.
 
     {"kind": "header", "config": {...}, "train_split": "train", "made": [{"versions", "device", "revision", "data"}]}

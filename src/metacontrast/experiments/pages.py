@@ -119,7 +119,7 @@ def write_summary(
         f"Protocol `{setting.protocol}`. {counts_of(results)} {_PAIRED}",
         "The p value is that of the claim's least certain comparison, or of the one that refutes it, corrected for "
         "looks and comparisons; in brackets with Holm's correction over all claims that were testable as well: above "
-        ".05 there, chance alone may give one such verdict among so many.",
+        ".05 there, chance alone may give one such verdict among this many.",
         _markdown(SUMMARY_HEAD, rows),
         "## What is undecided, and what would decide it",
         *_bullets(
@@ -246,7 +246,7 @@ def _numbers(spec: FigureSpec, records: FigureRecords, table: Table) -> list[str
 
 
 def _all_steps(panels: Sequence[Panel], table: Table) -> list[str]:
-    parts = ["Head at test / inner steps; nearest-mean: nearest class mean, without adaptation."]
+    parts = ["Head at test / inner steps; nearest-mean: nearest centroid, without adaptation."]
     for kind in dict.fromkeys(panel.kind for panel in panels):
         curves = [curve for curve in table.curves.values() if curve.kind == kind]
         names = steps_head(curves, table)

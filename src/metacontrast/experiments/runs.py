@@ -1,4 +1,4 @@
-"""The runs behind figures: each is trained once, whoever asks for it, and can be stopped and continued at any moment.
+"""The runs behind figures: each is trained once, and can be stopped and continued at any moment.
 
 A run's folder is named by everything that decides its parameters but the number of updates, so that a longer run
 continues a shorter one. Training halts at every measured update, keeps a copy of the model and measures it; what is

@@ -1,7 +1,7 @@
 """Figures as typed values: curves that are trained and measured, the claims about them, and the panels that are drawn.
 
 A comparison names its curves by the tasks that they are measured on and by their legend; a quantity by how it is
-measured. Nothing is read off the words that stand on a page.
+measured. Nothing is parsed from the text of a page.
 """
 
 from collections.abc import Callable, Sequence

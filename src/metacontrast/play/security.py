@@ -5,7 +5,7 @@
   browser sends one, must be the page's own. No header allows another site to read an answer.
 - The content security policy loads nothing from elsewhere and runs no inline script.
 - Bodies are counted while they arrive and have a time limit; so has every request. A connection that sends no whole
-  request in time is closed, and only so many are open at once.
+  request in time is closed, and the number of open ones is bounded.
 """
 
 import asyncio

@@ -114,7 +114,7 @@ def draw_spectrum(eigenvalues: NDArray, title: str) -> Figure:
     axes.axhline(0, color=COLORS["black"], linewidth=0.8)
     if low[0] < 0:
         axes.axhspan(
-            min(1.15 * low[0], -0.1), 0, color=COLORS["red"], alpha=0.12, linewidth=0, label="below 0: it turns round"
+            min(1.15 * low[0], -0.1), 0, color=COLORS["red"], alpha=0.12, linewidth=0, label="below 0: it reverses"
         )
     axes.set(xlabel="rank", ylabel="eigenvalue of I − ηH")
     axes.set_title(title, fontsize=10)

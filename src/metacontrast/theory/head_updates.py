@@ -87,7 +87,7 @@ def head_preconditioner(task: FeatureTask, inner: Inner) -> Preconditioner:
     H_k is not the Hessian of the inner loss: its block (k, m) is E_s[s_k (1{k=m} - s_m) φ(s)φ(s)ᵀ]. On a
     step whose rows sum to zero over classes, as every outer step's do, a zeroed head makes the two agree
     (Eq. 11); else the rest is the third term of Eq. 9. With a bias φ(s) carries a final 1. The condition
-    number is max|λ| / min|λ|. An eigenvalue below zero means that η overshoots: the step turns round in
+    number is max|λ| / min|λ|. An eigenvalue below zero means that η overshoots: the step reverses in
     that direction, and below -1 it also grows.
 
     >>> zero, y = Head(torch.zeros(2, 2), None), torch.tensor([0, 1])

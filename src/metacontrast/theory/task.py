@@ -116,7 +116,7 @@ def check_samples(name: str, features: Tensor, y: Tensor, ways: int) -> None:
             "give (sample, feature) and one label per sample"
         )
     if features.is_cpu and (count := int((~torch.isfinite(features)).any(1).sum())):
-        raise InputError(f"{name}: {count} of {len(y)} rows are not finite: lower the learning rate or mend the images")
+        raise InputError(f"{name}: {count} of {len(y)} rows are not finite: lower the learning rate or fix the images")
     if y.is_cpu and (int(y.min()) < 0 or int(y.max()) >= ways):
         raise InputError(
             f"{name}: labels run from {int(y.min())} to {int(y.max())}, but {ways} classes have labels 0 to {ways - 1}"

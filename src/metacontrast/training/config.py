@@ -238,7 +238,7 @@ def with_fields(config: TrainConfig, **fields: Any) -> TrainConfig:
 def config_from_values(values: Any, where: str) -> TrainConfig:
     """The configuration that `where` holds; what cannot be one is named in an `InputError`."""
     if not isinstance(values, dict):
-        raise InputError(f"{where} holds no configuration: it is damaged or not from here")
+        raise InputError(f"{where} holds no configuration: it is damaged or from another program")
     types, values = field_types(TrainConfig), dict(values)
     if "objective" in values:  # the name of `method` in runs that were made before there were others
         values["method"] = values.pop("objective")

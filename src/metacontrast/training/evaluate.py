@@ -57,7 +57,7 @@ class Evaluation:
     Args:
         steps: numbers of inner steps at test, each 0 or more.
         heads: which starts of the head.
-        episodes: number of test tasks, the first so many of the sampler.
+        episodes: number of test tasks, the first ones of the sampler.
         solvers: what classifies the un-adapted features, see `metacontrast.model.solvers`.
     """
 
@@ -141,7 +141,7 @@ def _tasks_that_fit(score: Callable[[Sequence[int]], object], device: torch.devi
 
 
 def _groups(count: int, size: int) -> list[range]:
-    """0 … count − 1, so many at a time."""
+    """0 … count − 1, in parts of this size."""
     return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
 

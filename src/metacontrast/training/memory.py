@@ -164,7 +164,7 @@ def _gradient_bytes(
     most: int | None,
     count: int,
 ) -> int:
-    """What the outer gradient of so many tasks takes in one worker; a compiled engine is counted as a plain one.
+    """What the outer gradient of this many tasks takes in one worker; a compiled engine is counted as a plain one.
 
     At most two inner steps are run, because every other one adds as much as the second: its parameters, and in second
     order its graph.

@@ -1,6 +1,6 @@
-"""Named configurations: the published protocols, `paper` as its text says and `released` as its code ran.
+"""Named configurations: the published protocols, `paper` as in the paper's text and `released` as in the authors' code.
 
-Where the text is silent (inner steps, test steps) `paper` follows the released code. The released code updates with
+Where the text does not say (inner steps in training and at test) `paper` follows the authors' code, which updates with
 the mean over tasks, as this library does everywhere.
 """
 

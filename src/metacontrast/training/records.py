@@ -70,7 +70,7 @@ def read_records(path: Path) -> list[Record]:
         if isinstance(record, dict):
             records.append(record)
         elif number < len(lines):
-            raise InputError(f"{path}, line {number} is not a record: the file is damaged; restore it or start anew")
+            raise InputError(f"{path}, line {number} is not a record: the file is damaged; restore it or start again")
     return records
 
 

@@ -1,6 +1,6 @@
 """A run directory: `config.json`, `records.jsonl`, `model.safetensors`, and the last two states for resuming.
 
-With `keep_every`, also `checkpoints/NNNNNN.safetensors`: the model as it was after so many updates. With `select`, also
+With `keep_every`, also `checkpoints/NNNNNN.safetensors`: the model after NNNNNN updates. With `select`, also
 `best.safetensors`: the one that was most accurate on the split that is evaluated on.
 """
 
@@ -296,12 +296,12 @@ def load_kept(path: Path) -> list[TrainedRun]:
 
 
 def model_copy(path: Path, updates: int) -> Path:
-    """Where the run directory `path` keeps the copy of its model after so many updates, if it does."""
+    """Where the run directory `path` keeps the copy of its model after this update, if it does."""
     return path / _KEPT / f"{updates:06d}.safetensors"
 
 
 def load_model_copy(path: Path, updates: int) -> TrainedRun:
-    """The copy of the model that the run directory `path` keeps after so many updates."""
+    """The copy of the model that the run directory `path` keeps after this update."""
     return _load_model(model_copy(path, updates))
 
 
@@ -309,7 +309,7 @@ def _load_model(file: Path) -> TrainedRun:
     stored, where = checkpoint.load(file), str(file)
     facts = stored.facts
     if "own" in facts:
-        raise InputError(f"{where} is of a model of your own: use load_params with parameters of its structure")
+        raise InputError(f"{where} is of your own model: use load_params with parameters of its structure")
     config = config_from_values(facts.get("config"), where)
     about = model_facts(facts, where)
     model = config.model(about.image_shape)
@@ -324,7 +324,7 @@ def _check_same(path: Path, config: TrainConfig, data: dict[str, str], resume: b
         raise InputError(f"{path} holds a run already: continue it with --resume or choose another --out")
     header = _header(path / _CONFIG)
     if "origin" in header:
-        raise InputError(f"{path} holds a model from elsewhere, which cannot be resumed: choose another --out")
+        raise InputError(f"{path} holds a converted model, which cannot be resumed: choose another --out")
     before = config_from_values(header.get("config"), str(path / _CONFIG))
     for field in dataclasses.fields(TrainConfig):
         old, new = getattr(before, field.name), getattr(config, field.name)

@@ -92,7 +92,7 @@ class OuterStep:
             ways: classes of the tasks, if not the model's.
 
         Raises:
-            NotFinite: the state is then of no use: go on from an earlier one.
+            NotFinite: the state is then invalid: continue from an earlier one.
         """
         model = self.model if ways in (None, self.model.ways) else self.model.with_ways(ways)
         own = self.gradient(model, state.params, episodes, self.inner(state.updates))

@@ -54,7 +54,7 @@ def outer_updates(
     """Move `state` by one outer update for every value that is asked for: the metrics of its tasks.
 
     Raises:
-        NotFinite: the state is then of no use: go on from an earlier one.
+        NotFinite: the state is then invalid: continue from an earlier one.
     """
     ways_at = getattr(tasks, "ways_at", lambda index: None)
     while True:

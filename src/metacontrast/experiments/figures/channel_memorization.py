@@ -111,7 +111,7 @@ def _claims(setting: Setting) -> list[Claim]:
                 above(omniglot[5], "zeroing trick", "random", _STEP_1),
                 above(omniglot[5], "zeroing trick", "random", Accuracy("zeroed", 3)),
             ),
-            "weakly: in 1-shot nil against zero initialization; in 5-shot it turns round at test step 3",
+            "weakly: in 1-shot nil against zero initialization; in 5-shot it reverses after 3 inner steps at test",
             "end",
         ),
         Claim(

@@ -71,6 +71,6 @@ SPEC = FigureSpec(
     draw=_draw,
     faults=(
         "This needs an inner learning rate below one over the largest eigenvalue of H. At the authors' rate of 0.4 the "
-        "untrained Omniglot encoder is above it, and the step turns round in the crowded directions.",
+        "untrained Omniglot encoder is above it, and the step reverses in the crowded directions.",
     ),
 )

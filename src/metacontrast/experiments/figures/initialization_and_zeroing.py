@@ -58,7 +58,7 @@ def _claims(setting: Setting) -> list[Claim]:
                 above(colour[5], "zeroing trick", "random", _ZEROED),
                 above(colour[5], "zeroing trick", "random", Accuracy("zeroed", 10)),
             ),
-            "yes at test step 1; in 5-shot nothing is left of it at test step 10",
+            "yes at 1 inner step at test; in 5-shot no difference remains at 10",
             "end",
         ),
         Claim(

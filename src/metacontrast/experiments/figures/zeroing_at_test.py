@@ -45,7 +45,7 @@ def _claims(setting: Setting) -> list[Claim]:
         Claim(
             "Zeroing the head at test raises accuracy all through training, for a random and a zero start (Fig. 3).",
             tuple(_gain(colour, head, when) for head in _STARTS for when in ("early", "end")),
-            "yes on miniImageNet 1-shot, at test steps 1 and 10",
+            "yes on miniImageNet 1-shot, at 1 and 10 inner steps at test",
             "throughout",
             (
                 _gain(HEAD_ONLY, "MAML, FO, random", "early"),

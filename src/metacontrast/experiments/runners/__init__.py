@@ -1,4 +1,4 @@
-"""Grids of runs: each run is executed once, whoever asks for it, on this machine or on a Ray cluster."""
+"""Grids of runs: each run is executed once on this machine or on a Ray cluster."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -39,7 +39,7 @@ def _in_processes(grid: Grid) -> Iterator[RunReport]:
             yield from _collect(pending, stop, grid.should_stop)
         except BrokenProcessPool as error:
             raise InputError(
-                "a process that trained was killed, perhaps for memory: the same command continues; lower --jobs"
+                "a training process was killed, perhaps for lack of memory: the same command continues; lower --jobs"
             ) from error
         finally:
             stop.set()

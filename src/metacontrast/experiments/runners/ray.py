@@ -132,7 +132,7 @@ def _check_machines(agreed: Agreement, say: Callable[[str], None]) -> None:
         if breach:
             raise InputError(breach)
         if not locks_reach:
-            say(f"note: locks in {agreed.marker.parent} do not reach {machine}: start no second grid over this folder")
+            say(f"note: locks in {agreed.marker.parent} are not shared with {machine}: start no second grid here")
 
 
 def _look(agreed: Agreement) -> tuple[str, bool]:
