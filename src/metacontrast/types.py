@@ -31,6 +31,10 @@ class Head(NamedTuple):
     bias: Float[Tensor, "*task way"] | None
 
 
+STEPS = "steps."
+"""Before the names in `Params.extra` of encoder tensors that have a value of their own after every inner step."""
+
+
 class Params(NamedTuple):
     """What MAML learns: the encoder's tensors by name, and the head that stands on its features.
 
@@ -45,6 +49,11 @@ class Params(NamedTuple):
     head: Head
     rates: dict[str, Tensor] = {}  # noqa: RUF012, never changed in place
     extra: dict[str, Tensor] = {}  # noqa: RUF012
+
+    @property
+    def step_norms(self) -> dict[str, Tensor]:
+        """Tensors of the encoder, by name, that have a value of their own after every inner step, `(step, ...)`."""
+        return {name.removeprefix(STEPS): t for name, t in self.extra.items() if name.startswith(STEPS)}
 
     def __repr__(self) -> str:
         """How many numbers there are, and the head's shape."""

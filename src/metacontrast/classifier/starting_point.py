@@ -173,7 +173,7 @@ def from_run(name: str, run: TrainedRun) -> StartingPoint:
     """The starting point that a trained run is."""
     channels, size, _ = run.image_shape
     images = ImageFormat(channels, size, _resample(run.config), run.config.invert, run.mean, run.std)
-    inner = dataclasses.replace(run.config.inner(), order="first")
+    inner = dataclasses.replace(run.config.inner(), order="first", direction=None)
     head = METHODS[run.config.method].predicts
     return StartingPoint(name, run.model.with_norm("inductive"), run.params, images, inner, run, head=head)
 

@@ -18,6 +18,7 @@ import torch
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
 from metacontrast.files import as_path, exclusive, parse_json, remove_leftovers, write_text
+from metacontrast.methods.batches import CLASSIFIER
 from metacontrast.model.model import Model
 from metacontrast.training import checkpoint, records
 from metacontrast.training.checkpoint import (
@@ -313,7 +314,8 @@ def _load_model(file: Path) -> TrainedRun:
     config = config_from_values(facts.get("config"), where)
     about = model_facts(facts, where)
     model = config.model(about.image_shape)
-    like = config.init(model, torch.Generator(), 0)
+    classes = len(stored.tensors.get(f"extra.{CLASSIFIER}", ()))
+    like = config.init(model, torch.Generator(), classes)
     params = checkpoint.params_from_tensors(like, stored.tensors, where)
     return TrainedRun(config, model, params, *about)
 
@@ -328,7 +330,7 @@ def _check_same(path: Path, config: TrainConfig, data: dict[str, str], resume: b
     before = config_from_values(header.get("config"), str(path / _CONFIG))
     for field in dataclasses.fields(TrainConfig):
         old, new = getattr(before, field.name), getattr(config, field.name)
-        may_grow = field.name == "updates" and config.lr_schedule == "constant"
+        may_grow = field.name == "updates" and not config.follows_length
         if old != new and field.name not in _BOOKKEEPING and not (may_grow and new > old):
             raise InputError(
                 f"{path} holds a run with {field.name}={old}, not {new}: "
