@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from metacontrast.training.config import TrainConfig
+from metacontrast.methods import METHODS
+from metacontrast.training.config import TrainConfig, with_fields
 from metacontrast.training.distributed import joined
 from metacontrast.training.step import Resources
 from metacontrast.training.train_run import initial_state, outer_step
@@ -19,13 +20,14 @@ BASE = TrainConfig(filters=8, ways=3, queries=3, meta_batch=5, inner_lr=0.1)
 CONFIGS = {
     "zeroing trick, second order": replace(BASE, head="zeroed", order="second"),
     "learned head, two steps": replace(BASE, head="learned", inner_steps=2),
-    "contrastive": replace(BASE, inner_scope="head", method="contrastive"),
+    **{name: with_fields(BASE, method=name) for name in METHODS if name != "maml"},
 }
 
 
 def trained(config, ranks, updates=4, on_update=lambda number: None):
     """Parameters after some updates, and the metrics of the last one's tasks."""
-    model, start = config.model(IMAGES.shape), initial_state(config, config.model(IMAGES.shape), "cpu")
+    model = config.model(IMAGES.shape)
+    start = initial_state(config, model, "cpu", len(IMAGES))
     params = map_params(lambda t: t.double(), start.params)
     if not ranks.is_main:
         params = map_params(torch.zeros_like, params)

@@ -31,6 +31,10 @@ class Head(NamedTuple):
     bias: Float[Tensor, "*task way"] | None
 
 
+STEPS = "steps."
+"""Before the names in `Params.extra` of encoder tensors that have a value of their own after every inner step."""
+
+
 class Params(NamedTuple):
     """What MAML learns: the encoder's tensors by name, and the head that stands on its features.
 
@@ -45,6 +49,11 @@ class Params(NamedTuple):
     head: Head
     rates: dict[str, Tensor] = {}  # noqa: RUF012, never changed in place
     extra: dict[str, Tensor] = {}  # noqa: RUF012
+
+    @property
+    def step_norms(self) -> dict[str, Tensor]:
+        """Tensors of the encoder, by name, that have a value of their own after every inner step, `(step, ...)`."""
+        return {name.removeprefix(STEPS): t for name, t in self.extra.items() if name.startswith(STEPS)}
 
     def __repr__(self) -> str:
         """How many numbers there are, and the head's shape."""
@@ -114,7 +123,7 @@ class Inner:
             raise InputError(f"loss_weights={weights} leave out the last step: take fewer inner steps")
 
     def at_test(self, steps: int) -> "Inner":
-        """The same adaptation with this many steps, and without a graph for the outer gradient."""
+        """The same adaptation with this number of steps, and without a graph for the outer gradient."""
         return replace(self, steps=steps, order="first", loss_weights=())
 
     def plain_values(self) -> dict[str, Any]:
@@ -124,7 +133,7 @@ class Inner:
             InputError: others are set, such as a loss that is a function.
         """
         if callable(self.loss) or not self.is_plain:
-            raise InputError("this adaptation has a loss, direction or weights of its own, which no file can hold")
+            raise InputError("this adaptation has a loss, direction or weights of its own, which cannot be saved")
         return {name: getattr(self, name) for name in ("steps", "lr", "scope", "order", "loss")}
 
     @property

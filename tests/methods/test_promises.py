@@ -1,27 +1,33 @@
 """Everything that `train` promises holds for every method: resuming, threads, processes, memory, records, use."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from classifier_kit import grey_images, write_folder
 from metacontrast import FewShotClassifier
 from metacontrast.cli.main import run as command
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import split
+from metacontrast.maml.inner import Inner, adapt
+from metacontrast.maml.outer import accuracies, loss_gradient
 from metacontrast.memory import peak_bytes
-from metacontrast.methods import METHODS
+from metacontrast.methods import METHODS, Method
+from metacontrast.model.head import zero_head
 from metacontrast.report.findings import explain_run, findings_text, setting
 from metacontrast.training import memory
 from metacontrast.training.config import TrainConfig, config_from_values, with_fields
+from metacontrast.training.evaluate import Evaluation, evaluate_tasks
 from metacontrast.training.memory import estimate_memory
 from metacontrast.training.records import read_records
 from metacontrast.training.run import load_run
 from metacontrast.training.step import ONE_CPU, Resources
-from metacontrast.training.train import threads
+from metacontrast.training.sweep import sweep_configs
+from metacontrast.training.train import threads, train
 from metacontrast.training.train_run import gradient_of, initial_state, outer_step
 from metacontrast.types import Episode, map_params, to_tensors
 from small_run import IMAGES, SMALL, content, train_small
@@ -30,7 +36,8 @@ EVERY = pytest.mark.parametrize("method", METHODS)
 
 
 def config_of(method: str, **fields) -> TrainConfig:
-    return with_fields(replace(SMALL, queries=3, meta_batch=2, inner_steps=2), method=method, **fields)
+    steps = {} if "inner_steps" in METHODS[method].needs else {"inner_steps": 2}
+    return with_fields(replace(SMALL, queries=3, meta_batch=2), method=method, **(steps | fields))
 
 
 def state_of(config: TrainConfig):
@@ -84,10 +91,11 @@ def test_threads_and_processes_change_nothing_but_time(method):
 @EVERY
 def test_the_memory_of_an_update_is_estimated(method, monkeypatch):
     monkeypatch.setattr(memory, "_BESIDE_TENSORS", {"loop": 1, "vmap": 1})
-    config = config_of(method, meta_batch=4, filters=16)
+    config = config_of(method, meta_batch=4, filters=64)
+    model = config.model(IMAGES[0].shape)
 
     def run() -> None:
-        model, state = state_of(config)
+        state = initial_state(config, model, "cpu", len(IMAGES[0]))
         outer_step(config, model)(state, config.training_tasks(IMAGES[0]).batch(range(4)))
 
     counted = peak_bytes(run)
@@ -119,6 +127,27 @@ def test_a_model_is_evaluated_on_the_command_line(method, runs, tmp_path, capsys
 
 
 @EVERY
+@pytest.mark.parametrize("zeroed", [False, True])
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_an_evaluation_adapts_as_the_method_says(method, steps, zeroed, in_float64):
+    """Task by task, from the head as it was trained, or from one of zeros where the method can start from zeros."""
+    config = config_of(method)
+    if config.inner_steps:
+        config = replace(config, inner_steps=1, head="zeroed" if zeroed else config.head)
+    model, state = state_of(config)
+    noise = torch.Generator().manual_seed(0)
+    params = map_params(lambda t: t + 0.1 * torch.rand(t.shape, generator=noise, dtype=t.dtype), state.params)
+    params = zero_head(params) if config.head == "zeroed" else params
+    tasks = config.test_tasks(IMAGES[1])
+    found = evaluate_tasks(model, params, tasks, config.inner(), Evaluation((steps,), ("kept",), 3))[:, 0]
+    for number, accuracy in enumerate(found):
+        x, y, asked, wanted = tasks[number]
+        adapted = adapt(model, params, x, y, config.inner().at_test(steps))
+        guesses = model.query_logits(adapted, x, asked).argmax(1)
+        assert accuracy == (guesses == wanted).double().mean()
+
+
+@EVERY
 def test_a_model_is_explained_or_refused_in_one_line(method, runs):
     """A head that is built from the support set and answers at once leaves nothing unexplained."""
     run = load_run(runs / method)
@@ -146,3 +175,106 @@ def test_a_model_classifies_images_of_other_classes(method, runs):
     classifier.fit(images[::2], labels[::2])
     probabilities = classifier.predict_proba(images[1::2])
     assert torch.isfinite(torch.as_tensor(probabilities)).all()
+
+
+# Names, and methods of one's own
+
+
+def test_variants_by_method_bring_their_fields_and_keep_what_was_given(tmp_path):
+    """`--vary method=...`: fields that were given stay as they are in every variant."""
+    base = TrainConfig(inner_steps=2, eval_steps=(1, 2))
+    found = sweep_configs(base, 1, {"method": list(METHODS)})
+    assert [config.method for config in found.values()] == list(METHODS)
+    heads = {config.method: config.head for config in found.values()}
+    assert heads["maml"] == "zeroed"
+    assert heads["maml++"] == "learned"
+    assert heads["ridge"] == "ridge"
+    given = {"head": "zeroed", "outer_lr": 0.5}
+    found = sweep_configs(with_fields(base, **given), 1, {"method": ["reptile", "maml++"]}, given)
+    assert {(config.head, config.outer_lr) for config in found.values()} == {("zeroed", 0.5)}
+    with pytest.raises(InputError, match="method=ridge cannot have head=zeroed: add --head ridge"):
+        sweep_configs(with_fields(base, **given), 1, {"method": ["ridge"]}, given)
+    with pytest.raises(InputError, match="method=ridge has changed other fields: name methods with --vary alone"):
+        sweep_configs(with_fields(base, method="ridge"), 1, {"method": ["maml"]})
+
+
+def test_a_grid_of_methods_is_trained_by_one_command(tmp_path, capsys):
+    words = ["--filters", "2", "--queries", "2", "--meta-batch", "2", "--updates", "2", "--workers", "1"]
+    words += ["--eval-every", "0", "--eval-episodes", "2", "--out", str(tmp_path)]
+    assert command(["train", "--recipe", "glyphs", *words, "--vary", "method=protonet,supcon"]) == 0
+    capsys.readouterr()
+    assert {load_run(folder / "seed-0").config.method for folder in tmp_path.glob("method=*")} == {"protonet", "supcon"}
+    assert command(["train", "--recipe", "glyphs", "--method", "protonets", "--out", str(tmp_path / "x")]) == 2
+    assert "did you mean 'protonet'?" in capsys.readouterr().err
+
+
+def test_the_older_name_still_works(tmp_path, capsys):
+    """`--objective`, and run directories whose configuration has it."""
+    words = ["train", "--recipe", "glyphs", "--filters", "2", "--queries", "2", "--meta-batch", "2", "--updates", "1"]
+    words += ["--eval-episodes", "2", "--workers", "1", "--out", str(tmp_path / "run")]
+    assert command([*words, "--objective", "contrastive"]) == 0
+    values = asdict(load_run(tmp_path / "run").config)
+    values["objective"] = values.pop("method")
+    assert config_from_values(values, "config.json") == load_run(tmp_path / "run").config
+    older = {"objective": "maml"} | {name: value for name, value in values.items() if name != "objective"}
+    assert config_from_values(older | {"inner_scope": "all"}, "config.json").method == "maml"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"method": "protonet", "head": "zeroed"}, "method=protonet cannot have head=zeroed: add --head prototype"),
+        ({"method": "ridge", "inner_steps": 1}, "method=ridge cannot have inner_steps=1: add --inner-steps 0"),
+        ({"method": "supcon", "relabel": True}, "method=supcon cannot have relabel=True: add --no-relabel"),
+        ({"method": "supervised", "pool_size": 3}, "cannot have pool_size=3: add --pool-size none"),
+        ({"method": "maml", "penalty": 1.0}, "penalty is an option of the method imaml: add --method imaml"),
+        ({"method": "imaml", "penalty": 0.0}, "penalty=0.0, but it must be above 0 and finite"),
+        ({"method": "imaml", "cg_steps": 0}, "cg_steps=0, but it must be 1 or more"),
+        ({"method": "imaml", "inner_scope": "head"}, "cannot have inner_scope=head: add --inner-scope all"),
+        ({"method": "maml++", "inner_scope": "head"}, "cannot have inner_scope=head: add --inner-scope all"),
+        ({"method": "maml++", "explain_every": 2}, "the theory does not speak: leave out explain_every=2"),
+        ({"method": "reptile", "head": "shared"}, "cannot have head=shared: add --head learned or zeroed"),
+        ({"method": "reptiles"}, "did you mean 'reptile'"),
+        ({"method": "contrastive", "inner_loss": "mean_square_error"}, "add --inner-loss cross_entropy"),
+    ],
+)
+def test_what_a_method_cannot_have_is_refused_in_one_line(fields, message):
+    with pytest.raises(InputError, match=message) as error:
+        with_fields(TrainConfig(inner_steps=2), **fields)
+    assert "\n" not in str(error.value)
+
+
+def test_a_training_that_depends_on_its_length_is_not_made_longer(tmp_path):
+    """MAML++ anneals, whatever the schedule of its outer learning rate."""
+    config = config_of("maml++", lr_schedule="constant")
+    train_small(tmp_path / "run", config)
+    with pytest.raises(InputError, match="holds a run with updates=3, not 4"):
+        train_small(tmp_path / "run", replace(config, updates=4), resume=True)
+    with pytest.raises(InputError, match="compile each time: use --engine loop or vmap"):
+        Resources(engine="compiled-loop").engine_of(config)
+
+
+def test_a_method_of_ones_own_is_a_function_and_a_line(tmp_path, monkeypatch):
+    """Joint training on the support sets: registered, it is trained, resumed and evaluated like the others."""
+
+    def support_loss(model, params, episode, inner):
+        """The gradient of the loss on the support set, without any adaptation."""
+
+        def loss(params):
+            outputs = model.logits(params, episode.support_x)
+            return F.cross_entropy(outputs, episode.support_y), accuracies(outputs, episode.support_y)
+
+        return loss_gradient(params, loss)
+
+    monkeypatch.setitem(
+        METHODS, "toy", Method("one class after the other", needs={"head": ("learned",)}, gradient=support_loss)
+    )
+    config = config_of("toy")
+    assert config.head == "learned"
+    train_small(tmp_path / "whole", config)
+    train_small(tmp_path / "run", config, stop_after=1)
+    train_small(tmp_path / "run", config, resume=True)
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
+    tasks = config.test_tasks(IMAGES[1])
+    params = train(load_run(tmp_path / "run").model, tasks, Inner(1, 0.1), updates=2, gradient=support_loss)
+    assert all(torch.isfinite(t).all() for t in to_tensors(params))

@@ -1,17 +1,22 @@
 """Every method against a slow, plain version in float64, written from its paper."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from metacontrast.data.episodes import BalancedBatches
 from metacontrast.errors import InputError
-from metacontrast.maml.engine import Engine, meta_gradient
-from metacontrast.maml.inner import Inner
-from metacontrast.methods import METHODS
+from metacontrast.maml.engine import Engine, mean_task_gradient, meta_gradient
+from metacontrast.maml.inner import Inner, adapt, learned_step_norms
+from metacontrast.methods import METHODS, annealed, imaml, proximal, rates_and_norms, reptile
+from metacontrast.methods.first_order import conjugate_gradients
 from metacontrast.model.model import Model
 from metacontrast.training.config import TrainConfig, with_fields
 from metacontrast.types import Episode, map_params, to_named
+from toy_images import numbered_images
 
 # Hundreds of float64 terms: rounding is 1e-14.
 NEAR = 1e-10
@@ -19,6 +24,7 @@ WAYS, SIZE, WIDTH = 3, 5, 4
 
 
 def an_encoder():
+    torch.manual_seed(0)
     return nn.Sequential(nn.Linear(SIZE, 6), nn.Tanh(), nn.Linear(6, WIDTH))
 
 
@@ -138,6 +144,256 @@ def test_meta_sgd():
     model, batch = a_model("learned"), a_batch()
     config = with_fields(TrainConfig(inner_steps=2, inner_lr=0.1, order="second"), method="meta-sgd")
     params = start(model)
-    params = map_params(torch.Tensor.double, METHODS["meta-sgd"].start(model, params, config.inner()))
+    params = map_params(
+        torch.Tensor.double, METHODS["meta-sgd"].start(model, params, config.inner(), torch.Generator(), 0)
+    )
     gradient, _ = meta_gradient(model, params, batch, config.inner())
     assert relative_error(to_named(gradient), mean_gradient(meta_sgd_loss, params, batch)) < NEAR
+
+
+# Controls
+
+
+def a_labelled_batch(images=10, classes=4, seed=0):
+    """A batch as the query set of a task without a support set; two images of every class, of one of them four."""
+    g = torch.Generator().manual_seed(seed)
+    y = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 3, 3])
+    x = torch.randn(images, SIZE, generator=g, dtype=torch.float64) + y[:, None]
+    return Episode(x[:0][None], y[:0][None], x[None], y[None])
+
+
+def supervised_loss(named, support_x, support_y, query_x, query_y):
+    outputs = features(named, query_x) @ named["extra.classifier.weight"].T + named["extra.classifier.bias"]
+    return F.cross_entropy(outputs, query_y)
+
+
+def supervised_cosine_loss(named, support_x, support_y, query_x, query_y):
+    found = features(named, query_x)
+    rows = named["extra.classifier.weight"]
+    outputs = named["extra.log_scale"].exp() * F.cosine_similarity(found[:, None], rows[None], dim=2)
+    return F.cross_entropy(outputs, query_y)
+
+
+def supcon_loss(named, support_x, support_y, query_x, query_y):
+    """Eq. 2 of the paper, one anchor and one positive at a time."""
+    z = F.normalize(features(named, query_x), dim=1)
+    scale, total = named["extra.log_scale"].exp(), 0.0
+    for i in range(len(z)):
+        others = [a for a in range(len(z)) if a != i]
+        whole = torch.stack([(scale * z[i] @ z[a]).exp() for a in others]).sum()
+        positives = [p for p in others if query_y[p] == query_y[i]]
+        total -= sum(((scale * z[i] @ z[p]).exp() / whole).log() for p in positives) / len(positives)
+    return total / len(z)
+
+
+CONTROLS = {
+    "supervised": ("prototype", supervised_loss),
+    "supervised-cosine": ("cosine", supervised_cosine_loss),
+    "supcon": ("cosine", supcon_loss),
+}
+
+
+@pytest.mark.parametrize("method", CONTROLS)
+def test_controls_on_batches_of_all_classes(method):
+    head, loss = CONTROLS[method]
+    model, batch = a_model(head), a_labelled_batch()
+    params = start(model)
+    if METHODS[method].start:
+        params = METHODS[method].start(model, params, Inner(), torch.Generator().manual_seed(3), 4)
+    gradient, metrics = mean_task_gradient(METHODS[method].gradient, model, params, batch, Inner())
+    assert relative_error(to_named(gradient), mean_gradient(loss, params, batch)) < NEAR
+    assert torch.allclose(metrics.loss, loss(to_named(params), *(t[0] for t in batch)), rtol=NEAR)
+
+
+def test_a_batch_has_classes_in_equal_shares():
+    """As many classes as give two images each, or all; equal numbers give equal batches, whoever asks."""
+    images = numbered_images([8] * 6, size=4)
+    for size, classes in ((8, 4), (11, 5), (20, 6)):
+        batches = BalancedBatches(images, size, seed=1)
+        found = batches.batch([3, 4, 5])
+        assert found.support_y.shape == (3, 0)
+        for x, y in zip(found.query_x, found.query_y, strict=True):
+            counts = torch.bincount(y, minlength=6)
+            assert (counts > 0).sum() == classes
+            assert counts[counts > 0].max() - counts[counts > 0].min() <= 1
+            assert torch.equal((x[:, 0, 0, 0] * 255).round().long(), y)  # the left half of an image is its class
+            assert len({tuple(image.flatten().tolist()) for image in x}) == size
+        assert torch.equal(batches.batch([4]).query_x[0], found.query_x[1])
+    with pytest.raises(InputError, match="class 'class0' has 8 images, but a batch of 60 takes 10: lower it"):
+        BalancedBatches(images, 60)
+    with pytest.raises(InputError, match="make no batch of two classes with two images each"):
+        BalancedBatches(images, 3)
+
+
+# Without a gradient through the inner steps
+
+
+def outputs_of(named, x):
+    return features(named, x) @ named["head.weight"].T + named["head.bias"]
+
+
+def test_reptile():
+    """Two steps, the first on the images 0, 2, 4 … of the task sorted by class, the second on 1, 3, 5 …"""
+    model, batch = a_model("learned"), a_batch(tasks=1)
+    params = start(model)
+    gradient, _ = mean_task_gradient(reptile, model, params, batch, Inner(2, 0.3))
+    named, (support_x, support_y, query_x, query_y) = to_named(params), (t[0] for t in batch)
+    images = [
+        (x, k) for k in range(WAYS) for xs, ys in ((support_x, support_y), (query_x, query_y)) for x in xs[ys == k]
+    ]
+    moved = {name: t.clone() for name, t in named.items()}
+    for part in (images[::2], images[1::2]):
+        x, y = torch.stack([x for x, _ in part]), torch.tensor([k for _, k in part])
+        leaves = {name: t.requires_grad_() for name, t in moved.items()}
+        slopes = torch.autograd.grad(F.cross_entropy(outputs_of(leaves, x), y), list(leaves.values()))
+        moved = {name: (t - 0.3 * g).detach() for (name, t), g in zip(leaves.items(), slopes, strict=True)}
+    expected = {name: named[name] - moved[name] for name in named}
+    assert relative_error(to_named(gradient), expected) < NEAR
+
+
+def flat(named):
+    return torch.cat([t.flatten() for t in named.values()])
+
+
+def dense_implicit_gradient(named, task, steps, lr, penalty):
+    """The proximal inner loop by hand, the whole Hessian at its end, and the linear system as a matrix."""
+    support_x, support_y, query_x, query_y = task
+    shapes = {name: t.shape for name, t in named.items()}
+
+    def unflatten(vector):
+        parts = vector.split([shape.numel() for shape in shapes.values()])
+        return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+    def support_loss(vector):
+        return F.cross_entropy(outputs_of(unflatten(vector), support_x), support_y)
+
+    first = end = flat(named)
+    for _ in range(steps):
+        slope = torch.autograd.functional.jacobian(support_loss, end)
+        end = end - lr * (slope + penalty * (end - first))
+    hessian = torch.autograd.functional.hessian(support_loss, end)
+    slope = torch.autograd.functional.jacobian(
+        lambda vector: F.cross_entropy(outputs_of(unflatten(vector), query_x), query_y), end
+    )
+    return unflatten(torch.linalg.solve(torch.eye(len(end)).double() + hessian / penalty, slope))
+
+
+@pytest.mark.parametrize(("cg_steps", "error"), [(60, NEAR), (2, None)])
+def test_imaml_is_the_dense_solve(cg_steps, error):
+    """With enough conjugate gradients; two of them miss."""
+    model, batch = a_model("learned"), a_batch(tasks=1)
+    params = start(model)
+    task = [t[0] for t in batch]
+    expected = dense_implicit_gradient(to_named(params), task, 5, 0.1, 3.0)
+    gradient, _ = mean_task_gradient(
+        partial(imaml, penalty=3.0, cg_steps=cg_steps), model, params, batch, Inner(5, 0.1)
+    )
+    found = relative_error(to_named(gradient), expected)
+    assert found > 1e-3 if error is None else found < error
+
+
+def test_conjugate_gradients_stop_where_the_matrix_is_not_positive():
+    """At the last point on the way that is certain, in place of a step to a maximum."""
+    matrix, wanted = torch.diag(torch.tensor([2.0, -1.0]).double()), {"x": torch.tensor([1.0, 0.5]).double()}
+    found = conjugate_gradients(lambda named: {"x": matrix @ named["x"]}, wanted, 5)
+    first = 1.25 / 1.75 * wanted["x"]  # (gᵀg / gᵀAg) g
+    assert torch.allclose(found["x"], first)
+    solved = conjugate_gradients(lambda named: {"x": matrix.abs() @ named["x"]}, wanted, 5)
+    assert torch.allclose(solved["x"], torch.tensor([0.5, 0.5]).double())
+
+
+def test_the_pull_back_to_the_start_is_that_of_a_penalty():
+    """Adapting by `proximal` is gradient descent on loss + λ/2 |φ − θ|², in evaluation as in training."""
+    model, batch = a_model("learned"), a_batch(tasks=1)
+    params = start(model)
+    adapted = adapt(model, params, batch.support_x[0], batch.support_y[0], proximal(Inner(3, 0.2), 0.7))
+    named = first = to_named(params)
+    for _ in range(3):
+        leaves = {name: t.detach().requires_grad_() for name, t in named.items()}
+        pulled = sum((leaves[name] - first[name]).square().sum() for name in first) * 0.7 / 2
+        loss = F.cross_entropy(outputs_of(leaves, batch.support_x[0]), batch.support_y[0]) + pulled
+        slopes = torch.autograd.grad(loss, list(leaves.values()))
+        named = {name: t - 0.2 * g for (name, t), g in zip(leaves.items(), slopes, strict=True)}
+    assert relative_error(to_named(adapted), named) < NEAR
+
+
+# MAML++
+
+
+def normed_encoder():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(SIZE, WIDTH), nn.BatchNorm1d(WIDTH), nn.Tanh())
+
+
+def normed_features(named, x):
+    z = x @ named["encoder.0.weight"].T + named["encoder.0.bias"]
+    z = (z - z.mean(0)) / (z.var(0, correction=0) + 1e-5).sqrt()
+    return torch.tanh(z * named["encoder.1.weight"] + named["encoder.1.bias"])
+
+
+NORMS = ("encoder.1.weight", "encoder.1.bias")
+
+
+def mamlpp_loss(weights, second):
+    """Three steps; rates per tensor and step, norms that belong to a step, the query loss after every step."""
+
+    def loss(named, support_x, support_y, query_x, query_y):
+        moving = [n for n in named if n.startswith(("encoder.0", "head"))]
+        now = {name: t for name, t in named.items() if name.startswith(("encoder.", "head"))}
+        total = 0.0
+        for step in range(3):
+            outputs = normed_features(now, support_x) @ now["head.weight"].T + now["head.bias"]
+            inner_loss = F.cross_entropy(outputs, support_y)
+            slopes = torch.autograd.grad(inner_loss, [now[n] for n in moving], create_graph=True)
+            slopes = slopes if second else [g.detach() for g in slopes]
+            moved = {n: now[n] - named[f"rates.{n}"][step] * g for n, g in zip(moving, slopes, strict=True)}
+            norms = {n: named[f"extra.steps.{n.removeprefix('encoder.')}"][step] for n in NORMS}
+            now = now | moved | norms
+            outputs = normed_features(now, query_x) @ now["head.weight"].T + now["head.bias"]
+            total = total + weights[step] * F.cross_entropy(outputs, query_y)
+        return total
+
+    return loss
+
+
+@pytest.mark.parametrize("engine", ["loop", "vmap"])
+@pytest.mark.parametrize(
+    ("share", "weights", "second"),
+    [
+        (0.0, (1 / 3, 1 / 3, 1 / 3), False),
+        (0.075, (1 / 6, 1 / 6, 2 / 3), False),
+        (0.3, (0, 0, 1), False),
+        (0.5, (0, 0, 1), True),
+    ],
+)
+def test_mamlpp(share, weights, second, engine):
+    model, batch = Model(normed_encoder(), WAYS, WIDTH), a_batch()
+    inner = Inner(3, 0.1, order="second")
+    params = rates_and_norms(model, start(model), inner)
+    g = torch.Generator().manual_seed(5)
+    params = map_params(lambda t: t + 0.05 * torch.randn(t.shape, generator=g, dtype=t.dtype), params)
+    assert set(params.extra) == {"steps.1.weight", "steps.1.bias"}
+    assert not {f"rates.{name}" for name in NORMS} & set(to_named(params))
+    gradient, _ = meta_gradient(model, params, batch, annealed(inner, share), engine=Engine(engine))
+    expected = mean_gradient(mamlpp_loss(weights, second), params, batch)
+    assert relative_error(to_named(gradient), expected) < NEAR
+
+
+def test_from_a_head_of_zeros_the_first_step_still_changes_the_norms():
+    """So the support features of the start cannot be those of the second step, as they are without such norms."""
+    model, batch = Model(normed_encoder(), WAYS, WIDTH, head="zeroed"), a_batch(tasks=1)
+    inner = Inner(2, 0.1)
+    params = learned_step_norms(model, start(model), inner)
+    params = params._replace(extra={name: t + 0.5 for name, t in params.extra.items()})
+    adapted = adapt(model, params, batch.support_x[0], batch.support_y[0], inner)
+    named = {name: t for name, t in to_named(params).items() if name.startswith(("encoder", "head"))}
+    for step in range(2):
+        leaves = {name: t.detach().requires_grad_() for name, t in named.items()}
+        outputs = normed_features(leaves, batch.support_x[0]) @ leaves["head.weight"].T + leaves["head.bias"]
+        slopes = torch.autograd.grad(F.cross_entropy(outputs, batch.support_y[0]), list(leaves.values()))
+        named = {name: t - 0.1 * g for (name, t), g in zip(leaves.items(), slopes, strict=True)}
+        named |= {name: params.extra[f"steps.{name.removeprefix('encoder.')}"][step] for name in NORMS}
+    found = {name: t for name, t in to_named(adapted).items() if name in named}
+    assert relative_error(found, named) < NEAR
+    with pytest.raises(InputError, match="need an encoder that adapts: use scope='all'"):
+        adapt(model, params, batch.support_x[0], batch.support_y[0], Inner(2, 0.1, "head"))

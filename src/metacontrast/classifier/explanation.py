@@ -115,10 +115,10 @@ def explainer(
 ) -> Callable[[UInt8[Tensor, "channel height width"]], Explanation]:
     """A function that explains the answer to one image; what does not depend on the image is done once."""
     model, params, x = task_of(start, support, "cpu", plan.random_head)
-    if fitted.candidate.method == "adapted" and (params.rates or plan.inner.direction is not None):
+    if fitted.candidate.method == "adapted" and params.rates:
         raise InputError(
-            f"{start.name} adapts by learned rates or directions, which no sum over support images describes: fit it "
-            "with head='prototype' or 'ridge' to explain answers"
+            f"{start.name} adapts by learned rates, which no sum over support images describes: fit it with "
+            "head='prototype' or 'ridge' to explain answers"
         )
     found = _doubled(trace(model, params, x, support.y, plan.inner, fitted.candidate, fitted.network))
     before = freeze(model, params.encoder, x) if found.moved else None

@@ -162,7 +162,7 @@ def _own_params(model: Model) -> Params:
 
 def from_run(name: str, run: TrainedRun) -> StartingPoint:
     """The starting point that a trained run is."""
-    inner = dataclasses.replace(run.config.inner(), order="first")
+    inner = dataclasses.replace(run.config.inner(), order="first", direction=None)
     head = METHODS[run.config.method].predicts
     model = run.model if run.model.norm == "running" else run.model.with_norm("inductive")
     return StartingPoint(name, model, run.params, format_of(run), inner, run, head=head)

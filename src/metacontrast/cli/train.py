@@ -85,7 +85,7 @@ def execute(args: argparse.Namespace) -> int:
     with joined(find_device(args.device)) as processes, _reported_by(processes), determinism(args.deterministic):
         status, results = train_with_progress(config, args, processes=processes)
         if status == "stopped":
-            shared.say(f"stopped and saved; continue with: metacontrast {_continuing(args)}")
+            shared.say(f"stopped and saved; continue with: metacontrast {command_that_goes_on(args)}")
         if args.json:
             shared.print_json({"run": str(args.out), "status": status, "results": results})
     return INTERRUPTED if status == "stopped" else 0
@@ -113,11 +113,13 @@ def _place_of(run: Path, config: TrainConfig) -> dict[str, Any]:
     return variant | ({"seed": config.seed} if run.parts else {})
 
 
-def _continuing(args: argparse.Namespace) -> str:
-    """The command that goes on."""
-    seeds = [] if args.seeds is None else ["--seeds", str(args.seeds)]
+def command_that_goes_on(args: argparse.Namespace) -> str:
+    """The command that continues what these flags began."""
+    runner = None if args.runner == "local" else args.runner
+    given = {"seeds": args.seeds, "jobs": args.jobs, "runner": runner, "address": args.address, "out": args.out}
+    flags = [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
     vary = [f"--vary={name.replace('_', '-')}={','.join(map(str, values))}".lower() for name, values in args.vary]
-    return shlex.join(["train", "--resume", *seeds, *vary, "--out", str(args.out)])
+    return shlex.join(["train", "--resume", *vary, *flags])
 
 
 @contextlib.contextmanager
@@ -147,6 +149,8 @@ def _configs(config: TrainConfig, args: argparse.Namespace) -> dict[Path, TrainC
             raise InputError(
                 f"{args.out} holds several runs: add --seeds or --vary as before, or name one with --out {first}"
             )
+        if args.runner == "ray":
+            raise InputError("--runner ray hands several runs to a cluster: add --seeds or --vary, or leave it out")
         return {Path(): config}
     if read_config(args.out) is not None:
         raise InputError(f"{args.out} holds a single run: choose another --out for several")
@@ -158,7 +162,7 @@ def _configs(config: TrainConfig, args: argparse.Namespace) -> dict[Path, TrainC
 def _train(configs: dict[Path, TrainConfig], args: argparse.Namespace, label: str, processes: Distributed) -> str:
     """Train one run, or a grid of them."""
     jobs = jobs_at_once(args, len(configs), default=1)
-    if len(configs) > 1 and (jobs > 1 or args.runner == "ray"):
+    if args.runner == "ray" or (len(configs) > 1 and jobs > 1):
         if processes.count > 1:
             raise InputError("--jobs and --runner ray start processes of their own: leave them out under torchrun")
         return _train_apart(configs, args, jobs)

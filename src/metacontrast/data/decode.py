@@ -263,3 +263,10 @@ def _report(summary: str, options: ReadOptions) -> None:
     if not options.skip_unreadable:
         raise InputError(f"{summary}; replace or remove them, or leave them out with skip_unreadable")
     logger.warning("%s; they are left out", summary)
+
+
+def to_png(image: NDArray[np.uint8]) -> bytes:
+    """Encode an image `(height, width)` or `(height, width, 3)` as PNG."""
+    file = BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()

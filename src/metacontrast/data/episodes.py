@@ -257,3 +257,55 @@ def _check_classes(sampler: EpisodeSampler) -> None:
             f"class {images.classes[few[0]]!r} of {images.name} has {images.counts[few[0]]} images{others}, but "
             f"shots={sampler.shots} and queries={sampler.queries} need {needed}: lower one of them or drop the class"
         )
+
+
+@dataclass(frozen=True)
+class BalancedBatches:
+    """Batches of images of many classes in equal shares, as tasks without a support set; `batch(indices)` as above.
+
+    A batch has as many classes as there are, or as give two images each; a class has one image more than another where
+    the size does not divide. Labels are the numbers of the classes in `images`.
+
+    Args:
+        images: where the batches are drawn from.
+        size: images of a batch.
+        seed: another seed is another endless list of batches.
+    """
+
+    images: ClassImages
+    size: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.size < 4 or len(self.images) < 2:
+            raise InputError(
+                f"size={self.size} and {len(self.images)} classes make no batch of two classes with two images each"
+            )
+        most = int(self._shares.max())
+        if (few := np.flatnonzero(self.images.counts < most)).size:
+            name, count = self.images.classes[few[0]], self.images.counts[few[0]]
+            raise InputError(f"class {name!r} has {count} images, but a batch of {self.size} takes {most}: lower it")
+
+    def batch(self, indices: Sequence[int]) -> Episode:
+        """Draw batches, stacked along a leading axis, on the device where the images lie."""
+        drawn = [self._draw(RandomStreams(self.seed).at(index, _DRAW)) for index in indices]
+        device = self.images.images.device
+        rows, labels = (torch.from_numpy(np.stack(each)).to(device) for each in zip(*drawn, strict=True))
+        pixels = self.images.pixels(rows)
+        return Episode(pixels[:, :0], labels[:, :0], pixels, labels)
+
+    @property
+    def _shares(self) -> NDArray[np.int64]:
+        """How many images each class of a batch has."""
+        classes = min(len(self.images), self.size // 2)
+        return np.full(classes, self.size // classes) + (np.arange(classes) < self.size % classes)
+
+    def _draw(self, random: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Row numbers and labels of a batch."""
+        shares, starts, counts = self._shares, self.images.starts.numpy(), self.images.counts
+        classes = random.choice(len(self.images), len(shares), replace=False)
+        rows = [
+            starts[c] + random.choice(counts[c], share, replace=False) for c, share in zip(classes, shares, strict=True)
+        ]
+        return np.concatenate(rows), np.repeat(classes, shares)

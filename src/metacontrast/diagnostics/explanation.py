@@ -197,7 +197,7 @@ def _check_labels(support_y: Int[Tensor, "task support"], query_y: Int[Tensor, "
 def _check(params: Params, model: Model, inner: Inner) -> None:
     """Raise for what the theory has no answer to."""
     if model.head not in BUILT_HEADS and not params.head.weight.numel():
-        raise InputError("these parameters have no head, whose interference could be told: give a model with a head")
+        raise InputError("these parameters have no head to decompose: give a model with a head")
     if params.rates:
         raise InputError("the theory is that of one inner learning rate, but this model has learned rates")
     check_inner(inner, least=0 if answers_at_once(model, inner) else 1)

@@ -5,6 +5,7 @@ Everything comes from the specification and the records; a page is never written
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -73,7 +74,7 @@ def judge_figure(spec: FigureSpec, records: FigureRecords) -> tuple[Table, list[
 def write_page(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[Verdict]:
     """Draw the pictures, write the page, and return the verdicts."""
     table, verdicts = judge_figure(spec, records)
-    pictures = draw(folder, spec, records)
+    pictures = draw(folder, spec, records, table)
     parts = [
         f"# {spec.title}",
         f"*{_paper_figures(spec)}.* {spec.question}",
@@ -99,6 +100,7 @@ def write_summary(
 ) -> Path:
     """Write the summary page: every claim with its verdict and a link."""
     by_name = {figure.name: figure for figure in figures}
+    flags = " --scale smoke" * (setting.scale == "smoke") + _protocol(setting)
     adjusted = iter(holm([each["p"] for found in results.values() for each in found if each["p"] is not None]))
     rows = [
         (
@@ -125,7 +127,9 @@ def write_summary(
         ),
         f"The authors' numbers: {source()}.",
         "## Command",
-        _command(f"metacontrast figure all{_flags(setting)}", f"metacontrast figure all{_flags(setting)} --redraw"),
+        "Every page names the command that makes its records. All pages are drawn again from the records, without "
+        "compute or data, by",
+        _command(f"metacontrast figure all{flags} --redraw"),
     ]
     file = folder / "README.md"
     write_text(file, "\n\n".join(parts) + "\n")
@@ -251,11 +255,46 @@ def _all_steps(panels: Sequence[Panel], table: Table) -> list[str]:
 
 
 def _origin(spec: FigureSpec, records: FigureRecords) -> list[str]:
-    setting = records.settings[0]
     ways = dict.fromkeys(_way(made) for made in records.made)
-    command = [_command(f"metacontrast figure {spec.name}{_flags(setting)}")]
+    flags = dict.fromkeys(_flags(spec, each, records) for each in _recorded(spec, records))
     redrawn = "With `--redraw` the page and its pictures are made again from the records, without compute or data."
-    return [*command, f"Made on {'; '.join(ways)}. {redrawn}" if ways else redrawn]
+    command = _command(*(f"metacontrast figure {spec.name}{each}" for each in flags))
+    return [command, f"Made on {'; '.join(ways)}. {redrawn}" if ways else redrawn]
+
+
+def _recorded(spec: FigureSpec, records: FigureRecords) -> Sequence[Setting]:
+    """Select the settings whose colour images are recorded; where none are, all come to the same."""
+    measured = {(each.kind, each.curve) for each in records.measurements}
+    found = [
+        setting
+        for setting in records.settings
+        if any(
+            (curve.kind, curve.name) in measured and curve.config.dataset == setting.colour
+            for curve in spec.curves(setting.in_full())
+        )
+    ]
+    return found or records.settings[:1]
+
+
+def _flags(spec: FigureSpec, setting: Setting, records: FigureRecords) -> str:
+    """The protocol, the data set, and the first of the lengths at which everything is measured that is recorded."""
+    if setting.scale == "smoke":
+        return f" --scale smoke{_protocol(setting)}"
+    curves = spec.curves(setting.in_full())
+    reached = dict.fromkeys(((curve.kind, curve.name) for curve in curves), 0)
+    for each in records.measurements:
+        if (key := (each.kind, each.curve)) in reached:
+            reached[key] = max(reached[key], each.record["update"])
+    most = max(reached.values(), default=0)
+    local = replace(setting, scale="local", until=None)
+    lengths = {"": local, f" --until {most}": replace(local, until=most or None), " --scale full": setting.in_full()}
+    ends = {
+        flag: {(curve.kind, curve.name): curve.updates[-1] for curve in spec.curves(tried)}
+        for flag, tried in lengths.items()
+    }
+    length = next(flag for flag, end in ends.items() if all(end.get(key, 0) >= reached[key] for key in reached))
+    colour = f" --colour {setting.colour}" if any(each.config.dataset == setting.colour for each in curves) else ""
+    return f"{length}{colour}{_protocol(setting)}"
 
 
 def _way(made: Mapping[str, Any]) -> str:
@@ -263,9 +302,8 @@ def _way(made: Mapping[str, Any]) -> str:
     return f"{made['device']}, {versions}, revision {made['revision']}"
 
 
-def _flags(setting: Setting) -> str:
-    length = " --scale smoke" if setting.scale == "smoke" else " --scale full"
-    return length + ("" if setting.protocol == "authors" else f" --protocol {setting.protocol}")
+def _protocol(setting: Setting) -> str:
+    return "" if setting.protocol == "authors" else f" --protocol {setting.protocol}"
 
 
 def _command(*lines: str) -> str:

@@ -20,19 +20,18 @@ from metacontrast.plots.maps import Moment, draw_heatmaps
 from metacontrast.plots.style import save_figure
 
 
-def draw(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[Path]:
+def draw(folder: Path, spec: FigureSpec, records: FigureRecords, table: Table) -> list[Path]:
     """Draw and write the figure's pictures, one per data set."""
     match spec.plot:
         case "heatmaps":
-            return _draw_similarities(folder, spec, records)
+            return _draw_similarities(folder, spec, records, table)
         case "illustration":
             return _draw_illustration(folder, spec, records)
         case _:
-            return _draw_curves(folder, spec, records)
+            return _draw_curves(folder, spec, records, table)
 
 
-def _draw_curves(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[Path]:
-    table = Table(records.curves, records.measurements)
+def _draw_curves(folder: Path, spec: FigureSpec, records: FigureRecords, table: Table) -> list[Path]:
     by_data: dict[str, list[Panel]] = {}
     for panel in panels_of(spec, records.settings, table):
         by_data.setdefault(panel.kind.data, []).append(panel)
@@ -139,10 +138,10 @@ def _authors(line: Drawn) -> MeanCurve | None:
     return MeanCurve(line.curve.name, line.look, [*points], means, spreads) if points else None
 
 
-def _draw_similarities(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[Path]:
+def _draw_similarities(folder: Path, spec: FigureSpec, records: FigureRecords, table: Table) -> list[Path]:
     return [
         save_figure(_heatmaps(panel, records), folder / f"{spec.name}-{panel.quantity}.png")
-        for panel in panels_of(spec, records.settings, Table(records.curves, records.measurements))
+        for panel in panels_of(spec, records.settings, table)
     ]
 
 

@@ -34,6 +34,8 @@ def check_support(model: Model, params: Params, support_x: Tensor, support_y: Te
     if averages and support_y.is_cpu and (F.one_hot(support_y, model.ways).sum(-2) == 0).any():
         raise InputError(f"a support set lacks some of its {model.ways} classes, but head={model.head!r} averages each")
     check_rates(model, params)
+    if params.step_norms and (scope == "head" or not params.encoder):
+        raise InputError("norms of their own after every inner step need an encoder that adapts: use scope='all'")
 
 
 def check_rates(model: Model, params: Params) -> None:

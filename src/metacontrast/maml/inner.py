@@ -27,7 +27,7 @@ from metacontrast.errors import InputError, check_choice
 from metacontrast.maml.checks import check_support
 from metacontrast.model.head import one_hot
 from metacontrast.model.model import Model, apply_head
-from metacontrast.types import Inner, Loss, Params, from_named, head_from, head_tensors, to_named
+from metacontrast.types import STEPS, Inner, Loss, Params, from_named, head_from, head_tensors, to_named
 
 
 def task_losses(
@@ -154,7 +154,7 @@ def trajectory(
         return
     params = model.start(params, support_x, support_y)
     yield params
-    second, standing = inner.order == "second", standing_steps(model, inner)
+    second, standing = inner.order == "second", 0 if params.step_norms else standing_steps(model, inner)
 
     def encode(*tensors: Tensor) -> tuple[Tensor, tuple[()]]:
         return model.task_features(dict(zip(params.encoder, tensors, strict=True)), support_x), ()
@@ -178,7 +178,7 @@ def trajectory(
         gradient = _named_gradient(params, at_encoder, at_head if inner.scope != "encoder" else [])
         if inner.direction is not None:
             gradient, memory = inner.direction(gradient, memory)
-        params = _descend(params, gradient, step, inner.lr)
+        params = _use_step_norms(model, _descend(params, gradient, step, inner.lr), step + 1)
         yield params
 
 
@@ -191,9 +191,18 @@ def standing_steps(model: Model, inner: Inner) -> int:
     return inner.steps if inner.scope == "encoder" else min(inner.steps, 1)
 
 
+def _use_step_norms(model: Model, params: Params, step: int) -> Params:
+    """The encoder with the norms that belong to it after so many steps; later ones have the last one's."""
+    norms = {name: t[min(step, len(t)) - 1] for name, t in params.step_norms.items()}
+    if norms and model.has_task_axis(params.encoder):
+        norms = model.for_tasks(norms, len(params.head.weight))
+    return params._replace(encoder=params.encoder | norms)
+
+
 def _named_gradient(params: Params, at_encoder: Sequence[Tensor], at_head: Sequence[Tensor]) -> dict[str, Tensor]:
-    """The gradient by name, of the parts that move."""
-    encoder = {f"encoder.{name}": g for name, g in zip(params.encoder, at_encoder, strict=False)}
+    """The gradient by name, of the parts that move; norms that belong to a step do not."""
+    pairs = zip(params.encoder, at_encoder, strict=False)
+    encoder = {f"encoder.{name}": g for name, g in pairs if name not in params.step_norms}
     return encoder | dict(zip(("head.weight", "head.bias"), at_head, strict=False))
 
 
@@ -230,3 +239,17 @@ def learned_rates(
         shape = rows if per == "parameter" else ()
         rates[name] = torch.full((count, *shape), inner.lr, dtype=tensor.dtype, device=tensor.device)
     return params._replace(rates=rates)
+
+
+def learned_step_norms(model: Model, params: Params, inner: Inner) -> Params:
+    """The same parameters with weights and biases of the batch norms that are learned for after every inner step.
+
+    Before the first step the encoder's own are in use; all start as copies of these. The inner loop leaves them alone.
+
+    Returns:
+        Parameters whose `extra`, by names such as `steps.body.1.weight`, have shape `(step, channel)`.
+    """
+    norms = (f"{name}.{part}".lstrip(".") for name in model.norm_names for part in ("weight", "bias"))
+    own = {STEPS + name: params.encoder[name] for name in norms if name in params.encoder}
+    copies = {name: t.expand(max(1, inner.steps), *t.shape).clone() for name, t in own.items()}
+    return params._replace(extra=params.extra | copies)

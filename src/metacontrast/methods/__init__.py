@@ -7,17 +7,34 @@ threads, processes, optimizers, checkpoints, records and evaluation are those of
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal
+
+import torch
 
 from metacontrast.fields import check_fields
 from metacontrast.maml.engine import TaskGradient
 from metacontrast.maml.inner import Inner, learned_rates
+from metacontrast.methods.batches import base_classifier, supcon, supervised
 from metacontrast.methods.contrastive import contrastive
+from metacontrast.methods.first_order import imaml, proximal, reptile
+from metacontrast.methods.mamlpp import annealed, rates_and_norms
+from metacontrast.model.head import HeadKind
 from metacontrast.model.model import Model
 from metacontrast.types import Params
 
-__all__ = ["METHODS", "Method", "contrastive"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "annealed",
+    "base_classifier",
+    "contrastive",
+    "imaml",
+    "proximal",
+    "rates_and_norms",
+    "reptile",
+    "supcon",
+    "supervised",
+]
 
 
 @dataclass(frozen=True)
@@ -28,10 +45,15 @@ class Method:
         summary: one line for people.
         needs: by field of the configuration, the values that it may have; it gets the first one unless it has another.
         fields: values of further fields, which may be changed.
-        options: fields that no other method has; they are keyword arguments of `gradient`.
+        options: fields that no other method has; they are keyword arguments of `gradient` and `inner`.
         gradient: of one task; None is MAML's.
-        start: adds to the starting parameters what else is learned; None adds nothing.
+        inner: the inner loop, from that of the configuration, the share of all updates that are done, and the options;
+            None leaves it as it is.
+        start: adds to the starting parameters what else is learned, given a generator and the number of training
+            classes; None adds nothing.
+        batches: whether an update has class-balanced batches of images in place of tasks, each as large as a task.
         predicts: the head of a `FewShotClassifier` on its model.
+        anneals: whether `inner` changes during training, which then depends on the number of updates.
         explains: whether the theory speaks of its inner loop.
     """
 
@@ -40,11 +62,34 @@ class Method:
     fields: Mapping[str, Any] = field(default_factory=dict)
     options: tuple[str, ...] = ()
     gradient: TaskGradient | None = None
-    start: Callable[[Model, Params, Inner], Params] | None = None
+    inner: Callable[..., Inner] | None = None
+    start: Callable[[Model, Params, Inner, torch.Generator, int], Params] | None = None
+    batches: bool = False
     predicts: Literal["adapted", "prototype", "ridge", "logistic", "auto"] = "adapted"
+    anneals: bool = False
     explains: bool = True
 
     __post_init__ = check_fields
+
+
+def _of_batches(summary: str, head: HeadKind, gradient: TaskGradient, is_classifier: bool) -> Method:
+    """A control that is trained without tasks, and answers at test by the class means under `head`."""
+    plain = {"labels": "fresh", "pool_size": None, "relabel": False}
+    plain |= {"least_ways": None, "least_shots": None, "unequal_shots": False}
+    return Method(
+        summary,
+        needs={
+            "head": (head,),
+            "inner_steps": (0,),
+            "inner_loss": ("cross_entropy",),
+            **{name: (value,) for name, value in plain.items()},
+        },
+        fields={"eval_steps": (0,)},
+        gradient=gradient,
+        start=(lambda model, params, inner, *drawn: base_classifier(model, params, *drawn)) if is_classifier else None,
+        batches=True,
+        predicts="auto",
+    )
 
 
 METHODS: dict[str, Method] = {
@@ -70,7 +115,31 @@ METHODS: dict[str, Method] = {
     "meta-sgd": Method(
         "MAML with an inner learning rate for every parameter, which is learned too (Li et al. 2017)",
         fields={"head": "learned"},
-        start=partial(learned_rates, per="parameter", steps=1),
+        start=lambda model, params, inner, *_: learned_rates(model, params, inner, per="parameter", steps=1),
+        explains=False,
+    ),
+    "maml++": Method(
+        "MAML with learned rates and norms per step, multi-step loss, first then second order (Antoniou et al. 2019)",
+        needs={"inner_scope": ("all",)},
+        fields={"head": "learned", "order": "second", "lr_schedule": "cosine"},
+        inner=annealed,
+        start=lambda model, params, inner, *_: rates_and_norms(model, params, inner),
+        anneals=True,
+        explains=False,
+    ),
+    "reptile": Method(
+        "the way of an inner loop on all images of a task (Nichol et al. 2018)",
+        needs={"head": ("learned", "zeroed")},
+        fields={"head": "learned", "optimizer": "sgd", "outer_lr": 1.0, "lr_schedule": "cosine"},
+        gradient=reptile,
+    ),
+    "imaml": Method(
+        "the implicit gradient at the end of an inner loop that is pulled back to its start (Rajeswaran et al. 2019)",
+        needs={"head": ("learned", "zeroed"), "inner_scope": ("all",)},
+        fields={"head": "learned", "inner_steps": 16},
+        options=("penalty", "cg_steps"),
+        gradient=imaml,
+        inner=lambda inner, share, penalty, cg_steps: proximal(inner, penalty),
         explains=False,
     ),
     "contrastive": Method(
@@ -83,6 +152,21 @@ METHODS: dict[str, Method] = {
         },
         options=("drop_interference", "drop_noise"),
         gradient=contrastive,
+    ),
+    "supervised": _of_batches(
+        "cross entropy on all training classes, then class means (Baseline, Chen et al. 2019)",
+        "prototype",
+        supervised,
+        is_classifier=True,
+    ),
+    "supervised-cosine": _of_batches(
+        "the same by angle (Baseline++, Chen et al. 2019)", "cosine", supervised, is_classifier=True
+    ),
+    "supcon": _of_batches(
+        "supervised contrastive loss on all training classes (Khosla et al. 2020)",
+        "cosine",
+        supcon,
+        is_classifier=False,
     ),
 }
 """All methods by name."""

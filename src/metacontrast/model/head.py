@@ -15,7 +15,7 @@ inner steps.
 
 import math
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -25,7 +25,6 @@ from metacontrast.errors import InputError
 from metacontrast.types import Head, Params
 
 HeadKind = Literal["learned", "zeroed", "shared", "prototype", "cosine", "ridge"]
-HEAD_KINDS: tuple[HeadKind, ...] = get_args(HeadKind)
 BUILT_HEADS: tuple[HeadKind, ...] = ("prototype", "cosine", "ridge")
 """Heads that are computed from a task's support set."""
 _SCALE, _PENALTY = 10.0, 1.0

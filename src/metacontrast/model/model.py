@@ -96,6 +96,11 @@ class Model:
         """Whether no parameter of the encoder is learned."""
         return not self._trained
 
+    @property
+    def norm_names(self) -> tuple[str, ...]:
+        """The names of the batch norms in the encoder that use a task's statistics."""
+        return tuple(name.removesuffix("tasks").removesuffix(".") for name in self._own.task_buffers)
+
     def init(self, generator: torch.Generator, head_init_scale: float = 1.0) -> Params:
         """Starting parameters.
 

@@ -14,10 +14,11 @@ from typing import Any
 from metacontrast.classifier.estimator import FewShotClassifier
 from metacontrast.classifier.explanation import save_explanation
 from metacontrast.classifier.export import export
+from metacontrast.data.decode import to_png
 from metacontrast.errors import InputError
 from metacontrast.files import parse_json
 from metacontrast.play.answers import ready
-from metacontrast.play.session import MOST_CLASSES, MOST_EXAMPLES, Session, Settings, to_png
+from metacontrast.play.session import MOST_CLASSES, MOST_EXAMPLES, Session, Settings
 
 ZIP_LIMIT = 64_000_000
 _FILE = re.compile(r"(?:[^/\\]{1,80}/)?(config\.json|model(?:-[1-9][0-9]{0,17})?\.safetensors)")

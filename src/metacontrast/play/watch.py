@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from metacontrast.data.decode import to_png
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.data.glyph_fonts import fonts_with
 from metacontrast.data.glyphs import draw_characters, split_of
@@ -29,7 +30,6 @@ from metacontrast.maml.inner import adapt
 from metacontrast.model.encoders import conv4
 from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model, apply_head
-from metacontrast.play.session import to_png
 from metacontrast.types import Episode, Inner, Params, head_tensors, to_tensors
 
 WAYS, SHOTS, QUERIES, SIDE, FILTERS = 5, 1, 3, 28, 16

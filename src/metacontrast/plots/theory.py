@@ -33,7 +33,7 @@ def draw_illustration(support: NDArray, query: NDArray, outputs: NDArray, signal
 def _draw_plane(axes: Axes, support: NDArray, query: NDArray, signal: NDArray, own: int) -> None:
     for way, (x, y) in enumerate(support):
         color = COLORS[_CLASS_COLORS[way]]
-        axes.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "-|>", "color": color, "lw": 1.6})
+        _arrow(axes, (0.0, 0.0), (x, y), color)
         place = (-4, 5) if y > 0.3 else (-24, -14)
         axes.annotate(f"φ(s$_{way + 1}$) = w$_{way + 1}$", (x, y), place, textcoords="offset points", color=color)
     at = tuple(query)
@@ -41,7 +41,7 @@ def _draw_plane(axes: Axes, support: NDArray, query: NDArray, signal: NDArray, o
     axes.annotate(f"φ(q), class {own + 1}", at, (7, 0), textcoords="offset points")
     step = query - signal
     tip, middle = tuple(step), tuple((query + step) / 2)
-    axes.annotate("", tip, at, arrowprops={"arrowstyle": "-|>", "color": COLORS["red"], "lw": 1.8})
+    _arrow(axes, at, tip, COLORS["red"], 1.8)
     axes.annotate("−∂L/∂φ(q)", middle, (6, -3), textcoords="offset points", color=COLORS["red"])
     points = np.vstack([support, query, step, np.zeros(2)])
     margin = 0.25
@@ -53,6 +53,10 @@ def _draw_plane(axes: Axes, support: NDArray, query: NDArray, signal: NDArray, o
     axes.set_title("features", fontsize=10)
 
 
+def _arrow(axes: Axes, start: tuple[float, float], tip: tuple[float, float], color: str, width: float = 1.6) -> None:
+    axes.annotate("", tip, start, arrowprops={"arrowstyle": "-|>", "color": color, "lw": width})
+
+
 def _draw_outputs(axes: Axes, outputs: NDArray, own: int) -> None:
     ways = np.arange(len(outputs))
     targets = (ways == own).astype(float)
@@ -60,9 +64,7 @@ def _draw_outputs(axes: Axes, outputs: NDArray, own: int) -> None:
     axes.axhline(0, color=COLORS["black"], linewidth=0.8)
     for way, (output, target) in enumerate(zip(outputs, targets, strict=True)):
         axes.hlines(target, way - 0.38, way + 0.38, color=COLORS["black"], linewidth=1.4, linestyle="--")
-        axes.annotate(
-            "", (way + 0.32, target), (way + 0.32, output), arrowprops={"arrowstyle": "-|>", "color": COLORS["red"]}
-        )
+        _arrow(axes, (way + 0.32, output), (way + 0.32, target), COLORS["red"], 1.0)
     axes.set_xticks(ways, [f"φ(q)·φ(s$_{way + 1}$)" for way in ways])
     axes.set_title("outputs (bars) and their targets (dashed)", fontsize=10)
 
@@ -84,7 +86,7 @@ def draw_preconditioner(features: NDArray, crowded: NDArray, first: NDArray, sec
     size = 0.8 * reach / np.linalg.norm(first)
     for step, color, name in ((first, "red", "first order"), (second, "blue", "second order, (I − ηH) times it")):
         tip = tuple(size * step)
-        axes.annotate("", tip, (0, 0), arrowprops={"arrowstyle": "-|>", "color": COLORS[color], "lw": 2})
+        _arrow(axes, (0.0, 0.0), tip, COLORS[color], 2.0)
         axes.plot([], [], color=COLORS[color], linewidth=2, label=f"step of the head, {name}")
     axes.set(aspect="equal", xlabel="feature 1", ylabel="feature 2")
     axes.set(xlim=(-1.15 * reach, 1.15 * reach), ylim=(-1.15 * reach, 1.15 * reach))

@@ -144,7 +144,7 @@ def setting(found: Findings) -> str:
     config, tasks = found.run.config, found.tasks
     trained = "MAML" if config.method == "maml" else config.method
     if METHODS[config.method].gradient is not None:
-        trained += " (its MAML gradient is shown)"
+        trained += " (shown is the gradient that MAML would follow)"
     loop = f"{config.inner_steps} inner steps of size {config.inner_lr:g} that move {_SCOPES[config.inner_scope]}"
     return (
         f"The model: {config.order}-order {trained} after {found.run.updates} updates, head {config.head}"

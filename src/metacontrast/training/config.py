@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from metacontrast.data.augment import AugmentationName
-from metacontrast.data.episodes import EpisodeSampler, Labels
+from metacontrast.data.episodes import BalancedBatches, EpisodeSampler, Labels
 from metacontrast.data.images import ClassImages
 from metacontrast.data.options import ReadOptions, Resample, SplitScheme
 from metacontrast.errors import InputError, check_choice
@@ -84,6 +85,8 @@ class TrainConfig:
     method: str = _option("maml", f"way of training: {', '.join(METHODS)}; it brings the fields that it needs")
     drop_interference: bool = _option(False, "contrastive: leave the interference term out of the loss")
     drop_noise: bool = _option(False, "contrastive: leave the noise term out of the coefficients")
+    penalty: float = _option(2.0, "imaml: strength λ of the pull back to the start of the inner loop")
+    cg_steps: int = _option(5, "imaml: steps of conjugate gradients")
 
     optimizer: OptimizerName = _option("adam", "optimizer of the outer loop, with PyTorch's defaults")
     outer_lr: float = _option(1e-3, "learning rate of the outer loop")
@@ -108,10 +111,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        _check_method(self)
         for name, least in _LEAST.items():
             if (value := getattr(self, name)) is not None and value < least:
                 raise InputError(f"{name}={value}, but it must be {least} or more")
-        for name in ("inner_lr", "outer_lr", "clip_norm"):
+        for name in ("inner_lr", "outer_lr", "clip_norm", "penalty"):
             if (value := getattr(self, name)) is not None and not 0 < value < float("inf"):
                 raise InputError(f"{name}={value}, but it must be above 0 and finite")
         if self.weight_decay is not None and not 0 <= self.weight_decay < float("inf"):
@@ -132,21 +136,29 @@ class TrainConfig:
         if self.least_ways is not None and self.head == "learned":
             raise InputError("head=learned is for one number of classes: leave out least_ways, or use --head zeroed")
         _check_start(self)
-        _check_method(self)
 
     def digest(self) -> str:
         """SHA-256 over all fields, in hexadecimal: the name of a run among others."""
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
 
-    def inner(self) -> Inner:
-        """How training adapts to a task."""
-        return Inner(self.inner_steps, self.inner_lr, self.inner_scope, self.order, self.inner_loss)
+    def inner(self, share: float = 1.0) -> Inner:
+        """How training adapts to a task when that share of its updates is done; at the end as at test."""
+        inner = Inner(self.inner_steps, self.inner_lr, self.inner_scope, self.order, self.inner_loss)
+        change = METHODS[self.method].inner
+        return inner if change is None else change(inner, share, **self._options())
+
+    @property
+    def follows_length(self) -> bool:
+        """Whether an update depends on how many there will be, so that a training cannot be made longer later on."""
+        return self.lr_schedule != "constant" or METHODS[self.method].anneals
 
     def task_gradient(self) -> TaskGradient | None:
         """The gradient of one task that the method follows with its options; None is MAML's."""
-        method = METHODS[self.method]
-        options = {name: getattr(self, name) for name in method.options}
-        return None if method.gradient is None else partial(method.gradient, **options)
+        gradient = METHODS[self.method].gradient
+        return None if gradient is None else partial(gradient, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in METHODS[self.method].options}
 
     def test_heads(self) -> tuple[TestHead, ...]:
         """What the inner loop starts from at test; a head that answers without inner steps has no use for zeros."""
@@ -183,15 +195,17 @@ class TrainConfig:
         """
         params = model.init(generator, self.head_init_scale)
         start = METHODS[self.method].start
-        return params if start is None else start(model, params, self.inner())
+        return params if start is None else start(model, params, self.inner(), generator, classes)
 
-    def training_tasks(self, images: ClassImages) -> EpisodeSampler:
-        """The tasks that are trained on: update u uses the tasks u·meta_batch and following."""
+    def training_tasks(self, images: ClassImages) -> EpisodeSampler | BalancedBatches:
+        """The tasks that are trained on, or batches as large: update u uses those from number u·meta_batch on."""
+        if METHODS[self.method].batches:
+            return BalancedBatches(images, self.ways * (self.shots + self.queries), self.seed)
         names = ("labels", "pool_size", "relabel", "least_ways", "least_shots", "unequal_shots")
         options = {name: getattr(self, name) for name in names}
         return replace(self.test_tasks(images), block=self.meta_batch, **options)
 
-    def largest_tasks(self, images: ClassImages) -> EpisodeSampler:
+    def largest_tasks(self, images: ClassImages) -> EpisodeSampler | BalancedBatches:
         """The same with the largest size throughout."""
         return replace(self, least_ways=None, least_shots=None).training_tasks(images)
 
@@ -211,6 +225,7 @@ _LEAST = {
     "split_seed": 0,
     "filters": 1,
     "inner_steps": 0,
+    "cg_steps": 1,
     "meta_batch": 1,
     "updates": 1,
     "eval_every": 0,
@@ -228,8 +243,7 @@ def _check_method(config: TrainConfig) -> None:
     method = METHODS[config.method]
     for name, allowed in method.needs.items():
         if (value := getattr(config, name)) not in allowed:
-            flag, words = "--" + name.replace("_", "-"), " or ".join(map(str, allowed))
-            raise InputError(f"method={config.method} cannot have {name}={value}: add {flag} {words}")
+            raise InputError(f"method={config.method} cannot have {name}={value}: add {_as_flags(name, allowed)}")
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     for owner, each in METHODS.items():
         for name in set(each.options) - set(method.options):
@@ -245,6 +259,12 @@ def _check_method(config: TrainConfig) -> None:
     needs_theory = "method=contrastive" if config.method == "contrastive" else needs_theory
     if needs_theory and (config.inner_loss != "cross_entropy" or config.inner_steps < 1):
         raise InputError(f"{needs_theory} needs --inner-loss cross_entropy and --inner-steps 1 or more")
+
+
+def _as_flags(name: str, values: Sequence[Any]) -> str:
+    """The flags that give a field one of some values."""
+    flag, words = name.replace("_", "-"), " or ".join(map(str, values)).lower()
+    return f"--{'' if values[0] else 'no-'}{flag}" if isinstance(values[0], bool) else f"--{flag} {words}"
 
 
 def with_fields(config: TrainConfig, **fields: Any) -> TrainConfig:

@@ -57,7 +57,7 @@ class Evaluation:
     Args:
         steps: numbers of inner steps at test, each 0 or more.
         heads: which starts of the head.
-        episodes: number of test tasks, the first of the sampler.
+        episodes: number of test tasks, the first ones of the sampler.
         solvers: what classifies the un-adapted features, see `metacontrast.model.solvers`.
     """
 
@@ -162,7 +162,7 @@ def _scores(
     adapted = []
     for model, params in starts:
         tasks = episodes
-        if standing_steps(model, inner) == inner.steps:
+        if standing_steps(model, inner) == inner.steps and not params.step_norms:
             model, params, tasks = model.on_features(), params._replace(encoder={}), on_features
         outputs = logits_after(model, params, tasks, inner, evaluation.steps)
         adapted += [_accuracy(logits, episodes.query_y) for logits in outputs]

@@ -21,6 +21,7 @@ from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
 from metacontrast.maml.inner import standing_steps
 from metacontrast.memory import FILLED, MoreThanAllowed, free_bytes, peak_bytes
+from metacontrast.methods import METHODS
 from metacontrast.model.model import Model
 from metacontrast.training.checkpoint import TrainState, store_state
 from metacontrast.training.config import TrainConfig
@@ -130,14 +131,15 @@ def estimate_memory(
     """
     device = torch.device(resources.device)
     model = config.model(images[0].shape).to(device)
-    state = initial_state(config, model, resources.device)
+    state = initial_state(config, model, resources.device, len(images[0]))
     tasks = Episode(*(t.to(device) for t in config.largest_tasks(images[0]).batch(range(config.meta_batch))))
     measured = partial(_gradient_bytes, model, state.params, tasks, config, resources, most)
     images_there = 0 if device.type == "cpu" else _size(*(each.images for each in images))
     fixed = images_there + _state_bytes(state) + _size(*tasks)
     if not resources.are_batched(config):
         at_once = _tasks_of_a_worker(config, model, tasks, resources)
-        part = measured(2 * at_once if at_once > 1 else 1)  # of two groups, one after the other
+        is_mamls = config.task_gradient() is None
+        part = measured(1 if is_mamls and at_once == 1 else 2 * at_once)  # of two groups, one after the other
         part = int(part * _BESIDE_TENSORS["loop"])
         return MemoryEstimate(fixed, part, min(resources.workers, -(-config.meta_batch // at_once)))
     count, (one, two) = config.meta_batch, map(measured, (1, 2))
@@ -161,26 +163,28 @@ def _gradient_bytes(
     tasks: Episode,
     config: TrainConfig,
     resources: Resources,
-    most: int | None,
+    allowed: int | None,
     count: int,
 ) -> int:
     """What the outer gradient of this many tasks takes in one worker; a compiled engine is counted as a plain one.
 
     At most two inner steps are run, because every other one adds as much as the second: its parameters, and in second
-    order its graph.
+    order its graph. A direction that remembers has all its memory after the second, a third then tells.
     """
     alone = replace(resources, executor=None, chunk=None, engine=resources.engine.removeprefix("compiled-"))
+    phases = (0.0, 1.0) if METHODS[config.method].anneals else (1.0,)
     few = Episode(*(torch.stack([t[number % len(t)] for number in range(count)]) for t in tasks))
 
     def at(steps: int) -> int:
         short = replace(config, inner_steps=steps)
-        work = partial(gradient_of(short, alone), model, params, few, short.inner())
-        return peak_bytes(work, most, [*few, *to_tensors(params)])
+        works = [partial(gradient_of(short, alone), model, params, few, short.inner(share)) for share in phases]
+        return max(peak_bytes(work, allowed, [*few, *to_tensors(params)]) for work in works)
 
-    if config.inner_steps <= 2:
+    most = 2 if config.inner().direction is None else 3
+    if config.inner_steps <= most:
         return at(config.inner_steps)
-    two = at(2)
-    return two + (config.inner_steps - 2) * max(0, two - at(1))
+    run = at(most)
+    return run + (config.inner_steps - most) * max(0, run - at(most - 1))
 
 
 def _state_bytes(state: TrainState) -> int:

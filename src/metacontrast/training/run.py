@@ -20,6 +20,7 @@ from torch import Tensor
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
 from metacontrast.files import as_path, exclusive, parse_json, remove_leftovers, write_text
+from metacontrast.methods.batches import CLASSIFIER
 from metacontrast.model.model import Model
 from metacontrast.training import checkpoint, records
 from metacontrast.training.checkpoint import (
@@ -303,7 +304,8 @@ def run_from_tensors(config: TrainConfig, about: ModelFacts, tensors: Mapping[st
         encoder.load_state_dict({name.removeprefix(_FIXED): t for name, t in found.items()}, strict=False)
         model = dataclasses.replace(model, encoder=encoder)
     moved = {name: t for name, t in tensors.items() if name not in fixed}
-    like = config.init(model, torch.Generator(), 0)
+    classes = len(tensors.get(f"extra.{CLASSIFIER}", ()))
+    like = config.init(model, torch.Generator(), classes)
     return TrainedRun(config, model, checkpoint.params_from_tensors(like, moved, where), *about)
 
 
@@ -367,7 +369,7 @@ def _check_same(path: Path, config: TrainConfig, data: dict[str, str], resume: b
     before = config_from_values(header.get("config"), str(path / _CONFIG))
     for field in dataclasses.fields(TrainConfig):
         old, new = getattr(before, field.name), getattr(config, field.name)
-        may_grow = field.name == "updates" and config.lr_schedule == "constant"
+        may_grow = field.name == "updates" and not config.follows_length
         if old != new and field.name not in _BOOKKEEPING and not (may_grow and new > old):
             raise InputError(
                 f"{path} holds a run with {field.name}={old}, not {new}: "

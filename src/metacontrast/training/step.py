@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metacontrast.errors import InputError
 from metacontrast.fields import check_fields
 from metacontrast.maml.engine import Engine, EngineName
 from metacontrast.maml.inner import Inner
 from metacontrast.maml.outer import Metrics
+from metacontrast.methods import METHODS
 from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model
 from metacontrast.training.checkpoint import TrainState
@@ -52,6 +54,11 @@ class Resources:
     def engine_of(self, config: TrainConfig) -> Engine:
         """How the tasks of an update run; a method with a gradient of its own knows only a loop."""
         is_mamls = config.task_gradient() is None
+        if METHODS[config.method].anneals and self.engine.startswith("compiled"):
+            raise InputError(
+                f"method={config.method} changes its inner loop with every update, which {self.engine} would compile "
+                "each time: use --engine loop or vmap"
+            )
         return Engine(self.engine if is_mamls else "loop", self.chunk, config.precision)
 
     def are_batched(self, config: TrainConfig) -> bool:

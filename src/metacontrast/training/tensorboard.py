@@ -1,11 +1,10 @@
 """TensorBoard events of a run, an optional extra."""
 
 import contextlib
-import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from metacontrast.errors import InputError
+from metacontrast.errors import require_extra
 from metacontrast.training.records import Record, scalars
 
 
@@ -29,5 +28,4 @@ def tensorboard_writer(folder: Path | None) -> Iterator[Callable[[Record], None]
 
 def require_tensorboard() -> None:
     """Raise `InputError` when the extra is not installed."""
-    if importlib.util.find_spec("tensorboard") is None:
-        raise InputError("--tensorboard needs an extra: pip install 'metacontrast[tensorboard]'")
+    require_extra("--tensorboard", "tensorboard", "tensorboard")

@@ -130,9 +130,8 @@ def initial_state(config: TrainConfig, model: Model, device: str, classes: int =
 
 def outer_step(config: TrainConfig, model: Model, resources: Resources = ONE_CPU) -> OuterStep:
     """The outer update that the configuration describes."""
-    inner, shared = config.inner(), resources.distributed
-    gradient = gradient_of(config, resources)
-    return OuterStep(model, lambda _: inner, gradient, config.meta_batch, config.clip_norm, shared)
+    inner, gradient = lambda done: config.inner(done / config.updates), gradient_of(config, resources)
+    return OuterStep(model, inner, gradient, config.meta_batch, config.clip_norm, resources.distributed)
 
 
 def gradient_of(config: TrainConfig, resources: Resources) -> GradientOf:

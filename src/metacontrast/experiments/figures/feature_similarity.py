@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from metacontrast.experiments.figures.treatments import THREE, head_curves
+from metacontrast.experiments.figures.treatments import THREE, head_curves, task_kind
 from metacontrast.experiments.setting import MeasurementPlan, Setting
 from metacontrast.experiments.spec import (
     Claim,
@@ -28,13 +28,16 @@ def _curves(setting: Setting) -> list[Curve]:
     return [_on_test_classes(curve, setting) for curve in curves]
 
 
+def _kind(setting: Setting) -> TaskKind:
+    return TaskKind(task_kind(setting, "colour", _IMAGES).data, "one fixed 5-way task")
+
+
 def _on_test_classes(curve: Curve, setting: Setting) -> Curve:
-    kind = TaskKind(curve.kind.data, "one fixed 5-way task")
-    return replace(curve, kind=kind, seeds=setting.seed_numbers(10), train_split="test")
+    return replace(curve, kind=_kind(setting), seeds=setting.seed_numbers(10), train_split="test")
 
 
 def _panels(setting: Setting) -> list[Panel]:
-    kind = _curves(setting)[0].kind
+    kind = _kind(setting)
     return [Panel(kind, quantity, f"{kind}, {quantity.description}") for quantity in (_ACROSS, _AMONG)]
 
 
@@ -46,7 +49,7 @@ def _grown(kind: TaskKind, curve: str, quantity: Similarity) -> Comparison:
 
 
 def _claims(setting: Setting) -> list[Claim]:
-    kind = _curves(setting)[0].kind
+    kind = _kind(setting)
     return [
         Claim(
             "Query features are pulled towards the support features of their class (Section 3.2).",

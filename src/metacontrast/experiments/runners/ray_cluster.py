@@ -1,7 +1,6 @@
 """A Ray cluster to hand runs to: one that is there, or one on this machine for as long as the work takes."""
 
 import contextlib
-import importlib.util
 import os
 import secrets
 import signal
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, require_extra
 
 _OBJECT_STORE = 80 * 2**20
 """Runs exchange files, not objects: close to the least that Ray takes."""
@@ -24,8 +23,7 @@ _SETTINGS_FRAME = 4
 
 def require_ray() -> None:
     """Raise when Ray is not installed."""
-    if importlib.util.find_spec("ray") is None:
-        raise InputError("--runner ray needs an extra: pip install 'metacontrast[ray]'")
+    require_extra("--runner ray", "ray", "ray")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,122 @@
+"""Methods whose outer gradient never runs through the inner steps: Reptile and implicit MAML.
+
+Reptile   g = θ − θᴺ: the way of N inner steps, step i on a part of its own of the task's images
+          (Nichol, Achiam and Schulman 2018); outer gradient descent by ε is their update θ ← θ + ε (θᴺ − θ)
+iMAML     g = (I + H/λ)⁻¹ ∇L(θᴺ, query): θᴺ near the minimum of L(·, support) + λ/2 |· − θ|², H the Hessian of
+          L(·, support) there; solved by conjugate gradients (Rajeswaran et al. 2019)
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metacontrast.errors import InputError
+from metacontrast.maml.inner import Inner, adapt, task_losses
+from metacontrast.maml.outer import Metrics, accuracies
+from metacontrast.model.model import Model
+from metacontrast.types import Episode, Params, from_named, map_params, to_named
+
+Named = dict[str, Tensor]
+
+
+def reptile(model: Model, params: Params, episode: Episode, inner: Inner) -> tuple[Params, Metrics]:
+    """The way of the inner loop on the support and query images of one task, back to the start.
+
+    Args:
+        inner: N steps; each sees every N-th of the images, which are sorted by class.
+
+    Returns:
+        θ − θᴺ, and loss and accuracy of the query images after the last step, which has seen them.
+    """
+    x, y = torch.cat([episode.support_x, episode.query_x]), torch.cat([episode.support_y, episode.query_y])
+    if len(y) < 2 * inner.steps:
+        raise InputError(f"{inner.steps} inner steps need 2 images each, but a task has {len(y)}: lower --inner-steps")
+    order = y.argsort(stable=True)
+    moved = model.start(params, episode.support_x, episode.support_y)
+    going, step = model.with_head("learned"), replace(inner, steps=1, order="first")
+    for number in range(inner.steps):
+        part = order[number :: inner.steps]
+        moved = adapt(going, moved, x[part], y[part], step)
+    return map_params(torch.sub, params, moved), _metrics(going, moved, episode, inner)
+
+
+def proximal(inner: Inner, penalty: float) -> Inner:
+    """Inner steps on L(φ) + λ/2 |φ − θ|², which pulls them back to the start θ."""
+
+    def direction(gradient: Named, way: Any) -> tuple[Named, Any]:
+        way = {name: torch.zeros_like(g) for name, g in gradient.items()} if way is None else way
+        gradient = {name: g + penalty * way[name] for name, g in gradient.items()}
+        return gradient, {name: way[name] - inner.lr * g for name, g in gradient.items()}
+
+    return replace(inner, direction=direction)
+
+
+def imaml(
+    model: Model, params: Params, episode: Episode, inner: Inner, *, penalty: float = 2.0, cg_steps: int = 5
+) -> tuple[Params, Metrics]:
+    """The implicit gradient of one task, which needs no memory of the inner steps.
+
+    Args:
+        inner: the inner loop, which is made proximal; it moves encoder and head.
+        penalty: λ.
+        cg_steps: of the conjugate gradients.
+    """
+    loop = replace(proximal(inner, penalty), order="first")
+    adapted = map_params(torch.Tensor.detach, adapt(model, params, episode.support_x, episode.support_y, loop))
+    leaves = map_params(lambda t: t.detach().requires_grad_(), adapted)
+    with torch.enable_grad():
+        support = task_losses(model.logits(leaves, episode.support_x), episode.support_y, inner.loss)
+        outputs = model.query_logits(leaves, episode.support_x, episode.query_x)
+        query = task_losses(outputs, episode.query_y, inner.loss)
+    named = to_named(leaves)
+    slopes = _gradient(support, named, create_graph=True)
+    wanted = _gradient(query, named)
+
+    def curved(vector: Named) -> Named:
+        product = sum((slopes[name] * vector[name]).sum() for name in vector)
+        assert isinstance(product, Tensor)
+        hessian = _gradient(product, named, retain_graph=True)
+        return {name: vector[name] + hessian[name] / penalty for name in vector}
+
+    gradient = from_named(leaves, conjugate_gradients(curved, wanted, cg_steps))
+    return gradient, Metrics(query.detach()[None], accuracies(outputs.detach(), episode.query_y)[None])
+
+
+def conjugate_gradients(matrix: Callable[[Named], Named], wanted: Named, steps: int) -> Named:
+    """x with matrix(x) ≈ wanted, from 0, for a symmetric matrix; stops where it is exact, or not positive on the way.
+
+    Args:
+        matrix: its product with a vector, all by name.
+    """
+    found, rest = {name: torch.zeros_like(t) for name, t in wanted.items()}, dict(wanted)
+    way, size = dict(rest), _dot(rest, rest)
+    for _ in range(steps):
+        turned = matrix(way)
+        along = _dot(way, turned)
+        if not (size > 0 and along > 0):
+            break
+        length = size / along
+        found = {name: t + length * way[name] for name, t in found.items()}
+        rest = {name: t - length * turned[name] for name, t in rest.items()}
+        size, before = _dot(rest, rest), size
+        way = {name: t + size / before * way[name] for name, t in rest.items()}
+    return found
+
+
+def _dot(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack([(t * other[name]).sum() for name, t in one.items()]).sum()
+
+
+def _gradient(value: Tensor, named: Named, create_graph: bool = False, retain_graph: bool = False) -> Named:
+    tensors, kept = list(named.values()), retain_graph or create_graph
+    found = torch.autograd.grad(value, tensors, None, kept, create_graph, materialize_grads=True)
+    return dict(zip(named, found, strict=True))
+
+
+@torch.no_grad()
+def _metrics(model: Model, adapted: Params, episode: Episode, inner: Inner) -> Metrics:
+    outputs = model.query_logits(adapted, episode.support_x, episode.query_x)
+    return Metrics(task_losses(outputs, episode.query_y, inner.loss)[None], accuracies(outputs, episode.query_y)[None])
