@@ -98,3 +98,10 @@ def run_line(line: str) -> None:
             assert run([*words[1:], *SHRINK.get(words[1], [])]) == 0, line
         case _:
             assert words[:2] in (["pip", "install"], ["git", "clone"], ["cd", "metacontrast"]), f"not tested: {line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_exist(page):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
