@@ -5,6 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_site"))
 
+import ziamath
+
 from metacontrast.version import __version__
 
 project = "metacontrast"
@@ -31,7 +33,7 @@ napoleon_numpy_docstring = False
 
 html_theme = "pydata_sphinx_theme"
 html_title = "metacontrast"
-html_static_path = ["_site/static"]
+html_static_path = ["_site/static", str(Path(ziamath.__file__).parent / "fonts" / "STIXTwoMath-Regular.ttf")]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False

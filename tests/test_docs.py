@@ -165,3 +165,10 @@ def run_line(line: str) -> None:
         case _:
             known = (["pip", "install"], ["source", ".venv/bin/activate"], ["git", "clone"], ["cd", "metacontrast"])
             assert words[:2] in known, f"not tested: {line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_exist(page):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target

@@ -16,7 +16,7 @@ import reference
 import tutorials
 from metacontrast.cli.main import build_parser
 
-_LISTED = re.compile(r"^- \[[^]]+\]\(([^):#]+)\.\w+\)", re.MULTILINE)
+_LISTED = re.compile(r"^- \[([^]]+)\]\(([^):#]+)\.\w+\)", re.MULTILINE)
 _TAG = re.compile(r"\\tag\{([^}]*)\}")
 
 
@@ -35,9 +35,10 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 
 def _add_navigation(app: Sphinx, name: str, source: list[str]) -> None:
-    """The pages that a page of contents lists become its part of the navigation, in their order."""
+    """The pages that a page of contents lists are its part of the navigation, in that order and under those names."""
     if name in app.config.contents_pages:
-        source[0] += "\n\n```{toctree}\n:hidden:\n\n" + "\n".join(_LISTED.findall(source[0])) + "\n```\n"
+        entries = [f"{title} <{page}>" for title, page in _LISTED.findall(source[0])]
+        source[0] += "\n\n```{toctree}\n:hidden:\n\n" + "\n".join(entries) + "\n```\n"
 
 
 def _prepare_docstring(app: Sphinx, kind: str, name: str, found: Any, options: Any, lines: list[str]) -> None:
@@ -86,7 +87,7 @@ class Commands(SphinxDirective):
 
 
 def _inline_formula(translator: Any, node: nodes.math) -> None:
-    translator.body.append(convert(node.astext()))
+    translator.body.append(_mathml(node.astext(), "inline"))
     raise nodes.SkipNode
 
 
@@ -94,6 +95,10 @@ def _formula(translator: Any, node: nodes.math_block) -> None:
     latex = node.astext()
     number = _TAG.search(latex)
     shown = f'<span class="eqno">({translator.encode(number[1])})</span>' if number else ""
-    formula = convert(_TAG.sub("", latex), display="block")
+    formula = _mathml(_TAG.sub("", latex), "block")
     translator.body.append(f'<div class="formula">{formula}{shown}</div>\n')
     raise nodes.SkipNode
+
+
+def _mathml(latex: str, display: str) -> str:
+    return convert(latex.replace(r"\mathbb{1}", "𝟙"), display=display)

