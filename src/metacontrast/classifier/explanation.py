@@ -29,9 +29,8 @@ from jaxtyping import Float, Int, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metacontrast.classifier.candidates import Candidate, Plan, on_features, penalty_unit
+from metacontrast.classifier.candidates import Candidate, on_features, penalty_unit
 from metacontrast.classifier.fitted import Fitted, task_of
-from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.classifier.storage import State
 from metacontrast.classifier.support import Support, balanced_weights
 from metacontrast.errors import one_line
@@ -109,10 +108,9 @@ class Explanation:
         return np.argsort(-np.abs(self.contributions), kind="stable")[:count].tolist()
 
 
-def explainer(
-    start: StartingPoint, support: Support, fitted: Fitted, plan: Plan
-) -> Callable[[UInt8[Tensor, "channel height width"]], Explanation]:
+def explainer(state: State) -> Callable[[UInt8[Tensor, "channel height width"]], Explanation]:
     """A function that explains the answer to one image; what does not depend on the image is done once."""
+    start, support, plan, fitted = state.start, state.support, state.plan, state.fitted
     model, params, x = task_of(start, support, "cpu", plan.random_head)
     found = _doubled(trace(model, params, x, support.y, plan.inner, fitted.candidate, fitted.network))
     before = freeze(model, params.encoder, x) if found.moved else None
