@@ -280,6 +280,10 @@ def test_what_names_no_model(model):
     refused(lambda: FewShotClassifier(model).fit(IMAGES, LABELS), "model" if model != "" else "'' is not a run")
 
 
+def test_the_automatic_choice_is_no_model_before_fit(tmp_path):
+    refused(lambda: FewShotClassifier().save_pretrained(tmp_path), "model='auto' is chosen by the images")
+
+
 def test_an_empty_name_is_not_the_current_folder(fitted):
     refused(lambda: fitted.predict(""), "is empty")
     refused(lambda: fit("", None), "is empty")

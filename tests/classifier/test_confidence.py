@@ -30,6 +30,14 @@ def test_a_set_always_holds_the_most_probable_class():
     assert prediction_sets(torch.tensor([[0.4, 0.35, 0.25]]), 0.3).tolist() == [[True, True, False]]
 
 
+def test_the_threshold_is_a_held_out_probability_in_full():
+    """Guards float64: a class of just that probability belongs to the set; rounded to float32 it might not."""
+    classifier = FewShotClassifier(tiny_start()).fit(*grey_images())
+    held_out = classifier.state_.fitted.true_probabilities
+    thresholds = {classifier.set_threshold(1 - j / (len(held_out) + 1)) for j in range(1, len(held_out) + 1)}
+    assert thresholds == set(held_out)
+
+
 def test_the_classifiers_sets_hold_its_answers_and_cover_new_images(tmp_path):
     """Guards `predict_set` on held-out images, before and after saving: 90 % asked, 300 new images."""
     images, labels = grey_images(classes=4, per_class=12)

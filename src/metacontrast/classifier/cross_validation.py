@@ -7,6 +7,7 @@ share in all numbers, however many images it has.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -44,12 +45,12 @@ class HeldOut:
     y: Int[Tensor, " image"]
     similarity: Float[Tensor, " image"]
 
-    @property
+    @cached_property
     def right(self) -> Float[Tensor, " image"]:
         """1 for every image that was classified correctly, else 0."""
         return (self.logits.argmax(1) == self.y).double()
 
-    @property
+    @cached_property
     def weights(self) -> Float[Tensor, " image"]:
         """Of the images, the same sum for every class."""
         return balanced_weights(self.y, torch.float64)
@@ -59,12 +60,12 @@ class HeldOut:
         """The mean over classes of the share of its images that were classified correctly."""
         return min((self.weights * self.right).sum().item(), 1.0)
 
-    @property
+    @cached_property
     def temperature(self) -> float:
         """The one that fits these answers."""
         return fit_temperature(self.logits, self.y, self.weights)
 
-    @property
+    @cached_property
     def cross_entropy(self) -> float:
         """In nats, calibrated on the same images."""
         return cross_entropy(self.logits, self.y, self.temperature, self.weights)

@@ -187,7 +187,8 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
     @no_type_check
     def set_threshold(self, coverage: float) -> float:
         """The probability from which on a class belongs to a prediction set of that coverage."""
-        return set_threshold(torch.tensor(self._fitted_state().fitted.true_probabilities), coverage)
+        held_out = torch.tensor(self._fitted_state().fitted.true_probabilities, dtype=torch.float64)
+        return set_threshold(held_out, coverage)
 
     def is_rejected(self, X: Any) -> NDArray[np.bool_]:
         """A mask of the images that are refused as unlike every class; none unless `reject` is set."""
@@ -210,8 +211,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
 
     def explainer(self) -> Callable[[Any], Explanation]:
         """`explain` for many images: what does not depend on the image is computed once."""
-        state = self._fitted_state()
-        explain_pixels = explainer(state.start, state.support, state.fitted, state.plan)
+        explain_pixels = explainer(self._fitted_state())
         return lambda image: explain_pixels(self._pixels(as_items([image]))[0])
 
     def draw_explanation(self, image: Any, count: int = 8) -> "Figure":
@@ -231,7 +231,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
             explain: give every prediction its explanation.
         """
         state, fitted = self._fitted_state(), self._fitted_state().fitted.on(find_device(self.device))
-        why = explainer(state.start, state.support, state.fitted, state.plan) if explain else None
+        why = explainer(state) if explain else None
         stream = state.start.images.read_each(as_items(X), check_max_pixels(self.max_pixels))
         return predict_each(fitted, state.support.classes, stream, why)
 
@@ -244,6 +244,8 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
         return tags
 
     def _start(self) -> StartingPoint:
+        if isinstance(self.model, str) and self.model == "auto":
+            raise InputError("model='auto' is chosen by the images that are fitted: call fit first, or name a model")
         return load_starting_point(self.model, self.weights)
 
     def _chosen(self, items: list[Item], labels: list[Hashable]) -> Chosen:

@@ -83,6 +83,7 @@ def execute(args: argparse.Namespace) -> int:
     shown = tqdm(found, total=len(files), desc="predicting", unit="image", disable=None, leave=False)
     from_on = None if args.sets is None else classifier.set_threshold(args.sets)
     classes = classifier.classes_.tolist()
+    args.top = min(args.top, len(classes))
     write = _writer(args, classes, from_on)
     broken, answered = [], []
     for number, prediction in enumerate(shown):
