@@ -62,7 +62,7 @@ class TutorialParser(MystParser):
 
     def parse(self, inputstring: str, document: nodes.document) -> None:
         """Fill the document."""
-        pictures = Path(self.env.doctreedir) / "pictures"
+        pictures = Path(document.settings.env.doctreedir) / "pictures"
         super().parse(tutorials.as_markdown(Path(document["source"]), pictures), document)
 
 

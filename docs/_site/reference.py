@@ -75,7 +75,7 @@ def _command(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
             for action in actions:
                 yield from _argument(action, parser._get_formatter())
     if parser.epilog:
-        yield from ("::", "", *("   " + line for line in parser.epilog.splitlines()), "")
+        yield from (".. code-block:: sh", "", *("   " + line for line in parser.epilog.splitlines()), "")
 
 
 def _argument(action: argparse.Action, formatter: argparse.HelpFormatter) -> Iterator[str]:
