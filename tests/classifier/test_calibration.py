@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from metacontrast.classifier.candidates import balanced_weights
 from metacontrast.classifier.confidence import cross_entropy, fit_temperature, rejection_threshold
-from metacontrast.classifier.support import balanced_weights, held_out_folds, make_support
+from metacontrast.classifier.cross_validation import held_out_folds
+from metacontrast.classifier.support import make_support
 from metacontrast.errors import InputError
 
 

@@ -22,7 +22,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from metacontrast.classifier.support import balanced_weights
 from metacontrast.errors import InputError, check_choice
 from metacontrast.fields import check_fields
 from metacontrast.maml.inner import Inner, trajectory
@@ -300,6 +299,18 @@ def logistic_head(
     if ways == 2:
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     return Head(torch.from_numpy(weight).to(features), torch.from_numpy(bias).to(features))
+
+
+def balanced_weights(y: Int[Tensor, " image"], dtype: torch.dtype = torch.float32) -> Float[Tensor, " image"]:
+    """Weights with sum 1 that give every class the same share, however many images it has.
+
+    How many examples of a class were collected says nothing about how often it will be asked for.
+
+    >>> balanced_weights(torch.tensor([0, 0, 1]))
+    tensor([0.2500, 0.2500, 0.5000])
+    """
+    _, inverse, counts = torch.unique(y, return_inverse=True, return_counts=True)
+    return 1 / (len(counts) * counts[inverse].to(dtype))
 
 
 def penalty_unit(phi: Float[Tensor, "support feature"], a: Float[Tensor, " support"]) -> float:

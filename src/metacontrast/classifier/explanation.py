@@ -29,10 +29,10 @@ from jaxtyping import Float, Int, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metacontrast.classifier.candidates import Candidate, on_features, penalty_unit
+from metacontrast.classifier.candidates import Candidate, balanced_weights, on_features, penalty_unit
 from metacontrast.classifier.fitted import Fitted, task_of
 from metacontrast.classifier.storage import State
-from metacontrast.classifier.support import Support, balanced_weights
+from metacontrast.classifier.support import Support
 from metacontrast.errors import one_line
 from metacontrast.maml.inner import Inner, standing_steps, task_losses, trajectory
 from metacontrast.model.frozen import freeze

@@ -19,8 +19,7 @@ from PIL import Image
 
 from metacontrast.classifier.estimator import FewShotClassifier
 from metacontrast.classifier.explanation import Explanation
-from metacontrast.classifier.model_folder import load_starting_point
-from metacontrast.classifier.starting_point import StartingPoint
+from metacontrast.classifier.starting_point import StartingPoint, load_starting_point
 from metacontrast.data.decode import decode
 from metacontrast.errors import InputError
 from metacontrast.maml.inner import Inner, Scope

@@ -55,15 +55,15 @@ class TrainConfig:
     unequal_shots: bool = _option(False, "share a training task's support images unequally among its classes")
     augment: tuple[AugmentationName, ...] = _option((), "augmentation of training tasks: flip, crop, colour; none")
 
+    encoder: Literal[EncoderName, "start"] = _option(
+        "conv4-released", "conv4 (the paper's text), conv4-released, resnet12, mlp, or start: that of --start"
+    )
+    filters: int | None = _option(None, "width of the encoder; none: the preset's own")
     start: str | None = _option(
         None,
         "bundled model, run, photos, timm:NAME, hf:NAME or torchvision:NAME to start from; none: random parameters",
     )
     weights: str | None = _option(None, "safetensors file for an encoder such as --start timm:NAME; none: its own")
-    encoder: Literal[EncoderName, "start"] = _option(
-        "conv4-released", "conv4 (the paper's text), conv4-released, resnet12, mlp, or start: that of --start"
-    )
-    filters: int | None = _option(None, "width of the encoder; none: the preset's own")
     head: HeadKind = _option("zeroed", "learned; zeroed after every update; one shared row; built from prototypes")
     head_bias: bool = _option(True, "whether the head has a bias")
     head_init_scale: float = _option(1.0, "factor on the random start of the head; 0 is zero initialization")
