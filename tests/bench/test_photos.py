@@ -11,7 +11,6 @@ from torch import nn
 
 import photos
 from metacontrast import FewShotClassifier
-from metacontrast.classifier.confidence import expected_calibration_error
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.data.image_format import ImageFormat
 from metacontrast.training.records import read_records
@@ -84,14 +83,17 @@ def test_remembering_changes_no_answer(tmp_path):
     np.testing.assert_array_equal(answers(), plain)
 
 
-def test_the_diagram_is_the_calibration_error():
-    """Its bins give the same error as `expected_calibration_error`, by hand: said 0.6, right half; said 0.9, right."""
-    p = torch.tensor([[0.6, 0.4]] * 10 + [[0.9, 0.1]] * 10, dtype=torch.float64)
-    y = torch.tensor([0, 1] * 5 + [0] * 10)
-    bins = reliability(p.max(1).values.numpy(), (p.argmax(1) == y).numpy().astype(float))
-    error = sum(each["share"] * abs(each["confidence"] - each["accuracy"]) for each in bins)
-    assert error == pytest.approx(expected_calibration_error(p, y), abs=1e-12)
-    assert error == pytest.approx(0.1 * 0.5 + 0.1 * 0.5, abs=1e-12)
+def test_the_diagram_of_known_answers():
+    """By hand: said 0.6 and half right, said 0.9 and all right; the error is the mean distance, 0.1."""
+    confidence, right = np.repeat([0.6, 0.9], 10), np.array([1.0, 0.0] * 5 + [1.0] * 10)
+    bins = reliability(confidence[::-1], right[::-1])
+    assert [each["share"] for each in bins] == [0.1] * 10
+    assert [each["confidence"] for each in bins] == pytest.approx([0.6] * 5 + [0.9] * 5, abs=1e-12)
+    assert [each["accuracy"] for each in bins] == [0.5] * 5 + [1.0] * 5
+    tasks = [{"confidence": confidence.tolist(), "right": right.tolist()}] * 3
+    found = photos.calibration(tasks)
+    assert found["ece"] == pytest.approx(0.1, abs=1e-12)
+    assert found["ece_interval"] == pytest.approx([0.1, 0.1], abs=1e-12)  # all tasks are alike
 
 
 def test_only_what_is_between_the_marks_is_made(tmp_path):

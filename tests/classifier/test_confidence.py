@@ -6,7 +6,7 @@ import torch
 
 from classifier_kit import grey_images, tiny_start
 from metacontrast import FewShotClassifier
-from metacontrast.classifier.confidence import expected_calibration_error, prediction_sets, set_threshold
+from metacontrast.classifier.confidence import prediction_sets, set_threshold
 from metacontrast.classifier.cross_validation import similarity
 from metacontrast.errors import InputError
 
@@ -69,12 +69,6 @@ def test_sets_that_cannot_be_made_are_refused(per_class, coverage, part):
     classifier = FewShotClassifier(tiny_start()).fit(*grey_images(per_class=per_class))
     with pytest.raises(InputError, match=part):
         classifier.predict_set(grey_images()[0], coverage)
-
-
-def test_calibration_error_of_known_confidences():
-    """Two bins: 0.6 said and 1/2 right, 0.9 said and 1 right: (0.1 + 0.1) / 2."""
-    p = torch.tensor([[0.6, 0.4]] * 2 + [[0.9, 0.1]] * 2)
-    assert expected_calibration_error(p, torch.tensor([0, 1, 0, 0]), bins=2) == pytest.approx(0.1, abs=1e-7)
 
 
 def test_similarity_is_seen_from_the_centre():

@@ -13,9 +13,9 @@ from torch import nn
 from classifier_kit import SIZE, grey_images, tiny_start, write_folder
 from metacontrast import FewShotClassifier
 from metacontrast.classifier.candidates import PROTOTYPE, task_start
+from metacontrast.classifier.cross_validation import ENOUGH_HELD_OUT
 from metacontrast.classifier.fitted import Answers
 from metacontrast.classifier.starting_point import StartingPoint
-from metacontrast.classifier.support import ENOUGH_HELD_OUT
 from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError
 from metacontrast.maml.inner import adapt

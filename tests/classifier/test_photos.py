@@ -15,8 +15,7 @@ from classifier_kit import SIZE, grey_images, tiny_model_folder, tiny_start, wri
 from metacontrast import FewShotClassifier
 from metacontrast.classifier import choice
 from metacontrast.classifier.export import export
-from metacontrast.classifier.model_folder import load_starting_point
-from metacontrast.classifier.starting_point import StartingPoint
+from metacontrast.classifier.starting_point import StartingPoint, load_starting_point
 from metacontrast.cli.main import run
 from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError
@@ -465,19 +464,21 @@ def test_a_library_that_is_not_installed_is_named(library, monkeypatch):
         load_starting_point(f"{kind}:anything")
 
 
-@pytest.mark.parametrize("kind", ["missing", "shape", "no file", "text"])
+@pytest.mark.parametrize("kind", ["missing", "shape", "no file", "text", "NaN"])
 def test_weights_of_another_network_in_a_file(kind, tmp_path):
     tensors = {key: t.contiguous() for key, t in MyEncoder().state_dict().items()}
     if kind == "missing":
         del tensors["net.0.weight"]
     if kind == "shape":
         tensors["net.0.weight"] = torch.zeros(4, 3, 3, 3)
+    if kind == "NaN":
+        tensors["net.0.weight"] = tensors["net.0.weight"] * float("nan")
     file = tmp_path / "w.safetensors"
     if kind == "text":
         file.write_text("no tensors")
     elif kind != "no file":
         save_file(tensors, file)
-    with pytest.raises(InputError, match=r"^[^\n]*(are not those of|readable file)[^\n]*$"):
+    with pytest.raises(InputError, match=r"^[^\n]*(are not those of|readable file|NaN or infinity)[^\n]*$"):
         load_starting_point(f"python:{__name__}:MyEncoder", file)
 
 
@@ -528,7 +529,7 @@ def test_crops_that_make_no_sense(crop):
 
 
 def test_an_encoder_from_elsewhere_cannot_be_evaluated_as_a_run(tmp_path):
-    from metacontrast.classifier.model_folder import load_model
+    from metacontrast.classifier.starting_point import load_model
 
     tiny_model_folder(tmp_path / "tiny")
     load_model(tmp_path / "tiny")

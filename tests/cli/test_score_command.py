@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classifier_kit import grey_images, tiny_model_folder, tiny_start, write_folder
-from metacontrast import FewShotClassifier
+from classifier_kit import SIZE, grey_images, tiny_model_folder, tiny_start, write_folder
+from metacontrast import EpisodeSampler, FewShotClassifier, images_from_dataset
 from metacontrast.classifier import scoring
 from metacontrast.classifier.inputs import as_items
 from metacontrast.cli.main import run
+from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError
 
 
@@ -238,6 +239,36 @@ def test_data_sets_are_labelled_images(data):
     other = FewShotClassifier(tiny_start()).fit(images, [Pairs.classes[int(k[-1])] for k in labels])
     np.testing.assert_array_equal(classifier.predict_proba(data), other.predict_proba(images))
     assert classifier.score(data) == other.score(images, [Pairs.classes[int(k[-1])] for k in labels])
+
+
+@pytest.mark.parametrize("data", [Pairs(), Rows()], ids=["torchvision", "Hugging Face"])
+def test_data_sets_are_trained_on(data):
+    """Guards `images_from_dataset`: classes by name, pixels as the arrays have them, and tasks that can be drawn."""
+    found = images_from_dataset(data, ImageFormat(1, SIZE, mean=(0.5,), std=(0.2,)), name="pets")
+    assert (found.classes, found.counts.tolist()) == (("cat", "cow", "dog"), [5, 5, 5])
+    order = [
+        k for name in found.classes for k, label in enumerate(grey_images()[1]) if Pairs.classes[int(label[-1])] == name
+    ]
+    np.testing.assert_array_equal(found.images[:, 0].numpy(), grey_images()[0][order])
+    assert (found.name, found.mean, found.std) == ("pets", (0.5,), (0.2,))
+    assert EpisodeSampler(found, 2, 1, 2).batch([0]).support_x.shape == (1, 2, 1, SIZE, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("data", "part"),
+    [
+        ([(Image.new("L", (4, 4)), 0)], "is a list, not a data set"),
+        (Pairs([(Image.new("L", (4, 4)), 0)] * 3), r"1 class \('cat'\)"),
+        (Pairs([(Image.new("L", (4, 4)), 0), (Image.new("L", (4, 4)), None)]), "a label is None"),
+        (Pairs([(None, 0), (None, 1)]), "image 0 is a NoneType"),
+        (Pairs([(Image.new("L", (4, 4)), 0, 1)] * 3), "not a data set"),
+        (Pairs([(BytesIO(b"text"), 0), (BytesIO(b"text"), 1)]), "2 of 2 images cannot be used"),
+    ],
+    ids=["list", "one class", "no label", "no image", "triples", "broken"],
+)
+def test_what_is_no_data_set_to_train_on(data, part):
+    with pytest.raises(InputError, match=part):
+        images_from_dataset(data, ImageFormat(1, SIZE))
 
 
 def test_images_of_further_kinds_are_read_alike(tmp_path):

@@ -1,6 +1,7 @@
 """Meta-training from a model in place of random parameters: bundled, a run, saved, or an encoder from elsewhere."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 
 from classifier_kit import SIZE, grey_images, write_folder
 from metacontrast import FewShotClassifier, load_dataset, load_run
-from metacontrast.classifier.model_folder import load_model, load_starting_point
+from metacontrast.classifier.starting_point import load_model, load_starting_point
 from metacontrast.cli.main import run as command
 from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError
@@ -57,9 +58,9 @@ def library(monkeypatch):
         return Built(Features(net), FORM)
 
     monkeypatch.setitem(sources._BUILDERS, "timm", build)
-    sources.starting_encoder.cache_clear()
+    sources._kept.cache_clear()
     yield "timm:small"
-    sources.starting_encoder.cache_clear()
+    sources._kept.cache_clear()
 
 
 @pytest.fixture
@@ -112,6 +113,23 @@ def test_training_goes_on_where_it_stopped(library, folder, tmp_path):
     assert command(["train", "--resume", "--updates", "4", "--out", str(tmp_path / "parts")]) == 0
     one, other = (load_run(tmp_path / name).params.encoder for name in ("whole", "parts"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_start_is_read_anew(library, folder, tmp_path):
+    """Guards that what is kept in memory is not taken for a file that has changed."""
+    file, found = tmp_path / "w.safetensors", []
+    for time, factor in enumerate((0.5, 0.25)):
+        save_file({name: factor * t for name, t in network().state_dict().items()}, file)
+        os.utime(file, (time, time))
+        found.append(sources.starting_encoder(library, str(file), True).encoder.body[2].weight)
+    assert torch.equal(found[0], 2 * found[1])
+    assert sources.starting_encoder(library, str(file), True).encoder.body[2].weight is found[1]
+
+
+def test_a_run_that_started_elsewhere_is_gone_on_with(library, folder, tmp_path, capsys):
+    assert train(folder, library, tmp_path / "run") == 0
+    assert train(folder, str(tmp_path / "run"), tmp_path / "other") == 2
+    assert "started from timm:small: go on with it by --resume" in capsys.readouterr().err
 
 
 def test_another_start_is_told_on_resuming(library, folder, tmp_path, capsys):

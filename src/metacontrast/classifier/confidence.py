@@ -58,20 +58,6 @@ def cross_entropy(
     return (_shares(y, weights) * each).sum().item()
 
 
-def expected_calibration_error(
-    probabilities: Float[Tensor, "image way"], y: Int[Tensor, " image"], bins: int = 10
-) -> float:
-    """Σ over bins of (share of the images) · |accuracy − mean confidence|; bins hold equally many images.
-
-    >>> expected_calibration_error(torch.tensor([[0.75, 0.25]] * 4), torch.tensor([0, 0, 0, 1]), bins=1)
-    0.0
-    """
-    confidence, answer = probabilities.double().max(1)
-    gap = (answer == y).double() - confidence
-    parts = gap[confidence.argsort(stable=True)].tensor_split(min(bins, len(y)))
-    return sum(abs(part.sum().item()) for part in parts) / len(y)
-
-
 def rejection_threshold(scores: Float[Tensor, " image"], rate: float) -> float:
     """The score below which at most a share `rate` of images of known classes falls."""
     if not 0 < rate < 1:

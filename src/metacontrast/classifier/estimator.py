@@ -15,17 +15,24 @@ from sklearn.utils import Tags
 from metacontrast.classifier.candidates import Baseline, HeadChoice, Plan, check_max_pixels, make_plan
 from metacontrast.classifier.choice import Chosen, choose, fit_notes
 from metacontrast.classifier.confidence import prediction_sets, set_threshold
-from metacontrast.classifier.cross_validation import Track, unseen, with_bar
 from metacontrast.classifier.explanation import Explanation, draw_explanation, explainer
 from metacontrast.classifier.fitted import Answers, Prediction, fit_support, predict_each
-from metacontrast.classifier.inputs import as_items
-from metacontrast.classifier.labels import as_array, check_reject_label, weighted_mean
-from metacontrast.classifier.model_folder import load_starting_point
-from metacontrast.classifier.reading import ADVICE, Read, emptied, labelled, read
+from metacontrast.classifier.inputs import as_array, as_items, check_reject_label, weighted_mean
 from metacontrast.classifier.sharing import Sharing
-from metacontrast.classifier.starting_point import INNER, StartingPoint
+from metacontrast.classifier.starting_point import INNER, StartingPoint, load_starting_point
 from metacontrast.classifier.storage import State
-from metacontrast.classifier.support import join, make_support
+from metacontrast.classifier.support import (
+    ADVICE,
+    Read,
+    Track,
+    emptied,
+    join,
+    labelled,
+    make_support,
+    read,
+    unseen,
+    with_bar,
+)
 from metacontrast.data.decode import MAX_PIXELS, Item
 from metacontrast.data.folder import Nested
 from metacontrast.device import find_device

@@ -16,8 +16,8 @@ from torch import Tensor
 from metacontrast import html
 from metacontrast.classifier.explanation import as_seen
 from metacontrast.classifier.fitted import Prediction
-from metacontrast.classifier.reading import pictures
 from metacontrast.classifier.storage import State
+from metacontrast.classifier.support import pictures
 from metacontrast.errors import InputError
 
 MISTAKES = 24

@@ -26,16 +26,17 @@ from torch import Tensor
 from metacontrast.classifier.candidates import Candidate, Plan
 from metacontrast.classifier.cross_validation import Score
 from metacontrast.classifier.fitted import Fitted, Network
-from metacontrast.classifier.labels import from_json, to_json
-from metacontrast.classifier.model_folder import (
+from metacontrast.classifier.inputs import from_json, to_json
+from metacontrast.classifier.starting_point import (
     CONFIG,
+    StartingPoint,
     check_format,
     check_replaceable,
+    from_run,
     rebuild,
     source_facts,
     source_tensors,
 )
-from metacontrast.classifier.starting_point import StartingPoint, from_run
 from metacontrast.classifier.stored_values import CLASSIFIER, RUN, check_values, stored_images
 from metacontrast.classifier.support import Support
 from metacontrast.errors import InputError

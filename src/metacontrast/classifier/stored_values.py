@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from metacontrast.classifier.candidates import HEADS, METHODS, MOST_STEPS
-from metacontrast.classifier.labels import from_json
+from metacontrast.classifier.inputs import from_json
 from metacontrast.data.catalog import LARGEST_SIZE
 from metacontrast.data.image_format import ImageFormat
 from metacontrast.data.options import Resample

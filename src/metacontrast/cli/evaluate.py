@@ -72,7 +72,7 @@ def add_parser(commands: Any) -> None:
 
 def execute(args: argparse.Namespace) -> None:
     """Evaluate and print the table."""
-    from metacontrast.classifier.model_folder import load_model
+    from metacontrast.classifier.starting_point import load_model
 
     run = load_run(args.run) if args.run.is_file() else load_model(args.run)
     fields = {name: value for name in _TASK_FIELDS if (value := getattr(args, name)) is not None}

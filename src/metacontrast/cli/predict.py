@@ -63,7 +63,7 @@ def add_parser(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Answer image by image; 1 when one could not be read."""
     from metacontrast.classifier.estimator import FewShotClassifier
-    from metacontrast.classifier.labels import to_json
+    from metacontrast.classifier.inputs import to_json
 
     if args.pictures and not args.explain:
         raise InputError("--pictures draws explanations: add --explain")

@@ -43,9 +43,9 @@ def add_parser(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> None:
     """Ask about every image, print the table, write the page."""
     from metacontrast.classifier.estimator import FewShotClassifier
-    from metacontrast.classifier.labels import to_json
-    from metacontrast.classifier.reading import labelled
+    from metacontrast.classifier.inputs import to_json
     from metacontrast.classifier.scoring import as_page, report_on
+    from metacontrast.classifier.support import labelled
 
     target = args.page or args.classifier / "score.html"
     check_destinations([args.folder], files=[target], endings=(".html",))

@@ -59,16 +59,16 @@ class TrainConfig:
     unequal_shots: bool = _option(False, "divide a training task's support images unequally among its classes")
     augment: tuple[AugmentationName, ...] = _option((), "augmentation of training tasks: flip, crop, colour, or none")
 
-    start: str | None = _option(
-        None,
-        "bundled model, run, photos, timm:NAME, hf:NAME or torchvision:NAME to start from; none: random parameters",
-    )
-    weights: str | None = _option(None, "safetensors file for an encoder such as --start timm:NAME; none: its own")
     encoder: Literal[EncoderName, "start"] = _option(
         "conv4-released",
         "conv4 (the paper's text), conv4-released (the authors' code), resnet12, mlp, or start: that of --start",
     )
     filters: int | None = _option(None, "width of the encoder; none: the preset's own")
+    start: str | None = _option(
+        None,
+        "bundled model, run, photos, timm:NAME, hf:NAME or torchvision:NAME to start from; none: random parameters",
+    )
+    weights: str | None = _option(None, "safetensors file for an encoder such as --start timm:NAME; none: its own")
     head: HeadKind = _option("zeroed", "learned; zeroed after every update; shared: one row; prototype: class means")
     head_bias: bool = _option(True, "whether the head has a bias")
     head_init_scale: float = _option(1.0, "scale of the head's random initialization; 0: zero initialization")

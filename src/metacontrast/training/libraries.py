@@ -59,18 +59,17 @@ def _build_timm(name: str, trained: bool) -> Built:
 
 def _build_hf(name: str, trained: bool) -> Built:
     transformers = _library("transformers", "transformers")
-    missing: list[str] = []
     if trained:
         body, about_loading = transformers.AutoModel.from_pretrained(name, output_loading_info=True)
-        missing = sorted(about_loading["missing_keys"])
+        if absent := sorted(key for key in about_loading["missing_keys"] if "pooler" not in key):
+            raise InputError(f"its weights lack {enumerate_some(absent)}: it is not a model of images")
     else:
         body = transformers.AutoModel.from_config(transformers.AutoConfig.from_pretrained(name))
-    has_pooler = not any("pooler" in key for key in missing)
-    if absent := [key for key in missing if "pooler" not in key]:
-        raise InputError(f"its weights lack {enumerate_some(absent)}: it is not a model of images")
     body = getattr(body, "vision_model", body)
+    if any(True for _ in getattr(getattr(body, "pooler", None), "parameters", tuple)()):
+        body.pooler = None  # a layer for its own task, which many files lack
     about, _ = transformers.image_processing_base.ImageProcessingMixin.get_image_processor_dict(name)
-    return Built(Features(_Pixels(body), _pooled if has_pooler else _unpooled), hf_images(about))
+    return Built(Features(_Pixels(body), _pooled), hf_images(about))
 
 
 class _Pixels(nn.Module):
@@ -86,13 +85,10 @@ class _Pixels(nn.Module):
 
 
 def _pooled(output: Any) -> Tensor:
-    """A model's own pooled features, where it has some."""
+    """A model's own pooled features, else the first token, or the mean over the places of a map."""
     pooled = getattr(output, "pooler_output", None)
-    return _unpooled(output) if pooled is None else pooled.flatten(1)
-
-
-def _unpooled(output: Any) -> Tensor:
-    """The first token, or the mean over the places of a map."""
+    if pooled is not None:
+        return pooled.flatten(1)
     hidden = output.last_hidden_state
     return hidden[:, 0] if hidden.ndim == 3 else hidden.mean((2, 3))
 

@@ -76,15 +76,20 @@ BUNDLED = {
 }
 
 
-@lru_cache(maxsize=2)
 def starting_encoder(name: str, weights: str | None, trained: bool) -> Built:
-    """The encoder that a training starts from, kept, since models copy it."""
+    """The encoder that a training starts from, kept for the next call, since models copy it."""
     if name.startswith("python:"):
         raise InputError(
             f"start={name} is code of your own, and no run directory may name code to run: train it in Python, with "
             "metacontrast.train"
         )
-    return build(name, None if weights is None or not trained else Path(weights), trained=trained)
+    file = None if weights is None or not trained else Path(weights)
+    return _kept(name, file, trained, None if file is None or not file.exists() else file.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _kept(name: str, file: Path | None, trained: bool, _time: int | None) -> Built:
+    return build(name, file, trained=trained)
 
 
 def digest_of_start(name: str, weights: str | None) -> str:

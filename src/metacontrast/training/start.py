@@ -7,7 +7,6 @@ own out of a larger square, neither training nor what is trained does.
 
 from collections.abc import Collection
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,11 +61,14 @@ def with_start(config: TrainConfig, start: str, weights: str | None = None, give
     return replace(config, start=start, weights=weights, **fixed, **usual)
 
 
-@lru_cache(maxsize=1)
 def load_start(name: str, weights: str | None) -> Start:
     """What the start of that name brings."""
     if not sources.is_source(name):
         run = load_run(sources.find_model(name))
+        if run.config.encoder == "start":
+            raise InputError(
+                f"{name} started from {run.config.start}: go on with it by --resume, or start from that too"
+            )
         fixed = {name: getattr(run.config, name) for name in ("encoder", "filters")}
         return Start(format_of(run), fixed, {name: getattr(run.config, name) for name in _ADAPTS}, run)
     images = sources.starting_encoder(name, weights, True).images
