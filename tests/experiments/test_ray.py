@@ -28,7 +28,6 @@ from metacontrast.experiments.runners import (
     do_nothing,
     execute_all,
     ray,
-    ray_cluster,
 )
 from metacontrast.experiments.runners.local import run_locally
 from metacontrast.experiments.runners.ray import agreement, ray_runner
