@@ -1,6 +1,7 @@
 """Pictures of the theory: features compared (paper, Fig. 1), the head's step (Fig. 7), parts of the gradient."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -53,7 +54,7 @@ def _draw_plane(axes: Axes, support: NDArray, query: NDArray, signal: NDArray, o
     axes.set_title("features", fontsize=10)
 
 
-def _arrow(axes: Axes, start: tuple[float, float], tip: tuple[float, float], color: str, width: float = 1.6) -> None:
+def _arrow(axes: Axes, start: Sequence[Any], tip: Sequence[Any], color: str, width: float = 1.6) -> None:
     axes.annotate("", tip, start, arrowprops={"arrowstyle": "-|>", "color": color, "lw": width})
 
 
