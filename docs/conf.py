@@ -18,7 +18,7 @@ contents_pages = ["index", "start", "own-images", "meta-learning", "why-it-learn
 exclude_patterns = ["_build", "_site", "conf.py"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 
-myst_enable_extensions = ["dollarmath", "attrs_block", "colon_fence"]
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 5
 html_math_renderer = "mathml"
 default_role = "py:obj"
@@ -45,5 +45,4 @@ html_theme_options = {
     "navbar_align": "left",
     "footer_start": ["copyright"],
     "footer_end": [],
-    "use_edit_page_button": False,
 }
