@@ -6,8 +6,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from metacontrast.data import download, omniglot
-from metacontrast.data.download import fetch
+from metacontrast.data import omniglot
+from metacontrast.data.published import fetch
 from metacontrast.errors import InputError
 
 CONTENT = bytes(range(256)) * 5000

@@ -28,9 +28,8 @@ from metacontrast.experiments.runners import (
     do_nothing,
     execute_all,
     ray,
-    ray_cluster,
+    run_locally,
 )
-from metacontrast.experiments.runners.local import run_locally
 from metacontrast.experiments.runners.ray import agreement, ray_runner
 from metacontrast.experiments.runs import PlannedRun
 from metacontrast.training import checkpoint
@@ -227,7 +226,7 @@ def refused(capsys, *words: str) -> str:
 
 
 def test_without_ray_the_extra_is_named(monkeypatch, capsys):
-    monkeypatch.setattr(ray_cluster.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pip install 'metacontrast[ray]'" in refused(capsys, "--runner", "ray")
 
 

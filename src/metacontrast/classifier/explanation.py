@@ -188,7 +188,7 @@ def contributions(found: Trace, query: Float[Tensor, " feature"], one: int, othe
 
 def draw_explanation(state: State, found: Explanation, pixels: Tensor, count: int = 8) -> "Figure":
     """The image, in the model's format, and the `count` support images that mattered most."""
-    from metacontrast.plots.thumbnails import ContributionPicture, draw_contributions
+    from metacontrast.plots.images import ContributionPicture, draw_contributions
 
     rows = found.strongest(count)
     return draw_contributions(
@@ -204,7 +204,7 @@ def draw_explanation(state: State, found: Explanation, pixels: Tensor, count: in
 
 def save_explanation(state: State, found: Explanation, pixels: Tensor, path: Path) -> Path:
     """Write the picture; letters that matplotlib's font does not have are drawn as boxes."""
-    from metacontrast.plots.style import save_figure
+    from metacontrast.plots import save_figure
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metacontrast.classifier.inputs import labelled_items
-from metacontrast.data.decode import MAX_PIXELS, Item, UnreadableImage, decode_all, decoder, enumerate_some
+from metacontrast.data.decode import MAX_PIXELS, Item, Resample, UnreadableImage, decode_all, decoder, enumerate_some
 from metacontrast.data.folder import is_divided
 from metacontrast.data.images import ClassImages, group_by_class, normalize
-from metacontrast.data.options import Resample
 from metacontrast.errors import InputError
 from metacontrast.fields import check_fields
 

@@ -27,9 +27,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from metacontrast.classifier.image_format import ImageFormat
-from metacontrast.data.decode import enumerate_some
+from metacontrast.data.decode import Resample, enumerate_some
 from metacontrast.data.folder import IMAGENET_MEAN, IMAGENET_STD
-from metacontrast.data.options import Resample
 from metacontrast.errors import InputError
 from metacontrast.files import open_tensors
 from metacontrast.model.efficientnet_lite import FixedLength, efficientnet_lite, load_weights

@@ -12,7 +12,7 @@ from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.classifier.labels import from_json
 from metacontrast.classifier.sources import Source
 from metacontrast.data.catalog import LARGEST_SIZE
-from metacontrast.data.options import Resample
+from metacontrast.data.decode import Resample
 from metacontrast.errors import InputError
 from metacontrast.maml.inner import Inner
 from metacontrast.types import LossName, Order, Scope

@@ -16,9 +16,8 @@ from metacontrast.maml.inner import Inner, task_losses
 from metacontrast.maml.outer import Metrics, accuracies
 from metacontrast.model.model import Model, apply_head
 from metacontrast.theory.head_updates import gradient_along
-from metacontrast.theory.inner_loop import walk
 from metacontrast.theory.losses import check_order, loss_along
-from metacontrast.theory.task import FeatureTask, split_bias
+from metacontrast.theory.task import FeatureTask, split_bias, walk
 from metacontrast.types import Episode, Params
 
 

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import torch
 
 from metacontrast.data.augment import AugmentationName
+from metacontrast.data.decode import ReadOptions, Resample, SplitScheme
 from metacontrast.data.episodes import BalancedBatches, EpisodeSampler, Labels
 from metacontrast.data.images import ClassImages
-from metacontrast.data.options import ReadOptions, Resample, SplitScheme
 from metacontrast.errors import InputError, check_choice
 from metacontrast.fields import as_declared, check_fields, field_types
 from metacontrast.maml.engine import Precision, TaskGradient
