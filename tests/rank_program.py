@@ -20,7 +20,8 @@ BASE = TrainConfig(filters=8, ways=3, queries=3, meta_batch=5, inner_lr=0.1)
 CONFIGS = {
     "zeroing trick, second order": replace(BASE, head="zeroed", order="second"),
     "learned head, two steps": replace(BASE, head="learned", inner_steps=2),
-    **{name: with_fields(BASE, method=name) for name in METHODS if name != "maml"},
+    **{name: with_fields(BASE, method=name) for name in METHODS if name not in ("maml", "imaml")},
+    "imaml": with_fields(BASE, method="imaml", inner_steps=2),  # 16 steps and a Hessian make 1e-6 of rounding
 }
 
 
@@ -31,7 +32,9 @@ def trained(config, ranks, updates=4, on_update=lambda number: None):
     params = map_params(lambda t: t.double(), start.params)
     if not ranks.is_main:
         params = map_params(torch.zeros_like, params)
-    state = ranks.broadcast(replace(start, params=params, optimizer=torch.optim.Adam(to_tensors(params), lr=1e-3)))
+    state = ranks.broadcast(
+        replace(start, params=params, optimizer=torch.optim.Adam(to_tensors(params), lr=1e-3), schedule=None)
+    )
     for number in range(updates):
         own = ranks.shard(range(number * config.meta_batch, (number + 1) * config.meta_batch))
         batch = config.training_tasks(IMAGES).batch(own)

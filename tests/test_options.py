@@ -24,12 +24,12 @@ from feature_tasks import make_case
 from metacontrast import theory
 from metacontrast.classifier.candidates import Plan, make_plan
 from metacontrast.classifier.export import export
-from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.cli.main import run as command
 from metacontrast.data.augment import Augmentation
 from metacontrast.data.catalog import FOLDER, DatasetSpec
 from metacontrast.data.decode import ReadOptions, decode
 from metacontrast.data.episodes import EpisodeSampler
+from metacontrast.data.image_format import ImageFormat
 from metacontrast.device import find_device
 from metacontrast.errors import InputError, check_choice, did_you_mean
 from metacontrast.experiments.figures import FIGURES, find_figures
@@ -111,7 +111,7 @@ CALLS: dict[Callable[..., Any], Callable[..., Any]] = {
 INSIDE = {
     "classifier.": "checked by `make_plan`, and where an image format or a starting point is made",
     "data.decode.decoder": "the options are those of ReadOptions or ImageFormat",
-    "data.folder.find_classes": "checked by the classifier and the command line",
+    "data.folder.": "checked by the classifier and the command line",
     "classifier.export.export": "checked below, where there is a fitted classifier",
     "data.decode.gather": "the options are those of ReadOptions or ImageFormat",
     "data.published.": "the options are those of ReadOptions",

@@ -10,6 +10,7 @@ TYPE_CHECKING = False  # without importing `typing`, so that `entry` soon has it
 if TYPE_CHECKING:
     from metacontrast import theory
     from metacontrast.classifier.estimator import FewShotClassifier
+    from metacontrast.classifier.support import images_from_dataset
     from metacontrast.data.augment import Augmentation
     from metacontrast.data.catalog import load_dataset
     from metacontrast.data.episodes import EpisodeSampler
@@ -44,6 +45,7 @@ _PUBLIC = {
     "ClassImages": "data.images",
     "EpisodeSampler": "data.episodes",
     "images_from_arrays": "data.images",
+    "images_from_dataset": "classifier.support",
     "load_dataset": "data.catalog",
     # Models
     "Model": "model.model",
@@ -93,6 +95,7 @@ __all__ = [
     "explain",
     "from_tensors",
     "images_from_arrays",
+    "images_from_dataset",
     "learned_rates",
     "load_dataset",
     "load_params",

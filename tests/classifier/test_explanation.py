@@ -8,8 +8,8 @@ from classifier_kit import grey_images, tiny_start
 from metacontrast import FewShotClassifier, InputError
 from metacontrast.classifier.candidates import PROTOTYPE, Candidate, solve, task_start
 from metacontrast.classifier.explanation import contributions, draw_explanation, save_explanation, trace
-from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.classifier.support import make_support
+from metacontrast.data.image_format import ImageFormat
 from metacontrast.model.model import apply_head
 from metacontrast.types import Inner, map_params
 

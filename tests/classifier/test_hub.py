@@ -16,8 +16,8 @@ import yaml
 from classifier_kit import grey_images, tiny_start
 from metacontrast import FewShotClassifier
 from metacontrast.classifier import sharing
-from metacontrast.classifier.model_folder import PRETRAINED
 from metacontrast.errors import InputError
+from metacontrast.training.sources import PRETRAINED
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 

@@ -11,10 +11,10 @@ from torch import nn
 
 from classifier_kit import grey_images
 from metacontrast import FewShotClassifier
-from metacontrast.classifier import sources
 from metacontrast.classifier.export import export
 from metacontrast.classifier.starting_point import from_source
 from metacontrast.errors import InputError
+from metacontrast.training import sources
 
 
 def library(name: str):
@@ -73,7 +73,7 @@ def test_preprocessing_is_timms_own():
 
 
 def test_a_network_of_transformers_from_a_folder(tmp_path):
-    """Guards `hf:FOLDER`: a ViT saved with its processor's configuration; its pooled features, fit, save and load."""
+    """Guards `hf:FOLDER`: a ViT saved with its processor's configuration; its first token, fit, save and load."""
     transformers = library("transformers")
     torch.manual_seed(0)
     config = transformers.ViTConfig(
@@ -90,7 +90,7 @@ def test_a_network_of_transformers_from_a_folder(tmp_path):
     classifier = FewShotClassifier(start, head="ridge").fit(images, labels)
     pixels = start.images.read([item(image) for image in images[:2]])[1]
     with torch.no_grad():
-        own = body(pixel_values=start.images.to_input(pixels)).pooler_output
+        own = body(pixel_values=start.images.to_input(pixels)).last_hidden_state[:, 0]
     expected = 4 * nn.functional.normalize(own, dim=1)
     np.testing.assert_allclose(classifier.transform(images[:2]), expected.numpy(), atol=1e-4)
     classifier.save(tmp_path / "out")

@@ -226,7 +226,7 @@ def refused(capsys, *words: str) -> str:
 
 
 def test_without_ray_the_extra_is_named(monkeypatch, capsys):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "pip install 'metacontrast[ray]'" in refused(capsys, "--runner", "ray")
 
 
@@ -237,7 +237,7 @@ def test_an_address_needs_the_engine(capsys):
 @needs_ray
 def test_the_device_of_a_cluster_is_said(capsys):
     words = ("--runner", "ray", "--address", "auto", "--device", "auto")
-    assert "say cpu or cuda" in refused(capsys, *words)
+    assert "give cpu or cuda" in refused(capsys, *words)
 
 
 @needs_ray

@@ -14,9 +14,9 @@ from torch.nn.utils.parametrize import register_parametrization
 
 import reference
 from metacontrast import FewShotClassifier
-from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.data.episodes import EpisodeSampler
+from metacontrast.data.image_format import ImageFormat
 from metacontrast.diagnostics.task_view import view_task
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import Engine, meta_gradient

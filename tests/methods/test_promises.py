@@ -14,7 +14,7 @@ from metacontrast.cli.main import run as command
 from metacontrast.device import peak_bytes
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import split
-from metacontrast.maml.inner import Inner, adapt
+from metacontrast.maml.inner import adapt
 from metacontrast.maml.outer import accuracies, loss_gradient
 from metacontrast.methods import METHODS, Method
 from metacontrast.model.head import zero_head
@@ -29,7 +29,7 @@ from metacontrast.training.run import load_run
 from metacontrast.training.step import ONE_CPU, Resources
 from metacontrast.training.train import threads, train
 from metacontrast.training.train_run import gradient_of, initial_state, outer_step
-from metacontrast.types import Episode, map_params, to_tensors
+from metacontrast.types import Episode, Inner, map_params, to_tensors
 from small_run import IMAGES, SMALL, content, train_small
 
 EVERY = pytest.mark.parametrize("method", METHODS)

@@ -158,7 +158,7 @@ def test_a_batch_norm_that_does_more_is_refused_or_kept():
             return torch.relu(super().forward(input))
 
     own = nn.Sequential(nn.Conv2d(1, 2, 3), NormAndReLU(2), nn.Flatten()).double().eval()
-    with pytest.raises(InputError, match=r"of their own \(NormAndReLU\).*norm='running'"):
+    with pytest.raises(InputError, match=r"of another class \(NormAndReLU\).*norm='running'"):
         Model(own, WAYS, feature_size=72)
     model = Model(own, WAYS, feature_size=72, norm="running")
     x = tasks(1).support_x[0]

@@ -183,7 +183,7 @@ def test_what_a_folder_refuses(tmp_path):
         train(model, TASKS, INNER, out=tmp_path / "run", **options)
     with pytest.raises(InputError, match="does not fit its configuration"):
         train(a_model(ways=4), TASKS, INNER, out=tmp_path / "run", resume=True, updates=3)
-    with pytest.raises(InputError, match="a model of your own: use load_params"):
+    with pytest.raises(InputError, match="of your own model: use load_params"):
         load_run(tmp_path / "run")
 
     class WithSecret(ExponentialLR):

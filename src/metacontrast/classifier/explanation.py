@@ -29,18 +29,17 @@ from jaxtyping import Float, Int, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metacontrast.classifier.candidates import Candidate, Plan, on_features
+from metacontrast.classifier.candidates import Candidate, on_features
 from metacontrast.classifier.fitted import Fitted, task_of
-from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.classifier.storage import State
 from metacontrast.classifier.support import Support
 from metacontrast.errors import InputError, one_line
-from metacontrast.maml.inner import Inner, standing_steps, task_losses, trajectory
+from metacontrast.maml.inner import standing_steps, task_losses, trajectory
 from metacontrast.model.frozen import freeze
 from metacontrast.model.head import class_means, one_hot
 from metacontrast.model.model import Model, apply_head
 from metacontrast.model.solvers import balanced_weights, penalty_unit
-from metacontrast.types import Head, Params, to_tensors
+from metacontrast.types import Head, Inner, Params, to_tensors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,10 +109,9 @@ class Explanation:
         return np.argsort(-np.abs(self.contributions), kind="stable")[:count].tolist()
 
 
-def explainer(
-    start: StartingPoint, support: Support, fitted: Fitted, plan: Plan
-) -> Callable[[UInt8[Tensor, "channel height width"]], Explanation]:
+def explainer(state: State) -> Callable[[UInt8[Tensor, "channel height width"]], Explanation]:
     """A function that explains the answer to one image; what does not depend on the image is done once."""
+    start, support, plan, fitted = state.start, state.support, state.plan, state.fitted
     model, params, x = task_of(start, support, "cpu", plan.random_head)
     if fitted.candidate.method == "adapted" and params.rates:
         raise InputError(

@@ -17,9 +17,8 @@ from sklearn.base import BaseEstimator
 
 from metacontrast.classifier import storage
 from metacontrast.classifier.candidates import Plan, check_max_pixels
-from metacontrast.classifier.labels import as_plain, check_reject_label, from_json, to_json
-from metacontrast.classifier.model_folder import load_starting_point, save_starting_point
-from metacontrast.classifier.starting_point import StartingPoint
+from metacontrast.classifier.inputs import as_plain, check_reject_label, from_json, to_json
+from metacontrast.classifier.starting_point import StartingPoint, load_starting_point, save_starting_point
 from metacontrast.classifier.storage import FORMAT, State
 from metacontrast.errors import InputError
 from metacontrast.files import as_path, parse_json, write_text

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from metacontrast.classifier.candidates import HEADS, METHODS, MOST_STEPS
-from metacontrast.classifier.image_format import ImageFormat
-from metacontrast.classifier.labels import from_json
-from metacontrast.classifier.sources import Source
+from metacontrast.classifier.inputs import from_json
 from metacontrast.data.catalog import LARGEST_SIZE
 from metacontrast.data.decode import Resample
+from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError
-from metacontrast.maml.inner import Inner
-from metacontrast.types import LossName, Order, Scope
+from metacontrast.training.sources import Source
+from metacontrast.types import Inner, LossName, Order, Scope
 
 Rule = tuple[Callable[[Any], bool], str]
 LARGEST = 1e300

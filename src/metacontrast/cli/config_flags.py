@@ -9,11 +9,13 @@ from functools import partial
 from typing import Any, Literal
 
 from metacontrast.cli.parser import Parser
-from metacontrast.cli.shared import step_list, word_list
-from metacontrast.errors import did_you_mean, not_one_of
+from metacontrast.cli.shared import images_folder, step_list, word_list
+from metacontrast.data.folder import is_coloured
+from metacontrast.errors import InputError, did_you_mean, not_one_of
 from metacontrast.training.config import TrainConfig, with_fields
 from metacontrast.training.recipes import RECIPES, VARIED, first_run, recipe
 from metacontrast.training.run import read_config
+from metacontrast.training.start import with_start
 
 _GROUPS = {
     "dataset": "data",
@@ -99,11 +101,16 @@ def config_from_flags(args: argparse.Namespace, **defaults: Any) -> TrainConfig:
     """Build the configuration: the recipe's, `defaults` put over it, the given flags put over both.
 
     With `--resume` and neither `--recipe` nor a new run, the run's own configuration takes the recipe's place. Without
-    `--recipe` it is the released protocol of the data set for the nearest published number of shots.
+    `--recipe` it is the released protocol of the data set for the nearest published number of shots, and for a folder
+    with coloured images the recipe `photos`.
     """
     given = given_fields(args)
     base = _base(args, given)
-    return with_fields(base, **(defaults | given))
+    start, weights = (given.pop(name, getattr(base, name)) for name in ("start", "weights"))
+    config = with_fields(base, **(defaults | given))
+    if start is None or (start, weights) == (base.start, base.weights):
+        return dataclasses.replace(config, start=start, weights=weights)
+    return with_start(config, start, weights, given)
 
 
 def _add_flag(parser: argparse._ActionsContainer, field: dataclasses.Field[Any], default: str = "") -> None:
@@ -125,7 +132,12 @@ def _base(args: argparse.Namespace, given: dict[str, Any]) -> TrainConfig:
 
 def _default_recipe(dataset: str, shots: int) -> str:
     published = f"{dataset}-5w{1 if shots < 3 else 5}s-released"
-    return published if published in RECIPES else "glyphs"
+    if published in RECIPES:
+        return published
+    try:
+        return "photos" if any(map(is_coloured, images_folder(dataset))) else "glyphs"
+    except InputError:
+        return "glyphs"  # reading the folder says what is wrong with it
 
 
 def _field_and_values(text: str) -> tuple[str, list[Any]]:

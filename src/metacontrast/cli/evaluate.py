@@ -72,7 +72,7 @@ def add_parser(commands: Any) -> None:
 
 def execute(args: argparse.Namespace) -> None:
     """Evaluate and print the table."""
-    from metacontrast.classifier.model_folder import load_model
+    from metacontrast.classifier.starting_point import load_model
 
     run = load_run(args.run) if args.run.is_file() else load_model(args.run)
     fields = {name: value for name in _TASK_FIELDS if (value := getattr(args, name)) is not None}
@@ -163,6 +163,8 @@ def images_like_the_runs(args: argparse.Namespace, run: TrainedRun) -> ClassImag
             return _folder_elsewhere(run, place, args.split)
         options = _options_elsewhere(spec, run)
     images = load_dataset(dataset, args.split or "test", args.data_root, options)
+    if run.config.start is not None:
+        images = images.with_channels(run.image_shape[0])
     if images.shape != run.image_shape:
         raise InputError(
             f"{images.name} has images of (channels, height, width) {images.shape}, but the run was trained on "
@@ -172,8 +174,8 @@ def images_like_the_runs(args: argparse.Namespace, run: TrainedRun) -> ClassImag
 
 
 def _folder_elsewhere(run: TrainedRun, folder: Path, split: str | None) -> ClassImages:
-    from metacontrast.classifier.image_format import read_folder_like
     from metacontrast.classifier.starting_point import from_run
+    from metacontrast.data.image_format import read_folder_like
 
     return read_folder_like(from_run(folder.name, run).images, folder, split)
 

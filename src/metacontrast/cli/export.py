@@ -29,7 +29,7 @@ def add_parser(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> None:
     """Write the file and print its path."""
     from metacontrast.classifier.export import SUFFIXES, export
-    from metacontrast.classifier.model_folder import load_starting_point
+    from metacontrast.classifier.starting_point import load_starting_point
     from metacontrast.classifier.storage import load
 
     state, _ = load(args.classifier, None if args.model is None else load_starting_point(args.model))

@@ -93,7 +93,7 @@ _PARAMETERS = ("weights", "head", "steps", "lr", "scope", "baseline", "reject", 
 def execute(args: argparse.Namespace) -> None:
     """Fit, save, say what was learned and how well each way does."""
     from metacontrast.classifier.estimator import FewShotClassifier
-    from metacontrast.classifier.model_folder import check_replaceable
+    from metacontrast.classifier.starting_point import check_replaceable
     from metacontrast.classifier.storage import FORMAT
 
     parameters = {name: getattr(args, name) for name in (*_PARAMETERS, "max_pixels", "device")}
@@ -114,8 +114,7 @@ def execute(args: argparse.Namespace) -> None:
 
 def _model_folder(model: str) -> list[Path]:
     """The folder that the model is read from, if it is one."""
-    from metacontrast.classifier.model_folder import find_model
-    from metacontrast.classifier.sources import is_source
+    from metacontrast.training.sources import find_model, is_source
 
     return [] if model == "auto" or is_source(model) else [find_model(model)]
 
@@ -183,7 +182,7 @@ def _ways(classifier: "FewShotClassifier") -> list[str]:
 
 
 def _as_json(classifier: "FewShotClassifier", folder: Path) -> dict[str, Any]:
-    from metacontrast.classifier.labels import to_json
+    from metacontrast.classifier.inputs import to_json
 
     counts = classifier.support_.counts.tolist()
     models = [

@@ -63,7 +63,7 @@ def add_parser(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Answer image by image; 1 when one could not be read."""
     from metacontrast.classifier.estimator import FewShotClassifier
-    from metacontrast.classifier.labels import to_json
+    from metacontrast.classifier.inputs import to_json
 
     if args.pictures and not args.explain:
         raise InputError("--pictures draws explanations: add --explain")
@@ -83,6 +83,7 @@ def execute(args: argparse.Namespace) -> int:
     shown = tqdm(found, total=len(files), desc="predicting", unit="image", disable=None, leave=False)
     from_on = None if args.sets is None else classifier.set_threshold(args.sets)
     classes = classifier.classes_.tolist()
+    args.top = min(args.top, len(classes))
     write = _writer(args, classes, from_on)
     broken, answered = [], []
     for number, prediction in enumerate(shown):

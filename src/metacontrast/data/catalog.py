@@ -76,7 +76,7 @@ FOLDER = DatasetSpec(
     source="your files",
     licence="yours",
     shape=None,
-    options=("image_size", "resample", "invert", "rotations", "skip_unreadable"),
+    options=("image_size", "resample", "invert", "rotations", "skip_unreadable", "split_seed"),
 )
 
 DATASETS: Mapping[str, DatasetSpec] = {

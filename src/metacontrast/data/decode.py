@@ -45,6 +45,7 @@ class ReadOptions:
         rotations: add every class turned by 90, 180 and 270 degrees as three further classes.
         split_scheme: `default` is the literature's split; `released` is what the code released with the paper ran.
         skip_unreadable: leave out files that cannot be read instead of stopping at the first.
+        split_seed: divide the classes of a folder that is not divided by numbers drawn from this seed.
     """
 
     image_size: int | None = None
@@ -53,6 +54,7 @@ class ReadOptions:
     rotations: bool = False
     split_scheme: SplitScheme = "default"
     skip_unreadable: bool = False
+    split_seed: int | None = None
 
     __post_init__ = check_fields
 

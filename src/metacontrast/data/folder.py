@@ -7,13 +7,15 @@
 
 With such folders a split is what lies in its folder, and `all` is everything, a class of the same name in two
 of them being one class. Without them `train` and `all` are everything, and `val` and `test` are refused:
-accuracy on classes seen in training says nothing about new ones.
+accuracy on classes seen in training says nothing about new ones. With a `split_seed` the classes are divided by
+it: in order of the SHA-256 of seed and name the first fifth, rounded up, is `test`, the second is `val`.
 
 Images are grey if all files of all splits say that they are (modes 1, L and 16 bits, not palettes), else RGB
 with ImageNet's mean and standard deviation. Files are sorted by name. Hidden files and images outside a class
 are ignored.
 """
 
+import hashlib
 import logging
 import os
 import unicodedata
@@ -45,6 +47,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 ClassFiles = dict[str, list[Path]]
 Nested = Literal["classes", "flatten"]
+Use = Literal["train", "test"]
 HEIC = (".heic", ".heif")
 
 
@@ -75,9 +78,10 @@ def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
     """
     where = f"folder:{root.resolve().name}/{split}"
     found = class_files(root)
-    classes = split_classes(root, found, split)
+    _warn_of_shared_classes(root, found)
+    classes = split_classes(root, found, split, options.split_seed)
     mode = "L" if _all_grey(file for files in found.values() for file in files) else "RGB"
-    by_class = gather(where, _items(root, classes), mode, options)
+    by_class = gather(where, items_of(root, classes), mode, options)
     if len(by_class) < 2:
         only = ", ".join(repr(name) for name, _ in by_class) or "none"
         raise InputError(
@@ -117,10 +121,11 @@ def class_files(root: Path) -> ClassFiles:
     return found
 
 
-def find_classes(root: Path, nested: Nested = "classes", split: str = "train") -> Found:
-    """Find the classes of a folder for one split, and name everything that is left out, such as links out of it.
+def find_classes(root: Path, nested: Nested = "classes", use: Use = "train") -> Found:
+    """Find the classes of a folder for one use, and name everything that is left out, such as links out of it.
 
     Args:
+        use: as of `split_for`.
         nested: what folders below a class's folder are: `classes` of their own, named by their path, which is refused
             where the folder above holds images too; or `flatten`, more images of the class above.
     """
@@ -130,6 +135,7 @@ def find_classes(root: Path, nested: Nested = "classes", split: str = "train") -
     ignored += [(file.name, "is outside of any class folder") for file in found.pop(".", [])]
     if not found:
         class_files(root)  # says what is wrong
+    split = split_for(root, found, use)
     classes = split_classes(root, found, split)
     left = sum(map(len, found.values())) - sum(map(len, classes.values()))
     ignored += [(f"{left} images of other splits", f"are not in {split}")] if left else []
@@ -152,28 +158,49 @@ def _flattened(classes: ClassFiles) -> ClassFiles:
     return flat
 
 
-def is_divided(root: Path) -> bool:
-    """Whether folders named train, val or test divide the classes."""
-    return bool(_split_folders(root, class_files(root)))
+def is_coloured(root: Path) -> bool:
+    """Whether any image of a folder says that it has colours."""
+    return not _all_grey(file for files in class_files(root).values() for file in files)
 
 
-def split_classes(root: Path, found: ClassFiles, split: str) -> ClassFiles:
-    """Select the classes of one split by the rules in the module's docstring."""
+def split_for(root: Path, found: ClassFiles, use: Use) -> str:
+    """The split that is learned from (`train`) or tested on (`test`): that of a divided folder, else `all`."""
+    return use if _split_folders(root, found) else "all"
+
+
+def split_classes(root: Path, found: ClassFiles, split: str, seed: int | None = None) -> ClassFiles:
+    """Select the classes of one split by the rules in the module's docstring; `seed` is the `split_seed`."""
     if split not in SPLITS:
         raise InputError(f"folder:{root} has no split {split!r}, only {', '.join(SPLITS)}")
     tops = _split_folders(root, found)
+    if tops and seed is not None:
+        raise InputError(f"{root} is divided by its folders {', '.join(sorted(tops))}: leave out split_seed={seed}")
+    if seed is not None:
+        return found if split == "all" else _drawn_split(found, split, seed)
     if not tops:
         if split in ("val", "test"):
             raise NoSplitError(
-                f"{root} is not divided, so {split!r} would be the classes that are trained on: put class folders into "
-                "train/ and test/, or ask for all (train --eval-split all, or evaluate --split all where nothing of it "
-                "was trained on)"
+                f"{root} is not divided, so {split!r} would be the classes that are trained on: divide its classes by "
+                "a seed (train --split-seed 0), put class folders into train/ and test/, or ask for all (train "
+                "--eval-split all, or evaluate --split all where nothing of it was trained on)"
             )
         return found
     wanted = {top for top, name in tops.items() if split in ("all", name)}
     if not wanted:
         raise NoSplitError(f"{root} has folders {', '.join(sorted(tops))}, but none for {split!r}: ask for another")
     return _merged(found, wanted)
+
+
+def _drawn_split(found: ClassFiles, split: str, seed: int) -> ClassFiles:
+    """The classes of one split, drawn from a seed."""
+
+    def mark(name: str) -> str:
+        plain = unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
+        return hashlib.sha256(b"%d/%s" % (seed, plain)).hexdigest()
+
+    order, fifth = sorted(found, key=mark), -(-len(found) // 5)
+    wanted = {"test": order[:fifth], "val": order[fifth : 2 * fifth], "train": order[2 * fifth :]}[split]
+    return {name: files for name, files in found.items() if name in wanted}
 
 
 def _split_folders(root: Path, found: ClassFiles) -> dict[str, str]:
@@ -186,12 +213,11 @@ def _split_folders(root: Path, found: ClassFiles) -> dict[str, str]:
             f"{root} holds images in {', '.join(sorted(tops))} and also in {enumerate_some(others)}: move "
             "these into one of the split folders, or elsewhere"
         )
-    _warn_of_shared_classes(root, found, tops)
     return tops
 
 
-def _warn_of_shared_classes(root: Path, found: ClassFiles, tops: dict[str, str]) -> None:
-    splits_of: dict[str, set[str]] = {}
+def _warn_of_shared_classes(root: Path, found: ClassFiles) -> None:
+    tops, splits_of = _split_folders(root, found), dict[str, set[str]]()
     for path in found:
         top, _, name = path.partition("/")
         if name and top in tops:
@@ -281,7 +307,8 @@ def _is_grey_or_unreadable(file: Path) -> bool:
         return True
 
 
-def _items(root: Path, classes: ClassFiles) -> Iterator[Item]:
+def items_of(root: Path, classes: ClassFiles) -> Iterator[Item]:
+    """The images of the classes, named by their paths below `root`."""
     for label, files in classes.items():
         for file in files:
             yield Item(label, file.relative_to(root).as_posix(), file)

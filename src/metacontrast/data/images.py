@@ -73,7 +73,7 @@ class ClassImages:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over names, borders, shape and pixels: two sets with the same digest hold the same images."""
+        """SHA-256 over names, borders, shape and pixels. Two sets with the same digest hold the same images."""
         return content_digest(self.images, self.starts, self.classes)
 
     def pixels(self, rows: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows channel height width"]:
@@ -104,6 +104,14 @@ class ClassImages:
             starts=torch.tensor([0, *np.cumsum(counts)]),
             classes=tuple(self.classes[c] for c in chosen),
         )
+
+    def with_channels(self, channels: int) -> "ClassImages":
+        """Grey images as colour, the same in every channel; itself where the images have this many channels already."""
+        if self.shape[0] == channels:
+            return self
+        if self.shape[0] != 1:
+            raise InputError(f"{self.name} has coloured images, and grey ones are wanted: choose a model for colour")
+        return replace(self, images=self.images.expand(-1, channels, -1, -1))
 
     def to(self, device: torch.device | str) -> "ClassImages":
         """Copy the images to `device`."""

@@ -76,7 +76,7 @@ def as_picture(session: Session) -> bytes:
     """The explanation of the last image that was asked about, as a PNG."""
     classifier = ready(session)
     if not session.query or session.explain is None:
-        raise InputError("there is nothing to explain yet: draw or drop one on the query board")
+        raise InputError("there is nothing to explain yet: draw or drop an image on the query board")
     (prediction,) = classifier.predict_each([session.query])
     assert prediction.pixels is not None
     with TemporaryDirectory() as folder:

@@ -72,21 +72,25 @@ class Address:
     @property
     def url(self) -> str:
         """What to open in a browser."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}/{self.token}/"
+        return f"http://{self.name}:{self.port}/{self.token}/"
+
+    @property
+    def name(self) -> str:
+        """The host as an address writes it."""
+        return f"[{self.host}]" if ":" in self.host else self.host
 
     def allows(self, host: str) -> bool:
         """Whether a `Host` header names this server.
 
-        On loopback that is one of three names. Elsewhere it is the name that was bound, or a number: a name that an
+        That is the name that was bound; also, on loopback, one of three names, and elsewhere a number: a name that an
         attacker makes resolve to this computer is neither.
         """
         name, colon, port = host.rpartition(":")
         if not colon or port != str(self.port):
             return False
         if self.is_loopback:
-            return name in LOOPBACK
-        return name == self.host or _is_number(name.strip("[]"))
+            return name in (self.name, *LOOPBACK)
+        return name == self.name or _is_number(name.strip("[]"))
 
 
 def check_binding(host: str, token: str | None) -> None:

@@ -16,10 +16,10 @@ from typing import Any
 
 from metacontrast.classifier.estimator import FewShotClassifier
 from metacontrast.classifier.explanation import Explanation
-from metacontrast.classifier.model_folder import load_starting_point, pretrained_names
-from metacontrast.classifier.starting_point import StartingPoint
+from metacontrast.classifier.starting_point import StartingPoint, load_starting_point
 from metacontrast.data.decode import decode, to_png
 from metacontrast.errors import InputError
+from metacontrast.training.sources import pretrained_names
 from metacontrast.types import Inner, Scope
 
 MOST_CLASSES, MOST_EXAMPLES = 20, 20

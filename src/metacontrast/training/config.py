@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from metacontrast.data.augment import AugmentationName
 from metacontrast.data.decode import ReadOptions, Resample, SplitScheme
@@ -17,13 +18,13 @@ from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError, check_choice
 from metacontrast.fields import as_declared, check_fields, field_types
 from metacontrast.maml.engine import Precision, TaskGradient
-from metacontrast.maml.inner import Inner
 from metacontrast.methods import METHODS
 from metacontrast.model.encoders import EncoderName, build_encoder
 from metacontrast.model.head import BUILT_HEADS, HeadKind, TestHead
 from metacontrast.model.model import Model
-from metacontrast.model.normalization import Norm
-from metacontrast.types import LossName, Order, Params, Scope
+from metacontrast.model.normalization import AnyNorm
+from metacontrast.training import sources
+from metacontrast.types import Inner, LossName, Order, Params, Scope
 
 OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop"]
 Schedule = Literal["constant", "cosine"]
@@ -44,6 +45,7 @@ class TrainConfig:
     invert: bool = _option(False, "swap black and white")
     rotations: bool = _option(False, "add every class turned by 90, 180 and 270 degrees as new classes")
     skip_unreadable: bool = _option(False, "leave out image files that cannot be read")
+    split_seed: int | None = _option(None, "divide the classes of an undivided folder by this seed; none: do not")
 
     ways: int = _option(5, "classes per task")
     shots: int = _option(1, "support images per class")
@@ -56,14 +58,22 @@ class TrainConfig:
     unequal_shots: bool = _option(False, "divide a training task's support images unequally among its classes")
     augment: tuple[AugmentationName, ...] = _option((), "augmentation of training tasks: flip, crop, colour, or none")
 
-    encoder: EncoderName = _option(
-        "conv4-released", "conv4 (the paper's text), conv4-released (the authors' code), resnet12, mlp"
+    encoder: Literal[EncoderName, "start"] = _option(
+        "conv4-released",
+        "conv4 (the paper's text), conv4-released (the authors' code), resnet12, mlp, or start: that of --start",
     )
     filters: int | None = _option(None, "width of the encoder; none: the preset's own")
+    start: str | None = _option(
+        None,
+        "bundled model, run, photos, timm:NAME, hf:NAME or torchvision:NAME to start from; none: random parameters",
+    )
+    weights: str | None = _option(None, "safetensors file for an encoder such as --start timm:NAME; none: its own")
     head: HeadKind = _option("zeroed", "learned; zeroed after every update; shared: one row; prototype: class means")
     head_bias: bool = _option(True, "whether the head has a bias")
     head_init_scale: float = _option(1.0, "scale of the head's random initialization; 0: zero initialization")
-    norm: Norm = _option("transductive", "batch-norm statistics of query images: their own or the support set's")
+    norm: AnyNorm = _option(
+        "transductive", "batch-norm statistics of query images: their own, the support set's, or the start's averages"
+    )
 
     order: Order = _option("first", "first: FOMAML; second: SOMAML, through the inner steps")
     inner_steps: int = _option(1, "gradient steps on the support set")
@@ -124,6 +134,7 @@ class TrainConfig:
             raise InputError(f"head={self.head} is built with a bias: leave out --no-head-bias")
         if self.least_ways is not None and self.head == "learned":
             raise InputError("head=learned is for one number of classes: leave out least_ways, or use --head zeroed")
+        _check_start(self)
 
     def digest(self) -> str:
         """SHA-256 over all fields, in hexadecimal: the name of a run among others."""
@@ -157,10 +168,23 @@ class TrainConfig:
         names = (f.name for f in dataclasses.fields(ReadOptions))
         return ReadOptions(**{name: getattr(self, name) for name in names})
 
-    def model(self, image_shape: tuple[int, int, int]) -> Model:
-        """The model for images of that shape."""
-        encoder = build_encoder(self.encoder, image_shape, self.filters)
-        return Model(encoder, self.ways, head=self.head, head_bias=self.head_bias, norm=self.norm)
+    def model(self, image_shape: tuple[int, int, int], *, trained: bool = True) -> Model:
+        """The model for images of that shape.
+
+        Args:
+            trained: False leaves the weights of a start's encoder to be loaded later.
+        """
+        encoder, size = self._encoder(image_shape, trained)
+        return Model(encoder, self.ways, size, head=self.head, head_bias=self.head_bias, norm=self.norm)
+
+    def _encoder(self, image_shape: tuple[int, int, int], trained: bool) -> tuple[nn.Module, int]:
+        """The encoder and the length of its features."""
+        if self.encoder != "start":
+            encoder = build_encoder(self.encoder, image_shape, self.filters)
+            return encoder, encoder.feature_size
+        assert self.start is not None
+        found = sources.starting_encoder(self.start, self.weights, trained)
+        return found.encoder, sources.feature_size(found.encoder, found.images, self.start)
 
     def init(self, model: Model, generator: torch.Generator, classes: int) -> Params:
         """Draw the starting values of everything that the method learns.
@@ -197,6 +221,7 @@ _LEAST = {
     "queries": 1,
     "pool_size": 1,
     "image_size": 4,
+    "split_seed": 0,
     "filters": 1,
     "inner_steps": 0,
     "cg_steps": 1,
@@ -253,6 +278,18 @@ def with_fields(config: TrainConfig, **fields: Any) -> TrainConfig:
         needed = {each: values[0] for each, values in method.needs.items() if getattr(config, each) not in values}
         brought = {**method.fields, **needed}
     return replace(config, **(brought | fields))
+
+
+def _check_start(config: TrainConfig) -> None:
+    """Raise unless the encoder is that of a start from elsewhere exactly where there is one."""
+    is_elsewhere = config.start is not None and sources.is_source(config.start)
+    if config.weights is not None and not is_elsewhere:
+        raise InputError("weights are for an encoder such as --start timm:NAME: leave them out")
+    if (config.encoder == "start") != is_elsewhere:
+        names = "an encoder from elsewhere" if is_elsewhere else "no encoder from elsewhere"
+        raise InputError(
+            f"encoder={config.encoder}, but start={config.start} names {names}: make the configuration with with_start"
+        )
 
 
 def config_from_values(values: Any, where: str) -> TrainConfig:

@@ -21,11 +21,11 @@ from metacontrast.errors import InputError
 from metacontrast.fields import check_fields
 from metacontrast.maml.checks import check_rates
 from metacontrast.maml.engine import AUTO, Engine, at_precision
-from metacontrast.maml.inner import Inner, standing_steps, trajectory
+from metacontrast.maml.inner import standing_steps, trajectory
 from metacontrast.model.head import TestHead, zero_head
 from metacontrast.model.model import Model, apply_head
 from metacontrast.model.solvers import Solver, solver_scores
-from metacontrast.types import Episode, Params, head_tensors
+from metacontrast.types import Episode, Inner, Params, head_tensors
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,19 @@ _COLOUR = TrainConfig(
     eval_steps=(1, 3, 5, 10),
     checkpoint_every=200,
 )
+_PHOTOS = TrainConfig(
+    dataset="cifar-fs",
+    shots=5,
+    encoder="conv4",
+    norm="inductive",
+    order="second",
+    inner_scope="head",
+    meta_batch=4,
+    updates=2_000,
+    eval_every=200,
+    eval_steps=(1, 10),
+)
+"""What the bundled model of small photographs was trained with; for folders of photographs."""
 
 
 def _omniglot(shots: int) -> dict[str, TrainConfig]:
@@ -54,7 +67,7 @@ def _colour(dataset: str, shots: int) -> dict[str, TrainConfig]:
 
 
 def _all_recipes() -> dict[str, TrainConfig]:
-    found = {"glyphs": TrainConfig(inner_steps=2, eval_steps=(1, 2, 3))}
+    found = {"glyphs": TrainConfig(inner_steps=2, eval_steps=(1, 2, 3)), "photos": _PHOTOS}
     for shots in (1, 5):
         families = {
             "omniglot": _omniglot(shots),

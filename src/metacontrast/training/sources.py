@@ -1,4 +1,4 @@
-"""Encoders from elsewhere by name, each with the images that it takes.
+"""Models by name: those that come with the package or lie in folders, and encoders from elsewhere with their images.
 
     photos, photos-small               EfficientNet-Lite2 and -Lite0 with ImageNet weights, from packages of their own
     timm:NAME                          a model of timm
@@ -6,45 +6,37 @@
     torchvision:NAME                   a model of torchvision
     python:package.module:factory      what a function of the user's returns: a module, or a `StartingPoint`
 
-Preprocessing is the source's own. What such a library's classifier has on top of the features is left out. Features are
-brought to one length, so that nearest means are compared by angle. Weights are the source's own, or those of a file of
-safetensors. The libraries are imported when they are asked for.
+Preprocessing is the source's own (see `libraries`). Weights are the source's own, or those of a file of safetensors.
 """
 
 import hashlib
 import importlib
 import importlib.util
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from metacontrast.classifier.image_format import ImageFormat
-from metacontrast.data.decode import Resample, enumerate_some
+from metacontrast.data.decode import enumerate_some
 from metacontrast.data.folder import IMAGENET_MEAN, IMAGENET_STD
-from metacontrast.errors import InputError
-from metacontrast.files import open_tensors
-from metacontrast.model.efficientnet_lite import FixedLength, efficientnet_lite, load_weights
+from metacontrast.data.image_format import ImageFormat
+from metacontrast.errors import InputError, did_you_mean
+from metacontrast.files import as_path, is_folder, open_tensors
+from metacontrast.model.efficientnet_lite import efficientnet_lite, load_weights
+from metacontrast.training.libraries import BUILDERS, Built, Features, inner_model
 
+PRETRAINED, TENSORS = Path(__file__).parents[1] / "pretrained", "model.safetensors"
 KINDS = ("timm", "hf", "torchvision", "python")
 IMAGENET = ImageFormat(3, 224, "bicubic", False, IMAGENET_MEAN, IMAGENET_STD)
 
 logger = logging.getLogger("metacontrast")
-
-
-class Built(NamedTuple):
-    """An encoder with the images that it takes; `digest` where its weights are known by that of their file."""
-
-    encoder: nn.Module
-    images: ImageFormat
-    digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,9 +76,53 @@ BUNDLED = {
 }
 
 
+def starting_encoder(name: str, weights: str | None, trained: bool) -> Built:
+    """The encoder that a training starts from, kept for the next call, since models copy it."""
+    if name.startswith("python:"):
+        raise InputError(
+            f"start={name} is code of your own, and no run directory may name code to run: train it in Python, with "
+            "metacontrast.train"
+        )
+    file = None if weights is None or not trained else Path(weights)
+    return _kept(name, file, trained, None if file is None or not file.exists() else file.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _kept(name: str, file: Path | None, trained: bool, _time: int | None) -> Built:
+    return build(name, file, trained=trained)
+
+
+def digest_of_start(name: str, weights: str | None) -> str:
+    """SHA-256 of what a training starts from."""
+    if not is_source(name):
+        return hashlib.sha256((find_model(name) / TENSORS).read_bytes()).hexdigest()
+    found = starting_encoder(name, weights, True)
+    return found.digest or digest_of(found.encoder)
+
+
 def is_source(name: str) -> bool:
     """Whether the name is one of a source's."""
     return name in BUNDLED or (name.partition(":")[0] in KINDS and ":" in name)
+
+
+def pretrained_names() -> list[str]:
+    """The models that come with the package, and the photo encoders that are installed."""
+    return sorted([file.parent.name for file in PRETRAINED.glob(f"*/{TENSORS}")] + bundled_names())
+
+
+def find_model(model: str | Path) -> Path:
+    """The folder of a model that was trained here."""
+    if str(model) in pretrained_names() and (PRETRAINED / str(model) / TENSORS).is_file():
+        return PRETRAINED / str(model)
+    folder = as_path(model)
+    if not (is_folder(folder) and str(model).strip()):
+        names = pretrained_names()
+        known, name = ", ".join(names) or "none is installed", str(model) or "''"
+        hint = did_you_mean(model, names)
+        raise InputError(
+            f"{name} is not a run directory, nor a model that is installed ({known}): {hint}check the name"
+        )
+    return folder
 
 
 def bundled_names() -> list[str]:
@@ -115,6 +151,27 @@ def build(name: str, weights: Path | None = None, *, trained: bool = True) -> Bu
     return found
 
 
+def feature_size(encoder: nn.Module, images: ImageFormat, name: str) -> int:
+    """The length of the features of a grey image; `InputError` where the module gives none."""
+    was_training = encoder.training
+    try:
+        with torch.no_grad():
+            found = encoder.eval()(images.to_input(torch.full((2, *images.shape), 127, dtype=torch.uint8)))
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise InputError(
+            f"the encoder {name} fails on an image of its size ({reason}): check its image format"
+        ) from error
+    finally:
+        encoder.train(was_training)
+    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2:
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise InputError(f"the encoder {name} gives {shape} for 2 images, not (2, features): end it in nn.Flatten()")
+    if not found.isfinite().all():
+        raise InputError(f"the encoder {name} gives NaN or infinity for a grey image: its weights are not usable")
+    return found.shape[1]
+
+
 def load_file(encoder: nn.Module, file: Path, name: str) -> None:
     """Put the tensors of a safetensors file into an encoder; all of its own must be there."""
     try:
@@ -127,7 +184,7 @@ def load_file(encoder: nn.Module, file: Path, name: str) -> None:
 
 def load_tensors(encoder: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
     """The same of tensors; names that the encoder does not have, such as a classifier's, are told and left out."""
-    own = _inner(encoder).state_dict()
+    own = inner_model(encoder).state_dict()
     missing = [key for key in own if key not in tensors]
     other = [key for key in own if key in tensors and own[key].shape != tensors[key].shape]
     if missing or other:
@@ -139,12 +196,12 @@ def load_tensors(encoder: nn.Module, tensors: Mapping[str, Tensor], what: str) -
         raise InputError(f"{what} ({problem}): give the weights of this network")
     if extra := [key for key in tensors if key not in own]:
         logger.warning("%d tensors of the file are left out: %s", len(extra), enumerate_some(extra))
-    _inner(encoder).load_state_dict({key: tensors[key] for key in own})
+    inner_model(encoder).load_state_dict({key: tensors[key] for key in own})
 
 
 def stored_tensors(encoder: nn.Module) -> dict[str, Tensor]:
     """What `load_tensors` reads."""
-    return _inner(encoder).state_dict()
+    return inner_model(encoder).state_dict()
 
 
 def digest_of(encoder: nn.Module) -> str:
@@ -155,27 +212,6 @@ def digest_of(encoder: nn.Module) -> str:
         found.update(f"{key} {plain.dtype} {tuple(plain.shape)}\n".encode())
         found.update(plain.flatten().view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
     return found.hexdigest()
-
-
-def _inner(encoder: nn.Module) -> nn.Module:
-    """The library's own model, whose names of tensors its files have."""
-    body = encoder.body if isinstance(encoder, _Features) else encoder
-    return body.model if isinstance(body, _Pixels) else body
-
-
-class _Features(nn.Module):
-    """A library's model, what is read from its output, and the features brought to one length."""
-
-    def __init__(self, body: nn.Module, read: Callable[[Any], Tensor] | None = None):
-        super().__init__()
-        self.body = body
-        self.read = read
-        self.direction = FixedLength()
-
-    def forward(self, images: Float[Tensor, "image channel height width"]) -> Float[Tensor, "image feature"]:
-        """The features of every image."""
-        found = self.body(images)
-        return self.direction(found.flatten(1) if self.read is None else self.read(found))
 
 
 def _package_folder(about: Bundled) -> Path | None:
@@ -205,97 +241,6 @@ def _build_bundled(name: str, trained: bool) -> Built:
     return Built(encoder.to(memory_format=torch.channels_last), images, about.digest)  # pyright: ignore
 
 
-def _build_timm(name: str, trained: bool) -> Built:
-    timm = _library("timm", "timm")
-    body = timm.create_model(name, pretrained=trained, num_classes=0)
-    about = timm.data.resolve_model_data_config(body)
-    channels, size, _ = about["input_size"]
-    crop = min(float(about.get("crop_pct") or 1), 1.0)
-    images = ImageFormat(channels, size, about["interpolation"], False, about["mean"], about["std"], crop)
-    return Built(_Features(body), images)
-
-
-def _build_hf(name: str, trained: bool) -> Built:
-    transformers = _library("transformers", "transformers")
-    missing: list[str] = []
-    if trained:
-        body, about_loading = transformers.AutoModel.from_pretrained(name, output_loading_info=True)
-        missing = sorted(about_loading["missing_keys"])
-    else:
-        body = transformers.AutoModel.from_config(transformers.AutoConfig.from_pretrained(name))
-    has_pooler = not any("pooler" in key for key in missing)
-    if absent := [key for key in missing if "pooler" not in key]:
-        raise InputError(f"its weights lack {enumerate_some(absent)}: it is not a model of images")
-    body = getattr(body, "vision_model", body)
-    about, _ = transformers.image_processing_base.ImageProcessingMixin.get_image_processor_dict(name)
-    return Built(_Features(_Pixels(body), _pooled if has_pooler else _unpooled), hf_images(about))
-
-
-class _Pixels(nn.Module):
-    """A model of transformers that takes images as its first argument and answers in a tuple."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Any:
-        """The model's own output."""
-        return self.model(pixel_values=images)
-
-
-def _pooled(output: Any) -> Tensor:
-    """A model's own pooled features, where it has some."""
-    pooled = getattr(output, "pooler_output", None)
-    return _unpooled(output) if pooled is None else pooled.flatten(1)
-
-
-def _unpooled(output: Any) -> Tensor:
-    """The first token, or the mean over the places of a map."""
-    hidden = output.last_hidden_state
-    return hidden[:, 0] if hidden.ndim == 3 else hidden.mean((2, 3))
-
-
-def hf_images(about: Mapping[str, Any]) -> ImageFormat:
-    """What an image processor's configuration says."""
-    resized, keeps_aspect = _side(about.get("size"))
-    wanted, _ = _side(about.get("crop_size"))
-    cuts = bool(about.get("do_center_crop")) and wanted > 0
-    side = wanted if cuts else resized or 224
-    crop = min(side / (resized or side), 1.0) if keeps_aspect or cuts else None
-    filters: tuple[Resample, ...] = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
-    mean, std = (
-        tuple(about.get(key) or short) for key, short in (("image_mean", IMAGENET_MEAN), ("image_std", IMAGENET_STD))
-    )
-    return ImageFormat(3, side, filters[int(about.get("resample", 2))], False, mean, std, crop)
-
-
-def _side(size: Any) -> tuple[int, bool]:
-    """The side that a configuration names, 0 where it names none, and whether it is that of the shorter side."""
-    if isinstance(size, Mapping):
-        return int(size.get("shortest_edge") or size.get("height") or 0), "shortest_edge" in size
-    return int(size or 0), size is not None
-
-
-def _build_torchvision(name: str, trained: bool) -> Built:
-    models = _library("torchvision", "torchvision").models
-    about = models.get_model_weights(name).DEFAULT
-    body = models.get_model(name, weights=about if trained else None)
-    preset = about.transforms()
-    (size,), (resized,) = preset.crop_size, preset.resize_size
-    mean, std, crop = tuple(preset.mean), tuple(preset.std), min(size / resized, 1.0)
-    images = ImageFormat(3, size, preset.interpolation.value, False, mean, std, crop)
-    return Built(_Features(_without_classifier(body)), images)
-
-
-def _without_classifier(body: nn.Module) -> nn.Module:
-    """The model with its last linear layer left out."""
-    linear = [key for key, module in body.named_modules() if isinstance(module, nn.Linear)]
-    if linear:
-        parent, _, child = linear[-1].rpartition(".")
-        setattr(body.get_submodule(parent), child, nn.Identity())
-    return body
-
-
 def _build_python(name: str, trained: bool) -> Built:
     module, _, factory = name.partition(":")
     if not factory:
@@ -304,25 +249,14 @@ def _build_python(name: str, trained: bool) -> Built:
     if isinstance(made, nn.Module):
         images = getattr(made, "images", None)
         images = images if isinstance(images, ImageFormat) else IMAGENET
-        return Built(_Features(made), images)
-    encoder, images = getattr(getattr(made, "model", None), "encoder", None), getattr(made, "images", None)
+        return Built(Features(made), images)
+    encoder, images = getattr(made, "encoder", None), getattr(made, "images", None)
     if not isinstance(encoder, nn.Module) or not isinstance(images, ImageFormat):
         raise InputError(f"python:{name} returns a {type(made).__name__}: it must return a module or a StartingPoint")
-    return Built(_Features(encoder), images)
+    return Built(encoder, images, made=made)
 
 
-_BUILDERS: dict[str, Callable[[str, bool], Built]] = {
-    "timm": _build_timm,
-    "hf": _build_hf,
-    "torchvision": _build_torchvision,
-    "python": _build_python,
-}
-
-
-def _library(module: str, package: str) -> Any:
-    if importlib.util.find_spec(module) is None:
-        raise InputError(f"it needs the package {package}, which is not installed: pip install {package}")
-    return importlib.import_module(module)
+_BUILDERS = BUILDERS | {"python": _build_python}
 
 
 @contextmanager
