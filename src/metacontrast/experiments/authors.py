@@ -30,6 +30,7 @@ from metacontrast.experiments.figure_records import RunRecords, read_run_records
 from metacontrast.experiments.measurement import common_tasks, count_correct
 from metacontrast.experiments.setting import BOTH, STAGE_TASKS
 from metacontrast.experiments.spec import (
+    EARLY,
     Accuracy,
     AuthorsCurve,
     Curve,
@@ -44,9 +45,6 @@ from metacontrast.training.authors_checkpoints import load_released
 from metacontrast.training.evaluate import Evaluation
 from metacontrast.training.records import Record, provenance
 from metacontrast.training.step import Resources
-
-EARLY = 5
-"""The first fifth of training is early."""
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,18 @@ from torch import Tensor
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.data.images import ClassImages
 from metacontrast.diagnostics.task_view import MAPS, contrasts, similarity_maps
-from metacontrast.experiments.authors import EARLY
 from metacontrast.experiments.setting import STAGE_TASKS, MeasurementPlan
-from metacontrast.experiments.spec import Accuracy, Curve, Endpoint, Measurement, Quantity, Similarity, TaskKind, When
+from metacontrast.experiments.spec import (
+    EARLY,
+    Accuracy,
+    Curve,
+    Endpoint,
+    Measurement,
+    Quantity,
+    Similarity,
+    TaskKind,
+    When,
+)
 from metacontrast.experiments.statistics import FEWEST_SEEDS
 from metacontrast.training.evaluate import Evaluation, evaluate_tasks
 from metacontrast.training.records import Record

@@ -18,6 +18,8 @@ from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import Record
 
 When = Literal["early", "end"]
+EARLY = 5
+"""The first fifth of training is early."""
 Speaks = Literal["early", "end", "throughout"]
 Measure = Literal["higher", "equal", "faster"]
 PlotKind = Literal["curves", "heatmaps", "illustration"]
