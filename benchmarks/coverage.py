@@ -13,8 +13,7 @@ import itertools
 import numpy as np
 
 from metacontrast.experiments.setting import MEASURED_UPDATES
-from metacontrast.experiments.speed_ups import estimate_speed_up
-from metacontrast.experiments.statistics import LOOKS, over_seeds_and_tasks
+from metacontrast.experiments.statistics import LOOKS, estimate_speed_up, over_seeds_and_tasks
 
 _TASKS = (0.0, 0.02, 0.05, 0.1)
 _NOISE = (0.05, 0.1)

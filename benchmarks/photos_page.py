@@ -37,7 +37,7 @@ def draw(records: Sequence[dict[str, Any]], folder: Path) -> None:
     """The reliability diagram beside the page."""
     import matplotlib.pyplot as plt
 
-    from metacontrast.plots.style import save_figure
+    from metacontrast.plots import save_figure
 
     lines = _diagram(records)
     if not lines:

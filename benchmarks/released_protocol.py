@@ -29,7 +29,7 @@ from statistics import mean
 import torch
 
 from metacontrast.data import ClassImages, ReadOptions, load_dataset
-from metacontrast.experiments.authors_numbers import find_numbers
+from metacontrast.experiments.authors import find_numbers
 from metacontrast.experiments.spec import Accuracy, AuthorsCurve
 from metacontrast.training.records import read_records
 

@@ -22,7 +22,7 @@ from classifier_kit import grey_images, tiny_start
 from fake_device import DeviceMismatch, fake_device
 from metacontrast import theory
 from metacontrast.data.images import ClassImages
-from metacontrast.diagnostics.explanation import explain
+from metacontrast.diagnostics.gradient import explain
 from metacontrast.maml.engine import Engine
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Evaluation, evaluate

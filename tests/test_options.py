@@ -27,10 +27,9 @@ from metacontrast.classifier.export import export
 from metacontrast.cli.main import run as command
 from metacontrast.data.augment import Augmentation
 from metacontrast.data.catalog import FOLDER, DatasetSpec
-from metacontrast.data.decode import decode
+from metacontrast.data.decode import ReadOptions, decode
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.data.image_format import ImageFormat
-from metacontrast.data.options import ReadOptions
 from metacontrast.device import find_device
 from metacontrast.errors import InputError, check_choice, did_you_mean
 from metacontrast.experiments.figures import FIGURES, find_figures

@@ -13,8 +13,8 @@ from gradients.cases import build_model, case_of
 from gradients.floor import floor_clock, ways
 from gradients.peers.job import Job
 from gradients.peers.process import Measure, serve, timed
+from metacontrast.device import keep_freed_memory
 from metacontrast.maml.engine import meta_gradient
-from metacontrast.memory import keep_freed_memory
 from metacontrast.types import Episode, Inner, Order, from_tensors, to_tensors
 
 

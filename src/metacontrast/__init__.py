@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from metacontrast.data.catalog import load_dataset
     from metacontrast.data.episodes import EpisodeSampler
     from metacontrast.data.images import ClassImages, images_from_arrays
-    from metacontrast.diagnostics.explanation import explain
+    from metacontrast.diagnostics.gradient import explain
     from metacontrast.errors import InputError
     from metacontrast.maml.engine import Engine, meta_gradient
     from metacontrast.maml.inner import adapt, learned_rates

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metacontrast.data.decode import ReadOptions
 from metacontrast.data.folder import SPLITS, class_files, read, sources, split_classes
-from metacontrast.data.options import ReadOptions
 from metacontrast.errors import InputError
 
 SMALL = ReadOptions(image_size=4)

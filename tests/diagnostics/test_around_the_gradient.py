@@ -8,10 +8,8 @@ import torch
 
 from explained_tasks import small_model, tasks
 from metacontrast import theory
-from metacontrast.diagnostics.explanation import explain
-from metacontrast.diagnostics.label_order import cyclic_orders, label_order_accuracy, spread
-from metacontrast.diagnostics.similarity import contrasts, similarity_maps
-from metacontrast.diagnostics.task_view import preconditioner_spectrum
+from metacontrast.diagnostics.gradient import cyclic_orders, explain, label_order_accuracy, spread
+from metacontrast.diagnostics.task_view import contrasts, preconditioner_spectrum, similarity_maps
 from metacontrast.errors import InputError
 from metacontrast.maml.inner import adapt
 from metacontrast.types import Episode, Head, Inner

@@ -7,7 +7,7 @@ import torch
 
 from explained_tasks import small_model, tasks
 from metacontrast import theory
-from metacontrast.diagnostics.explanation import explain
+from metacontrast.diagnostics.gradient import explain
 from metacontrast.diagnostics.task_view import REMAINDER, describe_parts, flatten
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import meta_gradient, unstack

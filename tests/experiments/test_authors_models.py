@@ -10,8 +10,8 @@ import torch
 from metacontrast.cli.main import run
 from metacontrast.data.images import ClassImages, group_by_class
 from metacontrast.errors import InputError
-from metacontrast.experiments import authors_models
-from metacontrast.experiments.authors_models import HEAD_ONLY, WHOLE, find_runs, load_authors, measure_all
+from metacontrast.experiments import authors as authors_models
+from metacontrast.experiments.authors import HEAD_ONLY, WHOLE, find_runs, load_authors, measure_all
 from metacontrast.experiments.figure_records import read_run_records
 from metacontrast.experiments.figures import FIGURES
 from metacontrast.experiments.measurement import decode_counts

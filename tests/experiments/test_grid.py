@@ -7,8 +7,7 @@ import pytest
 from metacontrast.errors import InputError, InUseError
 from metacontrast.experiments.figures import FIGURES
 from metacontrast.experiments.measurement import decode_counts
-from metacontrast.experiments.runners import Grid, RunContext, RunReport, RunStatus, execute_all
-from metacontrast.experiments.runners.local import run_locally
+from metacontrast.experiments.runners import Grid, RunContext, RunReport, RunStatus, execute_all, run_locally
 from metacontrast.experiments.runs import PlannedRun, all_runs, planned_runs
 from metacontrast.experiments.setting import MeasurementPlan, Setting
 from metacontrast.files import exclusive

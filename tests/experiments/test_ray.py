@@ -28,8 +28,8 @@ from metacontrast.experiments.runners import (
     do_nothing,
     execute_all,
     ray,
+    run_locally,
 )
-from metacontrast.experiments.runners.local import run_locally
 from metacontrast.experiments.runners.ray import agreement, ray_runner
 from metacontrast.experiments.runs import PlannedRun
 from metacontrast.training import checkpoint

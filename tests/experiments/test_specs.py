@@ -2,13 +2,12 @@
 
 import pytest
 
-from metacontrast.diagnostics.similarity import MAPS
+from metacontrast.diagnostics.task_view import MAPS
 from metacontrast.experiments.figures import FIGURES
-from metacontrast.experiments.measurement import measured_names
+from metacontrast.experiments.measurement import Table, measured_names
 from metacontrast.experiments.rows import numbers_rows
 from metacontrast.experiments.setting import Setting, base_config
 from metacontrast.experiments.spec import Accuracy, Curve, FigureSpec, Measurement
-from metacontrast.experiments.table import Table
 from metacontrast.experiments.verdicts import judge
 
 SETTINGS = [Setting(scale, protocol) for scale in ("smoke", "local", "full") for protocol in ("authors", "paper")]

@@ -18,7 +18,7 @@ GRID = """
 import json, sys, time
 from pathlib import Path
 from metacontrast.experiments import runners, runs
-from metacontrast.experiments.runners.local import run_locally
+from metacontrast.experiments.runners import run_locally
 from metacontrast.experiments.setting import MeasurementPlan
 from metacontrast.training.config import TrainConfig
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from metacontrast.experiments.figures import FIGURES
-from metacontrast.experiments.measurement import decode_counts, encode_counts
+from metacontrast.experiments.measurement import Table, decode_counts, encode_counts
 from metacontrast.experiments.rows import data_and_updates, describe_interval
 from metacontrast.experiments.setting import MeasurementPlan, Setting
 from metacontrast.experiments.spec import (
@@ -22,8 +22,7 @@ from metacontrast.experiments.spec import (
     faster,
     same,
 )
-from metacontrast.experiments.speed_ups import estimate_speed_up, reached_between, speed_up, updates_to_reach
-from metacontrast.experiments.table import Table
+from metacontrast.experiments.statistics import estimate_speed_up, reached_between, speed_up, updates_to_reach
 from metacontrast.experiments.verdicts import Verdict, judge, judge_together
 from metacontrast.plots.curves import Look
 from metacontrast.training.config import TrainConfig

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from metacontrast.data.episodes import EpisodeSampler
-from metacontrast.diagnostics.explanation import explain
+from metacontrast.diagnostics.gradient import explain
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import Engine, meta_gradient
 from metacontrast.maml.inner import adapt, learned_rates

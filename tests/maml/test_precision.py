@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from explained_tasks import tasks
-from metacontrast.diagnostics.explanation import explain
+from metacontrast.diagnostics.gradient import explain
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import arithmetic, mean_task_gradient, meta_gradient
 from metacontrast.methods import contrastive

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from classifier_kit import grey_images, write_folder
 from metacontrast import FewShotClassifier
 from metacontrast.cli.main import run as command
+from metacontrast.device import peak_bytes
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import split
-from metacontrast.maml.inner import Inner, adapt
+from metacontrast.maml.inner import adapt
 from metacontrast.maml.outer import accuracies, loss_gradient
-from metacontrast.memory import peak_bytes
 from metacontrast.methods import METHODS, Method
 from metacontrast.model.head import zero_head
 from metacontrast.report.findings import explain_run, findings_text, setting
@@ -23,13 +23,13 @@ from metacontrast.training import memory
 from metacontrast.training.config import TrainConfig, config_from_values, with_fields
 from metacontrast.training.evaluate import Evaluation, evaluate_tasks
 from metacontrast.training.memory import estimate_memory
+from metacontrast.training.recipes import sweep_configs
 from metacontrast.training.records import read_records
 from metacontrast.training.run import load_run
 from metacontrast.training.step import ONE_CPU, Resources
-from metacontrast.training.sweep import sweep_configs
 from metacontrast.training.train import threads, train
 from metacontrast.training.train_run import gradient_of, initial_state, outer_step
-from metacontrast.types import Episode, map_params, to_tensors
+from metacontrast.types import Episode, Inner, map_params, to_tensors
 from small_run import IMAGES, SMALL, content, train_small
 
 EVERY = pytest.mark.parametrize("method", METHODS)

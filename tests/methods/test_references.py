@@ -10,12 +10,12 @@ from torch import nn
 from metacontrast.data.episodes import BalancedBatches
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import Engine, mean_task_gradient, meta_gradient
-from metacontrast.maml.inner import Inner, adapt, learned_step_norms
+from metacontrast.maml.inner import adapt, learned_step_norms
 from metacontrast.methods import METHODS, annealed, imaml, proximal, rates_and_norms, reptile
 from metacontrast.methods.first_order import conjugate_gradients
 from metacontrast.model.model import Model
 from metacontrast.training.config import TrainConfig, with_fields
-from metacontrast.types import Episode, map_params, to_named
+from metacontrast.types import Episode, Inner, map_params, to_named
 from toy_images import numbered_images
 
 # Hundreds of float64 terms: rounding is 1e-14.

@@ -9,10 +9,10 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from metacontrast.data.episodes import EpisodeSampler
+from metacontrast.device import FILLED, peak_bytes
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import Engine
 from metacontrast.maml.inner import adapt
-from metacontrast.memory import FILLED, peak_bytes
 from metacontrast.model.encoders import build_encoder
 from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model

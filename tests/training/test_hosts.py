@@ -19,8 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from host_program import RUNS, SHARED, UPDATES
-from metacontrast.experiments.runners import Grid, RunContext, RunStatus, execute_all
-from metacontrast.experiments.runners.local import run_locally
+from metacontrast.experiments.runners import Grid, RunContext, RunStatus, execute_all, run_locally
 from metacontrast.training.distributed import ALONE
 from metacontrast.training.records import read_records
 from rank_program import trained

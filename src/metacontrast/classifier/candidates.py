@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from metacontrast.errors import InputError, check_choice
 from metacontrast.fields import check_fields
 from metacontrast.maml.checks import check_rates
-from metacontrast.maml.inner import Inner, trajectory
+from metacontrast.maml.inner import trajectory
 from metacontrast.model.head import class_means, draw_head, prototype_head, zero_head
 from metacontrast.model.model import Model
 from metacontrast.model.solvers import STRENGTHS, balanced_weights, logistic_head, ridge_heads
-from metacontrast.types import Head, Params, map_params
+from metacontrast.types import Head, Inner, Params, map_params
 
 Method = Literal["adapted", "prototype", "ridge", "logistic"]
 HeadChoice = Literal["adapted", "prototype", "ridge", "logistic", "auto"]

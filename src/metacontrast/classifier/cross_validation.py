@@ -17,11 +17,10 @@ from torch import Tensor
 from metacontrast.classifier.candidates import Candidate, Method, on_features, solve
 from metacontrast.classifier.confidence import cross_entropy, fit_temperature
 from metacontrast.classifier.support import Track, unseen
-from metacontrast.maml.inner import Inner
 from metacontrast.model.head import class_means
 from metacontrast.model.model import Model, apply_head
 from metacontrast.model.solvers import balanced_weights
-from metacontrast.types import Params
+from metacontrast.types import Inner, Params
 
 ENOUGH_HELD_OUT = 500
 

@@ -38,7 +38,7 @@ from metacontrast.data.folder import Nested
 from metacontrast.device import find_device
 from metacontrast.errors import InputError, check_choice
 from metacontrast.fields import as_declared, no_type_check
-from metacontrast.maml.inner import Inner
+from metacontrast.types import Inner
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -21,7 +21,6 @@ from metacontrast.classifier.stored_values import stored_inner, stored_source
 from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError, check_choice
 from metacontrast.files import as_path, check_writable, parse_json, write_text
-from metacontrast.maml.inner import Inner
 from metacontrast.methods import METHODS
 from metacontrast.model.frozen import freeze
 from metacontrast.model.model import Model
@@ -29,7 +28,7 @@ from metacontrast.training import checkpoint, sources
 from metacontrast.training.run import TrainedRun, load_run, save_model
 from metacontrast.training.sources import TENSORS, Source, find_model
 from metacontrast.training.start import INNER, format_of
-from metacontrast.types import Head, Params, map_params
+from metacontrast.types import Head, Inner, Params, map_params
 
 FORMAT, VERSION = "metacontrast-model", 2
 CONFIG = "config.json"

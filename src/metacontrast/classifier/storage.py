@@ -41,14 +41,13 @@ from metacontrast.classifier.stored_values import CLASSIFIER, RUN, check_values,
 from metacontrast.classifier.support import Support
 from metacontrast.errors import InputError
 from metacontrast.files import as_utf8, exclusive, is_folder, remove_leftovers, why_no_folder, write_text
-from metacontrast.maml.inner import Inner
 from metacontrast.model.frozen import frozen_like
 from metacontrast.training import checkpoint
 from metacontrast.training.checkpoint import ModelFacts
 from metacontrast.training.config import config_from_values
 from metacontrast.training.run import run_from_tensors, run_tensors
 from metacontrast.training.sources import TENSORS
-from metacontrast.types import Head
+from metacontrast.types import Head, Inner
 
 FORMAT, VERSION = "metacontrast-classifier", 3
 PATIENCE = 60.0

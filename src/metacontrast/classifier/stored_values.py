@@ -10,8 +10,8 @@ from typing import Any, get_args
 from metacontrast.classifier.candidates import HEADS, METHODS, MOST_STEPS
 from metacontrast.classifier.inputs import from_json
 from metacontrast.data.catalog import LARGEST_SIZE
+from metacontrast.data.decode import Resample
 from metacontrast.data.image_format import ImageFormat
-from metacontrast.data.options import Resample
 from metacontrast.errors import InputError
 from metacontrast.training.sources import Source
 from metacontrast.types import Inner, LossName, Order, Scope

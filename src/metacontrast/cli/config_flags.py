@@ -8,16 +8,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
-from metacontrast.cli.destinations import images_folder
 from metacontrast.cli.parser import Parser
-from metacontrast.cli.shared import step_list, word_list
+from metacontrast.cli.shared import images_folder, step_list, word_list
 from metacontrast.data.folder import is_coloured
 from metacontrast.errors import InputError, did_you_mean, not_one_of
 from metacontrast.training.config import TrainConfig, with_fields
-from metacontrast.training.recipes import RECIPES, recipe
+from metacontrast.training.recipes import RECIPES, VARIED, first_run, recipe
 from metacontrast.training.run import read_config
 from metacontrast.training.start import with_start
-from metacontrast.training.sweep import VARIED, first_run
 
 _GROUPS = {
     "dataset": "data",
@@ -38,7 +36,7 @@ COMMON = (
 
 
 def add_config_flags(parser: Parser, **own: Any) -> dict[str, argparse._ArgumentGroup]:
-    """`--recipe` and, in groups, a flag for every field; returns the groups by title.
+    """Add `--recipe` and, in groups, a flag for every field; return the groups by title.
 
     Args:
         own: the command's own defaults.
@@ -59,7 +57,7 @@ def add_config_flags(parser: Parser, **own: Any) -> dict[str, argparse._Argument
 
 
 def _show_defaults(parser: Parser, own: Mapping[str, Any], words: Sequence[str]) -> None:
-    """Put the defaults into the help that hold for these words, which may name a recipe, or a data set that has one."""
+    """Put the defaults for these words into the help: those of a recipe or of a data set that they name."""
     chooser = Parser(add_help=False, exit_on_error=False)
     chooser.add_argument("--recipe")
     add_some_config_flags(chooser, ["dataset", "shots"])
@@ -74,7 +72,7 @@ def _show_defaults(parser: Parser, own: Mapping[str, Any], words: Sequence[str])
 
 
 def add_vary_flag(parser: argparse._ActionsContainer) -> None:
-    """`--vary`, whose values become a list of pairs: a field's name, and the values that it takes."""
+    """Add `--vary`, whose values become a list of pairs: a field's name, and the values that it takes."""
     parser.add_argument(
         "--vary",
         type=_field_and_values,
@@ -87,20 +85,20 @@ def add_vary_flag(parser: argparse._ActionsContainer) -> None:
 
 
 def add_some_config_flags(parser: argparse.ArgumentParser, names: Collection[str]) -> None:
-    """A flag for each of these fields."""
+    """Add a flag for each of these fields."""
     for field in dataclasses.fields(TrainConfig):
         if field.name in names:
             _add_flag(parser, field)
 
 
 def given_fields(args: argparse.Namespace) -> dict[str, Any]:
-    """The fields that were given as flags."""
+    """Return the fields that were given as flags."""
     names = {field.name for field in dataclasses.fields(TrainConfig)}
     return {name: value for name, value in vars(args).items() if name in names}
 
 
 def config_from_flags(args: argparse.Namespace, **defaults: Any) -> TrainConfig:
-    """The recipe's configuration, `defaults` put over it, the given flags put over both.
+    """Build the configuration: the recipe's, `defaults` put over it, the given flags put over both.
 
     With `--resume` and neither `--recipe` nor a new run, the run's own configuration takes the recipe's place. Without
     `--recipe` it is the released protocol of the data set for the nearest published number of shots, and for a folder
@@ -156,7 +154,7 @@ def _field_and_values(text: str) -> tuple[str, list[Any]]:
 
 
 def _read_as_flag(name: str, flag: str, text: str) -> Any:
-    """What the field's own flag makes of the text."""
+    """Parse the text as the field's own flag would."""
     truth = {"true": True, "false": False}
     if typing.get_type_hints(TrainConfig)[name] is bool:
         if text not in truth:
@@ -171,7 +169,7 @@ def _read_as_flag(name: str, flag: str, text: str) -> Any:
 
 
 def _parsing(hint: Any) -> dict[str, Any]:
-    """How argparse reads a value of that type."""
+    """Return argparse's options for values of a type."""
     if hint is bool:
         return {"action": argparse.BooleanOptionalAction}
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
@@ -216,6 +214,6 @@ def _or_none(read: Callable[[str], Any], choices: tuple[str, ...] | None) -> Cal
 
 
 def _as_text(value: Any) -> str:
-    """A value as its flag takes it."""
+    """Format a value as its flag takes it."""
     text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return text.lower() or "none"

@@ -8,7 +8,7 @@ from typing import Any
 
 from metacontrast.cli import shared
 from metacontrast.cli.config_flags import add_some_config_flags, given_fields
-from metacontrast.cli.destinations import check_destinations
+from metacontrast.cli.shared import check_destinations
 from metacontrast.training.authors_checkpoints import load_released
 from metacontrast.training.run import TrainedRun, write_run
 
@@ -36,7 +36,7 @@ def add_parser(commands: Any) -> None:
 
 
 def execute(args: argparse.Namespace) -> None:
-    """Convert and say what the checkpoint was taken for."""
+    """Convert a checkpoint and print what it was recognized as."""
     check_destinations([args.checkpoint], folders=[args.out])
     run = load_released(args.checkpoint, **given_fields(args))
     digest = hashlib.sha256(args.checkpoint.read_bytes()).hexdigest()

@@ -42,7 +42,7 @@ def add_parser(commands: Any) -> None:
 
 
 def execute_list(args: argparse.Namespace) -> None:
-    """Name, description, splits, source and licence of every data set."""
+    """Print name, description, splits, source and licence of every data set."""
     if args.json:
         fields = ("description", "splits", "source", "licence")
         shared.print_json({n: {f: getattr(spec, f) for f in fields} for n, spec in DATASETS.items()})

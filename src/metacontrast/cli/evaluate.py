@@ -121,7 +121,7 @@ def _as_json(
     images: ClassImages,
     args: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Every row with its size, and what all have in common."""
+    """Build the JSON result: every row with its size, and the facts that all rows share."""
     results = [
         asdict(row) | {"ways": config.ways, "shots": config.shots}
         for config, found in zip(configs, rows, strict=True)
@@ -137,7 +137,7 @@ _TASK_FIELDS = ("queries", "seed", "norm", "inner_lr")
 
 
 def _heads(asked: str | None, ways: int, trained: TrainConfig) -> tuple[TestHead, ...]:
-    """Kept and zeroed, unless asked otherwise, or where one of them cannot work."""
+    """Choose kept and zeroed heads, unless asked otherwise, or where one of them cannot work."""
     cannot_keep = ways != trained.ways and trained.head in ("learned", "zeroed")
     cannot_zero = trained.inner_scope == "encoder"
     if cannot_keep and asked in ("kept", "both"):
@@ -154,7 +154,7 @@ def _heads(asked: str | None, ways: int, trained: TrainConfig) -> tuple[TestHead
 
 
 def images_like_the_runs(args: argparse.Namespace, run: TrainedRun) -> ClassImages:
-    """The test images, shaped and normalized as the run's own."""
+    """Load the test images, shaped and normalized as the run's own."""
     dataset = args.dataset or run.config.dataset
     options = run.config.read_options()
     if dataset != run.config.dataset:
@@ -181,7 +181,7 @@ def _folder_elsewhere(run: TrainedRun, folder: Path, split: str | None) -> Class
 
 
 def _options_elsewhere(spec: DatasetSpec, run: TrainedRun) -> ReadOptions:
-    """How the run's images were read, as far as that applies to another data set; polarity must carry over."""
+    """Carry the run's reading options over to another data set, as far as they apply; polarity must carry over."""
     ours = run.config.read_options()
     if ours.invert and "invert" not in spec.options:
         raise InputError(f"the run was trained on inverted images, and {spec.name} cannot be inverted: choose another")

@@ -10,8 +10,8 @@ from typing import Any
 from tqdm import tqdm
 
 from metacontrast.cli import shared
-from metacontrast.cli.destinations import check_destinations, images_folder
 from metacontrast.cli.evaluate import images_like_the_runs
+from metacontrast.cli.shared import check_destinations, images_folder
 from metacontrast.errors import InputError, one_line
 from metacontrast.report.findings import explain_run, findings_text, setting
 from metacontrast.report.report import write_report

@@ -10,13 +10,13 @@ from typing import Any, get_args
 import torch
 
 from metacontrast.cli import shared
-from metacontrast.cli.destinations import check_destinations
 from metacontrast.cli.grid import add_grid_flags, as_time, check_grid_flags, chosen_runner, execute_grid, jobs_at_once
-from metacontrast.cli.progress import stop_on_interrupt
+from metacontrast.cli.shared import check_destinations
+from metacontrast.cli.terminal import stop_on_interrupt
 from metacontrast.data.catalog import data_root, runs_folder
-from metacontrast.device import DEVICES, find_device
+from metacontrast.device import DEVICES, find_device, keep_freed_memory
 from metacontrast.errors import InputError
-from metacontrast.experiments import authors_models
+from metacontrast.experiments import authors as authors_models
 from metacontrast.experiments.deviations import all_deviations
 from metacontrast.experiments.figure_records import collect, load_records, recorded
 from metacontrast.experiments.figures import FIGURES, find_figures
@@ -27,7 +27,6 @@ from metacontrast.experiments.setting import COLOURS, Protocol, ScaleName, Setti
 from metacontrast.experiments.spec import FigureSpec
 from metacontrast.experiments.statistics import FEWEST_SEEDS, LOOKS
 from metacontrast.files import as_path
-from metacontrast.memory import keep_freed_memory
 from metacontrast.training.step import Resources
 from metacontrast.version import INTERRUPTED
 
@@ -158,7 +157,7 @@ def _print_plan(figures: Sequence[FigureSpec], setting: Setting, args: argparse.
 
 
 def _is_there(run: PlannedRun, context: RunContext, records: Path) -> bool:
-    """Whether everything that is wanted of a run is measured, here or in the records."""
+    """Whether all measurements of a run exist, in its folder or in the records."""
     return run.is_complete(context.runs) or not run.lacking(recorded(records, run))
 
 
@@ -176,7 +175,7 @@ def _measure_authors(figures: Sequence[FigureSpec], setting: Setting, args: argp
 
 
 def _train(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namespace) -> bool:
-    """Make the runs that are missing, and add to the records; False when stopped."""
+    """Make the missing runs and add them to the records; False when stopped."""
     context, runs, records = _context(args), all_runs(figures, setting), args.records / setting.folder
     missing = [run for run in runs if not _is_there(run, context, records)]
     check_there = partial(check_data, missing, setting, figures=list(FIGURES.values()))

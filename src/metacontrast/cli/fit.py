@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metacontrast.cli import shared
-from metacontrast.cli.destinations import check_destinations
+from metacontrast.cli.shared import check_destinations
 from metacontrast.data.decode import MAX_PIXELS
 from metacontrast.errors import one_line
 

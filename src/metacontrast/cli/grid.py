@@ -8,16 +8,14 @@ from collections.abc import Callable, Iterator
 
 from metacontrast.cli import shared
 from metacontrast.errors import InputError
-from metacontrast.experiments.runners import Grid, RunContext, Runner, RunStatus, execute_all
-from metacontrast.experiments.runners.local import run_locally
-from metacontrast.experiments.runners.ray import ray_runner
-from metacontrast.experiments.runners.ray_cluster import require_ray
+from metacontrast.experiments.runners import Grid, RunContext, Runner, RunStatus, execute_all, run_locally
+from metacontrast.experiments.runners.ray import ray_runner, require_ray
 
 LOCAL_JOBS = min(2, os.cpu_count() or 1)
 
 
 def add_grid_flags(parser: argparse._ActionsContainer, *older_names: str, default_jobs: int = LOCAL_JOBS) -> None:
-    """`--jobs`, `--runner`, which may have older names, and `--address`."""
+    """Add `--jobs`, `--runner`, which may have older names, and `--address`."""
     one = "one, with all threads" if default_jobs == 1 else str(default_jobs)
     jobs = f"runs at a time, each with one thread (default: {one}; with --address as many as fit)"
     parser.add_argument("--jobs", type=int, metavar="N", help=jobs)
@@ -36,7 +34,7 @@ def add_grid_flags(parser: argparse._ActionsContainer, *older_names: str, defaul
 
 
 def check_grid_flags(args: argparse.Namespace) -> None:
-    """Raise for flags that do not go together."""
+    """Raise `InputError` for flags that contradict one another."""
     if args.jobs is not None and args.jobs < 1:
         raise InputError(f"--jobs {args.jobs}, but it must be 1 or more")
     if args.runner == "ray":
@@ -48,7 +46,7 @@ def check_grid_flags(args: argparse.Namespace) -> None:
 
 
 def jobs_at_once(args: argparse.Namespace, runs: int, default: int = LOCAL_JOBS) -> int:
-    """As asked for; else a few here, and on a cluster all, which Ray queues."""
+    """Return `--jobs`, or by default a few on this machine, and on a cluster all, which Ray queues."""
     return args.jobs or (max(1, runs) if args.address is not None else default)
 
 
@@ -56,7 +54,7 @@ def jobs_at_once(args: argparse.Namespace, runs: int, default: int = LOCAL_JOBS)
 def chosen_runner(
     args: argparse.Namespace, context: RunContext, jobs: int, check_data: Callable[[], object]
 ) -> Iterator[Runner]:
-    """The runner that the flags ask for."""
+    """Open the runner that the flags ask for."""
     if args.runner == "local":
         yield run_locally
         return
@@ -65,7 +63,7 @@ def chosen_runner(
 
 
 def execute_grid(grid: Grid, runner: Runner) -> bool:
-    """Execute all runs and say how each ended; False when stopped.
+    """Execute all runs and print how each ended; False when stopped.
 
     Raises:
         InputError: runs failed; the others are kept.
@@ -88,7 +86,7 @@ def execute_grid(grid: Grid, runner: Runner) -> bool:
 
 
 def as_time(seconds: float) -> str:
-    """A duration in words.
+    """Format a duration.
 
     >>> as_time(5400)
     '1.5 hours'

@@ -14,7 +14,7 @@ from metacontrast.version import __version__
 
 
 def build_parser() -> Parser:
-    """The parser of all commands."""
+    """Build the parser of all commands."""
     from metacontrast.cli import (
         convert,
         data,

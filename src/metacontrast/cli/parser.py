@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
             self.add_argument("--help-all", action=_HelpAll, nargs=0, help="show all flags and exit")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """As argparse does; `flags` has the flag of every option of the command and its verb."""
+        """Parse as argparse does; `flags` has the flag of every option of the command and its verb."""
         self._words = tuple(args or ())
         found, rest = super().parse_known_args(args, namespace)
         own = {each.dest: each.option_strings[0] for each in self._actions if each.option_strings}
@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
         return found, rest
 
     def format_help(self) -> str:
-        """What `--help` prints: the common flags, or all where none are named."""
+        """Format what `--help` prints: the common flags, or all where none are named."""
         shown = {*self._common, "help", "help_all"}
         hidden = [each for each in self._actions if each.option_strings and each.dest not in shown]
         texts = [each.help for each in hidden]
@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
                 each.help = text
 
     def format_help_all(self) -> str:
-        """What `--help-all` prints: every flag."""
+        """Format what `--help-all` prints: every flag."""
         self.prepare(self._words)
         return super().format_help()
 
@@ -65,7 +65,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """Python 3.14 calls it `suggest_on_error`."""
+        """Refuse a value that is no choice and suggest the nearest (Python 3.14: `suggest_on_error`)."""
         if action.choices is not None and value not in action.choices:
             raise argparse.ArgumentError(action, not_one_of(value, action.choices))
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from metacontrast.cli import shared
-from metacontrast.cli.destinations import check_destinations
 from metacontrast.cli.fit import add_max_pixels_flag
+from metacontrast.cli.shared import check_destinations
 from metacontrast.cli.terminal import with_flags
 from metacontrast.errors import InputError, one_line
 from metacontrast.files import is_folder

@@ -7,8 +7,8 @@ from typing import Any
 from tqdm import tqdm
 
 from metacontrast.cli import shared
-from metacontrast.cli.destinations import check_destinations
 from metacontrast.cli.fit import add_max_pixels_flag
+from metacontrast.cli.shared import check_destinations
 from metacontrast.errors import one_line
 from metacontrast.files import write_text
 

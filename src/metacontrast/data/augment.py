@@ -46,7 +46,7 @@ class Augmentation:
             raise InputError(f"augmentation {','.join(self.names)} names one twice: give each once")
 
     def __call__(self, episodes: Episode, indices: Sequence[int]) -> Episode:
-        """The tasks of these numbers, augmented."""
+        """Augment the tasks of these numbers."""
         support = episodes.support_x.shape[1]
         images = torch.cat([episodes.support_x, episodes.query_x], 1)
         streams = RandomStreams(self.seed)

@@ -19,11 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metacontrast.data import safe_pickle
-from metacontrast.data.decode import to_png
-from metacontrast.data.download import fetch
+from metacontrast.data.decode import ClassArrays, ReadOptions, to_png
 from metacontrast.data.images import ClassImages, group_by_class
-from metacontrast.data.options import ClassArrays, ReadOptions
-from metacontrast.data.published import FileTree, find_source, open_image, open_tree, pixels, split_list
+from metacontrast.data.published import FileTree, fetch, find_source, open_image, open_tree, pixels, split_list
 from metacontrast.errors import InputError
 from metacontrast.files import atomic_path
 

@@ -24,9 +24,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from metacontrast.data.decode import Item, UnreadableImage, enumerate_some, gather, is_grey, suffixes
+from metacontrast.data.decode import (
+    Item,
+    ReadOptions,
+    UnreadableImage,
+    enumerate_some,
+    gather,
+    is_grey,
+    suffixes,
+    with_variants,
+)
 from metacontrast.data.images import ClassImages, group_by_class
-from metacontrast.data.options import ReadOptions, with_variants
 from metacontrast.errors import InputError, NoSplitError, check_choice
 from metacontrast.files import is_folder, why_no_folder
 
@@ -45,7 +53,7 @@ HEIC = (".heic", ".heif")
 
 @dataclass
 class Found:
-    """The classes of a folder, and what was left out.
+    """Classes of a folder, and what was left out.
 
     Args:
         classes: the images of each class.
@@ -91,7 +99,7 @@ def sources(root: Path, options: ReadOptions) -> list[Path]:
 
 
 def image_folders(root: Path, ignored: list[tuple[str, str]] | None = None) -> ClassFiles:
-    """The images that `root` (`.`) and each folder below it directly hold, where they hold some.
+    """List the images directly in `root` (`.`) and in each folder below it, where there are some.
 
     Args:
         ignored: takes the names of what is left out, with the reason; without it a link out of the folder is an error.
@@ -100,7 +108,7 @@ def image_folders(root: Path, ignored: list[tuple[str, str]] | None = None) -> C
 
 
 def class_files(root: Path) -> ClassFiles:
-    """The image files of every class folder under `root`, by its path below `root`."""
+    """List the image files of every class folder under `root`, by its path below `root`."""
     if not is_folder(root):
         raise InputError(f"{root} {why_no_folder(root)}; give a folder that holds a folder of images for each class")
     found = image_folders(root)
@@ -114,7 +122,7 @@ def class_files(root: Path) -> ClassFiles:
 
 
 def find_classes(root: Path, nested: Nested = "classes", use: Use = "train") -> Found:
-    """The classes of a folder for one use, with everything that is left out named; links out of it are left out.
+    """Find the classes of a folder for one use, and name everything that is left out, such as links out of it.
 
     Args:
         use: as of `split_for`.
@@ -143,7 +151,7 @@ def find_classes(root: Path, nested: Nested = "classes", use: Use = "train") -> 
 
 
 def _flattened(classes: ClassFiles) -> ClassFiles:
-    """Every class with the images of the folders below it."""
+    """Give every class the images of the folders below it."""
     flat: ClassFiles = {}
     for name, files in classes.items():
         flat.setdefault(name.partition("/")[0], []).extend(files)
@@ -196,7 +204,7 @@ def _drawn_split(found: ClassFiles, split: str, seed: int) -> ClassFiles:
 
 
 def _split_folders(root: Path, found: ClassFiles) -> dict[str, str]:
-    """Which folders of `root` hold the classes of a split, and which split that is."""
+    """Find the folders of `root` that hold the classes of a split, and which split that is."""
     divided = {name.split("/")[0] for name in found if "/" in name}
     tops = {top: FOLDER_SPLITS[top.casefold()] for top in divided if top.casefold() in FOLDER_SPLITS}
     others = sorted({name.split("/")[0] for name in found} - set(tops))
@@ -230,7 +238,7 @@ def _merged(found: ClassFiles, tops: set[str]) -> ClassFiles:
 
 
 def _walk(folder: Path, root: Path, ignored: list[tuple[str, str]] | None = None) -> Iterator[tuple[Path, list[Path]]]:
-    """Each folder that directly holds images with its images, all sorted by name; `ignored` as of `image_folders`."""
+    """Yield each folder that directly holds images with its images, sorted by name; `ignored` as of `image_folders`."""
     entries = sorted(_visible(folder), key=lambda entry: unicodedata.normalize("NFC", entry.name))
     near = [entry for entry in entries if not (entry.is_symlink() and _is_far_link(entry, root, ignored))]
     files = [entry for entry in near if _is_image_file(entry)]
@@ -248,7 +256,7 @@ def _walk(folder: Path, root: Path, ignored: list[tuple[str, str]] | None = None
 
 
 def _why_not(entry: Path) -> str:
-    """Why a file is not taken for an image."""
+    """Say why a file is not taken for an image."""
     end = entry.suffix.lower()
     if end in HEIC:
         return "is HEIC: pip install pillow-heif and call pillow_heif.register_heif_opener(), or save it as JPEG"
@@ -256,7 +264,7 @@ def _why_not(entry: Path) -> str:
 
 
 def _is_far_link(link: Path, root: Path, ignored: list[tuple[str, str]] | None) -> bool:
-    """Whether a link leads where it is not followed; unless it may be left out, that is an `InputError`."""
+    """Whether a link leads outside; unless it may be left out, that is an `InputError`."""
     try:
         _refuse_far_link(link, root)
     except InputError:

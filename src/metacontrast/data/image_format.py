@@ -12,10 +12,9 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metacontrast.data.decode import MAX_PIXELS, Item, UnreadableImage, decode_all, decoder, enumerate_some
+from metacontrast.data.decode import MAX_PIXELS, Item, Resample, UnreadableImage, decode_all, decoder, enumerate_some
 from metacontrast.data.folder import class_files, items_of, split_classes, split_for
 from metacontrast.data.images import ClassImages, group_by_class, normalize
-from metacontrast.data.options import Resample
 from metacontrast.errors import InputError
 from metacontrast.fields import check_fields
 

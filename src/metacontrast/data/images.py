@@ -68,7 +68,7 @@ class ClassImages:
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
-        """How many images each class has."""
+        """Number of images of each class."""
         return np.diff(self.starts.cpu().numpy())
 
     @cached_property
@@ -84,7 +84,7 @@ class ClassImages:
     def normalize(
         self, images: UInt8[Tensor, "*rows channel height width"]
     ) -> Float[Tensor, "*rows channel height width"]:
-        """Uint8 images as the model sees them: `(x / 255 - mean) / std`."""
+        """Normalize uint8 images as the model sees them: `(x / 255 - mean) / std`."""
         return normalize(images, self.mean, self.std, self._columns if images.device == self.images.device else None)
 
     @cached_property
@@ -124,7 +124,7 @@ def normalize(
     std: Sequence[float],
     columns: tuple[Tensor, Tensor] | None = None,
 ) -> Float[Tensor, "*rows channel height width"]:
-    """`(x / 255 - mean) / std` as float32; `mean` and `std` have one number for all channels or one for each.
+    """Return `(x / 255 - mean) / std` as float32; `mean` and `std` have one number, or one for each channel.
 
     Args:
         columns: `mean` and `std` as tensors on the device of the images, where they are there already.
@@ -137,7 +137,7 @@ def normalize(
 
 
 def _columns(mean: Sequence[float], std: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and deviation as `(channel, 1, 1)` on a device, without waiting for it."""
+    """Return mean and deviation as `(channel, 1, 1)` on a device, without waiting for it."""
     first, second = (torch.tensor(v).to(device, non_blocking=True)[:, None, None] for v in (mean, std))
     return first, second
 
@@ -174,7 +174,7 @@ def images_from_arrays(
     mean: tuple[float, ...] = (0.0,),
     std: tuple[float, ...] = (1.0,),
 ) -> ClassImages:
-    """Images from memory, to draw tasks from.
+    """Build `ClassImages` from arrays in memory.
 
     Args:
         images: uint8, `(image, height, width)` or `(image, height, width, channel)` with 1 or 3 channels.

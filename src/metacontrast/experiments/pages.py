@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from metacontrast.experiments.authors_models import FULL_UPDATES
-from metacontrast.experiments.authors_numbers import is_same_test, source
+from metacontrast.experiments.authors import FULL_UPDATES, is_same_test, source
 from metacontrast.experiments.deviations import deviations
 from metacontrast.experiments.figure_records import FigureRecords
+from metacontrast.experiments.measurement import Table
 from metacontrast.experiments.pictures import curves_of, draw, panels_of
 from metacontrast.experiments.rows import (
     NUMBERS_HEAD,
@@ -27,7 +27,6 @@ from metacontrast.experiments.rows import (
 from metacontrast.experiments.setting import Setting
 from metacontrast.experiments.spec import FigureSpec, Panel
 from metacontrast.experiments.statistics import holm
-from metacontrast.experiments.table import Table
 from metacontrast.experiments.verdicts import Decision, Verdict, judge_together
 from metacontrast.files import write_text
 
@@ -187,7 +186,7 @@ _CLAIMS_HEAD = ("claim", "verdict", "decided by", "difference, 95 % interval", "
 
 
 def _finding(verdicts: Sequence[Verdict]) -> str:
-    """In a sentence for each verdict, which claims have it."""
+    """List the claims of each verdict in a sentence."""
     sentences = []
     for outcome in get_args(Decision):
         texts = [
@@ -201,7 +200,7 @@ def _finding(verdicts: Sequence[Verdict]) -> str:
 
 
 def _claim_row(verdict: Verdict) -> Sequence[str]:
-    """A claim with the comparison that decides it, or that is the least certain one."""
+    """Build the row of a claim with the comparison that decides it, or that is the least certain one."""
     if not verdict.judged:
         return verdict.claim.text, verdict.outcome, "—", "—", verdict.claim.authors_say
     if verdict.outcome == "not supported":
@@ -263,7 +262,7 @@ def _origin(spec: FigureSpec, records: FigureRecords) -> list[str]:
 
 
 def _recorded(spec: FigureSpec, records: FigureRecords) -> Sequence[Setting]:
-    """Select the settings whose colour images are recorded; where none are, all come to the same."""
+    """Select the settings whose colour images are recorded; where none are, any one will do."""
     measured = {(each.kind, each.curve) for each in records.measurements}
     found = [
         setting
@@ -277,7 +276,7 @@ def _recorded(spec: FigureSpec, records: FigureRecords) -> Sequence[Setting]:
 
 
 def _flags(spec: FigureSpec, setting: Setting, records: FigureRecords) -> str:
-    """The protocol, the data set, and the first of the lengths at which everything is measured that is recorded."""
+    """Return the flags of the shortest length that measures everything recorded, of the data set and the protocol."""
     if setting.scale == "smoke":
         return f" --scale smoke{_protocol(setting)}"
     curves = spec.curves(setting.in_full())
@@ -311,7 +310,7 @@ def _command(*lines: str) -> str:
 
 
 def _folded(title: str, parts: Sequence[str]) -> list[str]:
-    """A block that opens on demand; nothing where there is nothing in it."""
+    """Build a block that opens on demand; nothing where there is nothing in it."""
     return [f"<details>\n<summary>{title}</summary>", *parts, "</details>"] if parts else []
 
 

@@ -10,14 +10,14 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from metacontrast.experiments.authors_numbers import authors_numbers, authors_similarities, is_of_bound_tasks
+from metacontrast.experiments.authors import authors_numbers, authors_similarities, is_of_bound_tasks
 from metacontrast.experiments.figure_records import FigureRecords
+from metacontrast.experiments.measurement import Table
 from metacontrast.experiments.setting import Setting
 from metacontrast.experiments.spec import Curve, FigureSpec, Panel, Quantity
-from metacontrast.experiments.table import Table
+from metacontrast.plots import save_figure
 from metacontrast.plots.curves import Look, MeanCurve, SideBySide, draw_side_by_side
-from metacontrast.plots.maps import Moment, draw_heatmaps
-from metacontrast.plots.style import save_figure
+from metacontrast.plots.images import Moment, draw_heatmaps
 
 
 def draw(folder: Path, spec: FigureSpec, records: FigureRecords, table: Table) -> list[Path]:
@@ -94,7 +94,7 @@ def _lines(panel: Panel, table: Table) -> list[Drawn]:
 
 
 def _span(counts: Iterable[int]) -> str:
-    """Smallest and largest of some counts.
+    """Format the smallest and largest of some counts.
 
     >>> _span([3, 4, 3])
     '3 to 4'
@@ -104,7 +104,7 @@ def _span(counts: Iterable[int]) -> str:
 
 
 def _here(line: Drawn, table: Table) -> MeanCurve:
-    """Mean and deviation over seeds; differences are paired by seed."""
+    """Compute mean and deviation over seeds; differences are paired by seed."""
     curves = [line.curve] if line.minus is None else [line.curve, line.minus]
     one, *other = (table.values(curve.kind, curve.name, line.quantity) for curve in curves)
     by_seed = [
@@ -123,7 +123,7 @@ def _here(line: Drawn, table: Table) -> MeanCurve:
 
 
 def _authors(line: Drawn) -> MeanCurve | None:
-    """The same of the authors' means and deviations; the deviation of a difference is as if seeds were not paired."""
+    """Return the authors' means and deviations; the deviation of a difference is as if seeds were not paired."""
     numbers = authors_numbers(line.curve, line.quantity)
     if numbers is None or not numbers.updates:
         return None

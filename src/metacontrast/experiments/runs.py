@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from metacontrast.data.catalog import dataset_files, load_evaluation_split
+from metacontrast.data.decode import ReadOptions
 from metacontrast.data.images import ClassImages
-from metacontrast.data.options import ReadOptions
 from metacontrast.errors import InputError
 from metacontrast.experiments.measurement import measure, measured_names
 from metacontrast.experiments.runners import RunContext, RunStatus
@@ -145,7 +145,7 @@ def all_runs(figures: Sequence[FigureSpec], setting: Setting) -> list[PlannedRun
 def check_data(
     runs: Sequence[PlannedRun], setting: Setting, data_root: Path | None, figures: Sequence[FigureSpec]
 ) -> None:
-    """Raise when a data set is not there, saying which of `figures` can be made without it."""
+    """Raise `InputError` for a missing data set, naming those of `figures` that can be made without it."""
     for name in sorted({run.config.dataset for run in runs}):
         options = next(run.config.read_options() for run in runs if run.config.dataset == name)
         try:

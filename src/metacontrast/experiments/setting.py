@@ -68,11 +68,11 @@ class MeasurementPlan:
         return update in STAGES or update == self.end
 
     def steps_at(self, update: int) -> tuple[int, ...]:
-        """Inner steps at test after `update` outer updates."""
+        """Return the inner steps at test after `update` outer updates."""
         return self.stage_steps if self.is_stage(update) else self.steps
 
     def tasks_at(self, update: int) -> int:
-        """Number of test tasks after `update` outer updates."""
+        """Return the number of test tasks after `update` outer updates."""
         return self.stage_tasks if self.is_stage(update) else self.tasks
 
 
@@ -98,7 +98,7 @@ class Setting:
 
     @property
     def folder(self) -> str:
-        """Name of the folder of its pages and records."""
+        """Name of the folder of pages and records."""
         name = "smoke" if self.scale == "smoke" else "runs"
         return name if self.protocol == "authors" else f"{name}-{self.protocol}"
 

@@ -18,6 +18,8 @@ from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import Record
 
 When = Literal["early", "end"]
+EARLY = 5
+"""The first fifth of training is early."""
 Speaks = Literal["early", "end", "throughout"]
 Measure = Literal["higher", "equal", "faster"]
 PlotKind = Literal["curves", "heatmaps", "illustration"]
@@ -25,7 +27,7 @@ PlotKind = Literal["curves", "heatmaps", "illustration"]
 
 @dataclass(frozen=True)
 class TaskKind:
-    """The tasks that curves are measured on and compared.
+    """Kind of tasks that curves are measured on and compared.
 
     Args:
         data: the data set in words.
@@ -44,15 +46,15 @@ class TaskKind:
 
 
 class Quantity:
-    """Something that is measured of a model; as text it is its name in the records."""
+    """A quantity that is measured of a model; as text it is its name in the records."""
 
     def key(self, config: TrainConfig) -> str:
-        """Its name in the records of a run."""
+        """Return the name in the records of a run."""
         return str(self)
 
     @property
     def description(self) -> str:
-        """In words, for a title."""
+        """Description for a title."""
         return str(self)
 
 
@@ -76,12 +78,12 @@ class Accuracy(Quantity):
         return f"{'bound ' if self.is_bound else ''}{self.head}/{'own' if self.steps is None else self.steps}"
 
     def key(self, config: TrainConfig) -> str:
-        """Its name in the records of a run."""
+        """Return the name in the records of a run."""
         return str(replace(self, steps=config.inner_steps) if self.steps is None else self)
 
     @property
     def description(self) -> str:
-        """In words, for a title.
+        """Description for a title.
 
         >>> Accuracy("zeroed", 1).description
         'head zeroed at test, step 1'
@@ -92,7 +94,7 @@ class Accuracy(Quantity):
 
 @dataclass(frozen=True)
 class Similarity(Quantity):
-    """How alike features are: their contrast, or the mean similarity within a class.
+    """Similarity of features: their contrast, or the mean within a class.
 
     Args:
         pair: of sets of features, as in `diagnostics.similarity.MAPS`.

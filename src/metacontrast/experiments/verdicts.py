@@ -18,20 +18,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from metacontrast.experiments.measurement import Table
 from metacontrast.experiments.spec import Claim, Comparison, When
-from metacontrast.experiments.speed_ups import estimate_speed_up
 from metacontrast.experiments.statistics import (
     ERROR,
     FEWEST_SEEDS,
     LOOKS,
     Estimate,
     error_at_look,
+    estimate_speed_up,
     over_seeds,
     over_seeds_and_tasks,
     seeds_at_look,
     with_more_seeds,
 )
-from metacontrast.experiments.table import Table
 
 Decision = Literal["supported", "not supported", "inconclusive", "not testable yet"]
 

@@ -16,11 +16,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from metacontrast.maml.inner import Inner
 from metacontrast.maml.outer import Metrics, accuracies, loss_gradient
 from metacontrast.model.head import draw_head
 from metacontrast.model.model import Model
-from metacontrast.types import Episode, Params
+from metacontrast.types import Episode, Inner, Params
 
 CLASSIFIER = "classifier.weight"
 _BIAS = "classifier.bias"

@@ -12,14 +12,13 @@ Reference: Kao, Chiu and Chen, ICLR 2022, Sections 2.4 and 3.4.
 import torch
 from torch import Tensor
 
-from metacontrast.maml.inner import Inner, task_losses
+from metacontrast.maml.inner import task_losses
 from metacontrast.maml.outer import Metrics, accuracies
 from metacontrast.model.model import Model, apply_head
 from metacontrast.theory.head_updates import gradient_along
-from metacontrast.theory.inner_loop import walk
 from metacontrast.theory.losses import check_order, loss_along
-from metacontrast.theory.task import FeatureTask, split_bias
-from metacontrast.types import Episode, Params
+from metacontrast.theory.task import FeatureTask, split_bias, walk
+from metacontrast.types import Episode, Inner, Params
 
 
 def contrastive(

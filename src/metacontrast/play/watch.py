@@ -20,8 +20,7 @@ import torch
 
 from metacontrast.data.decode import to_png
 from metacontrast.data.episodes import EpisodeSampler
-from metacontrast.data.glyph_fonts import fonts_with
-from metacontrast.data.glyphs import draw_characters, split_of
+from metacontrast.data.glyphs import draw_characters, fonts_with, split_of
 from metacontrast.data.images import ClassImages, group_by_class
 from metacontrast.diagnostics.task_view import REMAINDER, TaskView, describe_parts, view_task
 from metacontrast.errors import InputError

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from metacontrast.plots.style import COLORS, new_figure, tidy
+from metacontrast.plots import COLORS, new_figure, tidy
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from metacontrast.plots.style import COLORS, new_figure, tidy
+from metacontrast.plots import COLORS, new_figure, tidy
 
 _CLASS_COLORS = ("blue", "orange", "green", "purple")
 
 
 def draw_illustration(support: NDArray, query: NDArray, outputs: NDArray, signal: NDArray, own: int) -> Figure:
-    """One query among one support feature per class, in the plane of the features, and its outputs with their targets.
+    """Draw a query among one support feature per class, in the plane, and its outputs with their targets.
 
     Args:
         support: `(way, 2)`, which are also the rows of the adapted head; at most four classes.
@@ -71,7 +71,7 @@ def _draw_outputs(axes: Axes, outputs: NDArray, own: int) -> None:
 
 
 def draw_preconditioner(features: NDArray, crowded: NDArray, first: NDArray, second: NDArray) -> Figure:
-    """Support features in the plane, and the head's step with and without the second order.
+    """Draw support features in the plane, and the head's step with and without second order.
 
     Args:
         features: `(sample, 2)`.
@@ -96,7 +96,7 @@ def draw_preconditioner(features: NDArray, crowded: NDArray, first: NDArray, sec
 
 
 def draw_spectrum(eigenvalues: NDArray, title: str) -> Figure:
-    """Eigenvalues by rank, smallest first: median and range over tasks and classes; those that stay at 1 are cut off.
+    """Draw eigenvalues by rank, smallest first: median and range over tasks and classes, without those that stay at 1.
 
     Args:
         eigenvalues: `(task, way, rank)`, ascending.
@@ -134,7 +134,7 @@ LABELS = {
 
 
 def draw_gradient_parts(parts: Mapping[str, Mapping[str, float]], title: str) -> Figure:
-    """Norm against the whole, share and cosine of every part that is not zero, one panel each.
+    """Draw norm against the whole, share and cosine of every part that is not zero, one panel each.
 
     Args:
         parts: `norm_ratio`, `share` and `cosine` by name of the part, names from `LABELS`.

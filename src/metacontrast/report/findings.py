@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 
 from metacontrast.data.episodes import EpisodeRows, EpisodeSampler
-from metacontrast.diagnostics.explanation import GradientExplanation, explain
-from metacontrast.diagnostics.similarity import MAPS
+from metacontrast.diagnostics.gradient import GradientExplanation, explain
+from metacontrast.diagnostics.task_view import MAPS
 from metacontrast.methods import METHODS
 from metacontrast.training.run import TrainedRun
 from metacontrast.training.step import ONE_CPU, Resources
@@ -17,7 +17,7 @@ from metacontrast.types import Episode
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """What is known of a run.
+    """Explanations of a run and of its kept copies.
 
     Args:
         run: the model that is explained.
@@ -32,12 +32,12 @@ class Findings:
 
     @property
     def explanation(self) -> GradientExplanation:
-        """Of the model itself."""
+        """Explanation of the model itself."""
         return self.history[self.run.updates]
 
     @property
     def first_task(self) -> EpisodeRows:
-        """The task whose coefficients are shown."""
+        """Task whose coefficients are shown."""
         return self.tasks.rows(0)
 
 
@@ -72,7 +72,7 @@ def _explain(run: TrainedRun, episodes: Episode, resources: Resources) -> Gradie
 
 
 def as_json(found: Findings) -> dict[str, Any]:
-    """All numbers under plain names; null where one is not defined."""
+    """Collect all numbers under plain names; null where one is not defined."""
     explanation, tasks = found.explanation, found.tasks
     return {
         "updates": found.run.updates,
@@ -103,7 +103,7 @@ def _similarity(explanation: GradientExplanation) -> dict[str, dict[str, list]]:
 
 
 def _plain(values: torch.Tensor) -> list:
-    """Nested lists with None for what is not a number."""
+    """Convert to nested lists with None for what is not a number."""
     if values.ndim > 1:
         return [_plain(each) for each in values]
     return [None if value != value else round(value, 7) for value in values.tolist()]
@@ -118,7 +118,7 @@ class Fact(NamedTuple):
 
 
 def headline(found: Findings) -> str:
-    """The outcome in one sentence."""
+    """State the outcome in one sentence."""
     if not found.explanation.gradient_norm:
         return _NO_GRADIENT[found.explanation.distance is None]
     share = {name: 100 * part.share for name, part in found.explanation.parts.items()}
@@ -140,7 +140,7 @@ _NO_GRADIENT = {
 
 
 def setting(found: Findings) -> str:
-    """Which model on which tasks."""
+    """Describe the model and the tasks."""
     config, tasks = found.run.config, found.tasks
     trained = "MAML" if config.method == "maml" else config.method
     if METHODS[config.method].gradient is not None:
@@ -158,7 +158,7 @@ _SCOPES = {"all": "encoder and head", "head": "the head", "encoder": "the encode
 
 
 def facts(found: Findings) -> list[Fact]:
-    """Every scalar that has a value."""
+    """List every scalar that has a value."""
     scalars = found.explanation.scalars()
     return [
         Fact(name, form.format(value), meaning)
@@ -168,7 +168,7 @@ def facts(found: Findings) -> list[Fact]:
 
 
 def findings_text(found: Findings) -> str:
-    """The summary for a terminal."""
+    """Format the summary for a terminal."""
     lines = (f"{fact.name:<44}{fact.value:>10}" for fact in facts(found))
     return "\n".join([headline(found), "", *lines])
 

@@ -10,13 +10,12 @@ import torch
 from matplotlib.figure import Figure
 
 from metacontrast import html
-from metacontrast.diagnostics.similarity import MAPS, contrasts
+from metacontrast.diagnostics.task_view import MAPS, contrasts
 from metacontrast.files import write_text
+from metacontrast.plots import save_figure
 from metacontrast.plots.curves import draw_checkpoints
-from metacontrast.plots.maps import Moment, draw_coefficients, draw_heatmaps
-from metacontrast.plots.style import save_figure
+from metacontrast.plots.images import Moment, draw_coefficients, draw_heatmaps, drawable
 from metacontrast.plots.theory import draw_gradient_parts, draw_spectrum
-from metacontrast.plots.thumbnails import drawable
 from metacontrast.report.findings import Findings, as_json, facts, headline, setting
 
 
@@ -29,7 +28,7 @@ class Picture(NamedTuple):
 
 
 def write_report(folder: Path, found: Findings, command: str) -> Path:
-    """Write everything into `folder`; returns the page, `explain.html`.
+    """Write everything into `folder`; return the page, `explain.html`.
 
     Args:
         command: what to type to get the same report.
@@ -55,7 +54,7 @@ def _page(found: Findings, pictures: Sequence[Picture], paths: Sequence[Path], c
 
 
 def draw_pictures(found: Findings) -> Iterator[Picture]:
-    """Every picture that the findings have something for."""
+    """Draw every picture for which the findings have data."""
     if found.explanation.gradient_norm:
         yield Picture("gradient-parts", _parts(found), _PARTS)
     yield Picture("coefficients", _coefficients(found), _COEFFICIENTS)

@@ -17,16 +17,22 @@ Reference: Kao, Chiu and Chen, "MAML is a Noisy Contrastive Learner in Classific
 
 from metacontrast.theory.built_heads import BuiltTask, build_task, split_built_gradient
 from metacontrast.theory.coefficients import contrastive_coefficients, wrong_sign_share, zeroed_coefficients
-from metacontrast.theory.decomposition import FeatureGradient, split_feature_gradient
-from metacontrast.theory.encoder_gradient import EncoderGradient, mean_split, split_encoder_gradient
+from metacontrast.theory.decomposition import (
+    EncoderGradient,
+    FeatureGradient,
+    mean_split,
+    split_encoder_gradient,
+    split_feature_gradient,
+)
 from metacontrast.theory.head_updates import (
+    Illustration,
     Preconditioner,
     adapted_heads,
     head_gradient,
     head_preconditioner,
     head_update,
+    mean_square_error_illustration,
 )
-from metacontrast.theory.illustration import Illustration, mean_square_error_illustration
 from metacontrast.theory.losses import contrastive_loss
 from metacontrast.theory.similarity import contrast, similarity_heatmap
 from metacontrast.theory.task import FeatureTask

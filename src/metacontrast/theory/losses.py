@@ -22,8 +22,7 @@ from torch import Tensor
 from metacontrast.errors import InputError
 from metacontrast.theory.coefficients import contrastive_coefficients, zeroed_coefficients
 from metacontrast.theory.decomposition import query_signals, support_signals
-from metacontrast.theory.inner_loop import Trajectory, walk
-from metacontrast.theory.task import FeatureTask, append_constant
+from metacontrast.theory.task import FeatureTask, Trajectory, append_constant, walk
 from metacontrast.types import Inner
 
 

@@ -12,20 +12,19 @@ import torch
 from torch import nn
 
 from metacontrast.data.augment import AugmentationName
+from metacontrast.data.decode import ReadOptions, Resample, SplitScheme
 from metacontrast.data.episodes import BalancedBatches, EpisodeSampler, Labels
 from metacontrast.data.images import ClassImages
-from metacontrast.data.options import ReadOptions, Resample, SplitScheme
 from metacontrast.errors import InputError, check_choice
 from metacontrast.fields import as_declared, check_fields, field_types
 from metacontrast.maml.engine import Precision, TaskGradient
-from metacontrast.maml.inner import Inner
 from metacontrast.methods import METHODS
 from metacontrast.model.encoders import EncoderName, build_encoder
 from metacontrast.model.head import BUILT_HEADS, HeadKind, TestHead
 from metacontrast.model.model import Model
 from metacontrast.model.normalization import AnyNorm
 from metacontrast.training import sources
-from metacontrast.types import LossName, Order, Params, Scope
+from metacontrast.types import Inner, LossName, Order, Params, Scope
 
 OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop"]
 Schedule = Literal["constant", "cosine"]

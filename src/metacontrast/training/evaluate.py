@@ -16,16 +16,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from metacontrast.data.episodes import EpisodeSampler
+from metacontrast.device import FILLED, free_bytes, peak_bytes
 from metacontrast.errors import InputError
 from metacontrast.fields import check_fields
 from metacontrast.maml.checks import check_rates
 from metacontrast.maml.engine import AUTO, Engine, at_precision
-from metacontrast.maml.inner import Inner, standing_steps, trajectory
-from metacontrast.memory import FILLED, free_bytes, peak_bytes
+from metacontrast.maml.inner import standing_steps, trajectory
 from metacontrast.model.head import TestHead, zero_head
 from metacontrast.model.model import Model, apply_head
 from metacontrast.model.solvers import Solver, solver_scores
-from metacontrast.types import Episode, Params, head_tensors
+from metacontrast.types import Episode, Inner, Params, head_tensors
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metacontrast.data.decode import enumerate_some
+from metacontrast.data.decode import Resample, enumerate_some
 from metacontrast.data.folder import IMAGENET_MEAN, IMAGENET_STD
 from metacontrast.data.image_format import ImageFormat
-from metacontrast.data.options import Resample
 from metacontrast.errors import InputError
 from metacontrast.model.efficientnet_lite import FixedLength
 

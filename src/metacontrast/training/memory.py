@@ -18,9 +18,9 @@ from functools import partial
 import torch
 
 from metacontrast.data.images import ClassImages
+from metacontrast.device import FILLED, MoreThanAllowed, free_bytes, peak_bytes
 from metacontrast.errors import InputError
 from metacontrast.maml.inner import standing_steps
-from metacontrast.memory import FILLED, MoreThanAllowed, free_bytes, peak_bytes
 from metacontrast.methods import METHODS
 from metacontrast.model.model import Model
 from metacontrast.training.checkpoint import TrainState, store_state

@@ -15,11 +15,10 @@ from metacontrast.data.image_format import ImageFormat
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
 from metacontrast.files import parse_json
-from metacontrast.maml.inner import Inner
 from metacontrast.training import sources
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.run import TrainedRun, load_run
-from metacontrast.types import Params, map_params
+from metacontrast.types import Inner, Params, map_params
 
 INNER = Inner(steps=20, lr=0.3, scope="head")
 """How an encoder from elsewhere adapts unless told otherwise."""

@@ -12,7 +12,7 @@ from metacontrast.data.augment import Augmentation
 from metacontrast.data.catalog import load_dataset, load_evaluation_split
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.data.images import ClassImages
-from metacontrast.diagnostics.explanation import explain
+from metacontrast.diagnostics.gradient import explain
 from metacontrast.files import as_path
 from metacontrast.maml.outer import Metrics
 from metacontrast.model.model import Model

@@ -1,12 +1,11 @@
-"""The figures by name: one module per figure of the paper, or per pair that shares its runs."""
+"""The figures by name: one module per figure of the paper, or per pair that belongs together."""
 
 from metacontrast.errors import InputError, did_you_mean
 from metacontrast.experiments.figures import (
     channel_memorization,
-    comparing_features,
-    crowded_directions,
     feature_similarity,
     first_and_second_order,
+    illustrations,
     initialization_and_zeroing,
     inner_steps,
     reformulation,
@@ -28,14 +27,14 @@ FIGURES: dict[str, FigureSpec] = {
         channel_memorization.SPEC,
         unpublished.SECOND_ORDER_ONE_SHOT,
         unpublished.TWENTY_FIVE_SHOTS,
-        comparing_features.SPEC,
-        crowded_directions.SPEC,
+        illustrations.COMPARING_FEATURES,
+        illustrations.CROWDED_DIRECTIONS,
     )
 }
 
 
 def find_figures(name: str) -> list[FigureSpec]:
-    """The figure of that name, or `all` of them."""
+    """Return the figure of that name, or `all` of them."""
     if name == "all":
         return list(FIGURES.values())
     if name not in FIGURES:

@@ -64,7 +64,7 @@ def _curves(setting: Setting) -> list[Curve]:
 
 
 def _ordinary(curve: Curve, bound: list[Curve]) -> Curve:
-    """The same training on ordinary tasks, up to where the bound runs end."""
+    """Train in the same way on ordinary tasks, up to where the bound runs end."""
     end = min(curve.plan.end, bound[0].plan.end)
     return replace(curve, name=_ORDINARY, look=Look("grey", "x", dashed=True), until=end)
 
@@ -125,7 +125,7 @@ def _claims(setting: Setting) -> list[Claim]:
 
 
 def _harder(kinds: dict[int, TaskKind]) -> Claim:
-    """What the authors' choice of test tasks alone does."""
+    """Claim what the authors' choice of test tasks alone does."""
     trick = "zeroing trick"
     comparisons = tuple(
         Comparison(

@@ -42,7 +42,7 @@ def _panels(setting: Setting) -> list[Panel]:
 
 
 def _grown(kind: TaskKind, curve: str, quantity: Similarity) -> Comparison:
-    """The growth of a similarity from early training to the end."""
+    """Compare a similarity early in training with that at the end."""
     what = "similarity within a class" if quantity.is_within_class else "contrast"
     label = f"{curve}: {what} at the end − early, {quantity.pair}"
     return Comparison(label, kind, (Endpoint(curve, quantity),), (Endpoint(curve, quantity, "early"),))

@@ -36,7 +36,7 @@ def _curves(setting: Setting) -> list[Curve]:
 
 
 def _as_long_as(first: list[Curve], second: list[Curve]) -> list[Curve]:
-    """First-order curves up to where the second-order ones end."""
+    """Cut first-order curves where the second-order ones end."""
     end = min(first[0].plan.end, second[0].plan.end)
     return [replace(curve, name=f"FO {curve.name}", until=end) for curve in first]
 

@@ -42,12 +42,12 @@ def _renamed(curve: Curve, steps: int, setting: Setting) -> Curve:
 
 
 def _full(setting: Setting) -> int:
-    """The text says 30,000 updates, the authors' runs have 17,500."""
+    """Return the published length: 30,000 updates in the text, 17,500 in the authors' runs."""
     return 17_500 if setting.protocol == "authors" else 30_000
 
 
 def _name_of(head: str, steps: int) -> str:
-    """The legend of a curve."""
+    """Name a curve in the legend."""
     return f"{head}, {steps} {'step' if steps == 1 else 'steps'}"
 
 

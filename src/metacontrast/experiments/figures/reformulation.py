@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from metacontrast.experiments.authors_models import HEAD_ONLY, PUBLISHED
-from metacontrast.experiments.authors_numbers import final_difference
+from metacontrast.experiments.authors import HEAD_ONLY, PUBLISHED, final_difference
 from metacontrast.experiments.figures.treatments import TREATMENTS, task_kind
 from metacontrast.experiments.setting import Setting, base_config, measurement_plan
 from metacontrast.experiments.spec import Accuracy, AuthorsCurve, Claim, Curve, FigureSpec, Panel, TaskKind, above, same
@@ -52,12 +51,12 @@ VARIANTS = {
 
 
 def _authors_name(name: str) -> str:
-    """The authors' run behind a variant."""
+    """Name the authors' run behind a variant."""
     return VARIANTS[name].authors or name
 
 
 def _authors_curve(name: str) -> AuthorsCurve:
-    """Its published numbers."""
+    """Return the published numbers of a variant."""
     return PUBLISHED[HEAD_ONLY, _authors_name(name)]
 
 
@@ -84,7 +83,7 @@ def _kind(setting: Setting) -> TaskKind:
 
 
 def _curve(setting: Setting, name: str) -> Curve:
-    """One of `VARIANTS`; the authors' code adapts the encoder at test, the paper's text does not."""
+    """Build the curve of one of `VARIANTS`; the authors' code adapts the encoder at test, the paper's text does not."""
     variant, is_authors = VARIANTS[name], setting.protocol == "authors"
     inner = {"inner_steps": 1, "inner_scope": "head", "meta_batch": 4, "head_bias": False}
     fields = {"inner_lr": 0.1 if is_authors else 0.01, **TREATMENTS[variant.head].fields, **variant.fields}
@@ -164,7 +163,7 @@ def _dropped_claims(setting: Setting) -> list[Claim]:
 
 
 def _authors_gain(name: str, other: str) -> str:
-    """At the end of the authors' training, in points."""
+    """Format the gain of a variant at the end of the authors' training, in points."""
     return final_difference(_authors_curve(name), _authors_curve(other), _ZEROED)
 
 

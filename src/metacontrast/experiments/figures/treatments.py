@@ -13,7 +13,7 @@ DATASET_NAMES = {"glyphs": "glyphs", "omniglot": "Omniglot", "cifar-fs": "CIFAR-
 
 @dataclass(frozen=True)
 class HeadTreatment:
-    """How the head starts, and whether it is zeroed in training.
+    """Start of the head, and whether it is zeroed in training.
 
     Args:
         authors: its name among the authors' curves.
@@ -42,7 +42,7 @@ OMNIGLOT_HEADS = ("random", "random × 0.5", "zero init", "zeroing trick")
 
 
 def task_kind(setting: Setting, family: Family, shots: int) -> TaskKind:
-    """5-way tasks of the family; at smoke scale named after what the glyphs stand for."""
+    """Name 5-way tasks of the family; at smoke scale after what the glyphs stand for."""
     name = f"glyphs for {family}" if setting.scale == "smoke" else DATASET_NAMES[setting.dataset(family)]
     return TaskKind(name, f"5-way {shots}-shot")
 
@@ -57,7 +57,7 @@ def head_curves(
     prefix: str = "",
     **changes: Any,
 ) -> list[Curve]:
-    """One curve per treatment of the head.
+    """Build one curve per treatment of the head.
 
     Args:
         authors: the authors' figure, and what its curves are called before the name of the head.
@@ -82,19 +82,19 @@ def head_curves(
 def panel(
     setting: Setting, family: Family, shots: int, quantity: Quantity, curves: tuple[str, ...] | None = None
 ) -> Panel:
-    """A drawn panel, titled with what it shows."""
+    """Build a drawn panel, titled with what it shows."""
     kind = task_kind(setting, family, shots)
     return Panel(kind, quantity, f"{kind}, {quantity.description}", curves)
 
 
 def omniglot_first_order(setting: Setting, shots: int, heads: Sequence[str], figure: str) -> list[Curve]:
-    """FOMAML on Omniglot; the paper's text says 30,000 updates, the authors' runs have 3,000."""
+    """Build FOMAML on Omniglot: 30,000 updates in the paper's text, 3,000 in the authors' runs."""
     plan = measurement_plan(setting, "omniglot", 300, 3_000 if setting.protocol == "authors" else 30_000, heads=BOTH)
     return head_curves(setting, "omniglot", shots, plan, heads, (figure, "FOMAML"))
 
 
 def omniglot_second_order(setting: Setting, shots: int, figure: str) -> list[Curve]:
-    """SOMAML on Omniglot; the paper's text says 20,000 updates."""
+    """Build SOMAML on Omniglot: 20,000 updates in the paper's text."""
     full = 3_000 if setting.protocol == "authors" else 20_000
     plan = measurement_plan(setting, "omniglot", 150, full, stage_steps=(1, 3))
     return head_curves(setting, "omniglot", shots, plan, THREE, (figure, "SOMAML"), "SO ", order="second")
@@ -103,7 +103,7 @@ def omniglot_second_order(setting: Setting, shots: int, figure: str) -> list[Cur
 def colour_first_order(
     setting: Setting, shots: int, figure: str, heads: Sequence[str] = tuple(TREATMENTS)
 ) -> list[Curve]:
-    """FOMAML on colour images."""
+    """Build FOMAML on colour images."""
     steps = {"steps": (1, 3, 5), "stage_steps": (1, 3, 5, 10), "heads": BOTH}
     if shots > 1:
         steps = {"steps": (1, 3), "stage_steps": (1, 3, 10)}
@@ -112,6 +112,6 @@ def colour_first_order(
 
 
 def colour_second_order(setting: Setting, shots: int) -> list[Curve]:
-    """SOMAML on colour images."""
+    """Build SOMAML on colour images."""
     plan = measurement_plan(setting, "colour", 300 if shots == 1 else 200, 30_000, steps=(1, 3), stage_steps=(1, 3, 10))
     return head_curves(setting, "colour", shots, plan, THREE, ("6", "SOMAML"), "SO ", order="second")

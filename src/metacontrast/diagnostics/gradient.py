@@ -2,12 +2,18 @@
 
 The gradient itself is the algorithm's (`metacontrast.maml`), with whatever the model adapts; its parts are the
 theory's (`metacontrast.theory`), for a head-only inner loop of the same steps. The two meet here.
+
+Beside it stands the accuracy on the same tasks under several assignments of the labels. A learned head starts every
+task from rows of its own, one per label; a permutation of the labels then changes the inner loop and the outcome. Rows
+that are equal, zero in particular, or built from the support images leave nothing to prefer: such a head answers the
+permuted task with the permuted answers. The accuracy is then the same save for ties (of equal logits the first class
+wins) and, where the rows are not zero, rounding.
 """
 
 import math
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,13 +21,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from metacontrast.diagnostics.label_order import LabelOrder, cyclic_orders, label_order_accuracy, spread
-from metacontrast.diagnostics.similarity import contrasts
 from metacontrast.diagnostics.task_view import (
     REMAINDER,
     Part,
     TaskView,
     answers_at_once,
+    contrasts,
     describe_parts,
     drop_rounding,
     spectrum,
@@ -29,18 +34,20 @@ from metacontrast.diagnostics.task_view import (
 )
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import arithmetic, unstack
+from metacontrast.maml.inner import adapt
 from metacontrast.model.head import BUILT_HEADS
 from metacontrast.model.model import Model
 from metacontrast.theory.similarity import check_present
 from metacontrast.theory.task import check_inner
 from metacontrast.types import Episode, Inner, Params
 
+LabelOrder = Sequence[int]
 MEANS = ("loss", "accuracy", "wrong_sign_share", "head_norm", "head_spread")
 
 
 @dataclass(frozen=True, eq=False)
 class GradientExplanation:
-    """What a batch of tasks shows; means are over tasks, tensors on the CPU.
+    """Parts of the outer gradient of a batch of tasks, and what surrounds it; means over tasks, on the CPU.
 
     Args:
         tasks: how many.
@@ -94,7 +101,7 @@ class GradientExplanation:
         return spread(self.order_accuracy)
 
     def scalars(self) -> dict[str, float | int | None]:
-        """Everything that is one number, under flat names; None where it is not defined."""
+        """Collect all single numbers under flat names; None where one is not defined."""
         names = ("tasks", "gradient_norm", "distance", *MEANS)
         found: dict[str, float | int | None] = {name: getattr(self, name) for name in names}
         for name, part in self.parts.items():
@@ -117,7 +124,7 @@ def explain(
     label_orders: int = 3,
     ordered_tasks: int = 4,
 ) -> GradientExplanation:
-    """Take the outer gradient of a batch of tasks apart and measure what surrounds it.
+    """Split the outer gradient of a batch of tasks into its parts, and measure what surrounds it.
 
     Args:
         episodes: tasks of one shape, stacked; two classes or more, all in support and query set.
@@ -152,7 +159,7 @@ def explain(
 def _view_tasks(
     model: Model, params: Params, episodes: Episode, inner: Inner, executor: Executor | None
 ) -> tuple[Float[Tensor, "gradient parameter"], TaskView]:
-    """The gradients, mean over tasks and summed in their order, and all else stacked over tasks."""
+    """Sum the gradients in the order of the tasks, take their mean, and stack everything else over tasks."""
     run = map if executor is None else executor.map
     total, views = torch.zeros(()), []
     for view in run(partial(view_task, model, params, inner), unstack(episodes)):
@@ -166,7 +173,7 @@ def _view_tasks(
 
 
 def _summary(views: TaskView, inner_lr: float) -> dict[str, Any]:
-    """Means over the stacked views, the spectrum, and the coefficients of the first task."""
+    """Compute means over the stacked views, the spectrum, and the coefficients of the first task."""
     eigenvalues = spectrum(views.curvature, views.head.shape[-1], inner_lr).cpu()
     size = eigenvalues.abs()
     each = views.loss, views.accuracy, views.wrong_sign_share, views.head.norm(dim=(1, 2)), _spreads(views.head)
@@ -182,7 +189,7 @@ def _summary(views: TaskView, inner_lr: float) -> dict[str, Any]:
 
 
 def _spreads(heads: Float[Tensor, "task way extended"]) -> Float[Tensor, " task"]:
-    """Norm of w̃_k − mean_j w̃_j over all rows k; exactly 0 for equal rows."""
+    """Compute the norm of w̃_k − mean_j w̃_j over all rows k; exactly 0 for equal rows."""
     offsets = heads - heads[:, :1]
     return (offsets - offsets.mean(1, keepdim=True)).norm(dim=(1, 2))
 
@@ -195,9 +202,64 @@ def _check_labels(support_y: Int[Tensor, "task support"], query_y: Int[Tensor, "
 
 
 def _check(params: Params, model: Model, inner: Inner) -> None:
-    """Raise for what the theory has no answer to."""
+    """Raise `InputError` for models that the theory does not describe."""
     if model.head not in BUILT_HEADS and not params.head.weight.numel():
         raise InputError("these parameters have no head to decompose: give a model with a head")
     if params.rates:
         raise InputError("the theory is that of one inner learning rate, but this model has learned rates")
     check_inner(inner, least=0 if answers_at_once(model, inner) else 1)
+
+
+def cyclic_orders(ways: int, count: int | None = None) -> list[LabelOrder]:
+    """List the labels as they are, then shifted by 1, 2, …; with all of them every class meets every row of the head.
+
+    >>> cyclic_orders(3)
+    [(0, 1, 2), (1, 2, 0), (2, 0, 1)]
+    """
+    shifts = range(ways if count is None else min(ways, count))
+    return [tuple((label + shift) % ways for label in range(ways)) for shift in shifts]
+
+
+def label_order_accuracy(
+    model: Model,
+    params: Params,
+    episodes: Episode,
+    inner: Inner,
+    orders: Sequence[LabelOrder],
+    executor: Executor | None = None,
+) -> Float[Tensor, "order task"]:
+    """Compute query accuracy after adaptation, label t being called orders[i][t].
+
+    Args:
+        episodes: tasks of one shape, stacked.
+        orders: permutations of 0 … ways − 1.
+    """
+    for order in orders:
+        if sorted(order) != list(range(model.ways)):
+            raise InputError(
+                f"label order {tuple(order)} is not a permutation of 0 to {model.ways - 1}: name each once"
+            )
+    names = torch.tensor([list(order) for order in orders], device=episodes.support_y.device)
+    first_order = replace(inner, order="first")
+
+    def accuracies(episode: Episode) -> Float[Tensor, " order"]:
+        return torch.stack([_accuracy(model, params, _relabel(episode, each), first_order) for each in names])
+
+    run = map if executor is None else executor.map
+    return torch.stack(list(run(accuracies, unstack(episodes))), dim=1)
+
+
+def spread(accuracies: Float[Tensor, "order task"]) -> float:
+    """Compute best minus worst accuracy over the label orders of a task, mean over tasks."""
+    return (accuracies.amax(0) - accuracies.amin(0)).mean().item()
+
+
+def _relabel(episode: Episode, names: Tensor) -> Episode:
+    return episode._replace(support_y=names[episode.support_y], query_y=names[episode.query_y])
+
+
+def _accuracy(model: Model, params: Params, episode: Episode, inner: Inner) -> Float[Tensor, ""]:
+    adapted = adapt(model, params, episode.support_x, episode.support_y, inner)
+    with torch.no_grad():
+        logits = model.query_logits(adapted, episode.support_x, episode.query_x)
+    return (logits.argmax(1) == episode.query_y).to(logits.dtype).mean()
