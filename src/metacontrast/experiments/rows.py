@@ -207,11 +207,11 @@ def describe_interval(judged: Judged) -> str:
         return f"{bounds}, {_to_levels(*judged.levels)}"
     if not isinstance(comparison.plus[0].quantity, Accuracy):
         goal = f" (claim: within {comparison.margin:g})" if comparison.measure == "equal" else ""
-        return _minus(f"{mean:+.3f} ± {half:.3f}{level}{goal}")
+        return _minus(f"{_rounded(mean, 3):+.3f} ± {half:.3f}{level}{goal}")
     margin = f"{100 * comparison.margin:g}"
     goal = f" (claim: more than {margin})" if comparison.margin else ""
     goal = f" (claim: within ± {margin})" if comparison.measure == "equal" else goal
-    return _minus(f"{100 * mean:+.2f} ± {100 * half:.2f} points{level}{goal}")
+    return _minus(f"{_rounded(100 * mean, 2):+.2f} ± {100 * half:.2f} points{level}{goal}")
 
 
 def describe_p(p: float) -> str:
@@ -231,6 +231,11 @@ def _to_levels(low: float, high: float) -> str:
 
 def _spread(mean: float, std: float, seeds: int) -> str:
     return f"{percent(mean)} ± {percent(std)}" if seeds > 1 else percent(mean)
+
+
+def _rounded(value: float, digits: int) -> float:
+    """Round a number, to +0 where rounding errors alone would give it a sign."""
+    return round(value, digits) + 0.0
 
 
 def _minus(text: str) -> str:
