@@ -121,7 +121,7 @@ def remembering(cache: Path | None) -> Iterator[dict[str, Remembering]]:
 
 
 def load(name: str, kept: int) -> list[list[Image.Image]]:
-    """The test classes, so many images of each; of Omniglot every fourth character."""
+    """The test classes with `kept` images of each; of Omniglot every fourth character."""
     if name == "digits":
         from sklearn.datasets import load_digits
 

@@ -27,7 +27,7 @@ def reliability(confidence: NDArray[np.float64], right: NDArray[np.float64]) -> 
 
 
 def page_of(page: Path, records: Sequence[dict[str, Any]]) -> str:
-    """The page's text with the part between the marks made anew."""
+    """The page's text with the part between the marks made again."""
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{as_markdown(records)}{END}{after}"
