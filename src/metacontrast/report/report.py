@@ -127,8 +127,8 @@ def _checkpoints(found: Findings) -> Figure:
 
 _PARTS = (
     "Decomposition of the encoder's outer gradient. Left: the norm of each part relative to the gradient's. Middle: "
-    "its share, measured along the gradient; shares sum to 1, and a negative share works against the gradient. Right: the "
-    "cosine between the part and the gradient. Parts that are zero are left out. The residual is what the theory does "
+    "its share, measured along the gradient; shares sum to 1, and a negative share works against the gradient. Right: "
+    "its cosine with the gradient. Parts that are zero are left out. The residual is what the theory does "
     "not cover: adaptation of the encoder in the inner loop, the gradient through the prototypes of a prototype head, "
     "and a head that is not adapted."
 )
