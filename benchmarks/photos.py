@@ -120,7 +120,7 @@ def remembering(cache: Path | None) -> Iterator[dict[str, Remembering]]:
 
 
 def load(name: str, kept: int) -> list[list[Image.Image]]:
-    """The test classes, `kept` images of each; of Omniglot every fourth character."""
+    """The test classes with `kept` images of each; of Omniglot every fourth character."""
     if name == "digits":
         from sklearn.datasets import load_digits
 

@@ -31,6 +31,7 @@ SHRINK = {
     "explain": ["--episodes", "3"],
     "figure": ["--scale", "smoke", "--jobs", "1"],
 }
+TEST_CODE = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("*.py"))
 NOT_HERE = ("mini-imagenet", "data get", "--runner ray")
 REAL = re.compile(r"(omniglot|cifar-fs)(?!-conv4)")
 
@@ -172,3 +173,13 @@ def test_links_and_pictures_exist(page):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_and_tests_that_are_named_exist(page):
+    text = page.read_text(encoding="utf-8")
+    bases = (ROOT, ROOT / "src", ROOT / "src" / "metacontrast", page.parent)
+    for name in re.findall(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|jsonl|toml))`", text):
+        assert "NAME" in name or any((base / name).is_file() for base in bases), name
+    for name in set(re.findall(r"`(test_[a-z]+_\w+)(?:\[[\w ]+\])?`", text)):
+        assert f"def {name}(" in TEST_CODE, name

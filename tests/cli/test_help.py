@@ -7,7 +7,7 @@ import re
 import pytest
 
 from metacontrast.cli.main import build_parser, run
-from metacontrast.training.config import TrainConfig
+from metacontrast.training.config import TrainConfig, with_fields
 from metacontrast.training.recipes import RECIPES
 
 
@@ -72,6 +72,12 @@ def test_defaults_without_a_recipe_are_those_that_train_would_take(capsys):
     text = help_of(capsys, "train", "--dataset", "omniglot", "--shots", "5", "--help-all")
     assert_defaults(text, RECIPES["omniglot-5w5s-released"])
     assert_defaults(help_of(capsys, "train", "--dataset", "folder:here", "--help-all"), RECIPES["glyphs"])
+
+
+def test_defaults_are_those_of_the_method(capsys):
+    """The fields that a method brings, put over the recipe's."""
+    text = help_of(capsys, "train", "--method", "protonet", "--help-all")
+    assert_defaults(text, with_fields(RECIPES["glyphs"], method="protonet"))
 
 
 def test_the_demonstration_shows_its_own_defaults(capsys):

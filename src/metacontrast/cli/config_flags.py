@@ -57,16 +57,18 @@ def add_config_flags(parser: Parser, **own: Any) -> dict[str, argparse._Argument
 
 
 def _show_defaults(parser: Parser, own: Mapping[str, Any], words: Sequence[str]) -> None:
-    """Put the defaults for these words into the help: those of a recipe or of a data set that they name."""
+    """Put the defaults into the help that hold for these words: those of the recipe, data set and method they name."""
     chooser = Parser(add_help=False, exit_on_error=False)
     chooser.add_argument("--recipe")
-    add_some_config_flags(chooser, ["dataset", "shots"])
+    add_some_config_flags(chooser, ["dataset", "shots", "method"])
     try:
-        given, _ = chooser.parse_known_args(words)
+        args, _ = chooser.parse_known_args(words)
     except argparse.ArgumentError:
-        given = argparse.Namespace(recipe=None)
-    name = given.recipe or _default_recipe(getattr(given, "dataset", "glyphs"), getattr(given, "shots", 1))
-    texts = {field: _as_text(value) for field, value in (dataclasses.asdict(recipe(name)) | dict(own)).items()}
+        args = argparse.Namespace(recipe=None)
+    given = given_fields(args)
+    name = args.recipe or _default_recipe(given.get("dataset", "glyphs"), given.get("shots", 1))
+    config = with_fields(recipe(name), **{field: value for field, value in given.items() if field == "method"})
+    texts = {field: _as_text(value) for field, value in (dataclasses.asdict(config) | dict(own)).items()}
     for action in parser._actions:
         action.shown = (texts | {"recipe": name}).get(action.dest)  # type: ignore[attr-defined]
 

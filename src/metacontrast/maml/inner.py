@@ -192,7 +192,7 @@ def standing_steps(model: Model, inner: Inner) -> int:
 
 
 def _use_step_norms(model: Model, params: Params, step: int) -> Params:
-    """The encoder with the norms that belong to it after that number of steps; later ones have the last one's."""
+    """The encoder with the norms that belong to it after this number of steps; later ones have the last one's."""
     norms = {name: t[min(step, len(t)) - 1] for name, t in params.step_norms.items()}
     if norms and model.has_task_axis(params.encoder):
         norms = model.for_tasks(norms, len(params.head.weight))

@@ -1,4 +1,4 @@
-"""Controls that see no tasks: they tell the training classes apart on class-balanced batches of images.
+"""Controls without tasks: they classify the training classes on class-balanced batches of images.
 
     supervised   cross entropy of a linear classifier of all training classes (Baseline, Chen et al. 2019)
     ... cosine   the same by angle: s ŵ_kᵀφ(x), |φ| = |ŵ| = 1, s learned (Baseline++)

@@ -129,7 +129,7 @@ LABELS = {
     "contrastive_query": ("contrastive,\nquery side", "blue"),
     "contrastive_support": ("contrastive,\nsupport side", "sky"),
     "head_curvature": ("head\ncurvature", "orange"),
-    "remainder": ("not in the\ntheory", "grey"),
+    "remainder": ("residual", "grey"),
 }
 
 
