@@ -23,9 +23,9 @@ from tqdm import tqdm
 from metacontrast.classifier.inputs import as_items, as_labels, composed, dataset_items, distinct, folder_of
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.data.decode import BATCH, Item
+from metacontrast.data.folder import Found, Nested, Use, find_classes, image_folders, items_of
 from metacontrast.data.image_format import ImageFormat
 from metacontrast.data.images import ClassImages, group_by_class
-from metacontrast.data.folder import Found, Nested, Use, find_classes, image_folders, items_of
 from metacontrast.errors import InputError
 from metacontrast.files import as_path, why_no_folder
 from metacontrast.maml.engine import arithmetic
@@ -122,7 +122,7 @@ def images_from_dataset(data: Any, images: ImageFormat, name: str = "data set") 
     """
     if (found := dataset_items(data)) is None:
         raise InputError(
-            f"{name} is a {type(data).__name__}, not a data set: give pairs (image, label), or rows with image and label"
+            f"{name} is a {type(data).__name__}, not a data set: give pairs (image, label) or rows of both"
         )
     items, pixels = images.read(found[0])
     labels = as_labels(found[1], len(items))
