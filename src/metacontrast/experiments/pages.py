@@ -234,7 +234,7 @@ def _numbers(spec: FigureSpec, records: FigureRecords, table: Table) -> list[str
         "Accuracy in per cent, mean ± sample standard deviation over seeds. Published curve: where smoothing over "
         "mixed rows puts its end. Authors after as many updates: straight between evaluations.",
     ]
-    panels = panels_of(spec, records.settings, table)
+    panels = [each for panel in panels_of(spec, records.settings, table) for each in panel.tabulated()]
     for panel in panels:
         other = "" if all(map(is_same_test, curves_of(panel, table))) else " (authors: other test data)"
         parts += [f"**{panel.title}**{other}", _without_empty_columns(NUMBERS_HEAD, numbers_rows(panel, table))]

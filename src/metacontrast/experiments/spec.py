@@ -260,12 +260,32 @@ class Panel:
         quantity: what is drawn.
         title: what stands above.
         curves: their names; None is all curves of this kind.
+        dashed: a second quantity of the same curves, drawn with dashed lines.
+        minus: pairs of curves; only the first less the second of each pair is drawn then.
     """
 
     kind: TaskKind
     quantity: Quantity
     title: str
     curves: tuple[str, ...] | None = None
+    dashed: Quantity | None = None
+    minus: tuple[tuple[str, str], ...] = ()
+
+    def tabulated(self) -> list["Panel"]:
+        """List the panels, of one quantity each, whose numbers the page's tables hold."""
+        if self.minus:
+            return [
+                replace(
+                    self,
+                    title=f"{self.kind}, {self.quantity.description}",
+                    curves=tuple(one for one, _ in self.minus),
+                    minus=(),
+                )
+            ]
+        if self.dashed is None:
+            return [self]
+        shown = [self.quantity, self.dashed]
+        return [replace(self, quantity=q, title=f"{self.kind}, {q.description}", dashed=None) for q in shown]
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,16 @@ def _panels(setting: Setting) -> list[Panel]:
     return [Panel(kind, _ZEROED, f"{kind}, {_ZEROED.description}")]
 
 
+def _differences(setting: Setting) -> list[Panel]:
+    kind = _kind(setting)
+    title = f"{kind}, {_ZEROED.description}"
+    maml = tuple(dict.fromkeys(_PAIRS.values()))
+    return [
+        Panel(kind, _ZEROED, title, maml),
+        Panel(kind, _ZEROED, f"{title}: difference to MAML", minus=tuple(_PAIRS.items())),
+    ]
+
+
 def _reformulated_claims(setting: Setting) -> list[Claim]:
     kind = _kind(setting)
     return [
@@ -149,7 +159,7 @@ REFORMULATION = FigureSpec(
     question="Does training by the reformulated loss, without an inner loop, do what MAML does?",
     paper_figures=(8,),
     curves=lambda setting: [_curve(setting, name) for pair in _PAIRS.items() for name in reversed(pair)],
-    panels=_panels,
+    panels=_differences,
     claims=_reformulated_claims,
     faults=(
         "The published curve for Eq. 7 is the run without the interference term, and in all reformulated runs of the "

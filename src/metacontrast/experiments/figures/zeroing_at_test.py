@@ -5,10 +5,9 @@ from metacontrast.experiments.figures.treatments import (
     THREE,
     colour_first_order,
     omniglot_first_order,
-    panel,
     task_kind,
 )
-from metacontrast.experiments.setting import BOTH, Family, Setting
+from metacontrast.experiments.setting import Family, Setting
 from metacontrast.experiments.spec import (
     Accuracy,
     Claim,
@@ -31,7 +30,12 @@ def _curves(setting: Setting) -> list[Curve]:
 
 
 def _panels(setting: Setting) -> list[Panel]:
-    return [panel(setting, *shown, Accuracy(head, 1)) for shown in _SHOWN for head in BOTH]
+    return [_panel(task_kind(setting, *shown)) for shown in _SHOWN]
+
+
+def _panel(kind: TaskKind) -> Panel:
+    zeroed, kept = Accuracy("zeroed", 1), Accuracy("kept", 1)
+    return Panel(kind, zeroed, f"{kind}, step 1\nsolid: head zeroed at test, dashed: head kept", dashed=kept)
 
 
 def _claims(setting: Setting) -> list[Claim]:
