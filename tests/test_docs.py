@@ -42,6 +42,7 @@ def own_images(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     write_folder(tmp_path / "my-images", *grey_images())
     write_folder(tmp_path / "labelled-images", *grey_images(seed=2))
+    write_folder(tmp_path / "many-classes", *grey_images(classes=12))
     for number, image in enumerate(grey_images(seed=1)[0][::5], start=1):
         Image.fromarray(image).save(tmp_path / f"{number}.png")
     (tmp_path / "new-images").mkdir()

@@ -122,8 +122,7 @@ def images_from_dataset(data: Any, images: ImageFormat, name: str = "data set") 
     """
     if (found := dataset_items(data)) is None:
         raise InputError(
-            f"{name} is a {type(data).__name__}, not a data set: give pairs (image, label), or rows with image and "
-            "label"
+            f"{name} is a {type(data).__name__}, not a data set: give pairs (image, label) or rows of both"
         )
     items, pixels = images.read(found[0])
     labels = as_labels(found[1], len(items))

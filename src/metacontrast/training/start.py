@@ -65,9 +65,7 @@ def load_start(name: str, weights: str | None) -> Start:
     if not sources.is_source(name):
         run = load_run(sources.find_model(name))
         if run.config.encoder == "start":
-            raise InputError(
-                f"{name} started from {run.config.start}: go on with it by --resume, or start from that too"
-            )
+            raise InputError(f"{name} started from {run.config.start}: go on with it by --resume, or start from that")
         fixed = {name: getattr(run.config, name) for name in ("encoder", "filters")}
         return Start(format_of(run), fixed, {name: getattr(run.config, name) for name in _ADAPTS}, run)
     images = sources.starting_encoder(name, weights, True).images
