@@ -2,8 +2,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 PEERS := .venv-bench/.installed
+SITE := .venv-docs/.installed
 
-.PHONY: install demo bench figures test test-slow test-processors lint types clean
+.PHONY: install demo bench docs figures test test-slow test-processors lint types clean
 
 install: $(INSTALLED)
 
@@ -29,6 +30,17 @@ $(PEERS): requirements/torch.txt requirements/bench.txt
 	  learn2learn==0.2.0 || echo "learn2learn does not install with this Python; the table will say so"
 	touch $@
 
+docs: $(SITE)
+	.venv-docs/bin/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
+$(SITE): pyproject.toml requirements/torch.txt requirements/runtime.txt requirements/docs.txt
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet --disable-pip-version-check -r requirements/torch.txt
+	.venv-docs/bin/pip install --quiet --disable-pip-version-check -r requirements/runtime.txt -r requirements/docs.txt
+	.venv-docs/bin/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	touch $@
+
 figures: $(INSTALLED)
 	$(BIN)/metacontrast figure all --redraw
 
@@ -50,4 +62,4 @@ types: $(INSTALLED)
 	$(BIN)/basedpyright
 
 clean:
-	rm -rf .venv .venv-bench .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-bench .venv-docs docs/_build .pytest_cache .ruff_cache .hypothesis .import_linter_cache

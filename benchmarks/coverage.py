@@ -12,9 +12,8 @@ import itertools
 
 import numpy as np
 
-from metacontrast.experiments.setting import MEASURED
-from metacontrast.experiments.speed_ups import estimate_speed_up
-from metacontrast.experiments.statistics import LOOKS, over_seeds_and_tasks
+from metacontrast.experiments.setting import MEASURED_UPDATES
+from metacontrast.experiments.statistics import LOOKS, estimate_speed_up, over_seeds_and_tasks
 
 _TASKS = (0.0, 0.02, 0.05, 0.1)
 _NOISE = (0.05, 0.1)
@@ -39,7 +38,7 @@ def speed_coverage(seeds: int, ratio: float, spread: float, tries: int, tasks: i
     The curves rise as 1 − exp(−(update / time)^0.5); the times of the seeds are log-normal, the tasks differ.
     """
     generator = np.random.default_rng(0)
-    updates = [update for update in MEASURED["omniglot"] if update <= 3000]
+    updates = [update for update in MEASURED_UPDATES["omniglot"] if update <= 3000]
     inside = above = 0
     for _ in range(tries):
         easy = generator.normal(0, 0.1, tasks)

@@ -18,7 +18,7 @@ from time import perf_counter
 import torch
 
 from metacontrast.data.images import ClassImages
-from metacontrast.memory import keep_freed_memory
+from metacontrast.device import keep_freed_memory
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.recipes import recipe
 from metacontrast.training.records import device_name

@@ -16,7 +16,7 @@ from time import perf_counter
 
 import torch
 
-from metacontrast.diagnostics.explanation import explain
+from metacontrast.diagnostics.gradient import explain
 from metacontrast.training.recipes import recipe
 from metacontrast.training.records import device_name
 from metacontrast.training.train_run import initial_state, outer_step

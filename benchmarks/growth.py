@@ -20,8 +20,8 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 import metacontrast as mc
 from gradients.table import hardware
-from metacontrast.memory import keep_freed_memory
-from metacontrast.plots.style import COLORS
+from metacontrast.device import keep_freed_memory
+from metacontrast.plots import COLORS
 
 BASE = {"tasks": 4, "steps": 1, "ways": 5, "size": 42}
 VARIED = {"tasks": (1, 2, 4, 8, 16), "steps": (1, 2, 5, 10), "ways": (2, 5, 10, 20), "size": (28, 42, 63, 84)}

@@ -1,4 +1,4 @@
-"""A model that comes along on alphabets that it never saw, as a user meets it: folders of PNG files, fit, predict.
+"""A bundled model on alphabets that it never saw, as a user meets it: folders of PNG files, fit, predict.
 
     METACONTRAST_DATA=... python benchmarks/own_images.py [--records results/own-images.jsonl]
 
@@ -12,6 +12,7 @@ import json
 import math
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, median, stdev
 
@@ -97,9 +98,14 @@ def interval(values: list[float]) -> tuple[float, float]:
     return mean(values), 1.96 * stdev(values) / math.sqrt(len(values))
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+def from_command_line(work: Callable[[str, Path | None], None], description: str | None) -> None:
+    """Call `work` with the model and the file of records that were asked for."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", default="omniglot-conv4")
     parser.add_argument("--records", type=Path)
     args = parser.parse_args()
-    main(args.model, args.records)
+    work(args.model, args.records)
+
+
+if __name__ == "__main__":
+    from_command_line(main, __doc__)

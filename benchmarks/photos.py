@@ -1,284 +1,381 @@
-"""A few images of each class to a classifier, `model="auto"`: accuracy on photographs, drawings and digits.
+"""A few images of each class to a classifier, `model="auto"`: photographs, drawings and digits; refusals; speed.
 
-    METACONTRAST_DATA=... python benchmarks/photos.py --cache DIR [--records results/photos.jsonl] [--settings NAME,...]
+    METACONTRAST_DATA=DIR python benchmarks/photos.py --records results/photos.jsonl --cache DIR2
+    METACONTRAST_DATA=DIR python benchmarks/photos.py --records results/photos.jsonl --only "digits 10x5" --tasks 4
+    python benchmarks/photos.py --records results/photos.jsonl --page docs/classifier.md
 
-Every task draws classes and images of the test classes; the classifier chooses its model among those that are
-installed, learns, and answers 15 other images of each class. Features of the frozen photo encoders are computed once
-for every image and kept in DIR: a task costs a second. The first `--check` tasks of each setting also run
-through `fit` and `predict` on folders of PNG files, and must give the same answers. Beside it stand, on the same
-features of `photos`: the nearest class mean by angle, and scikit-learn's logistic regression with its defaults.
-Intervals are 95 % over tasks, differences paired by task.
+A row draws its tasks from the test classes. For each, folders of PNG files are written; `FewShotClassifier` is fitted
+to one and asked about the other, 15 further images of each class. Beside it stand, on the features that it used
+(`transform`), scikit-learn's logistic regression with its defaults and the nearest class mean. Intervals are 95 % over
+tasks, differences paired by task; that of the calibration error is a bootstrap over tasks.
 
-The classes of miniImageNet, and most of CIFAR-FS's, are among those that `photos` was trained on.
+The features of frozen encoders are kept by the pixels that they are of, in memory and in DIR2: an image's features do
+not depend on what else is asked, so that no answer changes, and a task costs seconds. `speed` keeps nothing.
+
+A row that the records have with as many tasks is left out. The classes of miniImageNet, and most of CIFAR-FS's, are
+among those that `photos` was trained on.
 """
 
 import argparse
+import contextlib
+import hashlib
 import json
-import math
+import platform
+import subprocess
+import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import mean, stdev
-from typing import NamedTuple
+from statistics import mean, median, stdev
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
+from torch import nn
 from tqdm import tqdm
 
 import metacontrast as mc
-from metacontrast.classifier.candidates import make_plan
-from metacontrast.classifier.choice import choose
-from metacontrast.classifier.confidence import expected_calibration_error, prediction_sets, set_threshold
-from metacontrast.classifier.cross_validation import similarity
-from metacontrast.classifier.fitted import each_alone, fit_support
-from metacontrast.classifier.model_folder import load_starting_point
-from metacontrast.classifier.reading import Read, pictures
 from metacontrast.classifier.starting_point import StartingPoint
-from metacontrast.classifier.support import make_support
-from metacontrast.data.decode import MAX_PIXELS, Item
+from metacontrast.training.records import read_records
+from photos_page import draw as draw_diagram
+from photos_page import page_of, reliability
 
-QUERIES, PER_CLASS = 15, 100
-SETTINGS = {
-    "mini-imagenet 5x5": ("mini-imagenet", 5, 5),
-    "mini-imagenet 5x1": ("mini-imagenet", 5, 1),
-    "mini-imagenet 20x5": ("mini-imagenet", 20, 5),
-    "cifar-fs 5x5": ("cifar-fs", 5, 5),
-    "cifar-fs 5x1": ("cifar-fs", 5, 1),
-    "omniglot 5x5": ("omniglot", 5, 5),
-    "omniglot 20x1": ("omniglot", 20, 1),
-    "digits 10x5": ("digits", 10, 5),
-    "digits 10x20": ("digits", 10, 20),
+QUERIES, PER_CLASS, COVERAGE, REJECT = 15, 100, 0.9, 0.1
+
+
+class Row(NamedTuple):
+    """What is measured: the data, classes and images of each, tasks, and how many images of a class there are."""
+
+    data: str
+    ways: int
+    shots: int
+    refuses: bool = False
+    kept: int = PER_CLASS
+    tasks: int = 100
+
+
+ROWS = {
+    "mini-imagenet 5x5": Row("mini-imagenet", 5, 5),
+    "mini-imagenet 5x1": Row("mini-imagenet", 5, 1),
+    "mini-imagenet 20x5": Row("mini-imagenet", 20, 5),
+    "mini-imagenet 5x500": Row("mini-imagenet", 5, 500, kept=600, tasks=20),
+    "cifar-fs 5x5": Row("cifar-fs", 5, 5),
+    "cifar-fs 5x1": Row("cifar-fs", 5, 1),
+    "omniglot 5x5": Row("omniglot", 5, 5, kept=20),
+    "omniglot 20x1": Row("omniglot", 20, 1, kept=20),
+    "digits 10x5": Row("digits", 10, 5),
+    "digits 10x20": Row("digits", 10, 20),
+    "refusals 5x5": Row("mini-imagenet", 5, 5, refuses=True),
+    "refusals 10x5": Row("mini-imagenet", 10, 5, refuses=True),
+    "refusals 5x20": Row("mini-imagenet", 5, 20, refuses=True),
+    "speed": Row("mini-imagenet", 5, 5),
 }
 
 
-class Data(NamedTuple):
-    """Images by class, and where their features are kept."""
+class Remembering(nn.Module):
+    """An encoder that computes no image twice; answers are bit for bit its own."""
 
-    name: str
-    images: list[list[Image.Image]]
-    cache: Path
-    arrays: dict[str, np.ndarray]
+    def __init__(self, encoder: nn.Module, file: Path | None):
+        super().__init__()
+        self.encoder, self.file, self.known = encoder, file, dict[bytes, torch.Tensor]()
+        if file is not None and file.exists():
+            stored = np.load(file)
+            pairs = zip(stored["keys"], stored["features"], strict=True)
+            self.known = {key.tobytes(): torch.from_numpy(features) for key, features in pairs}
 
-    def features(self, start: StartingPoint) -> np.ndarray:
-        """Features `(class, image, feature)`, computed once."""
-        if start.name in self.arrays:
-            return self.arrays[start.name]
-        file = self.cache / f"{self.name}-{start.name}.npy"
-        if not file.exists():
-            rows = [_encode(start, row) for row in tqdm(self.images, f"{self.name}, {start.name}", disable=None)]
-            self.cache.mkdir(parents=True, exist_ok=True)
-            np.save(file, np.stack(rows))
-        return self.arrays.setdefault(start.name, np.load(file))
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.stack([self._features(image) for image in images])
 
-    def renew(self, start: StartingPoint, places: Sequence[tuple[int, int]]) -> None:
-        """Compute the features of some images anew: a file of another processor differs in the last digits."""
-        features = self.features(start)
-        for k, row in places:
-            features[k, row] = _encode(start, [self.images[k][row]])[0]
+    def _features(self, image: torch.Tensor) -> torch.Tensor:
+        key = hashlib.sha256(image.numpy().tobytes()).digest()
+        if key not in self.known:
+            self.known[key] = self.encoder(image[None])[0].clone()
+        return self.known[key]
 
-
-def _encode(start: StartingPoint, images: Sequence[Image.Image]) -> np.ndarray:
-    _, pixels = start.images.read([Item("", "", image) for image in images])
-    return torch.cat(each_alone(lambda some: start.frozen_encoder(start.images.to_input(some)), pixels)).numpy()
+    def save(self) -> None:
+        if self.file is not None and self.known:
+            keys = np.stack([np.frombuffer(key, np.uint8) for key in self.known])
+            np.savez(self.file, keys=keys, features=torch.stack(list(self.known.values())).numpy())
 
 
-def load(name: str, cache: Path) -> Data:
-    """The test classes, at most 100 images of each; of Omniglot every fourth character."""
+@contextlib.contextmanager
+def remembering(cache: Path | None) -> Iterator[dict[str, Remembering]]:
+    """Inside the block every frozen encoder remembers; gives them by name, as they come to be used."""
+    made: dict[str, Remembering] = {}
+    own = StartingPoint.frozen_encoder
+
+    def remembered(start: StartingPoint) -> Remembering:
+        if start.name not in made:
+            made[start.name] = Remembering(own.func(start), None if cache is None else cache / f"{start.name}.npz")
+        return made[start.name]
+
+    StartingPoint.frozen_encoder = property(remembered)
+    try:
+        yield made
+    finally:
+        StartingPoint.frozen_encoder = own
+
+
+def load(name: str, kept: int) -> list[list[Image.Image]]:
+    """The test classes with `kept` images of each; of Omniglot every fourth character."""
     if name == "digits":
         from sklearn.datasets import load_digits
 
         found = load_digits()
         pixels = (found.images * (255 / 16)).astype(np.uint8)
-        by_class = [[Image.fromarray(x) for x in pixels[found.target == k][:PER_CLASS]] for k in range(10)]
-        return Data(name, by_class, cache, {})
+        return [[Image.fromarray(x) for x in pixels[found.target == k][:kept]] for k in range(10)]
     images = mc.load_dataset(name, split="test")
     borders, pixels = [*images.starts.tolist(), len(images.images)], images.images.numpy()
     order = sorted(range(len(images.classes)), key=images.classes.__getitem__)
-    order = order[::4] if name == "omniglot" else order
-    classes = [pixels[borders[k] : borders[k + 1]][:PER_CLASS] for k in order]
-    pictures_of = [[Image.fromarray(x.transpose(1, 2, 0).squeeze()) for x in some] for some in classes]
-    return Data(name, pictures_of, cache, {})
+    classes = [pixels[borders[k] : borders[k + 1]][:kept] for k in (order[::4] if name == "omniglot" else order)]
+    return [[Image.fromarray(x.transpose(1, 2, 0).squeeze()) for x in some] for some in classes]
+
+
+class Files(NamedTuple):
+    """All images as files, and a folder for tasks beside them."""
+
+    by_class: list[list[Path]]
+    place: Path
+
+    def link(self, part: str, places: Sequence[tuple[int, int]]) -> list[Path]:
+        """Some of the images in class folders of their own; `places` are class and number."""
+        links = []
+        for k, row in places:
+            source = self.by_class[k][row]
+            links.append(self.place / part / source.parent.name / source.name)
+            links[-1].parent.mkdir(parents=True, exist_ok=True)
+            links[-1].hardlink_to(source)
+        return links
+
+
+def write(images: list[list[Image.Image]], place: Path) -> Files:
+    """Every image as a PNG file."""
+    by_class = []
+    for k, row in enumerate(images):
+        folder = place / "all" / f"{k:04d}"
+        folder.mkdir(parents=True)
+        by_class.append([folder / f"{number:04d}.png" for number in range(len(row))])
+        for image, file in zip(row, by_class[-1], strict=True):
+            image.save(file)
+    return Files(by_class, place)
 
 
 class Task(NamedTuple):
-    """Rows `(class, image)` of support and query images, and their labels."""
+    """Classes and numbers of the images to learn from, and of those that are asked about."""
 
     support: list[tuple[int, int]]
     queries: list[tuple[int, int]]
 
 
-def draw(data: Data, ways: int, shots: int, generator: np.random.Generator) -> Task:
+def draw(files: Files, row: Row, generator: np.random.Generator) -> Task:
     """One task."""
     support, queries = [], []
-    for k in generator.choice(len(data.images), ways, replace=False).tolist():
-        rows = generator.permutation(len(data.images[k]))[: shots + QUERIES].tolist()
-        support += [(k, row) for row in rows[:shots]]
-        queries += [(k, row) for row in rows[shots:]]
+    for k in generator.choice(len(files.by_class), row.ways, replace=False).tolist():
+        numbers = generator.permutation(len(files.by_class[k]))[: row.shots + QUERIES].tolist()
+        support += [(k, number) for number in numbers[: row.shots]]
+        queries += [(k, number) for number in numbers[row.shots :]]
     return Task(support, queries)
 
 
-def answers(data: Data, task: Task) -> tuple[str, torch.Tensor, tuple[float, ...], list[int]]:
-    """The chosen model, the queries' probabilities, the held-out ones for prediction sets, and the classes."""
-    items = [Item(str(i), f"{k}/{row}", data.images[k][row]) for i, (k, row) in enumerate(task.support)]
-    labels = [k for k, _ in task.support]
-
-    def read(start: StartingPoint, some: Sequence[Item]) -> Read:
-        places = [task.support[int(item.label)] for item in some]
-        kept, pixels = start.images.read(some)
-        if not start.keeps_features(start.inner):
-            return Read(kept, pixels, None)
-        return Read(kept, pictures(pixels), _rows(data.features(start), places))
-
-    start, _, seen = choose(items, labels, read, 5, MAX_PIXELS)
-    kept, images, features = seen or read(start, items)
-    own = [labels[int(item.label)] for item in kept]
-    support = make_support(images, own, [item.name for item in kept], features)
-    wishes = dict.fromkeys(("steps", "lr", "scope", "reject"))
-    fitted = fit_support(start, support, make_plan(start.inner, **wishes, folds=5, default_head=start.head))
-    if features is None:
-        _, pixels = start.images.read([Item("", "", data.images[k][row]) for k, row in task.queries])
-        probabilities = fitted.answer(pixels).probabilities
-    else:
-        head, phi = fitted.network, _rows(data.features(start), task.queries)
-        probabilities = ((phi @ head.weight.T + head.bias).double() / fitted.temperature).softmax(1)
-    return start.name, probabilities, fitted.true_probabilities, list(support.classes)
-
-
-def _rows(features: np.ndarray, places: Sequence[tuple[int, int]]) -> torch.Tensor:
-    return torch.from_numpy(np.stack([features[k, row] for k, row in places]))
-
-
-def beside(data: Data, task: Task, start: StartingPoint) -> dict[str, float]:
-    """The nearest class mean by angle and scikit-learn's logistic regression on the photo encoder's features."""
-    x, q = (_rows(data.features(start), places).double() for places in (task.support, task.queries))
-    y, truth = (np.array([k for k, _ in places]) for places in (task.support, task.queries))
-    classes = np.unique(y)
-    means = torch.stack([x[torch.from_numpy(y == k)].mean(0) for k in classes])
-    nearest = classes[(q @ torch.nn.functional.normalize(means, dim=1).T).argmax(1).numpy()]
-    logistic = LogisticRegression(max_iter=1000).fit(x.numpy(), y).predict(q.numpy())
-    return {"nearest_mean": float((nearest == truth).mean()), "logistic": float((logistic == truth).mean())}
-
-
-def through_folders(data: Data, task: Task) -> tuple[str, np.ndarray, list[int]]:
-    """The model and the probabilities of the public class on folders of PNG files."""
-    with tempfile.TemporaryDirectory() as folder:
-        for part, places in (("support", task.support), ("queries", task.queries)):
-            for number, (k, row) in enumerate(places):
-                file = Path(folder, part, f"{k:04d}", f"{number:04d}.png")
-                file.parent.mkdir(parents=True, exist_ok=True)
-                data.images[k][row].save(file)
-        classifier = mc.FewShotClassifier().fit(Path(folder, "support"))
-        files = [Path(folder, "queries", f"{k:04d}", f"{number:04d}.png") for number, (k, _) in enumerate(task.queries)]
-        found = classifier.predict_proba(files)
-        return classifier.state_.start.name, found, [int(name) for name in classifier.classes_]
-
-
-def one_task(data: Data, task: Task, start: StartingPoint, check: bool) -> dict[str, object]:
+def answer(files: Files, row: Row, number: int, task: Task) -> dict[str, Any]:
     """All numbers of one task."""
-    if check:
-        data.renew(start, [*task.support, *task.queries])
-    name, probabilities, held_out, classes = answers(data, task)
-    truth = torch.tensor([classes.index(k) for k, _ in task.queries])
-    row: dict[str, object] = {"model": name, "accuracy": (probabilities.argmax(1) == truth).double().mean().item()}
-    row |= {"ece": expected_calibration_error(probabilities, truth), **beside(data, task, start)}
-    if len(held_out) >= 9:
-        sets = prediction_sets(probabilities, set_threshold(torch.tensor(held_out), 0.9))
-        row |= {"covered": sets[torch.arange(len(truth)), truth].double().mean().item()}
-        row |= {"set_size": sets.sum(1).double().mean().item()}
-    if check:
-        other, found, order = through_folders(data, task)
-        same = torch.from_numpy(found)[:, [order.index(k) for k in classes]]
-        if other != name or (same - probabilities).abs().max() > 1e-4:
-            raise SystemExit(
-                f"{data.name}: fit and predict on folders chose {other} and differ from the cached features"
-            )
-    return row
+    part = f"task {number}"
+    learned = files.link(f"{part}/support", task.support)
+    asked = files.link(f"{part}/queries", task.queries)
+    classifier = mc.FewShotClassifier(reject=REJECT if row.refuses else None).fit(files.place / part / "support")
+    truth = np.array([file.parent.name for file in asked])
+    if row.refuses:
+        known = {k for k, _ in task.support}
+        others = [row[:QUERIES] for k, row in enumerate(files.by_class) if k not in known]
+        return {
+            "model": classifier.state_.start.name,
+            "known": float(classifier.is_rejected(asked).mean()),
+            "unknown": float(classifier.is_rejected([file for some in others for file in some]).mean()),
+        }
+    probabilities = classifier.predict_proba(asked)
+    right = classifier.classes_[probabilities.argmax(1)] == truth
+    found = {"model": classifier.state_.start.name, "accuracy": float(right.mean())}
+    found |= {"head": classifier.state_.fitted.candidate.method}
+    if row.shots >= 100:  # the features of all images are known by now
+        found["refit_seconds"] = _timed(lambda: classifier.fit(files.place / part / "support"))
+    found |= {"confidence": probabilities.max(1).tolist(), "right": right.tolist()}
+    x, q, y = classifier.transform(learned), classifier.transform(asked), [file.parent.name for file in learned]
+    found["logistic"] = float((LogisticRegression(max_iter=1000).fit(x, y).predict(q) == truth).mean())
+    found["nearest_mean"] = float((nearest_mean(x, np.array(y), q) == truth).mean())
+    if len(classifier.state_.fitted.true_probabilities) >= COVERAGE / (1 - COVERAGE):
+        sets = classifier.predict_set(asked, COVERAGE)
+        found["covered"] = mean(label in some for label, some in zip(truth, sets, strict=True))
+        found["set_size"] = mean(map(len, sets))
+    return found
 
 
-def summary(setting: str, rows: Sequence[dict[str, object]], checked: int) -> dict[str, object]:
-    """Means with half their 95 % intervals."""
-    line: dict[str, object] = {"kind": "photos", "setting": setting, "tasks": len(rows), "through_folders": checked}
-    chosen = [row["model"] for row in rows]
-    line["chosen"] = {name: chosen.count(name) for name in sorted(set(map(str, chosen)))}
-    for name in ("accuracy", "nearest_mean", "logistic", "ece", "covered", "set_size"):
-        values = [float(str(row[name])) for row in rows if name in row]
-        if len(values) > 1:
-            line |= {name: mean(values), f"{name}_ci95": 1.96 * stdev(values) / math.sqrt(len(values))}
-    for name in ("nearest_mean", "logistic"):
-        gains = [float(str(row["accuracy"])) - float(str(row[name])) for row in rows]
-        line |= {f"less_{name}": mean(gains), f"less_{name}_ci95": 1.96 * stdev(gains) / math.sqrt(len(gains))}
-    return line
+def nearest_mean(x: np.ndarray, y: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """The class whose mean feature vector is nearest."""
+    classes = np.unique(y)
+    means = np.stack([x[y == label].mean(0) for label in classes])
+    return classes[((q[:, None] - means) ** 2).sum(2).argmin(1)]
 
 
-def refusals(
-    data: Data, start: StartingPoint, ways: int, shots: int, seed: int, rate: float = 0.1
-) -> dict[str, object]:
-    """What share of images of known classes, and of the other classes, 60 classifiers refuse."""
-    features, generator = data.features(start), np.random.default_rng(seed)
-    wishes = dict.fromkeys(("steps", "lr", "scope"))
-    plan = make_plan(start.inner, **wishes, reject=rate, folds=5, default_head=start.head)
-    known, unknown = [], []
-    for _ in tqdm(range(60), f"{data.name} {ways}x{shots}, refusals", disable=None):
-        task = draw(data, ways, shots, generator)
-        labels = [k for k, _ in task.support]
-        pictures_of = torch.zeros(len(labels), 3, 1, 1, dtype=torch.uint8)
-        support = make_support(pictures_of, labels, [""] * len(labels), _rows(features, task.support))
-        fitted = fit_support(start, support, plan)
-        others = [(k, row) for k in range(len(features)) if k not in labels for row in range(QUERIES)]
-        for found, places in ((known, task.queries), (unknown, others)):
-            scores = similarity(_rows(features, places), fitted.network.means, fitted.network.centre)
-            found.append((scores < fitted.threshold).double().mean().item())
-    half = {
-        name: 1.96 * stdev(found) / math.sqrt(len(found)) for name, found in (("known", known), ("unknown", unknown))
+def half_interval(values: Sequence[float]) -> float:
+    """Half the 95 % interval of their mean."""
+    return 1.96 * stdev(values) / len(values) ** 0.5
+
+
+def summary(tasks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means over tasks with half their 95 % intervals, what was chosen how often, and the calibration."""
+    line: dict[str, Any] = {"tasks": len(tasks)}
+    for name in ("model", "head"):
+        chosen = [task[name] for task in tasks if name in task]
+        line |= {f"{name}s": {each: chosen.count(each) for each in sorted(set(chosen))}} if chosen else {}
+    names = ("accuracy", "logistic", "nearest_mean", "covered", "set_size", "known", "unknown")
+    values = {name: [task[name] for task in tasks if name in task] for name in names}
+    for name in ("logistic", "nearest_mean"):
+        values[f"more_than_{name}"] = [a - b for a, b in zip(values["accuracy"], values[name], strict=True)]
+    for name, some in values.items():
+        line |= {name: mean(some), f"{name}_ci95": half_interval(some)} if len(some) > 1 else {}
+    if "refit_seconds" in tasks[0]:
+        line["refit_seconds"] = median(task["refit_seconds"] for task in tasks)
+    return line | (calibration(tasks) if values["accuracy"] else {})
+
+
+def calibration(tasks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The reliability diagram of all tasks' answers, its error, and the error's bootstrap interval over tasks."""
+    each = [(np.array(task["confidence"]), np.array(task["right"], dtype=float)) for task in tasks]
+
+    def of(chosen: Sequence[int]) -> list[dict[str, float]]:
+        return reliability(*(np.concatenate([each[k][part] for k in chosen]) for part in (0, 1)))
+
+    def error(bins: list[dict[str, float]]) -> float:
+        return sum(each["share"] * abs(each["confidence"] - each["accuracy"]) for each in bins)
+
+    generator = np.random.default_rng(0)
+    errors = [error(of(generator.integers(len(each), size=len(each)))) for _ in range(1000)]
+    bins = of(range(len(each)))
+    return {"ece": error(bins), "ece_interval": np.quantile(errors, (0.025, 0.975)).tolist(), "reliability": bins}
+
+
+def speed(files: Files, generator: np.random.Generator) -> dict[str, Any]:
+    """Seconds and memory of the commands on photographs of 640×480, of processes that remember nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        for k in range(5):
+            (place / "support" / str(k)).mkdir(parents=True)
+            for file in files.by_class[k][:5]:
+                _photograph(file, place / "support" / str(k))
+        (place / "many").mkdir()
+        for number in range(1000):
+            k, row = number % len(files.by_class), generator.integers(PER_CLASS)
+            _photograph(files.by_class[k][row], place / "many", f"{number:04d}")
+        fits = [_run("fit", place / "support", "--out", place / "out") for _ in range(5)]
+        seconds, memory = _run("predict", place / "out", place / "many")
+        classifier = mc.FewShotClassifier.load(place / "out")
+        pictures = sorted((place / "many").iterdir())[:30]
+        each = [_timed(lambda file=file: classifier.predict([file])) for file in pictures]
+    return {
+        "fit_seconds": median(found for found, _ in fits),
+        "fit_megabytes": max(found for _, found in fits),
+        "prediction_milliseconds": 1000 * median(each[5:]),
+        "images_per_second": 1000 / seconds,
+        "predict_megabytes": memory,
+        "model": classifier.state_.start.name,
     }
-    line = {"kind": "refusals", "setting": f"{data.name} {ways}x{shots}", "rate": rate, "classifiers": 60}
-    line |= {"known": mean(known), "known_ci95": half["known"], "unknown": mean(unknown)}
-    return line | {"unknown_ci95": half["unknown"]}
 
 
-def main(args: argparse.Namespace) -> None:
-    torch.set_num_threads(1)  # two spin on a busy machine
-    start = load_starting_point(args.model)
-    loaded: dict[str, Data] = {}
-    if args.refusals:
-        data = load("mini-imagenet", args.cache)
-        for ways, shots in ((5, 5), (10, 5), (5, 20)):
-            _write(
-                refusals(data, start, ways, shots, args.seed) | {"encoder": args.model, "seed": args.seed}, args.records
-            )
+def _photograph(file: Path, folder: Path, name: str = "") -> None:
+    with Image.open(file) as image:
+        image.resize((640, 480), Image.Resampling.BICUBIC).save(folder / f"{name or file.stem}.jpg", quality=90)
+
+
+def _timed(work: Any) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+_COMMAND = """
+import atexit, runpy, sys
+from pathlib import Path
+tell = lambda: print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0], file=sys.stderr)
+atexit.register(tell)
+runpy.run_module("metacontrast", run_name="__main__", alter_sys=True)
+"""
+
+
+def _run(*words: Any) -> tuple[float, float]:
+    """Seconds and megabytes of a command, which tells its own memory at its end."""
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", _COMMAND, *map(str, words)], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, words))} failed: {done.stderr}")
+    return time.perf_counter() - start, int(done.stderr.split()[-1]) / 1e3
+
+
+def measure(name: str, tasks: int, seed: int) -> dict[str, Any]:
+    """One row."""
+    row, generator = ROWS[name], np.random.default_rng(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        files = write(load(row.data, row.kept), Path(folder))
+        if name == "speed":
+            return speed(files, generator)
+        drawn = [draw(files, row, generator) for _ in range(tasks)]
+        found = [answer(files, row, *each) for each in enumerate(tqdm(drawn, name, disable=None))]
+    return summary(found)
+
+
+def processor() -> str:
+    """Its name and how many threads are used."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def is_there(records: Sequence[dict[str, Any]], name: str, tasks: int, seed: int) -> bool:
+    """Whether the records have the row with as many tasks."""
+    return any(
+        (line["row"], line["seed"]) == (name, seed) and (name == "speed" or line["tasks"] >= tasks) for line in records
+    )
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    args = build_parser().parse_args(words)
+    records = read_records(args.records) if args.records and args.records.exists() else []
+    if args.page:
+        args.page.write_text(page_of(args.page, records), encoding="utf-8")
+        draw_diagram(records, args.page.parent)
         return
-    for setting in args.settings:
-        name, ways, shots = SETTINGS[setting]
-        if name not in loaded:
-            loaded[name] = load(name, args.cache)
-        data = loaded[name]
-        generator = np.random.default_rng(args.seed)
-        tasks = [draw(data, ways, shots, generator) for _ in range(args.tasks)]
-        rows = [
-            one_task(data, task, start, number < args.check)
-            for number, task in enumerate(tqdm(tasks, setting, disable=None))
-        ]
-        line = summary(setting, rows, args.check) | {"encoder": args.model, "seed": args.seed}
-        _write(line, args.records)
+    if args.cache:
+        args.cache.mkdir(parents=True, exist_ok=True)
+    with remembering(args.cache) as encoders:
+        for name in args.only or ROWS:
+            tasks = args.tasks or ROWS[name].tasks
+            if is_there(records, name, tasks, args.seed):
+                continue
+            words = f'--only "{name}" --tasks {tasks} --seed {args.seed}'
+            line = {"row": name, "seed": args.seed, **measure(name, tasks, args.seed)}
+            line |= {"processor": processor(), "torch": torch.__version__}
+            line |= {"command": f"python benchmarks/photos.py --records results/photos.jsonl {words}"}
+            print(json.dumps({key: value for key, value in line.items() if key != "reliability"}), flush=True)
+            records = [*(each for each in records if (each["row"], each["seed"]) != (name, args.seed)), line]
+            if args.records:
+                args.records.write_text("".join(json.dumps(each) + "\n" for each in records), encoding="utf-8")
+            for encoder in encoders.values():
+                encoder.save()
 
 
-def _write(line: dict[str, object], records: Path | None) -> None:
-    print(json.dumps(line), flush=True)
-    if records:
-        with records.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--records", type=Path)
+    parser.add_argument("--cache", type=Path, help="keep features here; without it, in memory")
+    parser.add_argument("--only", action="append", choices=list(ROWS), metavar="ROW", help=", ".join(ROWS))
+    parser.add_argument("--tasks", type=int, help="default: 100, and 20 of 5x500")
+    parser.add_argument("--seed", type=int, default=2022)
+    parser.add_argument("--page", type=Path, help="write the tables of the records into this page, and nothing else")
+    return parser
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--records", type=Path)
-    parser.add_argument("--settings", type=lambda text: text.split(","), default=list(SETTINGS))
-    parser.add_argument("--refusals", action="store_true", help="measure these in place of accuracy")
-    parser.add_argument("--tasks", type=int, default=100)
-    parser.add_argument("--check", type=int, default=2)
-    parser.add_argument("--model", default="photos")
-    parser.add_argument("--seed", type=int, default=2022)
-    main(parser.parse_args())
+    main()

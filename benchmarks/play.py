@@ -1,8 +1,8 @@
 """How fast the page's server answers: 20 classes of 5 examples, the bundled drawing model, 1 and 5 pages open.
 
 Measured where the page is, over loopback, so that it is what the page waits for. Each page asks ten times a second, as
-strokes come, and adds an example now and then. The processor time of the server per request is free of what else the
-computer does.
+strokes come, and then adds ten examples, one a second. The processor time of the server per request is free of what
+else the computer does.
 
     taskset -c 0,1 python benchmarks/play.py --records results/play.jsonl
 """
@@ -23,7 +23,8 @@ import numpy as np
 from PIL import Image
 
 TOKEN = "benchmark0123456789"
-ASKED, ADDED, PACE = 100, 10, 0.1
+ASKED, ADDED = 100, 10
+STROKE_EVERY_S, EXAMPLE_EVERY_S = 0.1, 1.0
 
 
 class Page:
@@ -74,16 +75,18 @@ def strokes(page: Page, seed: int, found: list[float]) -> None:
         image = drawing(random)
         took = timed(lambda image=image: page.post("/query", image))
         found.append(took)
-        time.sleep(max(0.0, PACE - took / 1000))
+        time.sleep(max(0.0, STROKE_EVERY_S - took / 1000))
 
 
 def additions(page: Page, seed: int, found: list[float]) -> None:
-    """Examples added to ten classes, which have five each before."""
+    """Examples added to ten classes, which have five each before; pages begin at times of their own."""
     random = np.random.default_rng(seed)
+    time.sleep(EXAMPLE_EVERY_S * random.random())
     for k in range(ADDED):
         board, image = page.state["classes"][k]["id"], drawing(random)
-        found.append(timed(lambda board=board, image=image: page.post(f"/examples/{board}", image)))
-        time.sleep(PACE)
+        took = timed(lambda board=board, image=image: page.post(f"/examples/{board}", image))
+        found.append(took)
+        time.sleep(max(0.0, EXAMPLE_EVERY_S - took / 1000))
 
 
 def all_pages(work, pages: list[Page]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What `reject=` really refuses: a model that comes along, on alphabets that it never saw.
+"""What `reject=` really refuses: a bundled model on alphabets that it never saw.
 
     METACONTRAST_DATA=... python benchmarks/refusals.py [--records results/refusals.jsonl]
 
@@ -8,7 +8,6 @@ many other characters of these alphabets (same alphabets), of the other half's (
 pixels of noise (noise). Shares are means over tasks with their 95 % interval, and the standard deviation between tasks.
 """
 
-import argparse
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 import metacontrast as mc
-from own_images import held_out_alphabets, interval
+from own_images import from_command_line, held_out_alphabets, interval
 
 WAYS = (5, 20)
 RATES = (0.05, 0.1, 0.2)
@@ -96,8 +95,4 @@ def summary(shares: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="omniglot-conv4")
-    parser.add_argument("--records", type=Path)
-    args = parser.parse_args()
-    main(args.model, args.records)
+    from_command_line(main, __doc__)

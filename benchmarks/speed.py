@@ -16,8 +16,8 @@ from gradients.cases import CASES, ORDERS
 from gradients.engines import ENGINES, FLOOR, OURS, PEERS, Engine, Environment, default_python, own_engine, probe
 from gradients.measure import measure
 from metacontrast.cli import shared
-from metacontrast.cli.destinations import check_destinations
-from metacontrast.cli.main import Parser
+from metacontrast.cli.parser import Parser
+from metacontrast.cli.shared import check_destinations
 from metacontrast.device import find_device
 from metacontrast.errors import InputError, not_one_of
 

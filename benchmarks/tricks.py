@@ -23,8 +23,8 @@ import torch
 import metacontrast as mc
 from gradients.cases import CASES, ORDERS, build_model, draw
 from gradients.table import hardware
+from metacontrast.device import keep_freed_memory
 from metacontrast.maml import engine
-from metacontrast.memory import keep_freed_memory
 from metacontrast.model.fused import block
 
 REPEATS = 3

@@ -13,12 +13,11 @@ import torch
 
 from metacontrast import theory
 from metacontrast.diagnostics.task_view import flatten
-from metacontrast.maml.inner import Inner
 from metacontrast.maml.outer import task_outcome
 from metacontrast.model.encoders import conv4_released
 from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model
-from metacontrast.types import Episode, Params, map_params
+from metacontrast.types import Episode, Inner, Order, Params, Scope, map_params
 
 WAYS, QUERIES, LR = 5, 3, 0.1
 MODEL = Model(conv4_released(1, 28), WAYS)
@@ -37,24 +36,23 @@ def random_case(seed: int) -> tuple[Params, Episode]:
     return params, Episode(*draw(1), *draw(QUERIES))
 
 
-def actual(params: Params, episode: Episode, scope, order, steps: int) -> torch.Tensor:
+def actual(params: Params, episode: Episode, scope: Scope, order: Order, steps: int) -> torch.Tensor:
     """The algorithm's gradient of the encoder."""
     return flatten(task_outcome(MODEL, params, episode, Inner(steps, LR, scope, order)).gradient.encoder)
 
 
-def split(params: Params, episode: Episode, order: str, steps: int) -> torch.Tensor:
+def split(params: Params, episode: Episode, order: Order, steps: int) -> torch.Tensor:
     """The theory's."""
-    setting = {"inner_lr": LR, "inner_steps": steps, "order": order}
-    return flatten(theory.split_encoder_gradient(MODEL.features, params, episode, **setting).total)
+    return flatten(theory.split_encoder_gradient(MODEL.features, params, episode, Inner(steps, LR, order=order)).total)
 
 
 def as_printed(params: Params, episode: Episode) -> torch.Tensor:
     """Eq. 14 without the head's curvature."""
-    parts = theory.split_encoder_gradient(MODEL.features, params, episode, inner_lr=LR, order="second")
+    parts = theory.split_encoder_gradient(MODEL.features, params, episode, Inner(lr=LR, order="second"))
     return flatten(parts.total) - flatten(parts.head_curvature)
 
 
-def whole_network(order: str, steps: int) -> Callable[[Params, Episode], tuple[torch.Tensor, torch.Tensor]]:
+def whole_network(order: Order, steps: int) -> Callable[[Params, Episode], tuple[torch.Tensor, torch.Tensor]]:
     """The theory of a still encoder against an inner loop that moves the whole network."""
     return lambda params, episode: (
         split(params, episode, order, steps),

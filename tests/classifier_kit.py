@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from metacontrast.classifier.model_folder import save_starting_point
-from metacontrast.classifier.starting_point import StartingPoint, from_run
+from metacontrast.classifier.starting_point import StartingPoint, from_run, save_starting_point
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.run import TrainedRun
 

@@ -11,8 +11,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from metacontrast.classifier import image_format  # noqa: E402
-from metacontrast.data import images  # noqa: E402
+from metacontrast.data import image_format, images  # noqa: E402
 from metacontrast.model.model import Model  # noqa: E402
 from metacontrast.types import map_params  # noqa: E402
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from encoders_plain import random_head
-from metacontrast.types import Episode, Head, Params
+from metacontrast.theory import FeatureTask
+from metacontrast.types import Episode, Head, Inner, Order, Params
 
 
 class Case(NamedTuple):
@@ -23,12 +24,11 @@ class Case(NamedTuple):
     steps: int
 
     @property
-    def task(self):
-        return self.support, self.support_y, self.query, self.query_y, self.head
+    def task(self) -> FeatureTask:
+        return FeatureTask(self.support, self.support_y, self.query, self.query_y, self.head)
 
-    @property
-    def inner(self):
-        return {"inner_lr": self.lr, "inner_steps": self.steps}
+    def inner(self, order: Order = "first", steps: int | None = None, lr: float | None = None) -> Inner:
+        return Inner(steps or self.steps, lr or self.lr, "head", order)
 
 
 def draw_labels(generator: torch.Generator, ways: int, count: int) -> Tensor:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from metacontrast.experiments.runs import PlannedRun
-from metacontrast.experiments.setting import Schedule
+from metacontrast.experiments.setting import MeasurementPlan
 from metacontrast.training.config import TrainConfig
 
 SMALL = TrainConfig(
@@ -12,5 +12,5 @@ SMALL = TrainConfig(
 
 
 def planned(seed: int, updates: int) -> PlannedRun:
-    schedule = Schedule((1, updates), stage_steps=(1,), tasks=2, stage_tasks=2)
-    return PlannedRun(f"seed {seed}", replace(SMALL, seed=seed, updates=updates), schedule)
+    plan = MeasurementPlan((1, updates), stage_steps=(1,), tasks=2, stage_tasks=2)
+    return PlannedRun(f"seed {seed}", replace(SMALL, seed=seed, updates=updates), plan)

@@ -29,6 +29,12 @@ TESTS = (
     "classifier/test_explanation.py",
     "classifier/test_scikit_learn.py",
 )
+HANGS_AFTER_S = 120
+"""Seconds that one test may take before its threads are printed; the slowest takes 20."""
+STOPPED_AFTER_S = 1800
+"""Seconds that a combination may take before it counts as failed; the slowest takes 400."""
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""A thread that waits for others sleeps. One that spins keeps a core from them where other programs run too."""
 LEVELS = {"DEFAULT": 0, "AVX2": 1, "AVX512": 2}
 
 
@@ -52,12 +58,16 @@ COMBINATIONS = (
 
 
 def passes(combination: Combination) -> bool:
-    """Run the tests in a process of their own."""
+    """Run the tests in a process of their own; one that never ends has failed."""
     caps = dict(word.split("=") for word in combination.caps.split())
     threads = str(combination.threads)
-    environment = os.environ | caps | {"OMP_NUM_THREADS": threads, "METACONTRAST_TEST_THREADS": threads}
-    command = [sys.executable, "-m", "pytest", "-m", "not slow", *TESTS]
-    return subprocess.run(command, cwd=Path(__file__).parent, env=environment).returncode == 0
+    environment = os.environ | caps | WAITING | {"OMP_NUM_THREADS": threads, "METACONTRAST_TEST_THREADS": threads}
+    command = [sys.executable, "-m", "pytest", "-m", "not slow", "-o", f"faulthandler_timeout={HANGS_AFTER_S}", *TESTS]
+    try:
+        finished = subprocess.run(command, cwd=Path(__file__).parent, env=environment, timeout=STOPPED_AFTER_S)
+    except subprocess.TimeoutExpired:
+        return False
+    return finished.returncode == 0
 
 
 def main() -> int:

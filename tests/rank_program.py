@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from metacontrast.methods import METHODS
-from metacontrast.training.config import TrainConfig
+from metacontrast.training.config import TrainConfig, with_fields
 from metacontrast.training.distributed import joined
 from metacontrast.training.step import Resources
 from metacontrast.training.train_run import initial_state, outer_step
@@ -20,8 +20,8 @@ BASE = TrainConfig(filters=8, ways=3, queries=3, meta_batch=5, inner_lr=0.1)
 CONFIGS = {
     "zeroing trick, second order": replace(BASE, head="zeroed", order="second"),
     "learned head, two steps": replace(BASE, head="learned", inner_steps=2),
-    **{name: BASE.with_fields(method=name) for name in METHODS if name not in ("maml", "imaml")},
-    "imaml": BASE.with_fields(method="imaml", inner_steps=2),  # 16 steps and a Hessian make 1e-6 of rounding
+    **{name: with_fields(BASE, method=name) for name in METHODS if name not in ("maml", "imaml")},
+    "imaml": with_fields(BASE, method="imaml", inner_steps=2),  # 16 steps and a Hessian make 1e-6 of rounding
 }
 
 

@@ -22,10 +22,10 @@ from PIL import Image
 
 from classifier_kit import grey_images, tiny_model_folder
 from metacontrast import FewShotClassifier
-from metacontrast.data import cifar_fs, parquet, published, safe_pickle
+from metacontrast.data import cifar_fs, published, safe_pickle
 from metacontrast.data.cache import cached
 from metacontrast.data.decode import decode
-from metacontrast.data.mini_imagenet import open_csv, open_pickle
+from metacontrast.data.mini_imagenet import open_csv, open_parquet, open_pickle
 from metacontrast.data.published import open_tree
 from metacontrast.errors import InputError
 from metacontrast.training import checkpoint, records
@@ -138,7 +138,7 @@ def read_cache(path: Path) -> None:
 
 
 def read_rows(path: Path) -> None:
-    listing = parquet.open_listing([path], "train")
+    listing = open_parquet([path], "train")
     list(listing.items)
 
 

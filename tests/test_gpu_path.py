@@ -22,7 +22,7 @@ from classifier_kit import grey_images, tiny_start
 from fake_device import DeviceMismatch, fake_device
 from metacontrast import theory
 from metacontrast.data.images import ClassImages
-from metacontrast.diagnostics.explanation import explain
+from metacontrast.diagnostics.gradient import explain
 from metacontrast.maml.engine import Engine
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Evaluation, evaluate
@@ -289,14 +289,14 @@ def test_the_theory_waits_for_nothing(device, bias):
     support, query, weight = (torch.randn(n, 4, generator=g).to(NAME) for n in (6, 9, 3))
     support_y, query_y = (torch.arange(3).repeat_interleave(n).to(NAME) for n in (2, 3))
     head = mc.Head(weight, weight[:, 0] if bias else None)
-    task, setting = (support, support_y, query, query_y, head), {"inner_lr": 0.1, "inner_steps": 2}
+    task = theory.FeatureTask(support, support_y, query, query_y, head)
     device.waits.clear()
-    heads = theory.adapted_heads(support, support_y, head, **setting)
+    heads = theory.adapted_heads(task, mc.Inner(2, 0.1))
     for order in ORDERS:
-        theory.split_feature_gradient(*task, **setting, order=order)
-        theory.head_gradient(*task, **setting, order=order)
-        theory.contrastive_loss(*task, inner_lr=0.1, order=order)
-    theory.head_update(*task, **setting, outer_lr=0.1)
+        theory.split_feature_gradient(task, mc.Inner(2, 0.1, order=order))
+        theory.head_gradient(task, mc.Inner(2, 0.1, order=order))
+        theory.contrastive_loss(task, mc.Inner(1, 0.1, order=order))
+    theory.head_update(task, mc.Inner(2, 0.1), outer_lr=0.1)
     probs = [mc.model.model.apply_head(each, support).softmax(1) for each in heads[:-1]]
     answers = mc.model.model.apply_head(heads[-1], query).softmax(1)
     coefficients = theory.contrastive_coefficients(answers, query_y, torch.stack(probs), support_y)

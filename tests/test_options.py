@@ -24,21 +24,19 @@ from feature_tasks import make_case
 from metacontrast import theory
 from metacontrast.classifier.candidates import Plan, make_plan
 from metacontrast.classifier.export import export
-from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.cli.main import run as command
 from metacontrast.data.augment import Augmentation
 from metacontrast.data.catalog import FOLDER, DatasetSpec
-from metacontrast.data.decode import decode
+from metacontrast.data.decode import ReadOptions, decode
 from metacontrast.data.episodes import EpisodeSampler
-from metacontrast.data.options import ReadOptions
+from metacontrast.data.image_format import ImageFormat
 from metacontrast.device import find_device
 from metacontrast.errors import InputError, check_choice, did_you_mean
 from metacontrast.experiments.figures import FIGURES, find_figures
-from metacontrast.experiments.setting import Schedule, Setting, choose_setting
+from metacontrast.experiments.setting import MeasurementPlan, Setting, choose_setting
 from metacontrast.experiments.spec import Accuracy, Claim, Comparison, Endpoint, FigureSpec, Number
 from metacontrast.fields import as_declared
 from metacontrast.maml.engine import Engine
-from metacontrast.maml.inner import Inner
 from metacontrast.methods import Method
 from metacontrast.model.encoders import build_encoder, conv4
 from metacontrast.training.config import TrainConfig, config_from_values
@@ -46,6 +44,7 @@ from metacontrast.training.evaluate import Evaluation
 from metacontrast.training.recipes import recipe
 from metacontrast.training.run import TrainedRun
 from metacontrast.training.step import Resources
+from metacontrast.types import Inner
 from toy_images import noisy_images, numbered_images
 
 
@@ -84,7 +83,7 @@ OPTIONS: dict[type, Callable[..., Any]] = {
     Plan: lambda **options: Plan(mc.Inner(), **options),
     ReadOptions: ReadOptions,
     Resources: Resources,
-    Schedule: lambda **options: Schedule((1,), **options),
+    MeasurementPlan: lambda **options: MeasurementPlan((1,), **options),
     Setting: Setting,
     TrainConfig: train_config,
 }
@@ -96,19 +95,6 @@ RESULTS = (
 )
 """What is measured rather than asked for, or made of options that were checked before."""
 
-case = make_case(0, bias=True)
-
-
-def of_theory(function: Callable[..., Any], **options: Any) -> Any:
-    return function(*case.task, inner_lr=0.1, **options)
-
-
-def of_an_encoder(**options: Any) -> Any:
-    params = mc.Params({}, mc.Head(torch.zeros(3, 4), None))
-    x, y = torch.zeros(3, 1, 2, 2), torch.arange(3)
-    features = lambda encoder, x: x.flatten(1)  # noqa: E731
-    return theory.split_encoder_gradient(features, params, mc.Episode(x, y, x, y), inner_lr=0.1, **options)
-
 
 CALLS: dict[Callable[..., Any], Callable[..., Any]] = {
     build_encoder: lambda name="mlp": build_encoder(name, (1, 8, 8)),
@@ -117,20 +103,15 @@ CALLS: dict[Callable[..., Any], Callable[..., Any]] = {
     decode: lambda **options: decode(torch.zeros(4, 4, dtype=torch.uint8).numpy(), 4, **options),
     mc.Model.with_head: lambda head="zeroed": model().with_head(head),
     mc.Model.with_norm: lambda norm="inductive": model().with_norm(norm),
-    theory.build_task: lambda head="ridge": theory.build_task(*case.task[:4], head, ways=5),
-    theory.split_built_gradient: lambda head="ridge": theory.split_built_gradient(*case.task[:4], head, ways=5),
-    theory.contrastive_loss: lambda **options: of_theory(theory.contrastive_loss, **options),
-    theory.head_gradient: lambda **options: of_theory(theory.head_gradient, **options),
-    theory.head_update: lambda **options: of_theory(theory.head_update, outer_lr=0.1, **options),
-    theory.split_encoder_gradient: of_an_encoder,
-    theory.split_feature_gradient: lambda **options: of_theory(theory.split_feature_gradient, **options),
+    theory.build_task: lambda head="ridge": theory.build_task(*make_case(0).task[:4], head, ways=5),
+    theory.split_built_gradient: lambda head="ridge": theory.split_built_gradient(*make_case(0).task[:4], head, ways=5),
 }
 """Functions that take options themselves, and how they are called."""
 
 INSIDE = {
     "classifier.": "checked by `make_plan`, and where an image format or a starting point is made",
     "data.decode.decoder": "the options are those of ReadOptions or ImageFormat",
-    "data.folder.find_classes": "checked by the classifier and the command line",
+    "data.folder.": "checked by the classifier and the command line",
     "classifier.export.export": "checked below, where there is a fitted classifier",
     "data.decode.gather": "the options are those of ReadOptions or ImageFormat",
     "data.published.": "the options are those of ReadOptions",
@@ -322,7 +303,6 @@ WRONG_KINDS: dict[str, Callable[[], Any]] = {
     "eval_steps=1.5 is not a whole number": lambda: TrainConfig(eval_steps=[1, 1.5]),
     "inner_lr=1000.* is not a number": lambda: TrainConfig(inner_lr=10**400),
     "dataset=None is not text": lambda: TrainConfig(dataset=None),
-    "inner_steps=1.5: give a whole number": lambda: of_theory(theory.contrastive_loss, inner_steps=1.5),
     "skip_unreadable='no' is not True or False": lambda: mc.FewShotClassifier(skip_unreadable="no").fit(
         [torch.zeros(1, 28, 28)], ["a"]
     ),

@@ -6,17 +6,16 @@ The numbers in the images change nothing about the work, so no data set is neede
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import nn
 
 from gradients.peers.job import Job
-from metacontrast.maml.inner import Order, Scope
 from metacontrast.model.encoders import build_encoder
 from metacontrast.model.model import Model
-from metacontrast.types import Episode, Params, to_tensors
+from metacontrast.types import Episode, Order, Params, Scope, to_tensors
 
 ORDERS: tuple[Order, ...] = ("first", "second")
 
@@ -29,6 +28,7 @@ class Case:
         image_shape: channels, height and width; grey images are halved by strides, colour images by max-pooling.
         filters: of every convolution.
         steps, lr, scope: of the inner loop.
+        head: learned, or zeroed: then it starts at zero and its own gradient, which nothing uses, is not compared.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Case:
     ways: int = 5
     shots: int = 1
     queries: int = 15
+    head: Literal["learned", "zeroed"] = "learned"
 
     @property
     def title(self) -> str:
@@ -48,14 +49,17 @@ class Case:
         channels, height, width = self.image_shape
         steps = "1 step" if self.steps == 1 else f"{self.steps} steps"
         moving = ", head only" if self.scope == "head" else ""
-        return f"{height}×{width}×{channels}, {self.filters} filters, {self.tasks} tasks, {steps}{moving}"
+        start = ", zeroed head" if self.head == "zeroed" else ""
+        return f"{height}×{width}×{channels}, {self.filters} filters, {self.tasks} tasks, {steps}{moving}{start}"
 
 
 CASES = {
     case.name: case
     for case in (
         Case("a", (1, 28, 28), 64, tasks=32, steps=1, lr=0.4),
+        Case("a0", (1, 28, 28), 64, tasks=32, steps=1, lr=0.4, head="zeroed"),
         Case("b", (3, 84, 84), 32, tasks=4, steps=5, lr=0.01),
+        Case("b0", (3, 84, 84), 32, tasks=4, steps=5, lr=0.01, head="zeroed"),
         Case("c", (3, 84, 84), 64, tasks=4, steps=1, lr=0.01),
         Case("d", (1, 28, 28), 64, tasks=32, steps=1, lr=0.4, scope="head"),
         Case("d84", (3, 84, 84), 32, tasks=4, steps=5, lr=0.01, scope="head"),
@@ -82,8 +86,8 @@ class Layer:
 
 
 def build_model(case: Case) -> Model:
-    """The model of the case, a learned head with bias."""
-    return Model(build_encoder("conv4-released", case.image_shape, case.filters), case.ways)
+    """The model of the case, with a head that has a bias."""
+    return Model(build_encoder("conv4-released", case.image_shape, case.filters), case.ways, head=case.head)
 
 
 def layers(case: Case) -> tuple[Layer, ...]:
@@ -127,7 +131,7 @@ def _layer(convolution: nn.Conv2d, size: int, pooled: bool) -> Layer:
 
 
 def draw(case: Case, seed: int) -> tuple[Params, Episode]:
-    """Starting parameters with a random head, and a batch of tasks."""
+    """Starting parameters and a batch of tasks."""
     generator = torch.Generator().manual_seed(seed)
     params = build_model(case).init(generator)
     counts = [case.ways * case.shots, case.ways * case.queries]

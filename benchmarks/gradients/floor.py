@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from gradients.cases import Case, Layer, layers
-from metacontrast.maml.inner import Order
+from metacontrast.types import Order
 
 Kind = Literal["forward", "weight", "input"]
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from gradients.cases import Case, write_job
+from gradients.cases import Case, build_model, write_job
 from gradients.engines import FLOOR, OURS, Engine
 from gradients.peers.job import Job
 from gradients.worker import Worker, exact_gradient
-from metacontrast.maml.inner import Order
+from metacontrast.types import Order
 
 TOLERANCE = 1e-6
 """Float64 gradients of the same mathematics differ by less, relative to the length of the whole gradient."""
@@ -91,7 +91,7 @@ def measure(
         for engine in engines:
             if engine.name != FLOOR:
                 say(f"case {case.name}, {order} order: gradient of {engine.name}")
-                gradients[engine.name] = exact_gradient(engine, compared_job, folder)
+                gradients[engine.name] = _compared(case, exact_gradient(engine, compared_job, folder))
         able = [engine for engine in engines if not isinstance(gradients.get(engine.name), str)]
         found = _timed(able, timed_job, folder, repeats, say)
     return _rows(case.name, order, [_judged(engine.name, found.get(engine.name), gradients) for engine in engines])
@@ -99,6 +99,13 @@ def measure(
 
 _COMPARED = 2
 """Tasks whose gradient is compared."""
+
+
+def _compared(case: Case, gradient: np.ndarray | str) -> np.ndarray | str:
+    """The part of a flat gradient that engines agree on: without that of a head that is set to zero afterwards."""
+    if isinstance(gradient, str) or case.head == "learned":
+        return gradient
+    return gradient[: -case.ways * (build_model(case).feature_size + 1)]
 
 
 def _timed(

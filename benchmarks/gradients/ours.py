@@ -13,10 +13,9 @@ from gradients.cases import build_model, case_of
 from gradients.floor import floor_clock, ways
 from gradients.peers.job import Job
 from gradients.peers.process import Measure, serve, timed
+from metacontrast.device import keep_freed_memory
 from metacontrast.maml.engine import meta_gradient
-from metacontrast.maml.inner import Inner, Order
-from metacontrast.memory import keep_freed_memory
-from metacontrast.types import Episode, from_tensors, to_tensors
+from metacontrast.types import Episode, Inner, Order, from_tensors, to_tensors
 
 
 def prepare(job: Job) -> Callable[[], list[Tensor]]:
@@ -44,7 +43,7 @@ def start_floor(job: Job) -> Measure:
 
 
 _HOPELESS = 1.5
-"""A way that took so many times the best one's seconds at the start is not tried again."""
+"""A way that took this many times the best one's seconds at the start is not tried again."""
 
 if __name__ == "__main__":
     keep_freed_memory()

@@ -10,25 +10,27 @@ TYPE_CHECKING = False  # without importing `typing`, so that `entry` soon has it
 if TYPE_CHECKING:
     from metacontrast import methods, theory
     from metacontrast.classifier.estimator import FewShotClassifier
+    from metacontrast.classifier.support import images_from_dataset
     from metacontrast.data.augment import Augmentation
     from metacontrast.data.catalog import load_dataset
     from metacontrast.data.episodes import BalancedBatches, EpisodeSampler
     from metacontrast.data.images import ClassImages, images_from_arrays
     from metacontrast.data.regression import AngleTasks, SineTasks
-    from metacontrast.diagnostics.explanation import explain
+    from metacontrast.diagnostics.gradient import explain
     from metacontrast.errors import InputError
     from metacontrast.maml.engine import Engine, meta_gradient
-    from metacontrast.maml.inner import Inner, adapt, learned_rates
+    from metacontrast.maml.inner import adapt, learned_rates
     from metacontrast.maml.outer import Metrics
     from metacontrast.model import encoders
     from metacontrast.model.head import zero_head
     from metacontrast.model.model import Model
-    from metacontrast.training.config import TrainConfig
+    from metacontrast.training.config import TrainConfig, with_fields
     from metacontrast.training.evaluate import Evaluation, evaluate
+    from metacontrast.training.records import scalars
     from metacontrast.training.run import load_params, load_run
     from metacontrast.training.train import train
     from metacontrast.training.train_run import train_config
-    from metacontrast.types import Episode, Head, Params, from_tensors, map_params, to_tensors
+    from metacontrast.types import Episode, Head, Inner, Params, from_tensors, map_params, to_tensors
 
 _PUBLIC = {
     # Values
@@ -47,13 +49,14 @@ _PUBLIC = {
     "EpisodeSampler": "data.episodes",
     "SineTasks": "data.regression",
     "images_from_arrays": "data.images",
+    "images_from_dataset": "classifier.support",
     "load_dataset": "data.catalog",
     # Models
     "Model": "model.model",
     "zero_head": "model.head",
     # MAML
     "Engine": "maml.engine",
-    "Inner": "maml.inner",
+    "Inner": "types",
     "Metrics": "maml.outer",
     "adapt": "maml.inner",
     "learned_rates": "maml.inner",
@@ -64,10 +67,12 @@ _PUBLIC = {
     "evaluate": "training.evaluate",
     "load_params": "training.run",
     "load_run": "training.run",
+    "scalars": "training.records",
     "train": "training.train",
     "train_config": "training.train_run",
+    "with_fields": "training.config",
     # Why it learns
-    "explain": "diagnostics.explanation",
+    "explain": "diagnostics.gradient",
     # A classifier of your own images
     "FewShotClassifier": "classifier.estimator",
 }
@@ -98,6 +103,7 @@ __all__ = [
     "explain",
     "from_tensors",
     "images_from_arrays",
+    "images_from_dataset",
     "learned_rates",
     "load_dataset",
     "load_params",
@@ -105,10 +111,12 @@ __all__ = [
     "map_params",
     "meta_gradient",
     "methods",
+    "scalars",
     "theory",
     "to_tensors",
     "train",
     "train_config",
+    "with_fields",
     "zero_head",
 ]
 

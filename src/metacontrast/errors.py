@@ -1,6 +1,7 @@
 """The errors that a user can fix."""
 
 import functools
+import importlib.util
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -51,6 +52,17 @@ def did_you_mean(word: object, choices: Iterable[str]) -> str:
 
 def _plain(word: str) -> str:
     return word.lower().replace("_", "-").replace(" ", "-")
+
+
+def require_extra(what: str, extra: str, *packages: str) -> None:
+    """Raise `InputError` unless the packages of an extra are installed.
+
+    Args:
+        what: what needs them, as it was asked for.
+        extra: its name among the extras of this package.
+    """
+    if any(importlib.util.find_spec(package) is None for package in packages):
+        raise InputError(f"{what} needs an extra: pip install 'metacontrast[{extra}]'")
 
 
 class NoSplitError(InputError):

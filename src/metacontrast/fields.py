@@ -1,4 +1,4 @@
-"""Dataclasses whose fields hold what they are declared to hold, whoever fills them in.
+"""Dataclasses whose fields hold what they are declared to hold.
 
 Python itself checks no types, and an option of the wrong kind runs another experiment than the one that was meant:
 `head_bias="no"` is true, `eval_steps=[1]` equals no `(1,)`.

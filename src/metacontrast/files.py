@@ -210,7 +210,7 @@ def flush_to_disk(path: Path) -> None:
 def exclusive(path: Path, taken: str, patience: float = 0) -> Iterator[None]:
     """Hold the lock file `path` during the block; when another process holds it, `InUseError` says `taken`.
 
-    The operating system drops the lock when its holder dies, so a lock file that is left over does no harm.
+    The operating system drops the lock when its holder dies, so a leftover lock file can be ignored.
 
     Args:
         patience: for how many seconds to wait for another process.

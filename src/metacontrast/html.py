@@ -7,41 +7,41 @@ from pathlib import Path
 
 
 def render_page(title: str, body: Iterable[str]) -> str:
-    """A whole page; `title` is plain text and `body` are pieces of HTML, made by the functions below."""
+    """Render a whole page; `title` is plain text and `body` are pieces of HTML, made by the functions below."""
     return _TEMPLATE.format(title=html.escape(title), body="\n".join(body))
 
 
 def paragraph(text: str) -> str:
-    """Plain text as a paragraph."""
+    """Render plain text as a paragraph."""
     return f"<p>{html.escape(text)}</p>"
 
 
 def heading(text: str, level: int = 2) -> str:
-    """A heading of that level."""
+    """Render a heading of that level."""
     return f"<h{level}>{html.escape(text)}</h{level}>"
 
 
 def figure(picture: Path, caption: str) -> str:
-    """A PNG picture, embedded, with its caption below."""
+    """Embed a PNG picture, with its caption below."""
     return png_figure(picture.read_bytes(), caption)
 
 
 def png_figure(png: bytes, caption: str) -> str:
-    """The same of the bytes of a PNG file."""
+    """Embed the bytes of a PNG file, with a caption below."""
     data = base64.b64encode(png).decode()
     text = html.escape(caption)
     return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table that scrolls by itself where it is wider than the screen."""
+    """Render a table that scrolls by itself where it is wider than the screen."""
     top = "".join(f"<th>{html.escape(cell)}" for cell in head)
     lines = ("<tr>" + "".join(f"<td>{html.escape(cell)}" for cell in row) + "</tr>" for row in rows)
     return f'<div class="wide"><table><tr>{top}</tr>{"".join(lines)}</table></div>'
 
 
 def footer(command: str, digest: str) -> str:
-    """What made the page, and of which data."""
+    """Render the command and the digest of the data that made the page."""
     return f"<footer>Made by <code>{html.escape(command)}</code>. Test data digest <code>{digest}</code>.</footer>"
 
 

@@ -1,13 +1,27 @@
-"""The values that flow through the library: tasks and parameters."""
+"""The values that flow through the library: tasks, parameters, and how a task is adapted to."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from metacontrast.errors import InputError
+from metacontrast.fields import check_fields
+
 Order = Literal["first", "second"]
 """Whether the outer gradient runs through the inner gradients (`second`) or takes them as constants (`first`)."""
+
+Scope = Literal["all", "head", "encoder"]
+LossName = Literal["cross_entropy", "mean_square_error"]
+Loss = LossName | Callable[[Tensor, Tensor], Tensor]
+"""A name, or a function from one task's outputs `(image, way)` and labels `(image,)` to their mean loss, a scalar."""
+
+Direction = Callable[[dict[str, Tensor], Any], tuple[dict[str, Tensor], Any]]
+"""From the gradient of all that moves, by name, and what it returned at the step before (None at the first) to the
+direction, whose negative is followed, and what it wants to see at the next step. Made of differentiable operations.
+"""
 
 
 class Head(NamedTuple):
@@ -64,7 +78,83 @@ class Episode(NamedTuple):
 
     def __repr__(self) -> str:
         """The shapes."""
-        return f"Episode({', '.join(f'{name} {_shape(t)}' for name, t in self._asdict().items())})"
+        return f"Episode({name_shapes(**self._asdict())})"
+
+
+@dataclass(frozen=True)
+class Inner:
+    """How a task is adapted to.
+
+    Args:
+        steps: number of gradient steps N, 0 or more.
+        lr: step size η; `metacontrast.learned_rates` makes it a part of the parameters.
+        scope: what moves: `all`, the `head` alone (ANIL), or the `encoder` alone (BOIL).
+        order: whether the outer gradient runs through the inner gradients (`second`) or not (`first`).
+        loss: mean `cross_entropy`; `mean_square_error`, half the squared distance of the outputs to one-hot targets; or
+            a function `loss(outputs, labels)` of one task.
+        query_loss: of the query set, if it is another one.
+        loss_weights: of the query losses after every step in the outer loss (MAML++'s multi-step loss), the last above
+            0; empty: of the last step alone.
+        direction: turns the gradient into another direction of descent, such as one with momentum: a function
+            `direction(gradient, memory)` that returns both, see `Direction`.
+    """
+
+    steps: int = 1
+    lr: float = 0.01
+    scope: Scope = "all"
+    order: Order = "first"
+    loss: Loss = "cross_entropy"
+    query_loss: Loss | None = None
+    loss_weights: tuple[float, ...] = ()
+    direction: Direction | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.lr, Tensor):
+            raise InputError("inner lr is a tensor, whose gradient would be lost: pass a float, or see learned_rates")
+        check_fields(self)
+        if self.steps < 0:
+            raise InputError(f"inner steps={self.steps}, but it must be 0 or more")
+        if not 0 < self.lr < float("inf"):
+            raise InputError(f"inner lr={self.lr}, but it must be above 0 and finite")
+        weights = self.loss_weights
+        if weights and (len(weights) != self.steps or not 0 <= min(weights) <= max(weights) < float("inf")):
+            raise InputError(f"loss_weights={weights}, but {self.steps} inner steps need one of 0 or more for each")
+        if weights and not weights[-1]:
+            raise InputError(f"loss_weights={weights} leave out the last step: take fewer inner steps")
+
+    def at_test(self, steps: int) -> "Inner":
+        """The same adaptation with this number of steps, and without a graph for the outer gradient."""
+        return replace(self, steps=steps, order="first", loss_weights=())
+
+    def plain_values(self) -> dict[str, Any]:
+        """The fields that a file can hold.
+
+        Raises:
+            InputError: others are set, such as a loss that is a function.
+        """
+        if callable(self.loss) or not self.is_plain:
+            raise InputError("this adaptation has a loss, direction or weights of its own, which cannot be saved")
+        return {name: getattr(self, name) for name in ("steps", "lr", "scope", "order", "loss")}
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is gradient descent on one loss, which the query set has too, after the last step alone."""
+        return self.query_loss is None and not self.loss_weights and self.direction is None
+
+    @property
+    def outer_loss(self) -> Loss:
+        """The loss of the query set."""
+        return self.loss if self.query_loss is None else self.query_loss
+
+
+def name_shapes(**tensors: Tensor) -> str:
+    """The shape of every tensor behind its name, for one line.
+
+    >>> from torch import ones
+    >>> name_shapes(weight=ones(5, 64), bias=ones(5))
+    'weight 5×64, bias 5'
+    """
+    return ", ".join(f"{name} {_shape(tensor)}" for name, tensor in tensors.items())
 
 
 def _shape(tensor: Tensor) -> str:

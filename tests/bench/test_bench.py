@@ -174,7 +174,7 @@ def test_the_command_prints_rows_says_what_is_missing_and_keeps_records(one_thre
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["--cases", "z"], "'z' is not one of 'a', 'b', 'c'"),
+        (["--cases", "z"], "'z' is not one of 'a', 'a0', 'b', 'b0', 'c'"),
         (["--orders", "third"], "'third' is not one of 'first', 'second'"),
         (["--engines", "jax"], "'jax' is not one of 'ours', 'plain'"),
         (["--repeats", "0"], "--repeats 0"),

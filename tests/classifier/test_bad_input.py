@@ -59,10 +59,10 @@ def with_pixel(value: float) -> np.ndarray:
         (IMAGES.astype(np.int32) + 300, ("int32", "between 0 and 255")),
         (IMAGES.astype(np.complex64), ("complex64",)),
         (IMAGES.astype(str), ("not numbers",)),
-        (IMAGES[0], ("no stack of images",)),
-        (IMAGES[0, 0], ("no stack of images",)),
+        (IMAGES[0], ("not a stack of images",)),
+        (IMAGES[0, 0], ("not a stack of images",)),
         (np.stack([IMAGES] * 3, 3)[0], ("looks like one image", "predict([image])")),
-        (IMAGES[None, None], ("no stack of images",)),
+        (IMAGES[None, None], ("not a stack of images",)),
         (np.stack([IMAGES] * 2, 3), ("image 0", "1, 3 or 4 channels")),
         (IMAGES[:, :0], ("image 0", "has shape (0, 16)")),
         (torch.from_numpy(IMAGES), ("looks like one image",)),
@@ -265,7 +265,7 @@ def test_labels_that_no_file_can_hold(of, tmp_path):
     ("weights", "part"),
     [
         ([1, 2], "shape (2,), but there are 6 images"),
-        (["heavy"] * 6, "no number"),
+        (["heavy"] * 6, "not numeric"),
         ([0] * 6, "not 0 everywhere"),
         ([-1, 1, 1, 1, 1, 1], "0 or more"),
         ([float("nan")] * 6, "finite"),
@@ -278,6 +278,10 @@ def test_weights_that_weigh_nothing(weights, part, fitted):
 @pytest.mark.parametrize("model", [None, 5, [], b"omniglot-conv4", ""])
 def test_what_names_no_model(model):
     refused(lambda: FewShotClassifier(model).fit(IMAGES, LABELS), "model" if model != "" else "'' is not a run")
+
+
+def test_the_automatic_choice_is_no_model_before_fit(tmp_path):
+    refused(lambda: FewShotClassifier().save_pretrained(tmp_path), "model='auto' is chosen by the images")
 
 
 def test_an_empty_name_is_not_the_current_folder(fitted):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from metacontrast.classifier.confidence import cross_entropy, fit_temperature, rejection_threshold
-from metacontrast.classifier.support import held_out_folds, make_support
+from metacontrast.classifier.cross_validation import held_out_folds
+from metacontrast.classifier.support import make_support
 from metacontrast.errors import InputError
 from metacontrast.model.solvers import balanced_weights
 

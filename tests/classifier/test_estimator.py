@@ -13,12 +13,14 @@ from torch import nn
 from classifier_kit import SIZE, grey_images, tiny_start, write_folder
 from metacontrast import FewShotClassifier
 from metacontrast.classifier.candidates import PROTOTYPE, task_start
+from metacontrast.classifier.cross_validation import ENOUGH_HELD_OUT
 from metacontrast.classifier.fitted import Answers
-from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.classifier.starting_point import StartingPoint
+from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError
-from metacontrast.maml.inner import Inner, adapt
+from metacontrast.maml.inner import adapt
 from metacontrast.model.head import class_means
+from metacontrast.types import Inner
 
 
 def fitted(seed: int = 0, **parameters) -> FewShotClassifier:
@@ -329,12 +331,14 @@ def test_any_module_can_be_the_encoder(scope, tmp_path):
 
 @pytest.mark.slow
 def test_a_folder_of_five_hundred_classes_of_five_images(tmp_path):
-    """Through the model that comes along: half a minute of one core."""
+    """Guards many classes through the model that comes along, half a minute of one core: one fold of an image of each
+    class is held out, which is enough (`ENOUGH_HELD_OUT`), and the whole support set is learned from.
+    """
     images, labels = grey_images(classes=500)
     folder = write_folder(tmp_path, images, labels)
     classifier = FewShotClassifier("omniglot-conv4", baseline="auto").fit(folder)
     assert len(classifier.classes_) == 500
-    assert classifier.compare_[0].images == 2500
+    assert (classifier.compare_[0].images, len(classifier.support_.y)) == (ENOUGH_HELD_OUT, 2500)
     assert classifier.score(folder) > 0.9
 
 

@@ -8,11 +8,10 @@ from classifier_kit import grey_images, tiny_start
 from metacontrast import FewShotClassifier, InputError
 from metacontrast.classifier.candidates import PROTOTYPE, Candidate, solve, task_start
 from metacontrast.classifier.explanation import contributions, draw_explanation, save_explanation, trace
-from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.classifier.support import make_support
-from metacontrast.maml.inner import Inner
+from metacontrast.data.image_format import ImageFormat
 from metacontrast.model.model import apply_head
-from metacontrast.types import map_params
+from metacontrast.types import Inner, map_params
 
 
 def double_task(head: str = "zeroed", drop: int = 0):

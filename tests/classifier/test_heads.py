@@ -15,13 +15,12 @@ from metacontrast.classifier.candidates import (
     Plan,
     make_plan,
 )
-from metacontrast.classifier.cross_validation import HeldOut, report
-from metacontrast.classifier.image_format import ImageFormat
+from metacontrast.classifier.cross_validation import HeldOut, held_out_folds, report
 from metacontrast.classifier.starting_point import StartingPoint
-from metacontrast.classifier.support import held_out_folds
+from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError
-from metacontrast.maml.inner import Inner
 from metacontrast.model.solvers import logistic_head, ridge_heads
+from metacontrast.types import Inner
 
 TOLERANCE = 1e-12
 

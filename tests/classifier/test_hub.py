@@ -11,11 +11,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+import yaml
 
 from classifier_kit import grey_images, tiny_start
 from metacontrast import FewShotClassifier
 from metacontrast.classifier import sharing
 from metacontrast.errors import InputError
+from metacontrast.training.sources import PRETRAINED
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -121,7 +123,8 @@ print(FewShotClassifier.load({str(tmp_path / "own")!r}).push_to_hub("someone/sha
     files = repositories["someone/shapes"]
     assert set(files) == {"README.md", "config.json", "model.safetensors"}
     card = files["README.md"].decode()
-    assert card.startswith("---\nlibrary_name: metacontrast\n")
+    assert header_of(card)["tags"] == ["few-shot-learning"]
+    assert "# someone/shapes" in card
     assert '- "class0": 5 images' in card
     fetch = f"""
 import numpy as np
@@ -131,6 +134,34 @@ np.save({str(tmp_path / "answers.npy")!r}, found.predict_proba(np.load({str(tmp_
 """
     elsewhere(fetch, address, tmp_path / "other home")
     np.testing.assert_array_equal(np.load(tmp_path / "answers.npy"), classifier.predict_proba(images))
+
+
+def header_of(card: str) -> dict:
+    """What the Hub reads of a model card: the YAML between its first two lines of dashes."""
+    start, header, _ = card.split("---\n", 2)
+    facts = yaml.safe_load(header)
+    assert start == ""
+    assert facts["library_name"] == "metacontrast"
+    assert facts["pipeline_tag"] == "image-classification"
+    return facts
+
+
+@pytest.mark.parametrize("model", ["omniglot-conv4", "cifar-fs-conv4", "photos", "photos-small"])
+def test_bundled_models_have_cards_with_a_header(model):
+    card = (PRETRAINED / model / "README.md").read_text(encoding="utf-8")
+    assert header_of(card)["license"] in ("mit", "apache-2.0")
+    assert f"# {model}\n" in card
+
+
+def test_a_saved_model_has_a_card_which_does_not_replace_ones_own(tmp_path):
+    classifier = FewShotClassifier(tiny_start())
+    classifier.save_pretrained(tmp_path / "shapes")
+    card = tmp_path / "shapes" / "README.md"
+    assert header_of(card.read_text(encoding="utf-8"))
+    assert "# shapes" in card.read_text(encoding="utf-8")
+    card.write_text("mine")
+    classifier.save_pretrained(tmp_path / "shapes")
+    assert card.read_text() == "mine"
 
 
 def test_a_repository_that_is_not_there_is_one_line(hub, tmp_path):
@@ -168,7 +199,7 @@ def test_without_the_package_a_line_says_what_to_install(monkeypatch):
 
 @pytest.mark.parametrize("name", ["one", "a/b/c", "", "user/na me"])
 def test_names_that_are_no_repository(name):
-    with pytest.raises(InputError, match="is no repository: write user/name"):
+    with pytest.raises(InputError, match="is not a repository: write user/name"):
         FewShotClassifier(tiny_start()).fit(*grey_images()).push_to_hub(name)
 
 

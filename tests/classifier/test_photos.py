@@ -1,5 +1,6 @@
 """Frozen photo encoders: the bundled ones, any module, references and weights, and the automatic choice."""
 
+import dataclasses
 import json
 import math
 
@@ -12,17 +13,18 @@ from torch import nn
 
 from classifier_kit import SIZE, grey_images, tiny_model_folder, tiny_start, write_folder
 from metacontrast import FewShotClassifier
-from metacontrast.classifier import choice, sources
+from metacontrast.classifier import choice
 from metacontrast.classifier.export import export
-from metacontrast.classifier.image_format import ImageFormat
-from metacontrast.classifier.model_folder import load_starting_point
-from metacontrast.classifier.sources import BUNDLED, bundled_names, hf_images
-from metacontrast.classifier.starting_point import StartingPoint
+from metacontrast.classifier.starting_point import StartingPoint, load_starting_point
 from metacontrast.cli.main import run
+from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError
-from metacontrast.maml.inner import Inner
-from metacontrast.model.efficientnet_lite import Direction, efficientnet_lite, load_weights
+from metacontrast.model.efficientnet_lite import FixedLength, efficientnet_lite, load_weights
 from metacontrast.model.image_wise import keeps_images_apart
+from metacontrast.training import sources
+from metacontrast.training.libraries import hf_images
+from metacontrast.training.sources import BUNDLED, bundled_names
+from metacontrast.types import Inner, map_params
 
 FORM = ImageFormat(3, SIZE, mean=(0.5,), std=(0.25,))
 needs_weights = pytest.mark.skipif("photos-small" not in bundled_names(), reason="efficientnet-lite0 is not installed")
@@ -139,7 +141,7 @@ def test_it_is_known_to_keep_images_apart():
 
 
 def test_features_have_one_length_and_zero_stays_zero():
-    found = Direction(root=True)(torch.tensor([[1.0, 3.0], [0.0, 0.0]]))
+    found = FixedLength(root=True)(torch.tensor([[1.0, 3.0], [0.0, 0.0]]))
     torch.testing.assert_close(found[0], 4 * torch.tensor([0.5, 0.75**0.5]), atol=1e-6, rtol=1e-6)
     assert found[1].isfinite().all()
 
@@ -308,6 +310,33 @@ def test_an_encoder_of_the_users_own_code_by_name(tmp_path, capsys):
     assert run(["predict", str(tmp_path / "out"), image, "--model", name]) == 0
 
 
+def own_start() -> StartingPoint:
+    """An encoder with an inner loop, a head and parameters that are not the defaults."""
+    start = StartingPoint.from_encoder(normed(), FORM, Inner(3, 0.05, "head"), head="adapted", batch_stats="support")
+    return dataclasses.replace(start, params=map_params(lambda t: 0.5 * t, start.params))
+
+
+def own_trained_start() -> StartingPoint:
+    return tiny_start(channels=3)
+
+
+@pytest.mark.parametrize("made", [own_start, own_trained_start])
+def test_a_starting_point_of_the_users_own_code_is_itself(made, tmp_path):
+    """Guards `python:` where the function returns a starting point: inner loop, head and parameters are its own."""
+    name, own = f"python:{__name__}:{made.__name__}", made()
+    images, labels = grey_images()
+    classifier = FewShotClassifier(name).fit(images, labels)
+    start, expected = classifier.state_.start, FewShotClassifier(own).fit(images, labels).predict_proba(images)
+    assert (start.name, start.inner, start.head, start.batch_stats) == (name, own.inner, own.head, own.batch_stats)
+    np.testing.assert_array_equal(classifier.predict_proba(images), expected)
+    classifier.save(tmp_path)
+    again = FewShotClassifier.load(tmp_path, None if own.run else name)  # a trained model is in the file
+    np.testing.assert_array_equal(again.predict_proba(images), expected)
+    save_file({key: t.contiguous() for key, t in own.encoder.state_dict().items()}, tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match="which has its weights: leave out weights"):
+        load_starting_point(name, tmp_path / "w.safetensors")
+
+
 def test_weights_from_a_file(tmp_path):
     other = MyEncoder()
     torch.nn.init.constant_(other.net[0].weight, 0.1)
@@ -435,19 +464,21 @@ def test_a_library_that_is_not_installed_is_named(library, monkeypatch):
         load_starting_point(f"{kind}:anything")
 
 
-@pytest.mark.parametrize("kind", ["missing", "shape", "no file", "text"])
+@pytest.mark.parametrize("kind", ["missing", "shape", "no file", "text", "NaN"])
 def test_weights_of_another_network_in_a_file(kind, tmp_path):
     tensors = {key: t.contiguous() for key, t in MyEncoder().state_dict().items()}
     if kind == "missing":
         del tensors["net.0.weight"]
     if kind == "shape":
         tensors["net.0.weight"] = torch.zeros(4, 3, 3, 3)
+    if kind == "NaN":
+        tensors["net.0.weight"] = tensors["net.0.weight"] * float("nan")
     file = tmp_path / "w.safetensors"
     if kind == "text":
         file.write_text("no tensors")
     elif kind != "no file":
         save_file(tensors, file)
-    with pytest.raises(InputError, match=r"^[^\n]*(are not those of|readable file)[^\n]*$"):
+    with pytest.raises(InputError, match=r"^[^\n]*(are not those of|readable file|NaN or infinity)[^\n]*$"):
         load_starting_point(f"python:{__name__}:MyEncoder", file)
 
 
@@ -498,7 +529,7 @@ def test_crops_that_make_no_sense(crop):
 
 
 def test_an_encoder_from_elsewhere_cannot_be_evaluated_as_a_run(tmp_path):
-    from metacontrast.classifier.model_folder import load_model
+    from metacontrast.classifier.starting_point import load_model
 
     tiny_model_folder(tmp_path / "tiny")
     load_model(tmp_path / "tiny")

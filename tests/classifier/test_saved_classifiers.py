@@ -15,7 +15,7 @@ from sklearn.metrics import classification_report, confusion_matrix
 from classifier_kit import grey_images, tiny_model_folder, tiny_start
 from failing_disk import no_more_than
 from metacontrast import FewShotClassifier
-from metacontrast.classifier.model_folder import load_model
+from metacontrast.classifier.starting_point import load_model
 from metacontrast.cli.main import run
 from metacontrast.errors import InputError
 from metacontrast.training import checkpoint

@@ -144,12 +144,12 @@ def test_predict_explains_in_words_json_and_pictures(place, tmp_path, capsys):
     assert len(found["strongest"]) == 5
 
 
-def test_a_refused_image_is_said_to_be_like_no_class(place, tmp_path, capsys):
+def test_a_rejected_image_is_said_to_be_rejected(place, tmp_path, capsys):
     assert run(fit_words(place, tmp_path / "c", "--reject", "0.3")) == 0
     capsys.readouterr()
     folder = write_folder(tmp_path / "others", *grey_images(classes=12, seed=3))
     assert run(["predict", str(tmp_path / "c"), str(folder)]) == 0
-    assert "like no class (nearest: " in capsys.readouterr().out
+    assert "rejected (nearest: " in capsys.readouterr().out
     assert run(["predict", str(tmp_path / "c"), str(folder), "--json"]) == 0
     found = last_json(capsys.readouterr().out)["predictions"]
     assert any(each["rejected"] for each in found)
@@ -209,7 +209,7 @@ def test_an_export_of_an_earlier_fit_is_pointed_out(place, tmp_path, capsys):
     capsys.readouterr()
     assert run(fit_words(place, tmp_path / "c", "--folds", "0")) == 0
     out, err = capsys.readouterr()
-    assert "classifier.pt2 is of what was fitted before" in err
+    assert "classifier.pt2 is from the previous classifier" in err
     assert "nothing was held out" in out
 
 

@@ -423,12 +423,13 @@ def test_resuming_with_other_settings_names_the_field(folder, trained, capsys):
     assert (trained / "config.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("command", ["demo", "data", "train", "evaluate", "convert", "data get"])
-def test_every_command_explains_itself(command, capsys):
-    with pytest.raises(SystemExit) as stop:
-        run([*command.split(), "--help"])
-    assert stop.value.code == 0
-    assert "usage: metacontrast" in capsys.readouterr().out
+def test_a_sample_has_images_to_fit_predict_and_score_and_replaces_nothing(tmp_path, capsys):
+    assert run(["data", "sample", str(tmp_path), "--json"]) == 0
+    folders = [Path(name) for name in last_json(capsys.readouterr().out)["folders"]]
+    assert [len(list(folder.rglob("*.png"))) for folder in folders] == [50, 10, 100]
+    assert {file.parent.name for file in folders[2].rglob("*.png")} == set("0123456789")
+    assert len({file.read_bytes() for file in tmp_path.rglob("*.png")}) == 160
+    fails_with(capsys, ["data", "sample", str(tmp_path)], "my-images exists: name another folder")
 
 
 def test_python_dash_m_works():

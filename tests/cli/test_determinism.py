@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 import recipe_digests
-from metacontrast.cli.determinism import determinism
 from metacontrast.cli.main import run
+from metacontrast.cli.shared import determinism
 from metacontrast.errors import InputError
 from metacontrast.training.recipes import RECIPES
 

@@ -27,7 +27,7 @@ HONEST_WISHES = {
 TOO_SLOW = {"resnet12", "compiled-loop", "compiled-vmap"}
 # Makes the commands that would take minutes fail at the end of their line.
 UNKNOWN = "--no-such-flag"
-NOT_TRIED = {"--help", "--version", "--out", "--pictures"}
+NOT_TRIED = {"--help", "--help-all", "--version", "--out", "--pictures"}
 
 
 class Place(NamedTuple):

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classifier_kit import grey_images, tiny_model_folder, tiny_start, write_folder
-from metacontrast import FewShotClassifier
+from classifier_kit import SIZE, grey_images, tiny_model_folder, tiny_start, write_folder
+from metacontrast import EpisodeSampler, FewShotClassifier, images_from_dataset
+from metacontrast.classifier import scoring
 from metacontrast.classifier.inputs import as_items
 from metacontrast.cli.main import run
+from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError
 
 
@@ -112,12 +114,44 @@ def test_score_writes_a_page(place, capsys):
     assert str(place / "out" / "score.html") in err
 
 
-def test_score_takes_test_of_a_divided_folder(place, capsys):
+def test_a_class_without_images_has_no_recall(place, capsys):
+    """Guards that JSON holds no NaN: it is null, and the class is neither listed nor part of the mean."""
     assert fit(place) == 0
-    for split, count in (("train", 5), ("test", 2)):
-        write_folder(place / "divided" / split, *grey_images(per_class=count))
+    images, labels = grey_images(classes=2, seed=4)
+    new = write_folder(place / "new", images, labels)
+    capsys.readouterr()
+    assert run(["score", str(place / "out"), str(new), "--json"]) == 0
+    out = capsys.readouterr().out
+    found = json.loads(out.strip().splitlines()[-1], parse_constant=lambda name: pytest.fail(name))
+    assert dict(found["recall"]) == {"class0": 1, "class1": 1, "class2": None}
+    assert found["balanced_accuracy"] == 1
+    assert "class2" not in out.rpartition("{")[0]
+
+
+def test_pictures_are_made_of_the_mistakes_that_are_shown(monkeypatch):
+    """Guards that of 30 mistakes the 24 on the page are encoded, not all."""
+    images, labels = grey_images(per_class=10)
+    classifier = FewShotClassifier(tiny_start()).fit(images, labels)
+    wrong = [f"class{(int(label[-1]) + 1) % 3}" for label in labels]
+    report = scoring.report_on(classifier.state_, wrong, classifier.predict_each(images))
+    made = []
+    monkeypatch.setattr(scoring, "_png", lambda pixels: made.append(pixels) or b"")
+    page = scoring.as_page(report, classifier.state_, "title")
+    assert (report.right, len(made), page.count("<figure>")) == (0, scoring.MISTAKES, scoring.MISTAKES)
+
+
+def test_score_takes_test_of_a_divided_folder(place, capsys):
+    """Guards that the command and `score` take the same images."""
+    assert fit(place) == 0
+    images, labels = grey_images()
+    write_folder(place / "divided" / "train", images, labels)
+    write_folder(place / "divided" / "test", images[3:12:4], ["class0", "class1", "class0"])
     assert run(["score", str(place / "out"), str(place / "divided"), "--json"]) == 0
-    assert last_json(capsys.readouterr().out)["images"] == 6
+    out, err = capsys.readouterr()
+    found = last_json(out)
+    assert (found["images"], found["accuracy"]) == (3, pytest.approx(2 / 3))
+    assert "more than one split" not in err  # that warning is of meta-training, whose test classes are new
+    assert FewShotClassifier.load(place / "out").score(place / "divided") == pytest.approx(2 / 3)
 
 
 def test_score_never_writes_over_what_it_reads(place, capsys):
@@ -142,8 +176,11 @@ def test_predict_names_more_classes_and_sets(place, capsys):
     (answer,) = found["predictions"]
     assert sum(answer["probabilities"]) == pytest.approx(1)
     assert answer["top"][0]["label"] == answer["label"] == answer["set"][0] == "class2"
-    assert run(["predict", str(place / "out"), image, "--top", "3", "--csv"]) == 0
-    assert capsys.readouterr().out.splitlines()[0].endswith("label_2,probability_2,label_3,probability_3")
+    for top in ("3", "99"):  # there are three classes
+        assert run(["predict", str(place / "out"), image, "--top", top, "--csv"]) == 0
+        head, row = capsys.readouterr().out.splitlines()
+        assert head.endswith("label_2,probability_2,label_3,probability_3")
+        assert len(row.split(",")) == len(head.split(","))
 
 
 @pytest.mark.parametrize(
@@ -202,6 +239,35 @@ def test_data_sets_are_labelled_images(data):
     other = FewShotClassifier(tiny_start()).fit(images, [Pairs.classes[int(k[-1])] for k in labels])
     np.testing.assert_array_equal(classifier.predict_proba(data), other.predict_proba(images))
     assert classifier.score(data) == other.score(images, [Pairs.classes[int(k[-1])] for k in labels])
+
+
+@pytest.mark.parametrize("data", [Pairs(), Rows()], ids=["torchvision", "Hugging Face"])
+def test_data_sets_are_trained_on(data):
+    """Guards `images_from_dataset`: classes by name, pixels as the arrays have them, and tasks that can be drawn."""
+    found = images_from_dataset(data, ImageFormat(1, SIZE, mean=(0.5,), std=(0.2,)), name="pets")
+    assert (found.classes, found.counts.tolist()) == (("cat", "cow", "dog"), [5, 5, 5])
+    images, labels = grey_images()
+    names = np.array([Pairs.classes[int(label[-1])] for label in labels])
+    np.testing.assert_array_equal(found.images[:, 0].numpy(), images[np.argsort(names, kind="stable")])
+    assert (found.name, found.mean, found.std) == ("pets", (0.5,), (0.2,))
+    assert EpisodeSampler(found, 2, 1, 2).batch([0]).support_x.shape == (1, 2, 1, SIZE, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("data", "part"),
+    [
+        ([(Image.new("L", (4, 4)), 0)], "is a list, not a data set"),
+        (Pairs([(Image.new("L", (4, 4)), 0)] * 3), r"1 class \('cat'\)"),
+        (Pairs([(Image.new("L", (4, 4)), 0), (Image.new("L", (4, 4)), None)]), "a label is None"),
+        (Pairs([(None, 0), (None, 1)]), "image 0 is a NoneType"),
+        (Pairs([(Image.new("L", (4, 4)), 0, 1)] * 3), "not a data set"),
+        (Pairs([(BytesIO(b"text"), 0), (BytesIO(b"text"), 1)]), "2 of 2 images cannot be used"),
+    ],
+    ids=["list", "one class", "no label", "no image", "triples", "broken"],
+)
+def test_what_is_no_data_set_to_train_on(data, part):
+    with pytest.raises(InputError, match=part):
+        images_from_dataset(data, ImageFormat(1, SIZE))
 
 
 def test_images_of_further_kinds_are_read_alike(tmp_path):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from metacontrast.cli.main import run
+from metacontrast.cli.main import build_parser, run
+from metacontrast.cli.train import command_that_goes_on
 from metacontrast.files import exclusive
 from metacontrast.training.records import read_records
 from metacontrast.training.run import load_run
@@ -49,6 +50,21 @@ def test_a_run_that_another_process_trains_comes_last(tmp_path, monkeypatch, cap
     assert train(tmp_path, "--seeds", "2") == 0
     ended = [line for line in capsys.readouterr().err.splitlines() if line.startswith("[")]
     assert [line.split("] ")[1][:6] for line in ended] == ["seed-1", "seed-0"]
+
+
+def test_a_single_run_is_not_for_a_cluster(tmp_path, monkeypatch, capsys):
+    """It would be trained on this machine, whatever was asked for."""
+    monkeypatch.setattr("metacontrast.cli.grid.require_ray", lambda: None)
+    assert train(tmp_path / "run", "--runner", "ray") == 2
+    assert "--runner ray hands several runs to a cluster: add --seeds or --vary" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_that_goes_on_names_how_runs_are_spread():
+    words = ["--seeds", "3", "--jobs", "2", "--runner", "ray", "--address", "head:1", "--vary", "head=learned,zeroed"]
+    args = build_parser().parse_args(["train", *SMALL, "--out", "runs", *words])
+    told = "train --resume --vary=head=learned,zeroed --seeds 3 --jobs 2 --runner ray --address head:1 --out runs"
+    assert command_that_goes_on(args) == told
 
 
 def test_flags_of_a_grid_are_checked(tmp_path, capsys):

@@ -13,11 +13,10 @@ from metacontrast.compat import learn2learn as l2l
 from metacontrast.compat.learn2learn.algorithms import clone_module
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import meta_gradient
-from metacontrast.maml.inner import Inner
 from metacontrast.model.encoders import build_encoder
 from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model
-from metacontrast.types import Episode, Head, Params, from_tensors, to_tensors
+from metacontrast.types import Episode, Head, Inner, Params, from_tensors, to_tensors
 
 TOLERANCE = 1e-12
 """The two make the same float64 operations, save for how batch norm keeps its averages."""

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from metacontrast.data import cifar_fs
-from metacontrast.data.options import ReadOptions
+from metacontrast.data.decode import ReadOptions
 from metacontrast.data.published import split_list
 from metacontrast.errors import InputError
 

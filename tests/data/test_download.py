@@ -6,8 +6,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from metacontrast.data import download, omniglot
-from metacontrast.data.download import fetch
+from metacontrast.data import omniglot, published
+from metacontrast.data.published import fetch
 from metacontrast.errors import InputError
 
 CONTENT = bytes(range(256)) * 5000
@@ -44,7 +44,7 @@ def server(monkeypatch):
     """A server on the loopback interface, asked without proxies and again without pause."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(download, "PAUSE", 0.0)
+    monkeypatch.setattr(published, "PAUSE", 0.0)
     monkeypatch.setattr(Handler, "cuts", 0)
     monkeypatch.setattr(Handler, "requests", 0)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -104,7 +104,7 @@ def test_a_refusal_is_told_at_once(server, tmp_path):
 
 
 def test_without_a_server_the_address_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "PAUSE", 0.0)
+    monkeypatch.setattr(published, "PAUSE", 0.0)
     with pytest.raises(InputError, match=r"3 attempts failed, the last with: .*refused; fetch it by hand"):
         fetch("http://127.0.0.1:9/file", tmp_path / "file")
 

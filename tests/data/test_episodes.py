@@ -1,6 +1,7 @@
 """Episodes: seeded, random access, disjoint, labelled as asked."""
 
 import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -46,8 +47,8 @@ def test_a_task_is_the_same_whoever_asks_and_in_whatever_order():
     forward = [sampler.rows(i).query.tolist() for i in range(20)]
     again = EpisodeSampler(IMAGES, 3, 1, 2, seed=4)
     backward = [again.rows(i).query.tolist() for i in reversed(range(20))][::-1]
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        elsewhere = pool.map(rows_of_task, range(20))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        elsewhere = list(pool.map(rows_of_task, range(20)))
     assert forward == backward == elsewhere
     assert len({tuple(rows) for rows in forward}) == 20
 

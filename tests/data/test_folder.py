@@ -1,14 +1,15 @@
 """A user's folder becomes classes of images, and whatever is wrong with it is told by name in one line."""
 
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from metacontrast.data.folder import read, sources
-from metacontrast.data.options import ReadOptions
+from metacontrast.data.decode import ReadOptions
+from metacontrast.data.folder import SPLITS, class_files, read, sources, split_classes
 from metacontrast.errors import InputError
 
 SMALL = ReadOptions(image_size=4)
@@ -130,12 +131,39 @@ def test_classes_of_two_splits_are_named_in_a_warning(tmp_path, caplog):
     assert f"{tmp_path}: a in more than one split" in caplog.text
 
 
+@pytest.mark.parametrize("count", [5, 12])
+def test_a_seed_divides_the_classes(tmp_path, count):
+    """Guards: disjoint splits that are everything, a fifth each for val and test, and another seed, other classes."""
+    draw(tmp_path, *(f"{k}/1.png" for k in range(count)))
+    options = replace(SMALL, split_seed=1)
+    found = {split: set(split_classes(tmp_path, class_files(tmp_path), split, 1)) for split in SPLITS}
+    fifth = -(-count // 5)
+    assert {split: len(found[split]) for split in SPLITS} == {
+        "all": count,
+        "train": count - 2 * fifth,
+        "val": fifth,
+        "test": fifth,
+    }
+    assert found["train"] | found["val"] | found["test"] == found["all"]
+    assert read(tmp_path, "train", options).classes == tuple(sorted(found["train"]))
+    others = [set(split_classes(tmp_path, class_files(tmp_path), "test", seed)) for seed in range(2, 12)]
+    assert any(other != found["test"] for other in others)
+
+
+def test_a_seed_does_not_divide_what_is_divided(tmp_path):
+    draw(tmp_path, "train/a/1.png", "train/b/1.png", "test/c/1.png", "test/d/1.png")
+    with pytest.raises(InputError, match="is divided by its folders test, train: leave out split_seed=1"):
+        read(tmp_path, "train", replace(SMALL, split_seed=1))
+
+
 def test_without_split_folders_train_is_everything_and_test_is_refused(tmp_path):
     """Accuracy on the classes that are trained on would say nothing about new ones."""
     draw(tmp_path, "a/1.png", "b/1.png")
     assert read(tmp_path, "train", ReadOptions()).classes == read(tmp_path, "all", ReadOptions()).classes
     for split in ("val", "test"):
-        with pytest.raises(InputError, match=f"is not divided, so '{split}' would be the classes"):
+        with pytest.raises(
+            InputError, match=rf"is not divided, so '{split}' would be .*by a seed \(train --split-seed 0\)"
+        ):
             read(tmp_path, split, ReadOptions())
 
 

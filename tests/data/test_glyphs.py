@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from metacontrast.data import glyph_fonts, glyphs, load_dataset
+from metacontrast.data import glyphs, load_dataset
+from metacontrast.data.decode import ReadOptions
 from metacontrast.data.glyphs import distort, draw_hands
-from metacontrast.data.options import ReadOptions
 from metacontrast.errors import InputError
 
 NOWHERE = Path("does-not-exist")
@@ -48,7 +48,7 @@ def test_every_drawing_is_ink_on_white_paper(splits):
 
 def test_characters_that_look_alike_make_one_class():
     """A, Α and А differ in code point only; c and C only in size, which the drawings do not keep."""
-    characters = glyph_fonts.distinct_characters()
+    characters = glyphs.distinct_characters()
     for alike in ("AΑА", "OОΟ0", "cCсС", "XΧХ", "Il|"):
         assert sum(c in characters for c in alike) <= 1, alike
     assert {"A", "B", "Ж", "ω", "ש"} <= set(characters)
@@ -56,15 +56,15 @@ def test_characters_that_look_alike_make_one_class():
 
 def test_no_class_is_the_box_of_a_missing_character(splits):
     """Every character is in a reference font's own table, where a missing one has no entry."""
-    for character in glyph_fonts.distinct_characters():
-        assert any(ord(character) in glyph_fonts.code_points(font) for font in glyph_fonts.REFERENCE_FONTS)
-        assert glyph_fonts.fonts_with(character)
+    for character in glyphs.distinct_characters():
+        assert any(ord(character) in glyphs.code_points(font) for font in glyphs.REFERENCE_FONTS)
+        assert glyphs.fonts_with(character)
 
 
 def test_class_names_say_script_and_character():
-    assert glyph_fonts.class_name("α") == "Greek/small-alpha"
-    assert glyph_fonts.class_name("7") == "Digit/seven"
-    assert glyph_fonts.class_name("€") == "Currency/euro-sign"
+    assert glyphs.class_name("α") == "Greek/small-alpha"
+    assert glyphs.class_name("7") == "Digit/seven"
+    assert glyphs.class_name("€") == "Currency/euro-sign"
 
 
 def test_another_process_draws_the_same_pixels(splits):
@@ -95,7 +95,7 @@ def test_inverting_and_size_are_options(splits):
 
 
 def test_a_higher_threshold_draws_thinner_strokes():
-    face = glyph_fonts.typeset("A", "DejaVuSans")
+    face = glyphs.typeset("A", "DejaVuSans")
     assert face is not None
     hand = draw_hands(np.random.default_rng(0), 1)
     ink = torch.from_numpy(face)[None]
@@ -104,7 +104,7 @@ def test_a_higher_threshold_draws_thinner_strokes():
 
 
 def test_without_distortion_a_drawing_is_the_character_itself():
-    face = glyph_fonts.typeset("A", "DejaVuSans")
+    face = glyphs.typeset("A", "DejaVuSans")
     assert face is not None
     still = draw_hands(np.random.default_rng(0), 1)._replace(
         affine=np.eye(2, 3, dtype=np.float32)[None], knots=np.zeros((1, 2, 5, 5), np.float32)

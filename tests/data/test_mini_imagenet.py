@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from metacontrast.data import mini_imagenet
+from metacontrast.data.decode import ReadOptions
 from metacontrast.data.mini_imagenet import FOLDERS, class_names, read, sources
-from metacontrast.data.options import ReadOptions
 from metacontrast.errors import InputError
 
 OPTIONS = ReadOptions()

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from metacontrast.data import load_dataset, omniglot
-from metacontrast.data.options import ReadOptions
+from metacontrast.data.decode import ReadOptions
 from metacontrast.data.published import open_tree
 from metacontrast.errors import InputError
 

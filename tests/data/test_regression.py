@@ -10,10 +10,10 @@ from torch import nn
 from metacontrast.data.regression import AngleTasks, SineTasks, turn
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import meta_gradient
-from metacontrast.maml.inner import Inner, adapt
+from metacontrast.maml.inner import adapt
 from metacontrast.model.model import Model
 from metacontrast.training.train import train
-from metacontrast.types import Episode, map_params
+from metacontrast.types import Episode, Inner, map_params
 from toy_images import noisy_images, numbered_images
 
 

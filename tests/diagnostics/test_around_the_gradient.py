@@ -8,13 +8,11 @@ import torch
 
 from explained_tasks import small_model, tasks
 from metacontrast import theory
-from metacontrast.diagnostics.explanation import explain
-from metacontrast.diagnostics.label_order import cyclic_orders, label_order_accuracy, spread
-from metacontrast.diagnostics.similarity import contrasts, similarity_maps
-from metacontrast.diagnostics.task_view import preconditioner_spectrum
+from metacontrast.diagnostics.gradient import cyclic_orders, explain, label_order_accuracy, spread
+from metacontrast.diagnostics.task_view import contrasts, preconditioner_spectrum, similarity_maps
 from metacontrast.errors import InputError
-from metacontrast.maml.inner import Inner, adapt
-from metacontrast.types import Episode, Head
+from metacontrast.maml.inner import adapt
+from metacontrast.types import Episode, Head, Inner
 
 
 @pytest.mark.parametrize("features", [3, 20], ids=["more images than features", "more features than images"])
@@ -24,7 +22,7 @@ def test_the_spectrum_is_that_of_the_whole_matrix(features, bias):
     g = torch.Generator().manual_seed(0)
     phi, y = torch.randn(8, features, generator=g, dtype=torch.float64), torch.arange(4).repeat(2)
     head = Head(torch.randn(4, features, generator=g).double(), torch.randn(4, generator=g).double() if bias else None)
-    expected = theory.head_preconditioner(phi, y, head, inner_lr=0.7).eigenvalues
+    expected = theory.head_preconditioner(theory.FeatureTask(phi, y, phi, y, head), Inner(lr=0.7)).eigenvalues
     assert torch.allclose(preconditioner_spectrum(phi, head, 0.7), expected, rtol=0, atol=1e-12)
 
 

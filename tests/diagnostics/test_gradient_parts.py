@@ -7,11 +7,11 @@ import torch
 
 from explained_tasks import small_model, tasks
 from metacontrast import theory
-from metacontrast.diagnostics.explanation import explain
+from metacontrast.diagnostics.gradient import explain
 from metacontrast.diagnostics.task_view import REMAINDER, describe_parts, flatten
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import meta_gradient, unstack
-from metacontrast.maml.inner import Inner
+from metacontrast.types import Inner
 
 # Rounding of float64 sums over a few thousand entries.
 EXACT, MISS = 1e-10, 0.01
@@ -31,12 +31,10 @@ def test_parts_are_the_split_of_every_task_and_the_remainder_closes_the_sum(head
     episodes, inner = tasks(), Inner(steps=2, lr=0.1, order=order)
     found = explain(model, params, episodes, inner)
     splits = [
-        theory.split_encoder_gradient(
-            model.features, model.start(params, e.support_x, e.support_y), e, inner_lr=0.1, inner_steps=2, order=order
-        )
+        theory.split_encoder_gradient(model.features, model.start(params, e.support_x, e.support_y), e, inner)
         for e in unstack(episodes)
     ]
-    parts = torch.stack([flatten(part) for part in theory.mean_over_tasks(splits)])
+    parts = torch.stack([flatten(part) for part in theory.mean_split(splits)])
     g = flatten(meta_gradient(model, params, episodes, inner)[0].encoder)
     assert found.gradient_norm == pytest.approx(g.norm().item(), rel=EXACT)
     for name, part in zip(splits[0]._fields, parts, strict=True):
@@ -174,8 +172,14 @@ def test_bad_input_is_one_line():
         ((headless, good, inner), "these parameters have no head"),
         ((params, broken, inner), "6 of 6 rows are not finite"),
         ((params, one_class, inner), "all 3 samples are of class 0: a contrast needs two classes or more"),
-        ((params, good, dataclasses.replace(inner, loss="mean_square_error")), "the theory is that of cross entropy"),
-        ((params, good, dataclasses.replace(inner, steps=0)), "inner_steps=0: give a whole number, 1 or more"),
+        (
+            (params, good, dataclasses.replace(inner, loss="mean_square_error")),
+            "the theory is that of loss=",
+        ),
+        (
+            (params, good, dataclasses.replace(inner, steps=0)),
+            "inner steps=0, but the theory is",
+        ),
         ((params, good, dataclasses.replace(inner, lr=1e200)), "not finite"),
     ]
     for arguments, message in cases:

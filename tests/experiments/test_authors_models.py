@@ -10,11 +10,11 @@ import torch
 from metacontrast.cli.main import run
 from metacontrast.data.images import ClassImages, group_by_class
 from metacontrast.errors import InputError
-from metacontrast.experiments import authors_models
-from metacontrast.experiments.authors_models import HEAD_ONLY, WHOLE, find_runs, load_authors, measure_all
-from metacontrast.experiments.figure_records import read_run
+from metacontrast.experiments import authors as authors_models
+from metacontrast.experiments.authors import HEAD_ONLY, WHOLE, find_runs, load_authors, measure_all
+from metacontrast.experiments.figure_records import read_run_records
 from metacontrast.experiments.figures import FIGURES
-from metacontrast.experiments.measurement import decode
+from metacontrast.experiments.measurement import decode_counts
 from metacontrast.experiments.setting import Setting
 from metacontrast.training.evaluate import evaluate
 from metacontrast.training.recipes import recipe
@@ -98,12 +98,12 @@ def test_records_hold_the_counts_that_evaluate_averages(released, tmp_path):
     list(measure_all(find_runs(released), tmp_path, None, Resources("cpu"), TASKS))
     rates = {}
     for file in tmp_path.glob("*.jsonl"):
-        records = read_run(file)
+        records = read_run_records(file)
         rates[file.stem] = (records.header["inner"]["lr"], records.header["inner"]["steps"])
         for record in records.measured.values():
             assert (record["tasks"], record["queries"], len(record["sha256"])) == (TASKS, 75, 64)
             for name in ("kept/1", "zeroed/1", "nearest-mean"):
-                counts = decode(record["correct"][name])
+                counts = decode_counts(record["correct"][name])
                 assert counts.mean() / 75 == pytest.approx(record["values"][name], abs=1e-5)
     assert rates["mini_maml_SO_init1_seed1"] == (0.1, 1)
     assert rates["mini_5w1s15q_FO_zero1_initvar1.0_seed225"] == (0.01, 5)
@@ -116,7 +116,7 @@ def test_records_hold_the_counts_that_evaluate_averages(released, tmp_path):
     tasks = authors_models.common_tasks(trained, pictures())
     evaluation = authors_models.Evaluation((1,), ("kept", "zeroed"), TASKS)
     rows = evaluate(trained.model, trained.params, tasks, trained.config.inner(), evaluation)
-    values = read_run(tmp_path / "mini_maml_SO_init1_seed1.jsonl").measured[8]["values"]
+    values = read_run_records(tmp_path / "mini_maml_SO_init1_seed1.jsonl").measured[8]["values"]
     assert list(values.values()) == pytest.approx([row.accuracy for row in rows], abs=1e-5)
 
 

@@ -11,17 +11,15 @@ from metacontrast.experiments import budgets
 from metacontrast.experiments.budgets import ANSWERS, OWN, budget_rows, rank_correlations
 from metacontrast.experiments.figures import FIGURES, family, find_figures
 from metacontrast.experiments.figures import linear_representations as linear
-from metacontrast.experiments.measurement import CORE_SECONDS, LABEL_ORDER
+from metacontrast.experiments.measurement import CORE_SECONDS, LABEL_ORDER, Table
 from metacontrast.experiments.runs import run_key
 from metacontrast.experiments.setting import Setting
 from metacontrast.experiments.spec import Measurement
-from metacontrast.experiments.table import Table
 from metacontrast.maml.engine import meta_gradient
-from metacontrast.maml.inner import Inner
 from metacontrast.methods import METHODS
 from metacontrast.model.model import Model
 from metacontrast.training.records import read_records
-from metacontrast.types import Episode, Head, Params
+from metacontrast.types import Episode, Head, Inner, Params
 
 SMOKE = Setting("smoke")
 FEW = {name: family._METHODS[name] for name in ("maml", "maml++", "supervised")}
@@ -82,8 +80,8 @@ def test_all_methods_see_as_many_images_and_the_same_test_tasks():
     by_kind = {}
     for curve in family.SPEC.curves(Setting("full")):
         config = curve.config
-        seen = config.meta_batch * config.ways * (config.shots + config.queries) * curve.schedule.end
-        by_kind.setdefault(curve.kind, set()).add((seen, config.shots, config.queries, curve.schedule.stage_tasks))
+        seen = config.meta_batch * config.ways * (config.shots + config.queries) * curve.plan.end
+        by_kind.setdefault(curve.kind, set()).add((seen, config.shots, config.queries, curve.plan.stage_tasks))
     assert all(len(each) == 1 for each in by_kind.values())
     assert len(by_kind) == 4
 
@@ -91,7 +89,7 @@ def test_all_methods_see_as_many_images_and_the_same_test_tasks():
 def test_a_training_that_depends_on_its_length_is_one_run_for_each():
     """Stopped early it goes on; set out for another length it is another run."""
     (curve, *_) = [each for each in family.SPEC.curves(Setting("local")) if each.config.method == "maml++"]
-    assert curve.schedule.end < curve.config_of(0).updates
+    assert curve.plan.end < curve.config_of(0).updates
     other = replace(curve.config, updates=curve.config.updates + 1)
     assert run_key(other, "train") != run_key(curve.config, "train")
     plain = replace(curve.config, method="maml", lr_schedule="constant")

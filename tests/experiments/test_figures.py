@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from metacontrast.cli.main import run
-from metacontrast.experiments.figures import find_figures
+from metacontrast.experiments.figures import FIGURES, find_figures
 from metacontrast.experiments.setting import Setting
 
 PAPER = {spec.name: spec for spec in find_figures("all")}
@@ -14,6 +14,9 @@ PAPER = {spec.name: spec for spec in find_figures("all")}
 
 def figure(*words: str) -> int:
     return run(["figure", *words])
+
+
+pytestmark = pytest.mark.xdist_group("figures")  # all figures are made once, in one process
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +118,7 @@ def test_what_is_recorded_is_not_trained_again(made, tmp_path, monkeypatch, caps
     monkeypatch.setattr("metacontrast.experiments.runs.train_run", None)
     places = ("--out", str(tmp_path / "runs"), "--records", str(made / "records"), "--pages", str(tmp_path))
     assert figure("second-order-one-shot", "--scale", "smoke", *places) == 0
-    assert "6 runs, 0 to be made" in capsys.readouterr().err
+    assert "6 runs, 0 to train" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [("--until", "0"), ("--seeds", "0"), ("--until", "5", "--scale", "smoke")])

@@ -6,11 +6,10 @@ import pytest
 
 from metacontrast.errors import InputError, InUseError
 from metacontrast.experiments.figures import FIGURES
-from metacontrast.experiments.measurement import decode
-from metacontrast.experiments.runners import Grid, Report, RunContext, Status, execute_all
-from metacontrast.experiments.runners.local import run_locally
+from metacontrast.experiments.measurement import decode_counts
+from metacontrast.experiments.runners import Grid, RunContext, RunReport, RunStatus, execute_all, run_locally
 from metacontrast.experiments.runs import PlannedRun, all_runs, planned_runs
-from metacontrast.experiments.setting import Schedule, Setting
+from metacontrast.experiments.setting import MeasurementPlan, Setting
 from metacontrast.files import exclusive
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import read_records
@@ -18,7 +17,7 @@ from metacontrast.training.records import read_records
 CONFIG = TrainConfig(
     dataset="glyphs", filters=2, queries=2, meta_batch=1, eval_every=0, eval_episodes=2, checkpoint_every=1
 )
-SCHEDULE = Schedule((2, 4), stage_steps=(1,), tasks=2, stage_tasks=2)
+SCHEDULE = MeasurementPlan((2, 4), stage_steps=(1,), tasks=2, stage_tasks=2)
 
 
 def planned(updates: tuple[int, ...] = (2, 4), **changes) -> PlannedRun:
@@ -30,7 +29,7 @@ def never() -> bool:
     return False
 
 
-def executed(runs: list[PlannedRun], context: RunContext, jobs: int) -> list[Report]:
+def executed(runs: list[PlannedRun], context: RunContext, jobs: int) -> list[RunReport]:
     return list(execute_all(Grid(runs, context, jobs, never), run_locally))
 
 
@@ -59,8 +58,8 @@ def test_the_local_grid_holds_the_released_omniglot_heads_at_300_updates():
     for curve in omniglot:
         config = curve.configs()[0]
         assert (config.updates, config.split_scheme, config.meta_batch, config.inner_steps) == (300, "released", 32, 2)
-        assert curve.schedule.steps_at(300)[0] == 1
-        assert "zeroed" in curve.schedule.heads
+        assert curve.plan.steps_at(300)[0] == 1
+        assert "zeroed" in curve.plan.heads
 
 
 def test_two_lines_with_the_same_training_are_one_run():
@@ -70,10 +69,10 @@ def test_two_lines_with_the_same_training_are_one_run():
     assert len(shared) == len(planned_runs(other))
 
 
-def test_one_run_with_two_schedules_is_refused():
+def test_one_run_with_two_plans_is_refused():
     curve = FIGURES["second-order-one-shot"].curves(Setting("smoke"))[0]
-    with pytest.raises(InputError, match="one run with two schedules"):
-        planned_runs([curve, replace(curve, schedule=replace(curve.schedule, tasks=7))])
+    with pytest.raises(InputError, match="one run with two plans"):
+        planned_runs([curve, replace(curve, plan=replace(curve.plan, tasks=7))])
 
 
 def test_the_number_of_updates_and_what_is_measured_do_not_name_a_run():
@@ -85,11 +84,11 @@ def test_the_number_of_updates_and_what_is_measured_do_not_name_a_run():
 
 def test_a_longer_run_continues_a_shorter_one(tmp_path):
     context = RunContext(tmp_path)
-    assert planned((2,)).execute(context, never) is Status.COMPLETE
+    assert planned((2,)).execute(context, never) is RunStatus.COMPLETE
     first = planned((2,)).measured(tmp_path)
     longer = planned((2, 4))
     assert not longer.is_complete(tmp_path)
-    assert longer.execute(context, never) is Status.COMPLETE
+    assert longer.execute(context, never) is RunStatus.COMPLETE
     assert longer.measured(tmp_path)[2]["values"] == first[2]["values"]
     trained = [r for r in read_records(longer.folder(tmp_path) / "records.jsonl") if r["kind"] == "training"]
     assert [record["update"] for record in trained] == [1, 2, 3, 4]
@@ -109,14 +108,14 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path):
         run.execute(RunContext(tmp_path / "killed"), dies)
     assert not run.is_complete(tmp_path / "killed")
     for name in ("killed", "whole"):
-        assert run.execute(RunContext(tmp_path / name), never) is Status.COMPLETE
+        assert run.execute(RunContext(tmp_path / name), never) is RunStatus.COMPLETE
     assert run.measured(tmp_path / "killed") == run.measured(tmp_path / "whole")
 
 
 def test_a_complete_run_is_not_touched(tmp_path):
     planned().execute(RunContext(tmp_path), never)
     files = {path: path.stat().st_mtime_ns for path in planned().folder(tmp_path).rglob("*")}
-    assert planned().execute(RunContext(tmp_path), never) is Status.COMPLETE
+    assert planned().execute(RunContext(tmp_path), never) is RunStatus.COMPLETE
     assert files == {path: path.stat().st_mtime_ns for path in planned().folder(tmp_path).rglob("*")}
 
 
@@ -129,8 +128,8 @@ def test_a_run_that_another_process_works_on_is_left_alone(tmp_path):
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
     bad = planned(shots=19, queries=15)
     found = {report.run.key: report for report in executed([bad, planned()], RunContext(tmp_path), 1)}
-    assert found[planned().key].status is Status.COMPLETE
-    assert found[bad.key].status is Status.FAILED
+    assert found[planned().key].status is RunStatus.COMPLETE
+    assert found[bad.key].status is RunStatus.FAILED
     assert "shots=19 and queries=15 need 34" in found[bad.key].reason
 
 
@@ -138,7 +137,7 @@ def test_runs_in_two_processes_give_the_numbers_of_one(tmp_path):
     runs = [planned(seed=seed) for seed in (0, 1)]
     for jobs in (1, 2):
         found = executed(runs, RunContext(tmp_path / str(jobs)), jobs)
-        assert {report.status for report in found} == {Status.COMPLETE}
+        assert {report.status for report in found} == {RunStatus.COMPLETE}
     for run in runs:
         assert run.measured(tmp_path / "1") == run.measured(tmp_path / "2")
 
@@ -150,8 +149,8 @@ def test_correct_counts_per_task_are_kept(tmp_path):
     few = run.measured(tmp_path)[4]
     assert set(few["correct"]) == set(few["values"])
     for name, text in few["correct"].items():
-        assert decode(text).mean() / few["queries"] == pytest.approx(few["values"][name], abs=1e-5)
-    more = replace(run, schedule=replace(run.schedule, stage_tasks=6))
+        assert decode_counts(text).mean() / few["queries"] == pytest.approx(few["values"][name], abs=1e-5)
+    more = replace(run, plan=replace(run.plan, stage_tasks=6))
     assert more.missing(tmp_path) == [4]
     more.execute(RunContext(tmp_path), never)
     assert {name: text[:2] for name, text in more.measured(tmp_path)[4]["correct"].items()} == few["correct"]
@@ -168,9 +167,9 @@ def test_means_of_an_older_version_are_measured_again():
 def test_a_length_in_updates_cuts_every_run_but_never_exceeds_the_published_one(until, ends):
     setting = Setting(until=until)
     curves = FIGURES["initialization-and-zeroing"].curves(setting)
-    assert {curve.schedule.end for curve in curves} == ends
+    assert {curve.plan.end for curve in curves} == ends
     for curve in curves:
-        assert curve.schedule.tasks_at(curve.schedule.end) == 1000
+        assert curve.plan.tasks_at(curve.plan.end) == 1000
 
 
 def test_runs_of_all_lengths_are_the_same_runs():

@@ -21,16 +21,15 @@ from metacontrast.cli.main import run as command
 from metacontrast.errors import InputError
 from metacontrast.experiments.runners import (
     Grid,
-    Report,
     RunContext,
     Runner,
-    Status,
+    RunReport,
+    RunStatus,
     do_nothing,
     execute_all,
     ray,
-    ray_cluster,
+    run_locally,
 )
-from metacontrast.experiments.runners.local import run_locally
 from metacontrast.experiments.runners.ray import agreement, ray_runner
 from metacontrast.experiments.runs import PlannedRun
 from metacontrast.training import checkpoint
@@ -53,7 +52,7 @@ def executed(
     should_stop: Callable[[], bool] = never,
     runner: Runner = run_locally,
     prepare: Callable[[], object] = do_nothing,
-) -> list[Report]:
+) -> list[RunReport]:
     return list(execute_all(Grid(runs, RunContext(root), jobs, should_stop, prepare), runner))
 
 
@@ -124,7 +123,7 @@ def test_a_run_whose_worker_is_killed_is_finished_by_another_with_the_same_numbe
     killer.join()
     assert sorted(report.status.value for report in found) == ["complete", "complete", "requeued"]
     assert len(worker_pids(notes)) == 3
-    assert {report.status for report in executed(runs, tmp_path / "local", 2)} == {Status.COMPLETE}
+    assert {report.status for report in executed(runs, tmp_path / "local", 2)} == {RunStatus.COMPLETE}
     assert_same_runs(runs, root, tmp_path / "local")
 
 
@@ -138,10 +137,10 @@ def test_a_stop_saves_what_runs_and_the_local_pool_goes_on(tmp_path):
 
     with ray_runner(RunContext(root), 2, None, list, print) as runner:
         found = executed(runs, root, 2, some_have_begun, runner)
-    assert {report.status for report in found} == {Status.STOPPED}
+    assert {report.status for report in found} == {RunStatus.STOPPED}
     assert not any(run.is_complete(root) for run in runs)
     for place in (root, tmp_path / "local"):
-        assert {report.status for report in executed(runs, place, 2)} == {Status.COMPLETE}
+        assert {report.status for report in executed(runs, place, 2)} == {RunStatus.COMPLETE}
     assert_same_runs(runs, root, tmp_path / "local")
 
 
@@ -154,7 +153,7 @@ def test_a_run_that_kills_every_worker_fails_alone(tmp_path):
     with ray_runner(RunContext(tmp_path / "ray"), 1, None, list, print) as runner:
         found = executed(runs, tmp_path / "ray", 1, never, runner, prepare)
     statuses = [report.status for report in found]
-    assert statuses == [Status.COMPLETE, *[Status.REQUEUED] * ray.RETRIES, Status.FAILED]
+    assert statuses == [RunStatus.COMPLETE, *[RunStatus.REQUEUED] * ray.RETRIES, RunStatus.FAILED]
     assert found[-1].reason.startswith(f"its worker died {ray.RETRIES + 1} times")
 
 
@@ -227,7 +226,7 @@ def refused(capsys, *words: str) -> str:
 
 
 def test_without_ray_the_extra_is_named(monkeypatch, capsys):
-    monkeypatch.setattr(ray_cluster.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "pip install 'metacontrast[ray]'" in refused(capsys, "--runner", "ray")
 
 
@@ -238,7 +237,7 @@ def test_an_address_needs_the_engine(capsys):
 @needs_ray
 def test_the_device_of_a_cluster_is_said(capsys):
     words = ("--runner", "ray", "--address", "auto", "--device", "auto")
-    assert "say cpu or cuda" in refused(capsys, *words)
+    assert "give cpu or cuda" in refused(capsys, *words)
 
 
 @needs_ray
@@ -323,5 +322,5 @@ def test_what_is_written_elsewhere_is_waited_for_and_then_given_up(tmp_path, mon
 def test_a_stopping_grid_does_not_take_up_what_died():
     run = planned(0, 2)
     queue = ray._Queue(deque(), is_stopping=True)
-    assert queue.requeue(run, "killed").status is Status.STOPPED
+    assert queue.requeue(run, "killed").status is RunStatus.STOPPED
     assert not queue.todo

@@ -2,13 +2,12 @@
 
 import pytest
 
-from metacontrast.diagnostics.similarity import MAPS
+from metacontrast.diagnostics.task_view import MAPS
 from metacontrast.experiments.figures import FIGURES
-from metacontrast.experiments.measurement import measured_names
+from metacontrast.experiments.measurement import Table, measured_names
 from metacontrast.experiments.rows import numbers_rows
 from metacontrast.experiments.setting import Setting, base_config
 from metacontrast.experiments.spec import Accuracy, Curve, FigureSpec, Measurement
-from metacontrast.experiments.table import Table
 from metacontrast.experiments.verdicts import judge
 
 SETTINGS = [Setting(scale, protocol) for scale in ("smoke", "local", "full") for protocol in ("authors", "paper")]
@@ -23,8 +22,8 @@ def invented(curves: list[Curve]) -> list[Measurement]:
             seed,
             {
                 "update": update,
-                "tasks": curve.schedule.tasks_at(update),
-                "values": dict.fromkeys(measured_names(curve.schedule, update), (update + seed) / 100_000),
+                "tasks": curve.plan.tasks_at(update),
+                "values": dict.fromkeys(measured_names(curve.plan, update), (update + seed) / 100_000),
                 "maps": {name: [[update / 100_000]] for name in MAPS},
             },
         )
@@ -86,7 +85,7 @@ def test_the_reformulated_runs_move_the_head_alone_in_training_and_everything_at
                 0.1,
                 False,
             )
-            assert curve.schedule.scope == "all"
+            assert curve.plan.scope == "all"
 
 
 @pytest.mark.parametrize(("protocol", "labels"), [("paper", {"bound"}), ("authors", {"bound-uneven", "bound-tuples"})])

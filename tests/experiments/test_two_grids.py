@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from metacontrast.experiments.runs import PlannedRun
-from metacontrast.experiments.setting import Schedule
+from metacontrast.experiments.setting import MeasurementPlan
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import read_records
 
@@ -18,8 +18,8 @@ GRID = """
 import json, sys, time
 from pathlib import Path
 from metacontrast.experiments import runners, runs
-from metacontrast.experiments.runners.local import run_locally
-from metacontrast.experiments.setting import Schedule
+from metacontrast.experiments.runners import run_locally
+from metacontrast.experiments.setting import MeasurementPlan
 from metacontrast.training.config import TrainConfig
 
 root, trained, train = Path(sys.argv[1]), [], runs.train_run
@@ -30,9 +30,9 @@ def counted(config, *rest, **named):
 
 runs.train_run = counted
 runners.RETRY_SECONDS = 0.2
-schedule = Schedule((40,), stage_steps=(1,), tasks=2, stage_tasks=2)
+plan = MeasurementPlan((40,), stage_steps=(1,), tasks=2, stage_tasks=2)
 configs = [TrainConfig(**values) for values in json.loads(sys.argv[2])]
-planned = [runs.PlannedRun("a run", config, schedule) for config in configs]
+planned = [runs.PlannedRun("a run", config, plan) for config in configs]
 (root / sys.argv[3]).touch()
 while not (root / "go").exists():
     time.sleep(0.01)
@@ -45,8 +45,8 @@ SEEDS = range(3)
 
 
 def planned(seed: int) -> PlannedRun:
-    schedule = Schedule((40,), stage_steps=(1,), tasks=2, stage_tasks=2)
-    return PlannedRun("a run", replace(TrainConfig(**VALUES), seed=seed, updates=40), schedule)
+    plan = MeasurementPlan((40,), stage_steps=(1,), tasks=2, stage_tasks=2)
+    return PlannedRun("a run", replace(TrainConfig(**VALUES), seed=seed, updates=40), plan)
 
 
 def start(root: Path, name: str) -> subprocess.Popen[str]:

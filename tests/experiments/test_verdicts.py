@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from metacontrast.experiments.figures import FIGURES
-from metacontrast.experiments.measurement import decode, encode
+from metacontrast.experiments.measurement import Table, decode_counts, encode_counts
 from metacontrast.experiments.rows import data_and_updates, describe_interval
-from metacontrast.experiments.setting import Schedule, Setting
+from metacontrast.experiments.setting import MeasurementPlan, Setting
 from metacontrast.experiments.spec import (
     Accuracy,
     Claim,
@@ -22,8 +22,7 @@ from metacontrast.experiments.spec import (
     faster,
     same,
 )
-from metacontrast.experiments.speed_ups import estimate_speed_up, reached_between, speed_up, updates_to_reach
-from metacontrast.experiments.table import Table
+from metacontrast.experiments.statistics import estimate_speed_up, reached_between, speed_up, updates_to_reach
 from metacontrast.experiments.verdicts import Verdict, judge, judge_together
 from metacontrast.plots.curves import Look
 from metacontrast.training.config import TrainConfig
@@ -36,7 +35,7 @@ QUERIES = 75
 
 
 def curves(*names: str, updates: tuple[int, ...] = UPDATES) -> list[Curve]:
-    return [Curve(KIND, name, LOOK, TrainConfig(), Schedule(updates), range(3)) for name in names]
+    return [Curve(KIND, name, LOOK, TrainConfig(), MeasurementPlan(updates), range(3)) for name in names]
 
 
 def means(curves: dict[str, list[list[float]]], updates: tuple[int, ...] = UPDATES) -> list[Measurement]:
@@ -65,7 +64,7 @@ def counted(name: str, accuracies: np.ndarray, update: int) -> list[Measurement]
                 "tasks": len(row),
                 "queries": QUERIES,
                 "values": {"zeroed/1": float(np.mean(np.round(row * QUERIES)) / QUERIES)},
-                "correct": {"zeroed/1": encode(np.round(row * QUERIES).astype(int).tolist())},
+                "correct": {"zeroed/1": encode_counts(np.round(row * QUERIES).astype(int).tolist())},
             },
         )
         for seed, row in enumerate(accuracies)
@@ -84,8 +83,8 @@ def judged(comparison: Comparison, records: list[Measurement]) -> Verdict:
 def test_counts_survive_their_encoding():
     """Every count of up to 300 queries, in a text that JSON writes with one character each up to 77."""
     counts = list(range(301))
-    assert decode(encode(counts)).tolist() == counts
-    assert all(character.isascii() and character not in '"\\' for character in encode(range(78)))
+    assert decode_counts(encode_counts(counts)).tolist() == counts
+    assert all(character.isascii() and character not in '"\\' for character in encode_counts(range(78)))
 
 
 def test_differences_are_paired_by_seed():

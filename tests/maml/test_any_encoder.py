@@ -14,18 +14,18 @@ from torch.nn.utils.parametrize import register_parametrization
 
 import reference
 from metacontrast import FewShotClassifier
-from metacontrast.classifier.image_format import ImageFormat
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.data.episodes import EpisodeSampler
+from metacontrast.data.image_format import ImageFormat
 from metacontrast.diagnostics.task_view import view_task
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import Engine, meta_gradient
-from metacontrast.maml.inner import Inner, adapt
+from metacontrast.maml.inner import adapt
 from metacontrast.model.head import class_means, zero_head
 from metacontrast.model.image_wise import keeps_images_apart
 from metacontrast.model.model import Model
 from metacontrast.training.evaluate import Evaluation, evaluate
-from metacontrast.types import Episode, to_tensors
+from metacontrast.types import Episode, Inner, to_tensors
 from toy_images import noisy_images
 
 TOLERANCE = 1e-12

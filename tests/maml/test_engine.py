@@ -13,10 +13,9 @@ import encoders_plain
 import reference
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import Engine, meta_gradient
-from metacontrast.maml.inner import Inner
 from metacontrast.model.encoders import build_encoder
 from metacontrast.model.model import Model
-from metacontrast.types import Episode, Params, map_params, to_tensors
+from metacontrast.types import Episode, Inner, Params, map_params, to_tensors
 
 TOLERANCE = 1e-12
 """As in `test_meta_gradient`: two orders of summation, of which 1e-12 of the largest gradient leaves room."""

@@ -9,11 +9,11 @@ import encoders_plain
 import reference
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import meta_gradient
-from metacontrast.maml.inner import Inner, adapt, trajectory
+from metacontrast.maml.inner import adapt, trajectory
 from metacontrast.model.encoders import build_encoder
 from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model
-from metacontrast.types import Episode, Head, Params, map_params, to_tensors
+from metacontrast.types import Episode, Head, Inner, Params, map_params, to_tensors
 
 TOLERANCE = 1e-12
 """Two orders of summation of about 1e5 float64 terms differ by some 1e-14 of the largest; 1e-12 leaves room."""

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from explained_tasks import tasks
-from metacontrast.diagnostics.explanation import explain
+from metacontrast.diagnostics.gradient import explain
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import arithmetic, mean_task_gradient, meta_gradient
-from metacontrast.maml.inner import Inner
 from metacontrast.methods import contrastive
 from metacontrast.model.model import Model
-from metacontrast.types import map_params
+from metacontrast.types import Inner, map_params
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 

@@ -11,25 +11,25 @@ import torch.nn.functional as F
 from classifier_kit import grey_images, write_folder
 from metacontrast import FewShotClassifier
 from metacontrast.cli.main import run as command
+from metacontrast.device import peak_bytes
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import split
-from metacontrast.maml.inner import Inner, adapt
+from metacontrast.maml.inner import adapt
 from metacontrast.maml.outer import accuracies, loss_gradient
-from metacontrast.memory import peak_bytes
 from metacontrast.methods import METHODS, Method
 from metacontrast.model.head import zero_head
-from metacontrast.report.findings import as_text, explain_run, setting
+from metacontrast.report.findings import explain_run, findings_text, setting
 from metacontrast.training import memory
-from metacontrast.training.config import TrainConfig, config_from_values
+from metacontrast.training.config import TrainConfig, config_from_values, with_fields
 from metacontrast.training.evaluate import Evaluation, evaluate_tasks
 from metacontrast.training.memory import estimate_memory
+from metacontrast.training.recipes import sweep_configs
 from metacontrast.training.records import read_records
 from metacontrast.training.run import load_run
 from metacontrast.training.step import ONE_CPU, Resources
-from metacontrast.training.sweep import sweep_configs
 from metacontrast.training.train import threads, train
 from metacontrast.training.train_run import gradient_of, initial_state, outer_step
-from metacontrast.types import Episode, map_params, to_tensors
+from metacontrast.types import Episode, Inner, map_params, to_tensors
 from small_run import IMAGES, SMALL, content, train_small
 
 EVERY = pytest.mark.parametrize("method", METHODS)
@@ -37,7 +37,7 @@ EVERY = pytest.mark.parametrize("method", METHODS)
 
 def config_of(method: str, **fields) -> TrainConfig:
     steps = {} if "inner_steps" in METHODS[method].needs else {"inner_steps": 2}
-    return replace(SMALL, queries=3, meta_batch=2).with_fields(method=method, **(steps | fields))
+    return with_fields(replace(SMALL, queries=3, meta_batch=2), method=method, **(steps | fields))
 
 
 def state_of(config: TrainConfig):
@@ -152,11 +152,11 @@ def test_a_model_is_explained_or_refused_in_one_line(method, runs):
     """A head that is built from the support set and answers at once leaves nothing unexplained."""
     run = load_run(runs / method)
     if not METHODS[method].explains:
-        with pytest.raises(InputError, match="the theory is that of one loss, one inner learning rate"):
+        with pytest.raises(InputError, match="the theory is that of one"):
             explain_run(run, [], run.config.test_tasks(IMAGES[1]), 2)
         return
     found = explain_run(run, [], run.config.test_tasks(IMAGES[1]), 2)
-    assert as_text(found)
+    assert findings_text(found)
     assert setting(found)
     if run.config.inner_steps == 0:
         assert found.explanation.distance < 1e-4
@@ -190,12 +190,12 @@ def test_variants_by_method_bring_their_fields_and_keep_what_was_given(tmp_path)
     assert heads["maml++"] == "learned"
     assert heads["ridge"] == "ridge"
     given = {"head": "zeroed", "outer_lr": 0.5}
-    found = sweep_configs(base.with_fields(**given), 1, {"method": ["reptile", "maml++"]}, given)
+    found = sweep_configs(with_fields(base, **given), 1, {"method": ["reptile", "maml++"]}, given)
     assert {(config.head, config.outer_lr) for config in found.values()} == {("zeroed", 0.5)}
     with pytest.raises(InputError, match="method=ridge cannot have head=zeroed: add --head ridge"):
-        sweep_configs(base.with_fields(**given), 1, {"method": ["ridge"]}, given)
+        sweep_configs(with_fields(base, **given), 1, {"method": ["ridge"]}, given)
     with pytest.raises(InputError, match="method=ridge has changed other fields: name methods with --vary alone"):
-        sweep_configs(base.with_fields(method="ridge"), 1, {"method": ["maml"]})
+        sweep_configs(with_fields(base, method="ridge"), 1, {"method": ["maml"]})
 
 
 def test_a_grid_of_methods_is_trained_by_one_command(tmp_path, capsys):
@@ -240,7 +240,7 @@ def test_the_older_name_still_works(tmp_path, capsys):
 )
 def test_what_a_method_cannot_have_is_refused_in_one_line(fields, message):
     with pytest.raises(InputError, match=message) as error:
-        TrainConfig(inner_steps=2).with_fields(**fields)
+        with_fields(TrainConfig(inner_steps=2), **fields)
     assert "\n" not in str(error.value)
 
 

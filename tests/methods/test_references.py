@@ -10,12 +10,12 @@ from torch import nn
 from metacontrast.data.episodes import BalancedBatches
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import Engine, mean_task_gradient, meta_gradient
-from metacontrast.maml.inner import Inner, adapt, learned_step_norms
+from metacontrast.maml.inner import adapt, learned_step_norms
 from metacontrast.methods import METHODS, annealed, imaml, proximal, rates_and_norms, reptile
 from metacontrast.methods.first_order import conjugate_gradients
 from metacontrast.model.model import Model
-from metacontrast.training.config import TrainConfig
-from metacontrast.types import Episode, map_params, to_named
+from metacontrast.training.config import TrainConfig, with_fields
+from metacontrast.types import Episode, Inner, map_params, to_named
 from toy_images import numbered_images
 
 # Hundreds of float64 terms: rounding is 1e-14.
@@ -142,7 +142,7 @@ def meta_sgd_loss(named, support_x, support_y, query_x, query_y):
 
 def test_meta_sgd():
     model, batch = a_model("learned"), a_batch()
-    config = TrainConfig(inner_steps=2, inner_lr=0.1, order="second").with_fields(method="meta-sgd")
+    config = with_fields(TrainConfig(inner_steps=2, inner_lr=0.1, order="second"), method="meta-sgd")
     params = start(model)
     params = map_params(
         torch.Tensor.double, METHODS["meta-sgd"].start(model, params, config.inner(), torch.Generator(), 0)

@@ -6,12 +6,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from metacontrast.maml.engine import mean_task_gradient, meta_gradient
-from metacontrast.maml.inner import Inner, learned_rates
+from metacontrast.maml.inner import learned_rates
 from metacontrast.methods import reptile, supervised
 from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model
 from metacontrast.theory import contrastive_coefficients, split_encoder_gradient
-from metacontrast.types import Episode, map_params
+from metacontrast.types import Episode, Inner, map_params
 
 # One backward pass of a small float64 network: 1e-15.
 EXACT = 1e-12
@@ -64,7 +64,7 @@ def test_reptile_with_one_step_is_interference_alone():
     params = a_start(model)
     found, _ = mean_task_gradient(reptile, model, params, task, Inner(1, 0.3))
     ((x, y),) = parts_of(task, 1)
-    parts = split_encoder_gradient(model.features, params, Episode(x, y, x, y), inner_lr=1e-30)
+    parts = split_encoder_gradient(model.features, params, Episode(x, y, x, y), Inner(1, 1e-30))
     assert error(found.encoder, {name: 0.3 * t for name, t in parts.interference.items()}) < EXACT
     model = model.with_head("zeroed")
     found, _ = mean_task_gradient(reptile, model, zero_head(params), task, Inner(1, 0.3))
@@ -77,7 +77,7 @@ def test_reptile_with_two_steps_from_zeros_is_the_contrast_of_its_two_parts():
     params = a_start(model)
     found, _ = mean_task_gradient(reptile, model, params, task, Inner(2, 0.3))
     (x, y), (then_x, then_y) = parts_of(task, 2)
-    parts = split_encoder_gradient(model.features, params, Episode(x, y, then_x, then_y), inner_lr=0.3)
+    parts = split_encoder_gradient(model.features, params, Episode(x, y, then_x, then_y), Inner(1, 0.3))
     assert error(found.encoder, {name: 0.3 * t for name, t in parts.contrastive_query.items()}) < EXACT
     assert not flat(parts.interference).any()
 
@@ -105,7 +105,7 @@ def test_supervised_training_is_interference_alone():
     batch = Episode(task.query_x[:, :0], task.query_y[:, :0], task.query_x, task.query_y)
     found, _ = mean_task_gradient(supervised, model, params, batch, Inner())
     learned = params._replace(head=head, extra={})
-    parts = split_encoder_gradient(model.features, learned, alone(task), inner_lr=1e-30)
+    parts = split_encoder_gradient(model.features, learned, alone(task), Inner(1, 1e-30))
     assert error(found.encoder, parts.interference) < EXACT
 
 

@@ -12,11 +12,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import reference
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import meta_gradient
-from metacontrast.maml.inner import Inner, adapt
+from metacontrast.maml.inner import adapt
 from metacontrast.model.encoders import build_encoder
 from metacontrast.model.model import Model
 from metacontrast.model.normalization import TaskBatchNorm
-from metacontrast.types import Episode, to_tensors
+from metacontrast.types import Episode, Inner, to_tensors
 
 TOLERANCE = 1e-12
 WAYS = 3
@@ -158,7 +158,7 @@ def test_a_batch_norm_that_does_more_is_refused_or_kept():
             return torch.relu(super().forward(input))
 
     own = nn.Sequential(nn.Conv2d(1, 2, 3), NormAndReLU(2), nn.Flatten()).double().eval()
-    with pytest.raises(InputError, match=r"of their own \(NormAndReLU\).*norm='running'"):
+    with pytest.raises(InputError, match=r"of another class \(NormAndReLU\).*norm='running'"):
         Model(own, WAYS, feature_size=72)
     model = Model(own, WAYS, feature_size=72, norm="running")
     x = tasks(1).support_x[0]

@@ -31,7 +31,8 @@ def port(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"] if os.geteuid() == 0 else [])
+        arguments = ["--use-fake-device-for-media-stream", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+        found = started.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield found
         found.close()
 
@@ -262,6 +263,28 @@ def test_broken_files_are_named_where_they_were_dropped(opened, tmp_path):
     page.locator("body").evaluate(TRANSFER, ["paste", "pasted.png", list(drawing("cross", 3))])
     opened.until(lambda: opened.sums() != now)
     opened.is_quiet("400")
+
+
+def test_the_camera_gives_examples_and_questions_and_is_let_go(opened):
+    """Of a camera that Chromium plays; forbidden, the dialog says so, and closing it leaves everything as it was."""
+    page = opened.page
+    page.locator(".board").first.get_by_role("button", name="Camera").click()
+    page.wait_for_selector("#camera .problem:not([hidden])")
+    assert "allow it for this page" in page.locator("#camera .problem").inner_text()
+    assert page.locator("#camera [data-do=shoot]").is_disabled()
+    page.keyboard.press("Escape")
+    assert opened.thumbs(0) == 0
+    opened.context.grant_permissions(["camera"])
+    for k in (0, 1):
+        page.locator(".board").nth(k).get_by_role("button", name="Camera").click()
+        page.locator("#camera [data-do=shoot]:enabled").click()
+        opened.until(lambda k=k: opened.thumbs(k) == 1)
+        page.wait_for_timeout(300)
+    page.locator("#query-pad").get_by_role("button", name="Camera").click()
+    page.locator("#camera [data-do=shoot]:enabled").click()
+    page.wait_for_selector("#total")
+    assert page.locator("#camera video").evaluate("video => video.srcObject") is None
+    opened.is_quiet()
 
 
 def test_reload_in_the_middle_keeps_everything(opened):

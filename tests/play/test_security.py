@@ -252,12 +252,15 @@ def test_no_other_method_does_anything(page, method):
 
 
 def test_names_that_an_address_answers_to():
-    """On loopback three; elsewhere the bound one or any number, for rebinding needs a name."""
+    """The bound one; on loopback also three, elsewhere any number, for rebinding needs a name."""
     home, away = Address("127.0.0.1", 80, TOKEN), Address("0.0.0.0", 80, TOKEN)
     assert all(home.allows(name) for name in ("127.0.0.1:80", "localhost:80", "[::1]:80"))
     assert not any(home.allows(name) for name in ("192.168.0.2:80", "localhost:81", "localhost", "a:80"))
     assert all(away.allows(name) for name in ("192.168.0.2:80", "0.0.0.0:80", "[fe80::1]:80"))
     assert not any(away.allows(name) for name in ("evil.example:80", "192.168.0.2:81", "localhost:80"))
+    other = Address("127.0.0.2", 80, TOKEN)
+    assert all(other.allows(name) for name in ("127.0.0.2:80", "localhost:80"))
+    assert not other.allows("127.0.0.3:80")
     assert Address("::1", 80, "t").url == "http://[::1]:80/t/"
 
 

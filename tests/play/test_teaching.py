@@ -259,7 +259,7 @@ def test_what_is_taken_home_is_what_was_taught(tmp_path, capsys):
 
 def test_pictures_and_programs_are_made(monkeypatch):
     page = taught(1)
-    with pytest.raises(InputError, match="no image to explain"):
+    with pytest.raises(InputError, match="nothing to explain"):
         keep.as_picture(page)
     answer(page, drawing("ring", 3))
     assert keep.as_picture(page).startswith(b"\x89PNG")

@@ -11,6 +11,7 @@ from metacontrast.play import watch
 from metacontrast.play.watch import INNER, META_BATCH, QUERIES, SHOTS, WAYS, Learner, Watch, characters, probed_images
 from metacontrast.training.checkpoint import TrainState
 from metacontrast.training.config import TrainConfig
+from metacontrast.training.step import Resources
 from metacontrast.training.train_run import outer_step
 from metacontrast.types import to_tensors
 from play_kit import Client, serving
@@ -48,7 +49,7 @@ def test_an_update_is_that_of_training(head):
     state = TrainState(other.params, other.optimizer, 0)
     for batch in batches(3):
         learner.update(batch)
-        outer_step(config, other.model)(state, batch)
+        outer_step(config, other.model, Resources(engine="vmap"))(state, batch)
     for one, two in zip(to_tensors(learner.params), to_tensors(state.params), strict=True):
         assert torch.equal(one, two)
     assert head == "random" or not learner.params.head.weight.any()

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from feature_tasks import concatenate, draw_labels, many, relative_error
 from metacontrast.errors import InputError
-from metacontrast.theory import build_task, split_built_gradient, split_feature_gradient, wrong_sign_share
-from metacontrast.types import Head
+from metacontrast.theory import FeatureTask, build_task, split_built_gradient, split_feature_gradient, wrong_sign_share
+from metacontrast.types import Head, Inner
 
 # Sums and one solve of a few float64 numbers: 1e-14; 1e-12 leaves room.
 EXACT = 1e-12
@@ -78,7 +78,7 @@ def test_every_row_is_a_sum_of_the_tasks_own_support_features(head):
 def beside_maml(support, t, query, u, shots):
     """Second-order MAML with a head of zeros, without a bias, and one step of size 2K."""
     zero = Head(torch.zeros(WAYS, support.shape[1], dtype=torch.float64), None)
-    return split_feature_gradient(support, t, query, u, zero, inner_lr=2.0 * WAYS, order="second")
+    return split_feature_gradient(FeatureTask(support, t, query, u, zero), Inner(lr=2.0 * WAYS, order="second"))
 
 
 def of_equal_means(seed, shots):

@@ -9,6 +9,7 @@ import encoders_plain as encoders
 import reference
 from feature_tasks import cases, make_case, many, relative_error
 from metacontrast.theory import (
+    FeatureTask,
     adapted_heads,
     contrastive_loss,
     head_gradient,
@@ -16,23 +17,22 @@ from metacontrast.theory import (
     split_feature_gradient,
     zeroed_coefficients,
 )
-from metacontrast.types import Params
+from metacontrast.types import Inner, Params
 
 # Rounding of a few hundred float64 terms is 1e-15; 1e-12 leaves room for cancellation between the terms.
 EXACT = 1e-12
+SECOND = Inner(lr=0.1, order="second")
 with_and_without_bias = pytest.mark.parametrize("bias", [False, True], ids=["without bias", "with bias"])
 
 
-def encoder_gradient(features, params, episode, **options):
+def feature_task(features, params, episode):
+    support, query = (features(params.encoder, x) for x in (episode.support_x, episode.query_x))
+    return FeatureTask(support, episode.support_y, query, episode.query_y, params.head)
+
+
+def encoder_gradient(features, params, episode, inner, **dropped):
     encoder = reference.leaves(params).encoder
-    loss = contrastive_loss(
-        features(encoder, episode.support_x),
-        episode.support_y,
-        features(encoder, episode.query_x),
-        episode.query_y,
-        params.head,
-        **options,
-    )
+    loss = contrastive_loss(feature_task(features, params._replace(encoder=encoder), episode), inner, **dropped)
     return reference.gradients(loss, encoder)
 
 
@@ -52,7 +52,7 @@ def released(seed: int, bias: bool = False, scale: float = 0.3):
 def test_the_loss_has_the_whole_encoder_gradient_of_maml(order, steps, scale, bias):
     """Eq. 7, 8, 14 with δ(s), 16 and 22 with its sign mended, on every tensor of the released encoder."""
     params, episode = released(steps, bias, scale)
-    got = encoder_gradient(encoders.omniglot, params, episode, inner_lr=0.1, inner_steps=steps, order=order)
+    got = encoder_gradient(encoders.omniglot, params, episode, Inner(steps, 0.1, order=order))
     expected = reference.task_meta_gradient(encoders.omniglot, params, episode, steps, 0.1, "head", order).encoder
     assert relative_error(got, expected) < EXACT
 
@@ -61,13 +61,13 @@ def test_the_loss_has_the_whole_encoder_gradient_of_maml(order, steps, scale, bi
 def test_a_zeroed_head_leaves_the_contrastive_loss_of_the_zeroing_trick(order):
     """Value of Eq. 8 / 15 and 16, written out: η E_q E_s[(q_t - 1{t=u}) φ(s)ᵀφ(q)]; rounding."""
     case = make_case(11, scale=0.0)
-    adapted = adapted_heads(case.support, case.support_y, case.head, **case.inner)[-1]
+    adapted = adapted_heads(case.task, case.inner())[-1]
     q = (case.query @ adapted.weight.T).softmax(-1)
     c = zeroed_coefficients(q, case.query_y, case.support_y)
     expected = case.lr * sum(
         c[i, j] * (case.support[j] @ case.query[i]) for i in range(len(c)) for j in range(c.shape[1])
     )
-    got = contrastive_loss(*case.task, inner_lr=case.lr, order=order)
+    got = contrastive_loss(case.task, case.inner(order))
     assert relative_error([got], [expected / c.numel()]) < EXACT
 
 
@@ -78,18 +78,10 @@ def test_the_loss_and_the_split_say_the_same(case):
     rounding."""
     for order, steps in (("first", case.steps), ("second", 1)):
         live = case.support.clone().requires_grad_(), case.query.clone().requires_grad_()
-        loss = contrastive_loss(
-            live[0],
-            case.support_y,
-            live[1],
-            case.query_y,
-            case.head,
-            inner_lr=case.lr,
-            inner_steps=steps,
-            order=order,
-        )
+        inner = case.inner(order, steps)
+        loss = contrastive_loss(case.task._replace(support=live[0], query=live[1]), inner)
         got = torch.autograd.grad(loss, live, allow_unused=True, materialize_grads=True)
-        parts = split_feature_gradient(*case.task, inner_lr=case.lr, inner_steps=steps, order=order)
+        parts = split_feature_gradient(case.task, inner)
         assert relative_error(got, [parts.support, parts.query]) < EXACT
 
 
@@ -100,10 +92,10 @@ def test_the_loss_and_the_split_say_the_same(case):
 def test_a_switch_drops_its_part_and_no_other(dropped, missing):
     """Fig. 9's "ITF" and the step from the completed to the printed Eq. 14, against the split; rounding."""
     params, episode = released(5)
-    parts = split_encoder_gradient(encoders.omniglot, params, episode, inner_lr=0.1, order="second")
+    parts = split_encoder_gradient(encoders.omniglot, params, episode, SECOND)
     kept = [part for name, part in parts._asdict().items() if name not in missing]
     expected = {name: sum(part[name] for part in kept) for name in parts.total}
-    got = encoder_gradient(encoders.omniglot, params, episode, inner_lr=0.1, order="second", **{dropped: True})
+    got = encoder_gradient(encoders.omniglot, params, episode, SECOND, **{dropped: True})
     assert relative_error(got, expected) < EXACT
 
 
@@ -111,19 +103,11 @@ def test_a_switch_drops_its_part_and_no_other(dropped, missing):
 def test_dropping_the_noise_leaves_the_zeroed_coefficients_with_the_true_query_outputs(steps):
     """Fig. 9's "nCTT": c becomes q_t - 1{t=u} per step while q still sees the random head; rounding."""
     case = make_case(12, steps=steps)
-    adapted = adapted_heads(case.support, case.support_y, case.head, **case.inner)[-1]
+    adapted = adapted_heads(case.task, case.inner())[-1]
     c = zeroed_coefficients((case.query @ adapted.weight.T).softmax(-1), case.query_y, case.support_y)
     query = case.query.clone().requires_grad_()
-    loss = contrastive_loss(
-        case.support,
-        case.support_y,
-        query,
-        case.query_y,
-        case.head,
-        **case.inner,
-        drop_interference=True,
-        drop_noise=True,
-    )
+    task = case.task._replace(query=query)
+    loss = contrastive_loss(task, case.inner(), drop_interference=True, drop_noise=True)
     (got,) = torch.autograd.grad(loss, query)
     assert relative_error([got], [steps * case.lr / c.numel() * c @ case.support]) < EXACT
 
@@ -132,15 +116,8 @@ def test_the_loss_gives_the_head_no_gradient():
     """w^0 stands under stop-gradient, Eq. 7: the head has its own update, Eq. 5."""
     case = make_case(13, bias=True)
     params = reference.leaves(Params({"query": case.query}, case.head))
-    loss = contrastive_loss(
-        case.support,
-        case.support_y,
-        params.encoder["query"],
-        case.query_y,
-        params.head,
-        inner_lr=0.3,
-        order="second",
-    )
+    task = case.task._replace(query=params.encoder["query"], head=params.head)
+    loss = contrastive_loss(task, case.inner("second"))
     grads = torch.autograd.grad(loss, list(params.head), allow_unused=True)
     assert grads == (None, None)
 
@@ -167,22 +144,21 @@ def distance_after_fifty_updates(order: str, steps: int, zeroed: bool, scope: st
     g = torch.Generator().manual_seed(steps)
     start = encoders.random_params(g, encoders.init_omniglot(g, width=4), 3, 4, bias=True)
     tasks = [encoders.random_episode(g, ways=3) for _ in range(50)]
-    options = {"inner_lr": 0.1, "inner_steps": steps, "order": order}
+    inner = Inner(steps, 0.1, order=order)
 
     def maml(params, task):
         return reference.task_meta_gradient(encoders.omniglot, params, task, steps, 0.1, scope, order)
 
     def reformulated(params, task):
-        support, query = (encoders.omniglot(params.encoder, x).detach() for x in (task.support_x, task.query_x))
-        head = head_gradient(support, task.support_y, query, task.query_y, params.head, **options)
-        return Params(encoder_gradient(encoders.omniglot, params, task, **options, **switches), head)
+        head = head_gradient(feature_task(encoders.omniglot, params, task), inner)
+        return Params(encoder_gradient(encoders.omniglot, params, task, inner, **switches), head)
 
     ends = [reference.flatten(train(gradient, start, tasks, zeroed)) for gradient in (maml, reformulated)]
     assert relative_error(ends[0], reference.flatten(start)) > 1e-2
     return relative_error(ends[1], ends[0])
 
 
-@pytest.mark.parametrize("zeroed", [False, True], ids=["kept head", "zeroing trick"])
+@pytest.mark.parametrize("zeroed", [False, True], ids=["learned head", "zeroing trick"])
 @pytest.mark.parametrize(("order", "steps"), [("first", 1), ("first", 3), ("second", 1)])
 def test_maml_and_its_reformulation_stay_together_for_fifty_updates(order, steps, zeroed):
     """Fig. 8. Adam divides by the gradient's size and can so magnify rounding: 1e-9 after fifty updates, not 1e-12."""

@@ -9,8 +9,8 @@ import encoders_plain as encoders
 import reference
 from feature_tasks import as_params, cases, concatenate, make_case, many, relative_error, table
 from metacontrast.errors import InputError
-from metacontrast.theory import adapted_heads, mean_over_tasks, split_encoder_gradient, split_feature_gradient
-from metacontrast.types import Episode, Head, Params
+from metacontrast.theory import adapted_heads, mean_split, split_encoder_gradient, split_feature_gradient
+from metacontrast.types import Episode, Head, Inner, Params
 
 # Rounding of a few hundred float64 terms is 1e-15; 1e-12 leaves room for cancellation between the parts.
 EXACT = 1e-12
@@ -28,7 +28,7 @@ def test_the_parts_add_up_to_the_error_signal_at_every_feature(order):
     def check(case):
         params, episode = as_params(case)
         expected = reference.task_meta_gradient(table, params, episode, case.steps, case.lr, "head", order).encoder
-        parts = split_feature_gradient(*case.task, **case.inner, order=order)
+        parts = split_feature_gradient(case.task, case.inner(order))
         assert relative_error([parts.support, parts.query], [expected["support"], expected["query"]]) < EXACT
 
     check()
@@ -44,7 +44,7 @@ def test_the_parts_add_up_to_the_gradient_of_the_released_encoder(order, steps, 
     params = encoders.random_params(g, encoders.init_omniglot(g), 5, 64, bias)
     episode = encoders.random_episode(g)
     expected = reference.task_meta_gradient(encoders.omniglot, params, episode, steps, 0.1, "head", order).encoder
-    parts = split_encoder_gradient(encoders.omniglot, params, episode, inner_lr=0.1, inner_steps=steps, order=order)
+    parts = split_encoder_gradient(encoders.omniglot, params, episode, Inner(steps, 0.1, order=order))
     assert relative_error(parts.total, expected) < EXACT
     for name, tensor in parts.total.items():
         assert relative_error([tensor], [expected[name]]) < 100 * EXACT
@@ -57,7 +57,7 @@ def test_the_parts_add_up_on_the_pooling_encoder(order):
     params = encoders.random_params(g, encoders.init_mini(g, width=8), 3, 8 * 4, bias=True)
     episode = encoders.random_episode(g, ways=3, image=(3, 32, 32))
     expected = reference.task_meta_gradient(encoders.mini, params, episode, 1, 0.1, "head", order).encoder
-    parts = split_encoder_gradient(encoders.mini, params, episode, inner_lr=0.1, order=order)
+    parts = split_encoder_gradient(encoders.mini, params, episode, Inner(lr=0.1, order=order))
     assert relative_error(parts.total, expected) < EXACT
 
 
@@ -80,7 +80,7 @@ def test_each_part_is_its_printed_formula(bias):
     to_query = [eta / (m * n) * sum(c[i][j] * phi_s[j] for j in range(m)) for i in range(n)]
     to_support = [eta / (m * n) * sum(c[i][j] * phi_q[i] for i in range(n)) for j in range(m)]
     delta = [-eta / m * sum((g[k] @ phi_s[j]) * s[j, k] * (w[k] - s[j] @ w) for k in range(len(w))) for j in range(m)]
-    parts = split_feature_gradient(*case.task, inner_lr=eta, order="second")
+    parts = split_feature_gradient(case.task, case.inner("second"))
     for got, expected in zip(parts, (interference, to_query, to_support, delta), strict=True):
         assert relative_error([got], [torch.stack(expected)[:, : case.support.shape[1]]]) < EXACT
 
@@ -89,7 +89,7 @@ def test_the_bias_adds_one_to_every_feature_product():
     """The logits of the adapted head are those of the start plus η E_s[(1{k=t} - s_k)(φ(s)ᵀφ(q) + 1)];
     rounding."""
     case = make_case(8, bias=True)
-    end = adapted_heads(case.support, case.support_y, case.head, **case.inner)[-1]
+    end = adapted_heads(case.task, case.inner())[-1]
     s = (case.support @ case.head.weight.T + case.head.bias).softmax(-1)
     errors = torch.eye(5, dtype=torch.float64)[case.support_y] - s
     start = case.query @ case.head.weight.T + case.head.bias
@@ -102,7 +102,7 @@ def test_a_zeroed_head_neither_interferes_nor_bends(bias):
     """Corollary 1 and its complement: with w^0 = 0 and one step, both noise terms are zero to the last
     bit."""
     case = make_case(9, bias=bias, scale=0.0)
-    parts = split_feature_gradient(*case.task, inner_lr=case.lr, order="second")
+    parts = split_feature_gradient(case.task, case.inner("second"))
     assert not parts.interference.any()
     assert not parts.head_curvature.any()
     assert parts.contrastive_query.any()
@@ -114,7 +114,7 @@ def test_equal_rows_of_the_head_do_not_bend_either():
     remains, a few 1e-16 of the head."""
     case = make_case(9)
     head = Head(case.head.weight[:1].expand(5, -1), None)
-    parts = split_feature_gradient(*case.task[:4], head, inner_lr=case.lr, order="second")
+    parts = split_feature_gradient(case.task._replace(head=head), case.inner("second"))
     assert parts.head_curvature.abs().max() < 1e-14
 
 
@@ -122,7 +122,7 @@ def test_from_the_second_step_on_a_zeroed_head_bends():
     """Beyond the paper: the zeroing trick removes head curvature for one inner step only, since w^1 is not
     zero."""
     case = make_case(9, steps=2, scale=0.0)
-    parts = split_feature_gradient(*case.task, **case.inner, order="second")
+    parts = split_feature_gradient(case.task, case.inner("second"))
     assert not parts.interference.any()
     assert parts.head_curvature.norm() > 0.01 * parts.support.norm()
 
@@ -134,7 +134,7 @@ def test_from_equal_rows_curvature_lies_in_the_span_of_the_support_features(bias
     equal = Head(*(None if t is None else t[:1].expand_as(t) for t in case.head))
     misses = []
     for head in (equal, case.head):
-        bend = split_feature_gradient(*case.task[:4], head, **case.inner, order="second").head_curvature
+        bend = split_feature_gradient(case.task._replace(head=head), case.inner("second")).head_curvature
         weights = torch.linalg.lstsq(case.support.T, bend.T).solution
         misses.append(relative_error([case.support.T @ weights], [bend.T]))
     assert misses[0] < EXACT
@@ -143,7 +143,7 @@ def test_from_equal_rows_curvature_lies_in_the_span_of_the_support_features(bias
 
 def test_first_order_sends_no_signal_to_the_support_features():
     """FOMAML neglects ∂L/∂φ(s), Section 2.3; exactly zero."""
-    parts = split_feature_gradient(*make_case(1).task, inner_lr=0.3)
+    parts = split_feature_gradient(make_case(1).task, Inner(lr=0.3))
     assert not parts.support.any()
 
 
@@ -155,10 +155,8 @@ def test_the_split_of_a_batch_is_the_mean_of_its_tasks(order):
     params = encoders.random_params(g, encoders.init_mlp(g, (16, 12, 6)), 4, 6, bias=True)
     batch = [encoders.random_episode(g, ways=4, image=(1, 4, 4)) for _ in range(3)]
     expected = reference.meta_gradient(encoders.mlp, params, batch, 2, 0.5, "head", order).encoder
-    splits = [
-        split_encoder_gradient(encoders.mlp, params, task, inner_lr=0.5, inner_steps=2, order=order) for task in batch
-    ]
-    assert relative_error(mean_over_tasks(splits).total, expected) < EXACT
+    splits = [split_encoder_gradient(encoders.mlp, params, task, Inner(2, 0.5, order=order)) for task in batch]
+    assert relative_error(mean_split(splits).total, expected) < EXACT
 
 
 @both_orders
@@ -180,16 +178,14 @@ def test_query_features_may_depend_on_the_support_images(order):
         return features(encoder, x) if x is episode.support_x else query_features(encoder, episode.support_x, x)
 
     expected = reference.task_meta_gradient(reference_features, params, episode, 2, 0.3, "head", order).encoder
-    parts = split_encoder_gradient(
-        features, params, episode, inner_lr=0.3, inner_steps=2, order=order, query_features=query_features
-    )
+    parts = split_encoder_gradient(features, params, episode, Inner(2, 0.3, order=order), query_features=query_features)
     assert relative_error(parts.total, expected) < EXACT
 
 
 def test_a_batch_of_tasks_must_be_split_one_by_one():
     batch = Episode(torch.ones(2, 4, 1, 2, 2), torch.zeros(2, 4).long(), torch.ones(2, 4, 1, 2, 2), torch.zeros(2, 4))
     with pytest.raises(InputError, match="one task at a time"):
-        split_encoder_gradient(encoders.mlp, Params({}, make_case(0).head), batch, inner_lr=0.1)
+        split_encoder_gradient(encoders.mlp, Params({}, make_case(0).head), batch, Inner(lr=0.1))
 
 
 def test_any_module_can_be_the_encoder():
@@ -207,7 +203,7 @@ def test_any_module_can_be_the_encoder():
     params = Params(dict(net.named_parameters()), encoders.random_head(g, 3, 8, bias=False))
     episode = encoders.random_episode(g, ways=3, image=(1, 4, 4))
     expected = reference.task_meta_gradient(features, params, episode, 1, 0.5, "head", "second").encoder
-    parts = split_encoder_gradient(features, params, episode, inner_lr=0.5, order="second")
+    parts = split_encoder_gradient(features, params, episode, Inner(lr=0.5, order="second"))
     assert relative_error(parts.total, expected) < EXACT
     assert not parts.total["unused"].any()
     assert concatenate(parts.interference).any()

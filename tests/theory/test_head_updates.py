@@ -8,7 +8,8 @@ from hypothesis import given
 import encoders_plain as encoders
 import reference
 from feature_tasks import as_params, cases, make_case, many, relative_error, table
-from metacontrast.theory import adapted_heads, head_gradient, head_preconditioner, head_update
+from metacontrast.theory import FeatureTask, adapted_heads, head_gradient, head_preconditioner, head_update
+from metacontrast.types import Inner
 
 # Matrix products of a few hundred terms in float64 differ by summation order, 1e-15; 1e-12 leaves room
 # for cancellation.
@@ -20,7 +21,7 @@ EXACT = 1e-12
 def test_inner_steps_equal_gradient_descent_on_the_support_loss(case):
     """Eq. 4 and 17, with and without a bias."""
     params, episode = as_params(case)
-    heads = adapted_heads(case.support, case.support_y, case.head, **case.inner)
+    heads = adapted_heads(case.task, case.inner())
     assert len(heads) == case.steps + 1
     for steps, head in enumerate(heads):
         expected = reference.adapt(table, params, episode.support_x, case.support_y, steps, case.lr, "head")
@@ -30,10 +31,10 @@ def test_inner_steps_equal_gradient_descent_on_the_support_loss(case):
 def test_the_adapted_head_is_the_start_plus_all_steps():
     """Eq. 18 with the sign of Eq. 17; as printed, with a minus, it misses by far more than rounding."""
     case = make_case(3, steps=3)
-    start, *_, end = adapted_heads(case.support, case.support_y, case.head, **case.inner)
+    start, *_, end = adapted_heads(case.task, case.inner())
     one_hot = torch.eye(5, dtype=torch.float64)[case.support_y]
     move = torch.zeros_like(start.weight)
-    for head in adapted_heads(case.support, case.support_y, case.head, **case.inner)[:-1]:
+    for head in adapted_heads(case.task, case.inner())[:-1]:
         s = (case.support @ head.weight.T).softmax(-1)
         move += case.lr * (one_hot - s).T @ case.support / len(case.support)
     assert relative_error([end.weight], [start.weight + move]) < EXACT
@@ -50,7 +51,7 @@ def test_outer_gradient_equals_automatic_differentiation(order):
     def check(case):
         params, episode = as_params(case)
         expected = reference.task_meta_gradient(table, params, episode, case.steps, case.lr, "head", order)
-        assert relative_error(head_gradient(*case.task, **case.inner, order=order), expected.head) < EXACT
+        assert relative_error(head_gradient(case.task, case.inner(order)), expected.head) < EXACT
 
     check()
 
@@ -63,16 +64,8 @@ def test_outer_gradient_holds_on_the_released_encoder(order, bias):
     params = encoders.random_params(g, encoders.init_omniglot(g), 5, 64, bias)
     episode = encoders.random_episode(g)
     support, query = (encoders.omniglot(params.encoder, x) for x in (episode.support_x, episode.query_x))
-    got = head_gradient(
-        support,
-        episode.support_y,
-        query,
-        episode.query_y,
-        params.head,
-        inner_lr=0.1,
-        inner_steps=2,
-        order=order,
-    )
+    task = FeatureTask(support, episode.support_y, query, episode.query_y, params.head)
+    got = head_gradient(task, Inner(2, 0.1, order=order))
     expected = reference.task_meta_gradient(encoders.omniglot, params, episode, 2, 0.1, "head", order)
     assert relative_error(got, expected.head) < EXACT
 
@@ -80,7 +73,7 @@ def test_outer_gradient_holds_on_the_released_encoder(order, bias):
 def test_one_second_order_step_is_equation_9_as_printed():
     """Eq. 9, its three terms written out class by class; tolerance: rounding."""
     case, rho = make_case(5), 0.7
-    adapted = adapted_heads(case.support, case.support_y, case.head, **case.inner)[-1].weight
+    adapted = adapted_heads(case.task, case.inner())[-1].weight
     s, q = (case.support @ case.head.weight.T).softmax(-1), (case.query @ adapted.T).softmax(-1)
     ways, size = case.head.weight.shape
     pull = [
@@ -95,7 +88,7 @@ def test_one_second_order_step_is_equation_9_as_printed():
         own = (torch.eye(size) - case.lr * moment(s[:, k])) @ pull[k]
         cross = case.lr * sum(moment(s[:, m] * s[:, k]) @ pull[m] for m in range(ways))
         rows.append(case.head.weight[k] + rho * (own + cross))
-    got = head_update(*case.task, inner_lr=case.lr, outer_lr=rho, order="second")
+    got = head_update(case.task, case.inner("second"), outer_lr=rho)
     assert relative_error([got.weight], [torch.stack(rows)]) < EXACT
 
 
@@ -105,9 +98,9 @@ def test_a_zeroed_head_steps_through_the_preconditioner_alone(bias):
 
     def steps(scale):
         case = make_case(2, bias=bias, scale=scale)
-        first, second = (head_gradient(*case.task, **case.inner, order=order) for order in ("first", "second"))
+        first, second = (head_gradient(case.task, case.inner(order)) for order in ("first", "second"))
         joined = [h.weight if h.bias is None else torch.cat([h.weight, h.bias[:, None]], 1) for h in (first, second)]
-        matrix = head_preconditioner(case.support, case.support_y, case.head, inner_lr=case.lr).matrix
+        matrix = head_preconditioner(case.task, case.inner()).matrix
         return torch.einsum("kfg,kg->kf", matrix, joined[0]), joined[1]
 
     preconditioned, second = steps(scale=0.0)
@@ -120,8 +113,8 @@ def test_the_preconditioner_turns_the_step_to_where_features_vary_least():
     """Fig. 7: features along [1, 1] shrink that direction and leave [1, -1] alone; a closed form, so
     rounding only."""
     along = torch.tensor([[1.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
-    zero = encoders.random_head(torch.Generator(), 2, 2, bias=False, scale=0.0)
-    pre = head_preconditioner(along, torch.tensor([0, 1]), zero, inner_lr=0.6)
+    y, zero = torch.tensor([0, 1]), encoders.random_head(torch.Generator(), 2, 2, bias=False, scale=0.0)
+    pre = head_preconditioner(FeatureTask(along, y, along, y, zero), Inner(lr=0.6))
     torch.testing.assert_close(pre.eigenvalues, torch.tensor([[0.4, 1.0]], dtype=torch.float64).expand(2, 2))
     torch.testing.assert_close(pre.condition_number, torch.full((2,), 2.5, dtype=torch.float64))
     step = pre.matrix[0] @ torch.tensor([1.0, 0.0], dtype=torch.float64)
@@ -137,7 +130,8 @@ def test_at_the_released_rate_the_preconditioner_overshoots():
 
     def smallest(scale, lr):
         head = encoders.random_head(torch.Generator().manual_seed(0), 5, 64, bias=False, scale=scale)
-        return float(head_preconditioner(support, episode.support_y, head, inner_lr=lr).eigenvalues.min())
+        task = FeatureTask(support, episode.support_y, support, episode.support_y, head)
+        return float(head_preconditioner(task, Inner(lr=lr)).eigenvalues.min())
 
     assert max(smallest(scale, 0.4) for scale in (0.0, 0.177)) < -0.1
     assert smallest(0.0, 0.1) > 0.1
@@ -150,7 +144,7 @@ def test_head_update_is_one_outer_step_of_gradient_descent(zeroed):
     case = make_case(4, bias=True, scale=0.0 if zeroed else 0.5)
     params, episode = as_params(case)
     expected = reference.outer_update(table, params, [episode], 0.3, 1, case.lr, "head", zeroed=zeroed).head
-    got = head_update(*case.task, inner_lr=case.lr, outer_lr=0.3)
+    got = head_update(case.task, case.inner(), outer_lr=0.3)
     if zeroed:
         assert float(got.weight.norm()) > 0
         got = reference.zero_head(params).head

@@ -7,7 +7,7 @@ import torch
 from feature_tasks import make_case
 from metacontrast import theory
 from metacontrast.errors import InputError
-from metacontrast.types import Head
+from metacontrast.types import Head, Inner
 
 case = make_case(0, bias=True)
 support, t, query, u, head = case.task
@@ -53,24 +53,28 @@ def untyped():
 @pytest.mark.parametrize("message", bad_tasks)
 def test_a_task_that_is_none_is_told_in_one_line(function, message):
     with pytest.raises(InputError, match=message) as error:
-        getattr(theory, function)(*bad_tasks[message], inner_lr=0.1)
+        getattr(theory, function)(theory.FeatureTask(*bad_tasks[message]), Inner())
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.usefixtures("untyped")
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("inner", "message"),
     [
-        ({"inner_lr": float("nan")}, "inner_lr=nan"),
-        ({"inner_lr": 0.1, "inner_steps": 0}, "inner_steps=0"),
-        ({"inner_lr": 0.1, "order": "third"}, "order='third' is not one of 'first', 'second'"),
-        ({"inner_lr": 0.1, "order": "second", "inner_steps": 2}, "split_encoder_gradient"),
+        (Inner(steps=0), "inner steps=0, but the theory is that of 1 step or more"),
+        (Inner(loss="mean_square_error"), "the theory is that of loss='cross_entropy', but"),
+        (Inner(loss=lambda outputs, labels: outputs.mean()), "a loss of your own"),
+        (Inner(steps=2, loss_weights=(0.5, 0.5)), "without query_loss, loss_weights and direction"),
+        (Inner(steps=2, order="second"), "split_encoder_gradient"),
     ],
 )
-def test_an_inner_loop_that_is_none_is_told_in_one_line(options, message):
+def test_an_inner_loop_that_the_theory_does_not_describe_is_told_in_one_line(inner, message):
     with pytest.raises(InputError, match=message) as error:
-        theory.contrastive_loss(*case.task, **options)
+        theory.contrastive_loss(case.task, inner)
     assert "\n" not in str(error.value)
+
+
+def test_a_task_prints_its_shapes():
+    assert repr(case.task) == "FeatureTask(support 10×7, support_y 10, query 8×7, query_y 8, head 5×7)"
 
 
 @pytest.mark.usefixtures("untyped")
@@ -87,4 +91,4 @@ def test_coefficients_check_their_probabilities_and_labels():
 
 def test_no_tasks_have_no_mean():
     with pytest.raises(InputError, match="no tasks"):
-        theory.mean_over_tasks([])
+        theory.mean_split([])

@@ -8,12 +8,13 @@ import encoders_plain as encoders
 import reference
 from feature_tasks import make_case, relative_error
 from metacontrast.theory import (
+    FeatureTask,
     contrastive_loss,
     head_gradient,
     split_encoder_gradient,
     split_feature_gradient,
 )
-from metacontrast.types import Head, Params
+from metacontrast.types import Head, Inner, Params
 
 # The closed forms agree with automatic differentiation to 1e-15 where they hold; a miss below is at least
 # a percent.
@@ -31,12 +32,7 @@ def released(scale: float, seed: int = 0):
 
 def miss(params, episode, scope, order, steps, theory_order=None, theory_steps=None, lr=0.1):
     theory = split_encoder_gradient(
-        encoders.omniglot,
-        params,
-        episode,
-        inner_lr=lr,
-        inner_steps=theory_steps or steps,
-        order=theory_order or order,
+        encoders.omniglot, params, episode, Inner(theory_steps or steps, lr, order=theory_order or order)
     )
     actual = reference.task_meta_gradient(encoders.omniglot, params, episode, steps, lr, scope, order).encoder
     return relative_error(theory.total, actual)
@@ -75,9 +71,8 @@ def test_that_head_moves_as_in_the_theory_in_first_order_only():
     support, query = (encoders.omniglot(params.encoder, x) for x in (episode.support_x, episode.query_x))
     misses = []
     for order in ("first", "second"):
-        closed = head_gradient(
-            support, episode.support_y, query, episode.query_y, params.head, inner_lr=0.1, order=order
-        )
+        task = FeatureTask(support, episode.support_y, query, episode.query_y, params.head)
+        closed = head_gradient(task, Inner(lr=0.1, order=order))
         actual = reference.task_meta_gradient(encoders.omniglot, params, episode, 1, 0.1, "all", order).head
         misses.append(relative_error(closed, actual))
     assert misses[0] < EXACT
@@ -98,16 +93,9 @@ def test_equation_14_as_printed_misses_with_a_random_head_and_holds_with_a_zeroe
     for scale, low, high in ((0.177, MISS, 1.0), (0.0, 0.0, EXACT)):
         params, episode = released(scale)
         encoder = reference.leaves(params).encoder
-        loss = contrastive_loss(
-            encoders.omniglot(encoder, episode.support_x),
-            episode.support_y,
-            encoders.omniglot(encoder, episode.query_x),
-            episode.query_y,
-            params.head,
-            inner_lr=0.1,
-            order="second",
-            drop_head_curvature=True,
-        )
+        support, query = (encoders.omniglot(encoder, x) for x in (episode.support_x, episode.query_x))
+        task = FeatureTask(support, episode.support_y, query, episode.query_y, params.head)
+        loss = contrastive_loss(task, Inner(lr=0.1, order="second"), drop_head_curvature=True)
         actual = reference.task_meta_gradient(encoders.omniglot, params, episode, 1, 0.1, "head", "second").encoder
         assert low <= relative_error(reference.gradients(loss, encoder), actual) < high
 
@@ -131,8 +119,8 @@ def test_leaving_the_bias_out_misses():
     """The equations have no bias, the released code has: dropping it from φ(s)ᵀφ(q) + 1 changes q, and so
     the signal."""
     case = make_case(1, bias=True, scale=0.0)
-    with_bias = split_feature_gradient(*case.task, inner_lr=0.3)
-    without = split_feature_gradient(*case.task[:4], case.head._replace(bias=None), inner_lr=0.3)
+    with_bias = split_feature_gradient(case.task, Inner(lr=0.3))
+    without = split_feature_gradient(case.task._replace(head=case.head._replace(bias=None)), Inner(lr=0.3))
     assert relative_error([without.query], [with_bias.query]) > MISS
 
 
@@ -149,4 +137,4 @@ def test_equation_22_as_printed_is_the_negative_of_the_loss():
         for j, t in enumerate(case.support_y):
             bracket = q[i] @ s[j] - s[j, u] - q[i, t] + float(t == u)
             printed += case.lr / len(s) * bracket * (case.support[j] @ case.query[i]) / len(q)
-    assert relative_error([contrastive_loss(*case.task, inner_lr=case.lr)], [-printed]) < EXACT
+    assert relative_error([contrastive_loss(case.task, case.inner())], [-printed]) < EXACT

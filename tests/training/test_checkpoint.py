@@ -37,7 +37,7 @@ def test_every_flipped_byte_and_every_truncation_is_noticed(tmp_path):
 
 def test_a_foreign_safetensors_file_is_refused(tmp_path):
     save_file(STORED.tensors, tmp_path / "x.safetensors")
-    with pytest.raises(InputError, match="damaged or not from here"):
+    with pytest.raises(InputError, match="damaged or from another program"):
         load(tmp_path / "x.safetensors")
 
 

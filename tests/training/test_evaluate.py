@@ -9,16 +9,16 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from metacontrast.data.episodes import EpisodeSampler
+from metacontrast.device import FILLED, peak_bytes
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import Engine
-from metacontrast.maml.inner import Inner, adapt
-from metacontrast.memory import FILLED, peak_bytes
+from metacontrast.maml.inner import adapt
 from metacontrast.model.encoders import build_encoder
 from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model
 from metacontrast.training import evaluate as evaluation_module
 from metacontrast.training.evaluate import Evaluation, confidence_interval, evaluate, evaluate_tasks, logits_after
-from metacontrast.types import Episode, map_params
+from metacontrast.types import Episode, Inner, map_params
 from toy_images import noisy_images
 
 original_batch = EpisodeSampler.batch

@@ -171,7 +171,7 @@ def test_a_damaged_checkpoint_is_never_loaded_and_the_one_before_it_takes_its_pl
         assert stored.facts["updates"] == 2
         (message,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
         assert str(last) in message
-        assert f"going on from the checkpoint before it, {before}" in message
+        assert f"continuing from the checkpoint before it, {before}" in message
         assert not last.exists()
         assert (path / "state-damaged.safetensors").read_bytes() == damaged
 
@@ -183,7 +183,7 @@ def test_from_the_checkpoint_before_the_training_ends_at_the_same_bits(whole, tm
         file.truncate(100)
     train_small(path, resume=True)
     assert content(path) == content(whole)
-    assert "going on from the checkpoint before it" in caplog.text
+    assert "continuing from the checkpoint before it" in caplog.text
 
 
 def test_with_both_checkpoints_damaged_nothing_is_trained(whole, tmp_path):

@@ -19,8 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from host_program import RUNS, SHARED, UPDATES
-from metacontrast.experiments.runners import Grid, RunContext, Status, execute_all
-from metacontrast.experiments.runners.local import run_locally
+from metacontrast.experiments.runners import Grid, RunContext, RunStatus, execute_all, run_locally
 from metacontrast.training.distributed import ALONE
 from metacontrast.training.records import read_records
 from rank_program import trained
@@ -245,7 +244,7 @@ def test_a_grid_on_two_machines_goes_on_when_one_was_cut_off(hosts, cluster, tmp
     hosts.bring_back("two")
     assert command.ended().splitlines().count("complete") == len(RUNS)
     grid = Grid(RUNS, RunContext(tmp_path / "local"), 1, lambda: False)
-    assert {report.status for report in execute_all(grid, run_locally)} == {Status.COMPLETE}
+    assert {report.status for report in execute_all(grid, run_locally)} == {RunStatus.COMPLETE}
     for run in RUNS:
         one, other = (run.folder(tmp_path / name) for name in ("ray", "local"))
         assert read_records(one / "records.jsonl")[1:] == read_records(other / "records.jsonl")[1:]

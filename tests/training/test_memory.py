@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from metacontrast.device import MoreThanAllowed, free_bytes, peak_bytes
 from metacontrast.errors import InputError
-from metacontrast.memory import MoreThanAllowed, free_bytes, peak_bytes
 from metacontrast.training import memory
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.memory import estimate_memory, fit_to_memory
@@ -158,7 +158,7 @@ IN_A_PROCESS = """
 import resource, sys, torch
 from dataclasses import replace
 from pathlib import Path
-from metacontrast.memory import keep_freed_memory
+from metacontrast.device import keep_freed_memory
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.memory import estimate_memory
 from metacontrast.training.step import Resources

@@ -17,14 +17,14 @@ from metacontrast.data.catalog import load_evaluation_split
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import meta_gradient
-from metacontrast.maml.inner import Inner, learned_rates
+from metacontrast.maml.inner import learned_rates
 from metacontrast.model.model import Model
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import read_records
 from metacontrast.training.run import load_params, load_run
 from metacontrast.training.train import train
 from metacontrast.training.train_run import initial_state
-from metacontrast.types import Episode, map_params, to_tensors
+from metacontrast.types import Episode, Inner, map_params, to_tensors
 from toy_images import noisy_images
 
 IMAGES = noisy_images(seed=0)
@@ -183,7 +183,7 @@ def test_what_a_folder_refuses(tmp_path):
         train(model, TASKS, INNER, out=tmp_path / "run", **options)
     with pytest.raises(InputError, match="does not fit its configuration"):
         train(a_model(ways=4), TASKS, INNER, out=tmp_path / "run", resume=True, updates=3)
-    with pytest.raises(InputError, match="a model of your own: use load_params"):
+    with pytest.raises(InputError, match="of your own model: use load_params"):
         load_run(tmp_path / "run")
 
     class WithSecret(ExponentialLR):

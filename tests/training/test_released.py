@@ -282,7 +282,7 @@ def test_a_truncated_checkpoint_is_one_line(grey, tmp_path):
         ({"dataset": "omniglotto"}, "no data set 'omniglotto'"),
         ({"encoder": "mlp"}, "name another --dataset, --image-size or --encoder"),
         ({"head": "shared"}, "learned or zeroed"),
-        ({"ways": 7}, "ways is read off the shapes"),
+        ({"ways": 7}, "ways is derived from the shapes"),
         ({"image_size": 8}, "too small"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 
 from metacontrast.errors import InputError
 from metacontrast.training.config import TrainConfig
-from metacontrast.training.sweep import first_run, sweep_configs
+from metacontrast.training.recipes import first_run, sweep_configs
 
 SMALL = TrainConfig(seed=5)
 

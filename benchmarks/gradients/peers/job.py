@@ -26,7 +26,7 @@ class Job:
         layers: of every convolution channels, filters, kernel, stride, padding, size, pooled.
         order: `first` or `second`.
         device: `cpu` or `cuda`.
-        name, image_shape, filters, tasks, steps, lr, scope, ways, shots, queries: of the case.
+        name, image_shape, filters, tasks, steps, lr, scope, ways, shots, queries, head: of the case.
     """
 
     tensors: str
@@ -45,6 +45,7 @@ class Job:
     ways: int
     shots: int
     queries: int
+    head: str
 
     def params(self) -> list[Tensor]:
         """The starting parameters."""

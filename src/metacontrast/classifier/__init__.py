@@ -1,1 +1,1 @@
-"""One's own images: a few examples of each class in, a classifier out."""
+"""Your own images: from a few examples of each class to a classifier."""

@@ -12,7 +12,6 @@ m = mean |φ|², so that λ means the same for features of every length. All but
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import groupby
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
@@ -24,11 +23,11 @@ from torch import Tensor, nn
 from metacontrast.errors import InputError, check_choice
 from metacontrast.fields import check_fields
 from metacontrast.maml.checks import check_rates
-from metacontrast.maml.inner import Inner, trajectory
-from metacontrast.model.head import HeadKind, class_means, draw_head, prototype_head, zero_head
+from metacontrast.maml.inner import trajectory
+from metacontrast.model.head import class_means, draw_head, prototype_head, zero_head
 from metacontrast.model.model import Model
 from metacontrast.model.solvers import STRENGTHS, balanced_weights, logistic_head, ridge_heads
-from metacontrast.types import Head, Params, map_params
+from metacontrast.types import Head, Inner, Params, map_params
 
 Method = Literal["adapted", "prototype", "ridge", "logistic"]
 HeadChoice = Literal["adapted", "prototype", "ridge", "logistic", "auto"]
@@ -45,7 +44,7 @@ LOGISTIC = (0.1, 0.01, 0.001)
 
 @dataclass(frozen=True, order=True)
 class Candidate:
-    """One way: so many steps of that size, or a method of its own with a penalty λ of that strength."""
+    """One way: a number of steps of a size, or a method of its own with a penalty λ of that strength."""
 
     lr: float = 0.0
     steps: int = 0
@@ -186,19 +185,14 @@ def task_start(model: Model, params: Params, ways: int, random_head: int | None 
     Args:
         random_head: start from a random head of this seed instead, which a zeroed head is compared with.
     """
+    model = model.with_ways(ways)
     if random_head is not None:
         like, generator = params.head.weight, torch.Generator().manual_seed(random_head)
         drawn = draw_head(ways, model.feature_size, params.head.bias is not None, 1.0, generator)
-        return _for_task(model, ways, "learned"), map_params(lambda t: t.to(like), params._replace(head=drawn))
+        return model.with_head("learned"), map_params(lambda t: t.to(like), params._replace(head=drawn))
     if model.head in ("shared", "prototype"):
-        return _for_task(model, ways, model.head), params
-    return _for_task(model, ways, "zeroed"), zero_head(params, ways)
-
-
-@lru_cache(maxsize=16)
-def _for_task(model: Model, ways: int, head: HeadKind) -> Model:
-    """The model for such tasks; kept, since making one copies the encoder several times."""
-    return replace(model, ways=ways, head=head)
+        return model, params
+    return model.with_head("zeroed"), zero_head(params, ways)
 
 
 def on_features(

@@ -25,14 +25,13 @@ from torch import Tensor
 from metacontrast.classifier.candidates import FALLBACK, Candidate
 from metacontrast.classifier.cross_validation import HeldOut, cross_validate
 from metacontrast.classifier.fitted import task_of
-from metacontrast.classifier.image_format import ImageFormat
-from metacontrast.classifier.labels import distinct
-from metacontrast.classifier.model_folder import load_starting_point, pretrained_names
-from metacontrast.classifier.reading import Read
-from metacontrast.classifier.starting_point import StartingPoint
+from metacontrast.classifier.inputs import distinct
+from metacontrast.classifier.starting_point import StartingPoint, load_starting_point
 from metacontrast.classifier.storage import State
-from metacontrast.classifier.support import Support
+from metacontrast.classifier.support import Read, Support
 from metacontrast.data.decode import Item
+from metacontrast.data.image_format import ImageFormat
+from metacontrast.training.sources import pretrained_names
 
 DRAWINGS, SMALL, PHOTOS = ("omniglot-conv4",), ("cifar-fs-conv4",), ("photos", "photos-small")
 PER_CLASS, IN_ALL = 20, 400

@@ -58,26 +58,8 @@ def cross_entropy(
     return (_shares(y, weights) * each).sum().item()
 
 
-def expected_calibration_error(
-    probabilities: Float[Tensor, "image way"], y: Int[Tensor, " image"], bins: int = 10
-) -> float:
-    """Σ over bins of (share of the images) · |accuracy − mean confidence|; bins hold equally many images.
-
-    >>> expected_calibration_error(torch.tensor([[0.75, 0.25]] * 4), torch.tensor([0, 0, 0, 1]), bins=1)
-    0.0
-    """
-    confidence, answer = probabilities.double().max(1)
-    gap = (answer == y).double() - confidence
-    parts = gap[confidence.argsort(stable=True)].tensor_split(min(bins, len(y)))
-    return sum(abs(part.sum().item()) for part in parts) / len(y)
-
-
 def rejection_threshold(scores: Float[Tensor, " image"], rate: float) -> float:
-    """The score below which at most a share `rate` of images of known classes falls.
-
-    Of n held-out scores and that of one more known image every order is equally likely, so the j-th smallest of the n
-    has the next one below it with probability j / (n + 1); j is the greatest with j / (n + 1) ≤ rate.
-    """
+    """The score below which at most a share `rate` of images of known classes falls."""
     if not 0 < rate < 1:
         raise InputError(
             f"reject={rate}, but it must lie between 0 and 1: the share of known images that may be refused"
@@ -86,25 +68,23 @@ def rejection_threshold(scores: Float[Tensor, " image"], rate: float) -> float:
         raise InputError(
             f"reject={rate} is set on held-out images, and no class has a second image to hold out: add images"
         )
-    j = math.floor(rate * (len(scores) + 1) + 1e-9)
-    if j < 1:
+    if (found := _quantile(scores, rate)) is None:
         raise InputError(
-            f"reject={rate} needs {math.ceil(1 / rate - 1e-9) - 1} images to hold out, of classes with 2 or more, and "
-            f"there are {len(scores)}: add images, or raise it above {1 / (len(scores) + 1):.3f}"
+            f"reject={rate} needs {_needed(rate)} images to hold out, of classes with 2 or more, and there are "
+            f"{len(scores)}: add images, or raise it above {1 / (len(scores) + 1):.3f}"
         )
-    return scores.sort().values[j - 1].item()
+    return found
 
 
 @no_type_check
 def set_threshold(true_probabilities: Float[Tensor, " image"], coverage: float) -> float:
     """The probability from which on a class belongs to an image's prediction set.
 
-    By the argument of `rejection_threshold` the true class of the next image has a probability below the j-th smallest
-    of n with probability j / (n + 1); j is the greatest with j / (n + 1) ≤ 1 − coverage (Vovk et al. 2005; Sadinle et
-    al. 2019).
+    The true class of at most a share 1 − coverage of images like those held out has a smaller one (Vovk et al. 2005;
+    Sadinle et al. 2019).
 
-    >>> set_threshold(torch.tensor([0.9, 0.2, 0.8, 0.7]), 0.8)
-    0.20000000298023224
+    >>> set_threshold(torch.tensor([0.9, 0.2, 0.8, 0.7], dtype=torch.float64), 0.8)
+    0.2
 
     Args:
         true_probabilities: of the true class of every held-out image.
@@ -112,15 +92,13 @@ def set_threshold(true_probabilities: Float[Tensor, " image"], coverage: float) 
     """
     if not (isinstance(coverage, float | int) and 0 < coverage < 1):
         raise InputError(f"coverage={coverage!r}, but it must lie between 0 and 1, such as 0.9")
-    n, miss = len(true_probabilities), 1 - coverage
-    j = math.floor(miss * (n + 1) + 1e-9)
-    if j < 1:
-        needed = math.ceil(1 / miss - 1e-9) - 1
+    if (found := _quantile(true_probabilities, 1 - coverage)) is None:
+        n = len(true_probabilities)
         raise InputError(
-            f"prediction sets of coverage {coverage:g} need {needed} images that were held out, of classes with 2 or "
-            f"more images, and there are {n}: add images, or ask for {n / (n + 1):.2f} or less"
+            f"prediction sets of coverage {coverage:g} need {_needed(1 - coverage)} images that were held out, of "
+            f"classes with 2 or more images, and there are {n}: add images, or ask for {n / (n + 1):.2f} or less"
         )
-    return true_probabilities.sort().values[j - 1].item()
+    return found
 
 
 def prediction_sets(probabilities: Float[Tensor, "image way"], threshold: float) -> Bool[Tensor, "image way"]:
@@ -132,6 +110,21 @@ def prediction_sets(probabilities: Float[Tensor, "image way"], threshold: float)
 def is_rejected(scores: Float[Tensor, " image"], threshold: float | None) -> Bool[Tensor, " image"]:
     """Which images are refused; none without a threshold."""
     return scores < (-math.inf if threshold is None else threshold)
+
+
+def _quantile(values: Float[Tensor, " image"], share: float) -> float | None:
+    """The j-th smallest of n values, j the greatest with j / (n + 1) ≤ share; None where there is none.
+
+    Of the n and one more value of the same kind every order is equally likely: that one is below the j-th smallest with
+    probability j / (n + 1).
+    """
+    j = math.floor(share * (len(values) + 1) + 1e-9)
+    return values.sort().values[j - 1].item() if j else None
+
+
+def _needed(share: float) -> int:
+    """How many values `_quantile` needs."""
+    return math.ceil(1 / share - 1e-9) - 1
 
 
 def _soft_targets(y: Int[Tensor, " image"], ways: int) -> Float[Tensor, "image way"]:

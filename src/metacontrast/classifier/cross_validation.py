@@ -1,39 +1,28 @@
 """How well each way of adapting does on support images that it was not shown.
 
 The folds leave out one image of every class at a time where there are few, a share of each class where there are
-many (see `support.held_out_folds`). The rest is adapted to as the whole support set will be. Every class has the same
+many (see `held_out_folds`). The rest is adapted to as the whole support set will be. Every class has the same
 share in all numbers, however many images it has.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from metacontrast.classifier.candidates import Candidate, Method, on_features, solve
 from metacontrast.classifier.confidence import cross_entropy, fit_temperature
-from metacontrast.classifier.support import held_out_folds
-from metacontrast.maml.inner import Inner
+from metacontrast.classifier.support import Track, unseen
 from metacontrast.model.head import class_means
 from metacontrast.model.model import Model, apply_head
 from metacontrast.model.solvers import balanced_weights
-from metacontrast.types import Params
+from metacontrast.types import Inner, Params
 
-Track = Callable[[Sequence[Any], str, str], Iterable[Any]]
-
-
-def unseen(work: Sequence[Any], name: str, unit: str) -> Iterable[Any]:
-    """The work itself, without a progress bar."""
-    return work
-
-
-def with_bar(work: Sequence[Any], name: str, unit: str) -> Iterable[Any]:
-    """The work, with a progress bar on standard error while it is gone through."""
-    return tqdm(work, desc=name, unit=unit, leave=False)
+ENOUGH_HELD_OUT = 500
 
 
 @dataclass(frozen=True)
@@ -44,12 +33,12 @@ class HeldOut:
     y: Int[Tensor, " image"]
     similarity: Float[Tensor, " image"]
 
-    @property
+    @cached_property
     def right(self) -> Float[Tensor, " image"]:
         """1 for every image that was classified correctly, else 0."""
         return (self.logits.argmax(1) == self.y).double()
 
-    @property
+    @cached_property
     def weights(self) -> Float[Tensor, " image"]:
         """Of the images, the same sum for every class."""
         return balanced_weights(self.y, torch.float64)
@@ -59,12 +48,12 @@ class HeldOut:
         """The mean over classes of the share of its images that were classified correctly."""
         return min((self.weights * self.right).sum().item(), 1.0)
 
-    @property
+    @cached_property
     def temperature(self) -> float:
         """The one that fits these answers."""
         return fit_temperature(self.logits, self.y, self.weights)
 
-    @property
+    @cached_property
     def cross_entropy(self) -> float:
         """In nats, calibrated on the same images."""
         return cross_entropy(self.logits, self.y, self.temperature, self.weights)
@@ -132,6 +121,23 @@ def cross_validate(
         for candidate, adapted in solve(net, start, rest, rest_y, inner, candidates):
             parts.setdefault(candidate, []).append(_answer(net, adapted, rest, rest_y, apart, y[held]))
     return {candidate: _joined(found) for candidate, found in parts.items()}
+
+
+def held_out_folds(y: Int[Tensor, " image"], folds: int) -> list[np.ndarray]:
+    """Row numbers that are left out together, each image of a class with at least two once, some always staying.
+
+    Fold f holds out the images f, f + k, … of every class, k the number of folds: with k images per class that is one
+    of each. A class with one image is never held out; it stays as a class to be confused with. Once 500 images were
+    held out the folds that follow are left out: more would say little more.
+    """
+    labels = y.numpy()
+    counts = np.bincount(labels)
+    rank = np.concatenate([np.arange(count) for count in counts])[np.argsort(np.argsort(labels, kind="stable"))]
+    k = min(folds, int(counts.max()))
+    held = [np.flatnonzero((rank % k == f) & (counts[labels] > 1)) for f in range(k)] if k > 1 else []
+    held = [rows for rows in held if len(rows)]
+    before = np.cumsum([0, *map(len, held)])
+    return [rows for rows, earlier in zip(held, before, strict=False) if earlier < ENOUGH_HELD_OUT]
 
 
 def similarity(

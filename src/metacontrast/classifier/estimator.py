@@ -15,23 +15,30 @@ from sklearn.utils import Tags
 from metacontrast.classifier.candidates import Baseline, HeadChoice, Plan, check_max_pixels, make_plan
 from metacontrast.classifier.choice import Chosen, choose, fit_notes
 from metacontrast.classifier.confidence import prediction_sets, set_threshold
-from metacontrast.classifier.cross_validation import Track, unseen, with_bar
 from metacontrast.classifier.explanation import Explanation, draw_explanation, explainer
 from metacontrast.classifier.fitted import Answers, Prediction, fit_support, predict_each
-from metacontrast.classifier.inputs import as_items
-from metacontrast.classifier.labels import as_array, check_reject_label, weighted_mean
-from metacontrast.classifier.model_folder import load_starting_point
-from metacontrast.classifier.reading import ADVICE, Read, emptied, labelled, read
+from metacontrast.classifier.inputs import as_array, as_items, check_reject_label, weighted_mean
 from metacontrast.classifier.sharing import Sharing
-from metacontrast.classifier.starting_point import INNER, StartingPoint
+from metacontrast.classifier.starting_point import INNER, StartingPoint, load_starting_point
 from metacontrast.classifier.storage import State
-from metacontrast.classifier.support import join, make_support
+from metacontrast.classifier.support import (
+    ADVICE,
+    Read,
+    Track,
+    emptied,
+    join,
+    labelled,
+    make_support,
+    read,
+    unseen,
+    with_bar,
+)
 from metacontrast.data.decode import MAX_PIXELS, Item
 from metacontrast.data.folder import Nested
 from metacontrast.device import find_device
 from metacontrast.errors import InputError, check_choice
 from metacontrast.fields import as_declared, no_type_check
-from metacontrast.maml.inner import Inner
+from metacontrast.types import Inner
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,7 +59,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
             `save_pretrained` wrote, `timm:NAME`, `hf:NAME`, `torchvision:NAME`, `python:package.module:factory`, or a
             `StartingPoint`.
         weights: a file of safetensors for such a named encoder, in place of its own weights.
-        head: `adapted` by inner steps, `prototype` (the nearest class mean), `ridge`, `logistic`, or `auto`, the one
+        head: `adapted` by inner steps, `prototype` (nearest-centroid), `ridge`, `logistic`, or `auto`, the one
             with the least cross entropy in cross-validation; None is the model's own: `adapted` for meta-trained
             models, `auto` for frozen encoders.
         steps: inner steps; None is what the model was trained with, `auto` chooses steps and step size by
@@ -174,7 +181,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
 
     @no_type_check
     def predict_set(self, X: Any, coverage: float = 0.9) -> list[list[Hashable]]:
-        """A set of labels for every image, the most probable first, that holds the right one at least so often.
+        """A set of labels for every image, the most probable first, that contains the correct one at least this often.
 
         For images like those that were held out the right class is in the set with probability `coverage` or more.
         """
@@ -187,16 +194,20 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
     @no_type_check
     def set_threshold(self, coverage: float) -> float:
         """The probability from which on a class belongs to a prediction set of that coverage."""
-        return set_threshold(torch.tensor(self._fitted_state().fitted.true_probabilities), coverage)
+        held_out = torch.tensor(self._fitted_state().fitted.true_probabilities, dtype=torch.float64)
+        return set_threshold(held_out, coverage)
 
     def is_rejected(self, X: Any) -> NDArray[np.bool_]:
         """A mask of the images that are refused as unlike every class; none unless `reject` is set."""
         return self.answer(X).rejected.numpy()
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """The share of images that are classified correctly; a refusal counts as wrong."""
+        """The share of images that are classified correctly; a refusal counts as wrong.
+
+        Of a folder that is divided, `test/` is taken.
+        """
         self._fitted_state()
-        items, labels, _ = labelled(X, y, self.nested)
+        items, labels, _ = labelled(X, y, self.nested, "test")
         guesses = self._labels(self._answer(items)).tolist()
         right = [guess == label for guess, label in zip(guesses, labels, strict=True)]
         return weighted_mean(right, sample_weight)
@@ -207,8 +218,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
 
     def explainer(self) -> Callable[[Any], Explanation]:
         """`explain` for many images: what does not depend on the image is computed once."""
-        state = self._fitted_state()
-        explain_pixels = explainer(state.start, state.support, state.fitted, state.plan)
+        explain_pixels = explainer(self._fitted_state())
         return lambda image: explain_pixels(self._pixels(as_items([image]))[0])
 
     def draw_explanation(self, image: Any, count: int = 8) -> "Figure":
@@ -228,7 +238,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
             explain: give every prediction its explanation.
         """
         state, fitted = self._fitted_state(), self._fitted_state().fitted.on(find_device(self.device))
-        why = explainer(state.start, state.support, state.fitted, state.plan) if explain else None
+        why = explainer(state) if explain else None
         stream = state.start.images.read_each(as_items(X), check_max_pixels(self.max_pixels))
         return predict_each(fitted, state.support.classes, stream, why)
 
@@ -241,6 +251,8 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
         return tags
 
     def _start(self) -> StartingPoint:
+        if isinstance(self.model, str) and self.model == "auto":
+            raise InputError("model='auto' is chosen by the images that are fitted: call fit first, or name a model")
         return load_starting_point(self.model, self.weights)
 
     def _chosen(self, items: list[Item], labels: list[Hashable]) -> Chosen:

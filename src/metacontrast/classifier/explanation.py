@@ -29,18 +29,17 @@ from jaxtyping import Float, Int, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metacontrast.classifier.candidates import Candidate, Plan, on_features
+from metacontrast.classifier.candidates import Candidate, on_features
 from metacontrast.classifier.fitted import Fitted, task_of
-from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.classifier.storage import State
 from metacontrast.classifier.support import Support
 from metacontrast.errors import InputError, one_line
-from metacontrast.maml.inner import Inner, standing_steps, task_losses, trajectory
+from metacontrast.maml.inner import standing_steps, task_losses, trajectory
 from metacontrast.model.frozen import freeze
 from metacontrast.model.head import class_means, one_hot
 from metacontrast.model.model import Model, apply_head
 from metacontrast.model.solvers import balanced_weights, penalty_unit
-from metacontrast.types import Head, Params, to_tensors
+from metacontrast.types import Head, Inner, Params, to_tensors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,10 +109,9 @@ class Explanation:
         return np.argsort(-np.abs(self.contributions), kind="stable")[:count].tolist()
 
 
-def explainer(
-    start: StartingPoint, support: Support, fitted: Fitted, plan: Plan
-) -> Callable[[UInt8[Tensor, "channel height width"]], Explanation]:
+def explainer(state: State) -> Callable[[UInt8[Tensor, "channel height width"]], Explanation]:
     """A function that explains the answer to one image; what does not depend on the image is done once."""
+    start, support, plan, fitted = state.start, state.support, state.plan, state.fitted
     model, params, x = task_of(start, support, "cpu", plan.random_head)
     if fitted.candidate.method == "adapted" and params.rates:
         raise InputError(
@@ -188,7 +186,7 @@ def contributions(found: Trace, query: Float[Tensor, " feature"], one: int, othe
 
 def draw_explanation(state: State, found: Explanation, pixels: Tensor, count: int = 8) -> "Figure":
     """The image, in the model's format, and the `count` support images that mattered most."""
-    from metacontrast.plots.thumbnails import ContributionPicture, draw_contributions
+    from metacontrast.plots.images import ContributionPicture, draw_contributions
 
     rows = found.strongest(count)
     return draw_contributions(
@@ -204,7 +202,7 @@ def draw_explanation(state: State, found: Explanation, pixels: Tensor, count: in
 
 def save_explanation(state: State, found: Explanation, pixels: Tensor, path: Path) -> Path:
     """Write the picture; letters that matplotlib's font does not have are drawn as boxes."""
-    from metacontrast.plots.style import save_figure
+    from metacontrast.plots import save_figure
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")

@@ -22,7 +22,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from metacontrast.classifier.fitted import Fitted, Network
-from metacontrast.classifier.labels import to_json
+from metacontrast.classifier.inputs import to_json
 from metacontrast.classifier.storage import State
 from metacontrast.errors import InputError, check_choice
 from metacontrast.files import as_utf8, atomic_path, check_writable

@@ -1,12 +1,10 @@
 """A support set learned: what answers for an image by itself, and for any number of images in turn."""
 
 import copy
-import os
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,20 +14,11 @@ from torch import Tensor, nn
 
 from metacontrast.classifier import confidence
 from metacontrast.classifier.candidates import PROTOTYPE, Candidate, Plan, on_features, solve, task_start, with_features
-from metacontrast.classifier.cross_validation import (
-    HeldOut,
-    Score,
-    Track,
-    best,
-    cross_validate,
-    report,
-    similarity,
-    unseen,
-)
-from metacontrast.classifier.image_format import ImageFormat
+from metacontrast.classifier.cross_validation import HeldOut, Score, best, cross_validate, report, similarity
 from metacontrast.classifier.starting_point import StartingPoint
-from metacontrast.classifier.support import Support
+from metacontrast.classifier.support import Support, Track, each_alone, unseen
 from metacontrast.data.decode import BATCH, Item, UnreadableImage
+from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import arithmetic
 from metacontrast.model.frozen import freeze
@@ -39,9 +28,6 @@ from metacontrast.types import Head, Params
 
 if TYPE_CHECKING:
     from metacontrast.classifier.explanation import Explanation
-
-GPU_BATCH = 256
-CPU = torch.device("cpu")
 
 
 class Network(nn.Module):
@@ -149,33 +135,6 @@ class Fitted:
     def device(self) -> torch.device:
         """Where the network is."""
         return self.network.weight.device
-
-
-def each_alone(
-    function: Callable[[Tensor], Any], pixels: UInt8[Tensor, "image channel height width"], device: torch.device = CPU
-) -> list[Any]:
-    """A function of images, applied to one image at a time on a CPU, in IEEE single precision.
-
-    Kernels are chosen by the shape of a batch and round differently, so only then is an image's result bit for bit the
-    same whatever else is asked. Every image has one thread, and there are as many at a time as PyTorch may use: that
-    is faster than several threads for each. A GPU would idle: there images pass in batches.
-    """
-
-    def one(part: Tensor) -> Any:
-        with torch.no_grad(), arithmetic("float32", device):
-            return function(part)
-
-    if device.type == "cuda":
-        return list(map(one, pixels.split(GPU_BATCH)))
-    threads = min(torch.get_num_threads(), os.cpu_count() or 1, len(pixels))
-    if threads < 2:
-        return list(map(one, pixels.split(1)))
-    before = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(one, pixels.split(1)))
-    finally:
-        torch.set_num_threads(before)
 
 
 def fit_support(

@@ -1,4 +1,4 @@
-"""Anything that people call an image, as the 8-bit pixels that `decode` takes.
+"""Anything that people call an image, as the 8-bit pixels that `decode` takes, and labels of any hashable kind.
 
 - a path, the bytes of a file, an open file, or a PIL image: any size and mode;
 - a NumPy array `(height, width)` or `(height, width, channel)`, whatever NumPy makes one of, or a tensor
@@ -14,6 +14,7 @@ itself, so that it is read alike in any company.
 """
 
 import logging
+import unicodedata
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from metacontrast.data.decode import Item, Source
-from metacontrast.data.folder import Found, Nested, class_files, find_classes, image_folders, split_classes
+from metacontrast.data.decode import ImageSource, Item
+from metacontrast.data.folder import image_folders
+from metacontrast.data.images import first_clash
 from metacontrast.errors import InputError
 from metacontrast.files import as_path, is_folder
 
 CHANNELS = (1, 3, 4)
+SCALARS = (str, bool, int, float)
 logger = logging.getLogger("metacontrast")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "y")
 IMAGE_COLUMNS = ("image", "img", "pixel_values", "picture", "photo")
@@ -45,25 +48,6 @@ def folder_of(images: Any) -> Path | None:
     if isinstance(images, str) and not images.strip():
         raise InputError("the name of the images' folder is empty: check the variable that it comes from")
     return as_path(images) if isinstance(images, str | Path) and is_folder(as_path(images)) else None
-
-
-def labelled_items(folder: Path, split: str = "train") -> list[Item]:
-    """The images of a folder of class folders; where it is divided into train, val and test, those of `split`."""
-    classes = split_classes(folder, class_files(folder), split)
-    return [
-        Item(label, file.relative_to(folder).as_posix(), file) for label, files in classes.items() for file in files
-    ]
-
-
-def fit_items(folder: Path, nested: Nested = "classes", split: str = "train") -> tuple[list[Item], Found]:
-    """What `fit` learns from: the images of a folder's classes, and all that was found and left out."""
-    found = find_classes(folder, nested, split)
-    items = [
-        Item(label, file.relative_to(folder).as_posix(), file)
-        for label, files in found.classes.items()
-        for file in files
-    ]
-    return items, found
 
 
 def dataset_items(images: Any) -> tuple[list[Item], list[Hashable]] | None:
@@ -130,7 +114,7 @@ def as_items(images: Any) -> list[Item]:
     return [Item("", *named) for named in _named(images)]
 
 
-def _named(images: Any) -> Iterator[tuple[str, Source]]:
+def _named(images: Any) -> Iterator[tuple[str, ImageSource]]:
     if isinstance(images, dict):
         yield from ((str(name), _source(image, str(name))) for name, image in images.items())
         return
@@ -139,7 +123,7 @@ def _named(images: Any) -> Iterator[tuple[str, Source]]:
         yield name, _source(image, name)
 
 
-def _source(image: Any, name: str) -> Source:
+def _source(image: Any, name: str) -> ImageSource:
     image = _unwrapped(image, name)
     if isinstance(image, str | Path):
         return as_path(image)
@@ -167,7 +151,7 @@ def _content(file: Any, name: str) -> bytes:
             file.seek(0)
         content = file.read()
     except (OSError, ValueError) as error:
-        raise InputError(f"{name} is a file that cannot be read ({error}): open it anew") from error
+        raise InputError(f"{name} is a file that cannot be read ({error}): open it again") from error
     if not isinstance(content, bytes):
         raise InputError(f"{name} is a file opened as text: open it with mode 'rb'")
     return content
@@ -195,7 +179,7 @@ def _check_stack(shape: tuple[int, ...], axes: tuple[int, ...], *, is_one: bool)
         raise InputError(f"shape {shape} looks like one image: put it in a list, predict([image])")
     if len(shape) not in axes:
         raise InputError(
-            f"shape {shape} is no stack of images: give a NumPy array (image, height, width[, channel]), a tensor "
+            f"shape {shape} is not a stack of images: give a NumPy array (image, height, width[, channel]), a tensor "
             "(image, channel, height, width) or a list"
         )
 
@@ -244,3 +228,116 @@ def _to_8_bits(array: np.ndarray, name: str) -> NDArray[np.uint8]:
     if low < 0 or high > top:
         raise InputError(f"{name} reaches from {low} to {high}, but {array.dtype} images lie between 0 and {top}")
     return np.rint(array.astype(np.float64) * (255 / top)).astype(np.uint8)
+
+
+def as_labels(labels: Any, images: int) -> list[Hashable]:
+    """The labels as plain Python values, checked: as many as there are images, hashable, none of them NaN."""
+    labels = as_numpy(labels)
+    if isinstance(labels, str | bytes) or not isinstance(labels, Iterable):
+        raise InputError(f"labels must be a list with a label for each image, not {type(labels).__name__}")
+    shape = getattr(labels, "shape", None)
+    if shape is not None and len(shape) != 1:
+        raise InputError(f"labels have shape {tuple(shape)}, but there must be one label for each image")
+    to_list = getattr(labels, "tolist", None)
+    plain = [as_plain(label) for label in (labels if to_list is None else to_list())]
+    if len(plain) != images:
+        raise InputError(f"{images} images and {len(plain)} labels: there must be one label for each image")
+    for label in plain:
+        _check_label(label)
+    return plain
+
+
+def distinct(labels: Sequence[Hashable], least: int = 2) -> list[Hashable]:
+    """Each label once, sorted where that is possible, else in order of first appearance; `least` of them or more."""
+    found = list(dict.fromkeys(labels))
+    _check_clashes([label for label in found if isinstance(label, str)])
+    if len(found) < least:
+        only = ", ".join(map(repr, found)) or "none"
+        raise InputError(
+            f"the images are of {len(found)} {'class' if len(found) == 1 else 'classes'} ({only}), but a classifier "
+            f"needs at least {least}: add one"
+        )
+    try:
+        return sorted(found)  # type: ignore[type-var]
+    except TypeError:
+        return found
+
+
+def as_array(classes: Sequence[Any]) -> NDArray[Any]:
+    """The labels as a one-dimensional array: of numbers or text where all are of one such kind, else of objects."""
+    kinds = {type(label) for label in classes}
+    if len(kinds) == 1 and kinds <= set(SCALARS):
+        return np.array(classes)
+    array = np.empty(len(classes), dtype=object)
+    array[:] = classes
+    return array
+
+
+def composed(names: Sequence[str]) -> list[Hashable]:
+    """Folder names in Unicode's composed form; two that become one are an `InputError`."""
+    _check_clashes(list(dict.fromkeys(names)))
+    return [unicodedata.normalize("NFC", name) for name in names]
+
+
+def check_reject_label(label: Any, classes: Sequence[Hashable]) -> Hashable:
+    """What a refused image is called, as a plain value; `InputError` where that is a class's label."""
+    plain = as_plain(label)
+    if not isinstance(plain, Hashable) or plain in classes:
+        raise InputError(f"reject_label={plain!r} is a class's label or not hashable: name one that no class has")
+    return plain
+
+
+def weighted_mean(values: Sequence[bool], weights: Any = None) -> float:
+    """The mean; `InputError` unless the weights are as many finite numbers, none below 0 and not all of them 0."""
+    if weights is None:
+        return float(np.mean(values))
+    try:
+        found = np.asarray(weights, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"sample_weight is not numeric ({error}): give one number for each image") from error
+    if found.shape != (len(values),):
+        raise InputError(
+            f"sample_weight has shape {found.shape}, but there are {len(values)} images: give one for each"
+        )
+    if not np.isfinite(found).all() or found.min() < 0 or found.sum() == 0:
+        raise InputError("sample_weight must be finite, 0 or more, and not 0 everywhere")
+    return float(np.average(values, weights=found))
+
+
+def to_json(label: Hashable) -> Any:
+    """A label as JSON has it, a tuple as a list; an `InputError` for what JSON has not.
+
+    >>> from_json(to_json(("left", (1, 2.5))))
+    ('left', (1, 2.5))
+    """
+    if type(label) is tuple:
+        return [to_json(part) for part in label]
+    if type(label) not in SCALARS:
+        raise InputError(
+            f"label {label!r} is a {type(label).__name__}, which cannot be written to a file: use text, numbers or "
+            "tuples of them as labels"
+        )
+    return label
+
+
+def from_json(label: Any) -> Hashable:
+    """The label that `to_json` wrote."""
+    return tuple(map(from_json, label)) if isinstance(label, list) else label
+
+
+def as_plain(label: Any) -> Any:
+    """NumPy's and PyTorch's single numbers as Python's: the latter are equal to nothing but themselves."""
+    is_number = isinstance(label, np.generic) or (isinstance(label, torch.Tensor) and label.ndim == 0)
+    return label.item() if is_number else label
+
+
+def _check_clashes(names: Sequence[str]) -> None:
+    if clash := first_clash(names):
+        raise InputError(f"labels {clash[0]!r} and {clash[1]!r} are the same text to a reader: rename one of them")
+
+
+def _check_label(label: object) -> None:
+    if not isinstance(label, Hashable):
+        raise InputError(f"label {label!r} is a {type(label).__name__}, not hashable: use text or numbers")
+    if label is None or label != label:
+        raise InputError(f"a label is {label!r}: give every image a label, or leave the image out")

@@ -9,14 +9,15 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from PIL import Image
+from torch import Tensor
 
 from metacontrast import html
 from metacontrast.classifier.explanation import as_seen
 from metacontrast.classifier.fitted import Prediction
-from metacontrast.classifier.reading import pictures
 from metacontrast.classifier.storage import State
+from metacontrast.classifier.support import pictures
 from metacontrast.errors import InputError
 
 MISTAKES = 24
@@ -25,13 +26,13 @@ WIDEST = 30
 
 @dataclass(frozen=True)
 class Mistake:
-    """An image that was answered wrongly, with the answer's probability."""
+    """An image that was answered wrongly, with the answer's probability and the pixels that the model saw."""
 
     image: str
     label: Hashable
     answer: Hashable
     probability: float
-    png: bytes
+    pixels: UInt8[Tensor, "channel height width"]
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,20 @@ class Report:
         return wilson_interval(self.right, self.images)
 
     @property
-    def recalls(self) -> list[float]:
-        """Of each class, the share of its images that was classified correctly."""
-        counts = self.confusion.sum(1)
-        right = [self.confusion[k, k] if k < self.known else 0 for k in range(len(self.classes))]
-        return [int(r) / int(n) if n else math.nan for r, n in zip(right, counts, strict=True)]
+    def counts(self) -> list[int]:
+        """How many images of each class were answered."""
+        return self.confusion.sum(1).tolist()
+
+    @property
+    def recalls(self) -> list[float | None]:
+        """Of each class, the share of its images that was classified correctly; None for a class without images."""
+        right = [int(self.confusion[k, k]) if k < self.known else 0 for k in range(len(self.classes))]
+        return [r / n if n else None for r, n in zip(right, self.counts, strict=True)]
 
     @property
     def balanced_accuracy(self) -> float:
         """The mean of the recalls."""
-        return float(np.nanmean(self.recalls))
+        return float(np.mean([recall for recall in self.recalls if recall is not None]))
 
 
 def wilson_interval(right: int, images: int, z: float = 1.96) -> tuple[float, float]:
@@ -111,15 +116,14 @@ def report_on(state: State, labels: Sequence[Hashable], answers: Iterator[Predic
         confusion[number[label], len(known) if answer.rejected else number[answer.label]] += 1
         if not answer.rejected and answer.label != label:
             assert answer.pixels is not None
-            png = _png(as_seen(state, pictures(answer.pixels[None])[0]))
-            mistakes.append(Mistake(answer.image, label, answer.label, answer.probability, png))
+            mistakes.append(Mistake(answer.image, label, answer.label, answer.probability, answer.pixels))
             mistakes = sorted(mistakes, key=lambda each: -each.probability)[:MISTAKES]
     if not confusion.sum():
         raise InputError("none of the images could be read: there is nothing to score")
     return Report(tuple(classes), confusion, len(known), tuple(mistakes), tuple(unreadable))
 
 
-def as_page(report: Report, title: str) -> str:
+def as_page(report: Report, state: State, title: str) -> str:
     """The report as one HTML page without anything beside it."""
     low, high = report.interval
     body = [
@@ -142,7 +146,10 @@ def as_page(report: Report, title: str) -> str:
     if report.mistakes:
         body.append(html.heading("The most confident mistakes"))
         body += [
-            html.png_figure(each.png, f"{each.image}: {each.label}, taken for {each.answer} ({each.probability:.0%})")
+            html.png_figure(
+                _png(as_seen(state, pictures(each.pixels[None])[0])),
+                f"{each.image}: {each.label}, taken for {each.answer} ({each.probability:.0%})",
+            )
             for each in report.mistakes
         ]
     if report.unreadable:
@@ -153,13 +160,13 @@ def as_page(report: Report, title: str) -> str:
 def _class_rows(report: Report) -> list[list[str]]:
     rows = []
     names = [*report.classes[: report.known], "refused"]
-    for k, (label, recall) in enumerate(zip(report.classes, report.recalls, strict=True)):
+    for k, (label, count, recall) in enumerate(zip(report.classes, report.counts, report.recalls, strict=True)):
         wrong = report.confusion[k].copy()
         if k < report.known:
             wrong[k] = 0
         most = f"{names[int(wrong.argmax())]} ({wrong.max()})" if wrong.max() else ""
-        share = f"{100 * recall:.1f} %" if k < report.known else "not a class of the classifier"
-        rows.append([str(label), str(report.confusion[k].sum()), share, most])
+        share = "" if recall is None else f"{100 * recall:.1f} %"
+        rows.append([str(label), str(count), share if k < report.known else "not a class of the classifier", most])
     return rows
 
 

@@ -17,17 +17,24 @@ from sklearn.base import BaseEstimator
 
 from metacontrast.classifier import storage
 from metacontrast.classifier.candidates import Plan, check_max_pixels
-from metacontrast.classifier.labels import as_plain, check_reject_label, from_json, to_json
-from metacontrast.classifier.model_folder import load_starting_point, save_starting_point
-from metacontrast.classifier.starting_point import StartingPoint
+from metacontrast.classifier.inputs import as_plain, check_reject_label, from_json, to_json
+from metacontrast.classifier.starting_point import StartingPoint, load_starting_point, save_starting_point
 from metacontrast.classifier.storage import FORMAT, State
 from metacontrast.errors import InputError
-from metacontrast.files import as_path, parse_json
+from metacontrast.files import as_path, parse_json, write_text
 
 Own = TypeVar("Own", bound="Sharing")
 REPOSITORY = re.compile(r"(?:https?://)?(?:hf\.co/|huggingface\.co/)?([\w.-]+/[\w.-]+)")
 FILES = ("config.json", "model*.safetensors")
 NOT_SAVED = ("model", "weights", "device", "verbose")
+CARD = "README.md"
+_HEADER = """---
+library_name: metacontrast
+pipeline_tag: image-classification
+tags:
+- few-shot-learning
+---
+"""
 
 
 class Sharing(BaseEstimator):
@@ -61,9 +68,10 @@ class Sharing(BaseEstimator):
         return cls(model, **parameters)
 
     def save_pretrained(self, folder: str | Path, *, weights_inside: bool = False) -> None:
-        """Write the starting point, without what was fitted: `config.json` and `model.safetensors`.
+        """Write the starting point, without what was fitted: `config.json`, `model.safetensors` and a model card.
 
-        Where `steps`, `lr` or `scope` are given they become what the saved model adapts with by default.
+        The card is `README.md`, and an existing one is kept. Where `steps`, `lr` or `scope` are given they become what
+        the saved model adapts with by default.
 
         Args:
             weights_inside: write the weights of an encoder from elsewhere too, not its name and digest alone.
@@ -71,6 +79,7 @@ class Sharing(BaseEstimator):
         start = self.state_.start if self.model == "auto" and hasattr(self, "state_") else self._start()
         start = replace(start, inner=self._plan(start).inner)
         save_starting_point(start, as_path(folder), weights_inside=weights_inside)
+        write_card(as_path(folder), as_path(folder).resolve().name, None)
 
     def save(self, folder: str | Path, *, weights_inside: bool = False) -> None:
         """Write the fitted classifier: `config.json` and `model.safetensors`.
@@ -121,7 +130,7 @@ class Sharing(BaseEstimator):
 
 
 def downloaded(name: Any) -> Path | None:
-    """The folder of a repository's files, from the Hub's cache or the network; None where the name is no repository.
+    """The folder of a repository's files, from the Hub's cache or the network; None where the name is not a repository.
 
     A folder of that name on this machine comes first.
     """
@@ -152,11 +161,12 @@ def push(repository: str, write: Callable[[Path], None], state: State | None, pr
         state: of a fitted classifier, for the card.
     """
     if (found := REPOSITORY.fullmatch(repository)) is None:
-        raise InputError(f"{repository!r} is no repository: write user/name")
+        raise InputError(f"{repository!r} is not a repository: write user/name")
     hub = _library("the Hub")
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder))
-        (Path(folder) / "README.md").write_text(card(found[1], state), encoding="utf-8")
+        (Path(folder) / CARD).unlink(missing_ok=True)
+        write_card(Path(folder), found[1], state)
         try:
             hub.create_repo(found[1], private=private, exist_ok=True)
             return str(hub.upload_folder(repo_id=found[1], folder_path=folder, ignore_patterns=[".*"]))
@@ -166,24 +176,33 @@ def push(repository: str, write: Callable[[Path], None], state: State | None, pr
             ) from error
 
 
-def card(repository: str, state: State | None) -> str:
-    """A model card: facts for the Hub, then for a reader."""
-    head = ["---", "library_name: metacontrast", "pipeline_tag: image-classification", "tags:", "- few-shot-learning"]
+def write_card(folder: Path, name: str, state: State | None) -> None:
+    """Write a model card, the Hub's header and a text for readers, unless the folder has one.
+
+    Args:
+        name: of the repository or folder.
+        state: of a fitted classifier.
+    """
+    if not (folder / CARD).exists():
+        write_text(folder / CARD, "\n".join([_HEADER, f"# {name}", "", *_contents(state), "", *_use(name), ""]))
+
+
+def _contents(state: State | None) -> list[str]:
+    """What a model card says of a classifier, or of a model to start from."""
     if state is None:
-        return "\n".join([*head, "---", f"# {repository}", "", "A model to start from.", "", _use(repository), ""])
+        return ["A model for few-shot classification, to fit to a few images of each class."]
     chosen = next((score for score in state.fitted.scores if score.chosen), None)
-    body = [f"# {repository}", "", f"A classifier of {len(state.support.classes)} classes on `{state.start.name}`.", ""]
+    lines = [f"A classifier of {len(state.support.classes)} classes on `{state.start.name}`.", ""]
     if chosen is not None:
         value = f"{100 * chosen.balanced_accuracy:.1f} %"
-        body += [f"Balanced accuracy in cross-validation: {value} of {chosen.images} images.", ""]
+        lines += [f"Balanced accuracy in cross-validation: {value} of {chosen.images} images.", ""]
     counts = zip(state.support.classes, state.support.counts.tolist(), strict=True)
-    body += [f"- {json.dumps(str(name), ensure_ascii=False)}: {count} images" for name, count in counts]
-    return "\n".join([*head, "---", *body, "", _use(repository), ""])
+    return lines + [f"- {json.dumps(str(name), ensure_ascii=False)}: {count} images" for name, count in counts]
 
 
-def _use(repository: str) -> str:
-    lines = ("from metacontrast import FewShotClassifier", "", f'FewShotClassifier.from_pretrained("{repository}")')
-    return "\n".join(["```python", *lines, "```"])
+def _use(name: str) -> list[str]:
+    lines = ("from metacontrast import FewShotClassifier", "", f"FewShotClassifier.from_pretrained({name!r})")
+    return ["```python", *lines, "```"]
 
 
 def _library(what: str) -> Any:

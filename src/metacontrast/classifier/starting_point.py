@@ -1,6 +1,13 @@
-"""What a classifier starts from: a meta-trained model, or any encoder, with the kind of images that it sees."""
+"""What a classifier starts from: a meta-trained model, or any encoder, with the kind of images that it sees.
 
+It is named by one of the models that come with the package, by a folder, which is what `metacontrast train` wrote or
+what `save_starting_point` wrote (`config.json` and `model.safetensors`), or by a source of encoders (see `sources`).
+An encoder from elsewhere is written as its name and the digest of its weights, or with its weights.
+"""
+
+import copy
 import dataclasses
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,22 +16,22 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from metacontrast.classifier import sources
 from metacontrast.classifier.candidates import HeadChoice
-from metacontrast.classifier.image_format import ImageFormat
-from metacontrast.classifier.sources import Source
-from metacontrast.data.catalog import DATASETS, FOLDER
+from metacontrast.classifier.stored_values import stored_inner, stored_source
+from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError, check_choice
-from metacontrast.files import as_path
-from metacontrast.maml.inner import Inner
+from metacontrast.files import as_path, check_writable, parse_json, write_text
 from metacontrast.methods import METHODS
 from metacontrast.model.frozen import freeze
 from metacontrast.model.model import Model
-from metacontrast.training.config import TrainConfig
-from metacontrast.training.run import TrainedRun
-from metacontrast.types import Head, Params, map_params
+from metacontrast.training import checkpoint, sources
+from metacontrast.training.run import TrainedRun, load_run, save_model
+from metacontrast.training.sources import TENSORS, Source, find_model
+from metacontrast.training.start import INNER, format_of
+from metacontrast.types import Head, Inner, Params, map_params
 
-INNER = Inner(steps=20, lr=0.3, scope="head")
+FORMAT, VERSION = "metacontrast-model", 2
+CONFIG = "config.json"
 RIDGE_TEMPERATURE = 0.05
 BatchStats = Literal["running", "support"]
 
@@ -65,6 +72,13 @@ class StartingPoint:
     def batch_stats(self) -> BatchStats:
         """Which statistics its batch norms use."""
         return "running" if self.model.norm == "running" else "support"
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The encoder as a module of its own, with the parameters in it."""
+        module = copy.deepcopy(self.model.encoder)
+        module.load_state_dict(self.params.encoder, strict=False)
+        return module
 
     @cached_property
     def frozen_encoder(self) -> nn.Module:
@@ -113,6 +127,8 @@ class StartingPoint:
 def from_source(name: str, weights: str | Path | None = None, *, trained: bool = True) -> StartingPoint:
     """The starting point on an encoder of `sources`, frozen and with its running averages.
 
+    One that a user's own function returns is itself, with its inner loop, head and parameters.
+
     Args:
         weights: a file of safetensors in place of the source's own weights.
         trained: False leaves the weights to be loaded later.
@@ -120,6 +136,10 @@ def from_source(name: str, weights: str | Path | None = None, *, trained: bool =
     built = sources.build(name, None if weights is None else as_path(weights), trained=trained)
     digest = built.digest or sources.digest_of(built.encoder)
     source = Source(name, digest, not name.startswith("python:") and weights is None)
+    if isinstance(built.made, StartingPoint):
+        if weights is not None:
+            raise InputError(f"{name} returns a starting point, which has its weights: leave out weights")
+        return dataclasses.replace(built.made, name=name, source=None if built.made.run else source)
     return from_module(built.encoder, built.images, INNER, 0, "running", source, "auto")
 
 
@@ -134,7 +154,7 @@ def from_module(
 ) -> StartingPoint:
     """The starting point on a module; the arguments are those of `StartingPoint.from_encoder`."""
     check_choice("batch_stats", batch_stats, ("running", "support"))
-    size = feature_size or getattr(encoder, "feature_size", 0) or _feature_size(encoder, images, source.name)
+    size = feature_size or getattr(encoder, "feature_size", 0) or sources.feature_size(encoder, images, source.name)
     norm = "running" if batch_stats == "running" else "inductive"
     model = Model(encoder, ways=2, feature_size=size, head="zeroed", norm=norm)
     frozen: HeadChoice = "auto" if inner.scope == "head" else "adapted"
@@ -142,41 +162,181 @@ def from_module(
 
 
 def _own_params(model: Model) -> Params:
-    """The encoder's own values, which `Model.init` draws anew for encoders of this library, and a head of zeros."""
+    """The encoder's own values, which `Model.init` draws again for encoders of this library, and a head of zeros."""
     own = {name: p.detach().clone() for name, p in model.encoder.named_parameters() if name in model._trained}
     like = next(iter(own.values()), torch.zeros(0))
     return Params(own, Head(like.new_zeros(model.ways, model.feature_size), like.new_zeros(model.ways)))
 
 
-def _feature_size(encoder: nn.Module, images: ImageFormat, name: str) -> int:
-    """The length of the features of a grey image."""
-    was_training = encoder.training
-    try:
-        with torch.no_grad():
-            found = encoder.eval()(images.to_input(torch.full((2, *images.shape), 127, dtype=torch.uint8)))
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0][:200]
-        raise InputError(
-            f"the encoder {name} fails on an image of its size ({reason}): check its image format"
-        ) from error
-    finally:
-        encoder.train(was_training)
-    if not isinstance(found, torch.Tensor) or found.ndim != 2 or len(found) != 2:
-        shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
-        raise InputError(f"the encoder {name} gives {shape} for 2 images, not (2, features): end it in nn.Flatten()")
-    if not found.isfinite().all():
-        raise InputError(f"the encoder {name} gives NaN or infinity for a grey image: its weights are not usable")
-    return found.shape[1]
-
-
 def from_run(name: str, run: TrainedRun) -> StartingPoint:
     """The starting point that a trained run is."""
-    channels, size, _ = run.image_shape
-    images = ImageFormat(channels, size, _resample(run.config), run.config.invert, run.mean, run.std)
     inner = dataclasses.replace(run.config.inner(), order="first", direction=None)
     head = METHODS[run.config.method].predicts
-    return StartingPoint(name, run.model.with_norm("inductive"), run.params, images, inner, run, head=head)
+    model = run.model if run.model.norm == "running" else run.model.with_norm("inductive")
+    return StartingPoint(name, model, run.params, format_of(run), inner, run, head=head)
 
 
-def _resample(config: TrainConfig) -> Any:
-    return config.resample or DATASETS.get(config.dataset, FOLDER).resample
+def load_starting_point(model: Any, weights: str | Path | None = None) -> StartingPoint:
+    """The starting point of that name or in that folder; one that is given is itself.
+
+    Args:
+        weights: a file of safetensors for an encoder of `sources`.
+    """
+    if weights is not None and not (isinstance(model, str) and sources.is_source(model)):
+        raise InputError(
+            f"weights={str(weights)!r} are for an encoder such as python:package.module:factory: leave it out"
+        )
+    if isinstance(model, StartingPoint):
+        return model
+    if not isinstance(model, str | Path):
+        raise InputError(f"model={model!r}, but it must be a name, a folder or a StartingPoint")
+    if isinstance(model, str) and sources.is_source(model):
+        return from_source(model, weights)
+    folder = find_model(model)
+    facts = _read_format(folder / CONFIG)
+    if "source" in facts:
+        return _load_sourced(facts, folder)
+    start = from_run(str(model), load_run(folder))
+    chosen = facts.get("adaptation")
+    return start if chosen is None else dataclasses.replace(start, inner=stored_inner(chosen, folder / CONFIG))
+
+
+def rebuild(facts: Any, tensors: dict[str, torch.Tensor], where: Path, given: StartingPoint | None) -> StartingPoint:
+    """The starting point on an encoder that a file names, a check of its digest included.
+
+    Args:
+        facts: what `source_facts` wrote.
+        tensors: of the encoder, where they lie in the file.
+        given: what the caller says that it is; a user's own code is run only then.
+    """
+    source, images, inner = stored_source(facts, where)
+    if given is None:
+        if not source.can_build and not tensors:
+            raise InputError(
+                f"{where} starts from the encoder {source.name}, which cannot be rebuilt from its name alone: give it "
+                "again (model=...)"
+            )
+        if not sources.is_source(source.name) or source.name.startswith("python:"):
+            raise InputError(f"{where} starts from the user's own encoder {source.name}: give it again (model=...)")
+        built = sources.build(source.name, trained=not tensors)
+        if tensors:
+            sources.load_tensors(built.encoder, tensors, f"{where}: its tensors are not those of {source.name}")
+        digest = built.digest if built.digest and not tensors else sources.digest_of(built.encoder)
+        known = Source(source.name, digest, source.can_build)
+        given = from_module(built.encoder, images, inner, 0, facts["batch_stats"], known, facts["head"])
+    digest = given.source.digest if given.source else "none"
+    expected = facts.get("stored_digest") if tensors else source.digest
+    if digest != expected:
+        raise InputError(
+            f"{where} was made with other weights of {source.name} (SHA-256 {str(expected)[:12]}…, these have "
+            f"{digest[:12]}…): give the same ones, or fit again"
+        )
+    return dataclasses.replace(given, images=images, inner=inner, head=facts["head"], source=source)
+
+
+def source_facts(start: StartingPoint, stored: bool) -> dict[str, Any]:
+    """What a file says of a starting point on an encoder from elsewhere."""
+    assert start.source is not None
+    if stored and start.batch_stats == "support":
+        raise InputError(
+            f"the weights of {start.name} cannot be written beside the statistics of a support set: leave out "
+            "weights_inside"
+        )
+    about = dataclasses.asdict(start.source) | {"batch_stats": start.batch_stats, "head": start.head}
+    about |= {"images": dataclasses.asdict(start.images), "adaptation": start.inner.plain_values()}
+    return about | {"stored_digest": sources.digest_of(start.encoder)} if stored else about
+
+
+def source_tensors(start: StartingPoint) -> dict[str, torch.Tensor]:
+    """The encoder's weights."""
+    return sources.stored_tensors(start.encoder)
+
+
+def load_model(model: str | Path) -> TrainedRun:
+    """The trained model of that name or in that folder; one that was saved adapts as it was saved to."""
+    folder = find_model(model)
+    facts = _read_format(folder / CONFIG)
+    if "source" in facts:
+        raise InputError(f"{folder} holds an encoder from elsewhere, not a model trained here: give it to fit")
+    run = load_run(folder)
+    if "adaptation" not in facts:
+        return run
+    inner = stored_inner(facts["adaptation"], folder / CONFIG)
+    fields = {"inner_steps": inner.steps, "inner_lr": inner.lr, "inner_scope": inner.scope, "inner_loss": inner.loss}
+    return dataclasses.replace(run, config=dataclasses.replace(run.config, **fields, eval_steps=(inner.steps,)))
+
+
+def save_starting_point(start: StartingPoint, folder: Path, *, weights_inside: bool = False) -> None:
+    """Write `config.json` and `model.safetensors`; `start.inner` becomes how the model adapts unless told otherwise.
+
+    Args:
+        weights_inside: of an encoder from elsewhere, write its weights; otherwise its name and digest are written.
+    """
+    check_replaceable(folder, FORMAT)
+    facts: dict[str, Any] = {"format": FORMAT, "format_version": VERSION if start.run is None else 1}
+    if start.run is None:
+        tensors = source_tensors(start) if weights_inside else {}
+        checkpoint.save(folder / TENSORS, checkpoint.Stored(tensors, {}))
+        facts |= {"source": source_facts(start, weights_inside)}
+    else:
+        save_model(folder, start.run)
+        facts |= {"images": _image_facts(start.images), "adaptation": start.inner.plain_values()}
+        facts |= {"updates": start.run.updates, "config": dataclasses.asdict(start.run.config)}
+    write_text(folder / CONFIG, json.dumps(facts, indent=1) + "\n")
+
+
+def _image_facts(images: ImageFormat) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(images).items() if name != "crop" or value is not None}
+
+
+def _load_sourced(facts: dict[str, Any], folder: Path) -> StartingPoint:
+    return rebuild(facts["source"], checkpoint.load(folder / TENSORS).tensors, folder / CONFIG, None)
+
+
+def check_format(text: bytes, file: Path, known: str, version: int) -> dict[str, Any]:
+    """What a configuration file says, after a check of its format and version."""
+    try:
+        facts = parse_json(text)
+    except ValueError as error:
+        raise InputError(
+            f"{file} cannot be read ({error}): the folder is incomplete or damaged, copy it again"
+        ) from error
+    if not isinstance(facts, dict) or facts.get("format") != known:
+        raise InputError(f"{file} is not that of a {known}: check the folder's name")
+    if facts.get("format_version") not in range(1, version + 1):
+        raise InputError(
+            f"{file} has format version {facts.get('format_version')}, this library reads 1 to {version}: "
+            "use the version of metacontrast that wrote it, or a newer one"
+        )
+    return facts
+
+
+def check_replaceable(folder: Path, known: str) -> None:
+    """Raise when `folder` cannot be written, or holds a model of another kind, such as a training run."""
+    check_writable(folder)
+    if any((folder / name).exists() for name in (CONFIG, TENSORS)) and _format_of(folder / CONFIG) != known:
+        raise InputError(f"{folder} holds files that are not those of a {known}: choose another folder to write to")
+
+
+def _format_of(file: Path) -> str | None:
+    try:
+        return parse_json(file.read_text(encoding="utf-8"))["format"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _read_format(file: Path) -> dict[str, Any]:
+    """A run directory's configuration names no format; a saved model's must be one that is known here."""
+    if not file.exists() and not file.with_name(TENSORS).exists():
+        raise InputError(f"{file.parent} holds no trained model yet: train at least to the first checkpoint")
+    try:
+        text = file.read_bytes()
+        facts = parse_json(text)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}): the folder holds no model or is incomplete") from error
+    if isinstance(facts, dict) and facts.get("format") == "metacontrast-classifier":
+        raise InputError(
+            f"{file.parent} holds a fitted classifier, not a meta-trained model: give the model that it was fitted "
+            "from (`metacontrast predict` and FewShotClassifier.load take the classifier)"
+        )
+    return check_format(text, file, FORMAT, VERSION) if not isinstance(facts, dict) or "format" in facts else facts

@@ -6,7 +6,7 @@ is written as its name and digest, or with its weights where that is asked for; 
 for the support images.
 
 Saving over a classifier writes `model-N.safetensors` beside the old file, N being the next number, then replaces
-`config.json` in one step, then removes the old file: whoever reads meanwhile finds one whole classifier, the old or the
+`config.json` in one step, then removes the old file: a concurrent reader finds one complete classifier, the old or the
 new, and needs no lock.
 """
 
@@ -26,27 +26,28 @@ from torch import Tensor
 from metacontrast.classifier.candidates import Candidate, Plan
 from metacontrast.classifier.cross_validation import Score
 from metacontrast.classifier.fitted import Fitted, Network
-from metacontrast.classifier.labels import from_json, to_json
-from metacontrast.classifier.model_folder import (
+from metacontrast.classifier.inputs import from_json, to_json
+from metacontrast.classifier.starting_point import (
     CONFIG,
-    TENSORS,
+    StartingPoint,
     check_format,
     check_replaceable,
+    from_run,
     rebuild,
     source_facts,
     source_tensors,
 )
-from metacontrast.classifier.starting_point import StartingPoint, from_run
 from metacontrast.classifier.stored_values import CLASSIFIER, RUN, check_values, stored_images
 from metacontrast.classifier.support import Support
 from metacontrast.errors import InputError
 from metacontrast.files import as_utf8, exclusive, is_folder, remove_leftovers, why_no_folder, write_text
-from metacontrast.maml.inner import Inner
 from metacontrast.model.frozen import frozen_like
 from metacontrast.training import checkpoint
+from metacontrast.training.checkpoint import ModelFacts
 from metacontrast.training.config import config_from_values
-from metacontrast.training.run import TrainedRun
-from metacontrast.types import Head, to_named
+from metacontrast.training.run import run_from_tensors, run_tensors
+from metacontrast.training.sources import TENSORS
+from metacontrast.types import Head, Inner
 
 FORMAT, VERSION = "metacontrast-classifier", 3
 PATIENCE = 60.0
@@ -199,7 +200,7 @@ def _about_start(start: StartingPoint, weights_inside: bool) -> dict[str, Any]:
 
 def _tensors(state: State, weights_inside: bool) -> dict[str, Tensor]:
     start, support = state.start, state.support
-    before = to_named(start.params) if start.run is not None else source_tensors(start) if weights_inside else {}
+    before = run_tensors(start.run) if start.run is not None else source_tensors(start) if weights_inside else {}
     network = state.fitted.network.state_dict()
     if support.features is not None:
         network = {name: t for name, t in network.items() if not name.startswith("encoder.")}
@@ -252,9 +253,8 @@ def _start(
     check_values(facts, RUN, folder / CONFIG)
     config = config_from_values(about["config"], str(folder / CONFIG))
     form = stored_images(facts["images"], folder / CONFIG)
-    model = config.model(form.shape)
-    params = checkpoint.params_from_tensors(model.empty_params(), tensors, str(folder / TENSORS))
-    run = TrainedRun(config, model, params, about["updates"], form.shape, form.mean, form.std)
+    known = ModelFacts(about["updates"], form.shape, form.mean, form.std)
+    run = run_from_tensors(config, known, tensors, str(folder / TENSORS))
     return dataclasses.replace(from_run(about["name"], run), inner=Inner(**about["adaptation"]))
 
 

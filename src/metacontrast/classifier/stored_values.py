@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from metacontrast.classifier.candidates import HEADS, METHODS, MOST_STEPS
-from metacontrast.classifier.image_format import ImageFormat
-from metacontrast.classifier.labels import from_json
-from metacontrast.classifier.sources import Source
+from metacontrast.classifier.inputs import from_json
 from metacontrast.data.catalog import LARGEST_SIZE
-from metacontrast.data.options import Resample
+from metacontrast.data.decode import Resample
+from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError
-from metacontrast.maml.inner import Inner, LossName, Order, Scope
+from metacontrast.training.sources import Source
+from metacontrast.types import Inner, LossName, Order, Scope
 
 Rule = tuple[Callable[[Any], bool], str]
 LARGEST = 1e300
@@ -44,7 +44,9 @@ def stored_inner(values: Any, where: Path) -> Inner:
     try:
         return Inner(**values)
     except TypeError as error:
-        raise InputError(f"{where} does not say how to adapt ({error}): it is damaged or not from here") from error
+        raise InputError(
+            f"{where} does not say how to adapt ({error}): it is damaged or from another program"
+        ) from error
 
 
 def stored_source(facts: Any, where: Path) -> tuple[Source, ImageFormat, Inner]:
@@ -62,7 +64,9 @@ def stored_images(values: Any, where: Path) -> ImageFormat:
     try:
         return ImageFormat(**values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])})
     except TypeError as error:
-        raise InputError(f"{where} does not describe images ({error}): it is damaged or not from here") from error
+        raise InputError(
+            f"{where} does not describe images ({error}): it is damaged or from another program"
+        ) from error
 
 
 def _values(facts: Any, keys: Sequence[str]) -> Iterator[Any]:

@@ -1,17 +1,52 @@
-"""The images that a classifier learns from, in an order that does not depend on how they were given."""
+"""What a classifier learns from: labelled images of any kind, read, as a frozen encoder's features where there is one.
 
-from collections.abc import Hashable, Sequence
+They are kept in an order that does not depend on how they were given.
+"""
+
+import copy
+import logging
+import os
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
+from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
-from metacontrast.classifier.labels import distinct
+from metacontrast.classifier.inputs import as_items, as_labels, composed, dataset_items, distinct, folder_of
+from metacontrast.classifier.starting_point import StartingPoint
+from metacontrast.data.decode import BATCH, Item
+from metacontrast.data.folder import Found, Nested, Use, find_classes, image_folders, items_of
+from metacontrast.data.image_format import ImageFormat
+from metacontrast.data.images import ClassImages, group_by_class
 from metacontrast.errors import InputError
+from metacontrast.files import as_path, why_no_folder
+from metacontrast.maml.engine import arithmetic
 
-ENOUGH_HELD_OUT = 500
+PICTURE, GPU_BATCH = 64, 256
+CPU = torch.device("cpu")
+ADVICE = "replace or remove them, or raise max_pixels for those that are too large"
+
+logger = logging.getLogger("metacontrast")
+
+Track = Callable[[Sequence[Any], str, str], Iterable[Any]]
+
+
+def unseen(work: Sequence[Any], name: str, unit: str) -> Iterable[Any]:
+    """The work itself, without a progress bar."""
+    return work
+
+
+def with_bar(work: Sequence[Any], name: str, unit: str) -> Iterable[Any]:
+    """The work, with a progress bar on standard error while it is gone through."""
+    return tqdm(work, desc=name, unit=unit, leave=False)
 
 
 @dataclass(frozen=True)
@@ -73,18 +108,158 @@ def join(one: Support, other: Support) -> Support:
     return make_support(images, [*one.labels, *other.labels], [*one.names, *other.names], features, least=1)
 
 
-def held_out_folds(y: Int[Tensor, " image"], folds: int) -> list[np.ndarray]:
-    """Row numbers that are left out together, each image of a class with at least two once, some always staying.
+def images_from_dataset(data: Any, images: ImageFormat, name: str = "data set") -> ClassImages:
+    """A data set of labelled images of any size, to draw tasks from.
 
-    Fold f holds out the images f, f + k, … of every class, k the number of folds: with k images per class that is one
-    of each. A class with one image is never held out; it stays as a class to be confused with. Once 500 images were
-    held out the folds that follow are left out: more would say little more.
+    Args:
+        data: pairs `(image, label)` with `classes`, as torchvision has them, or rows with `image` and `label`, as
+            Hugging Face has them.
+        images: what the images are made to look like.
+        name: what they are called in messages and records.
+
+    Raises:
+        InputError: it is no such data set, or an image cannot be read.
     """
-    labels = y.numpy()
-    counts = np.bincount(labels)
-    rank = np.concatenate([np.arange(count) for count in counts])[np.argsort(np.argsort(labels, kind="stable"))]
-    k = min(folds, int(counts.max()))
-    held = [np.flatnonzero((rank % k == f) & (counts[labels] > 1)) for f in range(k)] if k > 1 else []
-    held = [rows for rows in held if len(rows)]
-    before = np.cumsum([0, *map(len, held)])
-    return [rows for rows, earlier in zip(held, before, strict=False) if earlier < ENOUGH_HELD_OUT]
+    if (found := dataset_items(data)) is None:
+        raise InputError(
+            f"{name} is a {type(data).__name__}, not a data set: give pairs (image, label) or rows of both"
+        )
+    items, pixels = images.read(found[0])
+    labels = as_labels(found[1], len(items))
+    classes = distinct(labels)
+    rows = {label: [row for row, own in enumerate(labels) if own == label] for label in classes}
+    by_class = [(str(label), pixels[rows[label]].numpy()) for label in classes]
+    return group_by_class(name, by_class, mean=images.mean, std=images.std)
+
+
+class Labelled(NamedTuple):
+    """Items whose `label` is the position of their label in `labels`, and what a folder held besides."""
+
+    items: list[Item]
+    labels: list[Hashable]
+    found: Found | None = None
+
+
+class Read(NamedTuple):
+    """The items that could be read; their pixels, or small pictures and the features of a frozen encoder."""
+
+    items: list[Item]
+    images: UInt8[Tensor, "image channel height width"]
+    features: Float[Tensor, "image feature"] | None
+
+
+def labelled(X: Any, y: Any = None, nested: Nested = "classes", use: Use = "train") -> Labelled:
+    """Items and their labels: those given, those of a data set, or those that a folder's folders are.
+
+    Args:
+        nested, use: as of `find_classes`, for a folder.
+    """
+    folder = folder_of(X)
+    if folder is not None and y is None:
+        found = find_classes(folder, nested, use)
+        items = list(items_of(folder, found.classes))
+        return _numbered(items, composed([item.label for item in items]), found)
+    if folder is not None and set(image_folders(folder, [])) - {"."}:
+        raise InputError(f"{folder} has folders that name classes, and labels are given too: leave out one of them")
+    if y is None and (pair := dataset_items(X)) is not None:
+        return _numbered(pair[0], as_labels(pair[1], len(pair[0])))
+    if y is None and isinstance(X, str | Path):
+        X = as_path(X)
+        raise InputError(f"{X} {why_no_folder(X)}; give a folder that holds a folder of images for each class")
+    if y is None:
+        raise InputError("labels are missing: give one for each image, or a folder with a folder for each class")
+    items = as_items(X)
+    return _numbered(items, as_labels(y, len(items)))
+
+
+def read(
+    start: StartingPoint,
+    items: Sequence[Item],
+    max_pixels: int,
+    *,
+    frozen: bool,
+    skip_unreadable: bool,
+    device: str,
+    track: Track,
+) -> Read:
+    """Items as a starting point sees them.
+
+    Args:
+        frozen: give features, with small pictures to show.
+        max_pixels, skip_unreadable, device: as of the classifier.
+        track: shows how far it is.
+    """
+    stream = start.images.read_readable(
+        track(items, "reading", "image"),
+        max_pixels,
+        skip_unreadable=skip_unreadable,
+        advice=f"{ADVICE}, or leave them out with skip_unreadable",
+    )
+    place = torch.device(device)
+    encoder = start.frozen_encoder if frozen else None
+    if encoder is not None and place.type != "cpu":
+        encoder = copy.deepcopy(encoder).to(place)
+
+    def features_of(some: Tensor) -> Tensor:
+        assert encoder is not None
+        return encoder(start.images.to_input(some.to(place))).cpu()
+
+    kept, images, features = [], [], []
+    while batch := list(islice(stream, BATCH)):
+        pixels = torch.from_numpy(np.stack([each for _, each in batch]))
+        kept += [item for item, _ in batch]
+        images.append(pixels if encoder is None else pictures(pixels))
+        features += [] if encoder is None else each_alone(features_of, pixels, place)
+    return Read(kept, torch.cat(images), torch.cat(features) if features else None)
+
+
+def emptied(labels: Sequence[Hashable], kept: Sequence[Hashable]) -> list[tuple[str, str]]:
+    """The classes of which no image could be read, with a warning of each."""
+    left = set(kept)
+    lost = list(dict.fromkeys(label for label in labels if label not in left))
+    for label in lost:
+        logger.warning("class %r has no image that can be read: it is left out", label)
+    return [(str(label), "has no image that can be read: the class is left out") for label in lost]
+
+
+def pictures(pixels: UInt8[Tensor, "image channel height width"]) -> UInt8[Tensor, "image channel h w"]:
+    """Small pictures of images, to show; of at most 64 pixels a side."""
+    if pixels.shape[-1] <= PICTURE:
+        return pixels
+    small = [
+        np.atleast_3d(np.asarray(Image.fromarray(each.squeeze()).resize((PICTURE, PICTURE), Image.Resampling.BOX)))
+        for each in pixels.permute(0, 2, 3, 1).numpy()
+    ]
+    return torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).contiguous()
+
+
+def each_alone(
+    function: Callable[[Tensor], Any], pixels: UInt8[Tensor, "image channel height width"], device: torch.device = CPU
+) -> list[Any]:
+    """A function of images, applied to one image at a time on a CPU, in IEEE single precision.
+
+    Kernels are chosen by the shape of a batch and the number of threads, and round differently, so only then is an
+    image's result bit for bit the same whatever else is asked. Every image has one thread, also one that is alone, and
+    there are as many at a time as PyTorch may use: that is faster than several threads for each. A GPU would idle:
+    there images pass in batches.
+    """
+
+    def one(part: Tensor) -> Any:
+        with torch.no_grad(), arithmetic("float32", device):
+            return function(part)
+
+    if device.type == "cuda":
+        return list(map(one, pixels.split(GPU_BATCH)))
+    before = torch.get_num_threads()
+    if before == 1:
+        return list(map(one, pixels.split(1)))
+    threads = max(1, min(before, os.cpu_count() or 1, len(pixels)))
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(one, pixels.split(1)))
+    finally:
+        torch.set_num_threads(before)
+
+
+def _numbered(items: list[Item], labels: list[Hashable], found: Found | None = None) -> Labelled:
+    return Labelled([item._replace(label=str(i)) for i, item in enumerate(items)], labels, found)

@@ -4,66 +4,120 @@ import argparse
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
-from metacontrast.cli.main import Parser
-from metacontrast.cli.shared import step_list, word_list
-from metacontrast.errors import did_you_mean, not_one_of
-from metacontrast.training.config import TrainConfig
-from metacontrast.training.recipes import RECIPES, recipe
+from metacontrast.cli.parser import Parser
+from metacontrast.cli.shared import images_folder, step_list, word_list
+from metacontrast.data.folder import is_coloured
+from metacontrast.errors import InputError, did_you_mean, not_one_of
+from metacontrast.training.config import TrainConfig, with_fields
+from metacontrast.training.recipes import RECIPES, VARIED, first_run, recipe
 from metacontrast.training.run import read_config
-from metacontrast.training.sweep import VARIED, first_run
+from metacontrast.training.start import with_start
+
+_GROUPS = {
+    "dataset": "data",
+    "ways": "task",
+    "encoder": "model",
+    "order": "inner loop",
+    "method": "outer loop",
+    "eval_every": "evaluation",
+    "checkpoint_every": "run",
+}
+"""The groups of flags by their first field; the fields that follow it in `TrainConfig` belong to the same group."""
+COMMON = (
+    *("recipe", "dataset", "ways", "shots", "queries", "encoder", "head", "norm"),
+    *("order", "inner_steps", "inner_lr", "inner_scope", "method", "outer_lr", "meta_batch", "updates"),
+    *("eval_every", "eval_steps", "seed", "out", "resume", "data_root", "device", "json"),
+)
+"""The flags that the short help of a training shows, by destination."""
 
 
-def add_config_flags(parser: argparse.ArgumentParser, **defaults: Any) -> None:
-    """`--recipe` and a flag for every field; `defaults` are the command's own."""
-    shown = dataclasses.replace(RECIPES["glyphs"], **defaults)
-    parser.add_argument("--recipe", metavar="NAME", help=f"named configuration: {', '.join(RECIPES)}")
+def add_config_flags(parser: Parser, **own: Any) -> dict[str, argparse._ArgumentGroup]:
+    """Add `--recipe` and, in groups, a flag for every field; return the groups by title.
+
+    Args:
+        own: the command's own defaults.
+    """
+    names = ", ".join(RECIPES)
+    text = f"named configuration; the defaults below are those of %(shown)s. Names: {names}"
+    parser.add_argument("--recipe", metavar="NAME", help=text)
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    group: argparse._ActionsContainer = parser
     for field in dataclasses.fields(TrainConfig):
-        _add_flag(parser, field, f" (recipe glyphs: {_as_text(getattr(shown, field.name)).lower()})")
+        if field.name in _GROUPS:
+            title = _GROUPS[field.name]
+            group = groups[title] = parser.add_argument_group(title)
+        _add_flag(group, field, " (default: %(shown)s)")
+    parser.prepare = partial(_show_defaults, parser, own)
+    parser.prepare(())
+    return groups
 
 
-def add_vary_flag(parser: argparse.ArgumentParser) -> None:
-    """`--vary`, whose values become a list of pairs: a field's name, and the values that it takes."""
+def _show_defaults(parser: Parser, own: Mapping[str, Any], words: Sequence[str]) -> None:
+    """Put the defaults into the help that hold for these words: those of the recipe, data set and method they name."""
+    chooser = Parser(add_help=False, exit_on_error=False)
+    chooser.add_argument("--recipe")
+    add_some_config_flags(chooser, ["dataset", "shots", "method"])
+    try:
+        args, _ = chooser.parse_known_args(words)
+    except argparse.ArgumentError:
+        args = argparse.Namespace(recipe=None)
+    given = given_fields(args)
+    name = args.recipe or _default_recipe(given.get("dataset", "glyphs"), given.get("shots", 1))
+    config = with_fields(recipe(name), **{field: value for field, value in given.items() if field == "method"})
+    texts = {field: _as_text(value) for field, value in (dataclasses.asdict(config) | dict(own)).items()}
+    for action in parser._actions:
+        action.shown = (texts | {"recipe": name}).get(action.dest)  # type: ignore[attr-defined]
+
+
+def add_vary_flag(parser: argparse._ActionsContainer) -> None:
+    """Add `--vary`, whose values become a list of pairs: a field's name, and the values that it takes."""
     parser.add_argument(
         "--vary",
         type=_field_and_values,
         action="append",
         default=[],
         metavar="FIELD=VALUE,VALUE",
-        help="train these variants of any field, such as head=learned,zeroed or inner-lr=.1,.4, one after the other, "
-        "into DIR/FIELD=VALUE/seed-S each; may be repeated for all combinations",
+        help="train variants of any field, such as head=learned,zeroed or inner-lr=.1,.4, each into "
+        "DIR/FIELD=VALUE/seed-S; may be given several times for all combinations",
     )
 
 
 def add_some_config_flags(parser: argparse.ArgumentParser, names: Collection[str]) -> None:
-    """A flag for each of these fields."""
+    """Add a flag for each of these fields."""
     for field in dataclasses.fields(TrainConfig):
         if field.name in names:
             _add_flag(parser, field)
 
 
 def given_fields(args: argparse.Namespace) -> dict[str, Any]:
-    """The fields that were given as flags."""
+    """Return the fields that were given as flags."""
     names = {field.name for field in dataclasses.fields(TrainConfig)}
     return {name: value for name, value in vars(args).items() if name in names}
 
 
 def config_from_flags(args: argparse.Namespace, **defaults: Any) -> TrainConfig:
-    """The recipe's configuration, `defaults` put over it, the given flags put over both.
+    """Build the configuration: the recipe's, `defaults` put over it, the given flags put over both.
 
     With `--resume` and neither `--recipe` nor a new run, the run's own configuration takes the recipe's place. Without
-    `--recipe` it is the released protocol of the data set for the nearest published number of shots.
+    `--recipe` it is the released protocol of the data set for the nearest published number of shots, and for a folder
+    with coloured images the recipe `photos`.
     """
     given = given_fields(args)
     base = _base(args, given)
-    return base.with_fields(**(defaults | given))
+    start, weights = (given.pop(name, getattr(base, name)) for name in ("start", "weights"))
+    config = with_fields(base, **(defaults | given))
+    if start is None or (start, weights) == (base.start, base.weights):
+        return dataclasses.replace(config, start=start, weights=weights)
+    return with_start(config, start, weights, given)
 
 
-def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], note: str = "") -> None:
+def _add_flag(parser: argparse._ActionsContainer, field: dataclasses.Field[Any], default: str = "") -> None:
     hint = typing.get_type_hints(TrainConfig)[field.name]
-    help_text = (field.metadata["help"] + note).replace("%", "%%")
+    help_text = field.metadata["help"].replace("%", "%%") + default
     flags = ["--" + field.name.replace("_", "-"), *_OLDER_FLAGS.get(field.name, ())]
     parsing = {"action": _OneSizeOrRange, "metavar": "N"} if field.name in ("ways", "shots") else _parsing(hint)
     parser.add_argument(*flags, dest=field.name, default=argparse.SUPPRESS, help=help_text, **parsing)
@@ -80,7 +134,12 @@ def _base(args: argparse.Namespace, given: dict[str, Any]) -> TrainConfig:
 
 def _default_recipe(dataset: str, shots: int) -> str:
     published = f"{dataset}-5w{1 if shots < 3 else 5}s-released"
-    return published if published in RECIPES else "glyphs"
+    if published in RECIPES:
+        return published
+    try:
+        return "photos" if any(map(is_coloured, images_folder(dataset))) else "glyphs"
+    except InputError:
+        return "glyphs"  # reading the folder says what is wrong with it
 
 
 def _field_and_values(text: str) -> tuple[str, list[Any]]:
@@ -97,7 +156,7 @@ def _field_and_values(text: str) -> tuple[str, list[Any]]:
 
 
 def _read_as_flag(name: str, flag: str, text: str) -> Any:
-    """What the field's own flag makes of the text."""
+    """Parse the text as the field's own flag would."""
     truth = {"true": True, "false": False}
     if typing.get_type_hints(TrainConfig)[name] is bool:
         if text not in truth:
@@ -112,7 +171,7 @@ def _read_as_flag(name: str, flag: str, text: str) -> Any:
 
 
 def _parsing(hint: Any) -> dict[str, Any]:
-    """How argparse reads a value of that type."""
+    """Return argparse's options for values of a type."""
     if hint is bool:
         return {"action": argparse.BooleanOptionalAction}
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
@@ -157,4 +216,6 @@ def _or_none(read: Callable[[str], Any], choices: tuple[str, ...] | None) -> Cal
 
 
 def _as_text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    """Format a value as its flag takes it."""
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return text.lower() or "none"

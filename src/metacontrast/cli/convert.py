@@ -8,7 +8,7 @@ from typing import Any
 
 from metacontrast.cli import shared
 from metacontrast.cli.config_flags import add_some_config_flags, given_fields
-from metacontrast.cli.destinations import check_destinations
+from metacontrast.cli.shared import check_destinations
 from metacontrast.training.authors_checkpoints import load_released
 from metacontrast.training.run import TrainedRun, write_run
 
@@ -22,11 +22,11 @@ def add_parser(commands: Any) -> None:
     """Declare the command and its flags."""
     parser = commands.add_parser(
         "convert",
-        help="a checkpoint released with the paper as a run directory",
-        description="Read a checkpoint (.pt) that was released with the paper, as weights only, and write a run "
-        "directory that evaluate and explain take. Data set and network are read off the shapes, the rest is the data "
-        "set's released recipe; flags override both. The head is kept as it is; --head zeroed, for files trained with "
-        "the zeroing trick, sets it to zero.",
+        help="convert one of the authors' checkpoints to a run directory",
+        description="Read the weights of one of the authors' checkpoints (.pt) and write a run directory for evaluate "
+        "and explain. The data set and the network are derived from the shapes, other settings are those of the data "
+        "set's released recipe; flags override both. The head is kept; --head zeroed, for checkpoints of the zeroing "
+        "trick, sets it to zero.",
     )
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the file")
     parser.add_argument("--out", type=shared.out_folder, required=True, metavar="DIR", help="run directory to write")
@@ -36,7 +36,7 @@ def add_parser(commands: Any) -> None:
 
 
 def execute(args: argparse.Namespace) -> None:
-    """Convert and say what the checkpoint was taken for."""
+    """Convert a checkpoint and print what it was recognized as."""
     check_destinations([args.checkpoint], folders=[args.out])
     run = load_released(args.checkpoint, **given_fields(args))
     digest = hashlib.sha256(args.checkpoint.read_bytes()).hexdigest()

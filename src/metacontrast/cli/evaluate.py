@@ -26,8 +26,13 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "evaluate",
         help="accuracy of a trained run, ± its 95 %% interval",
-        description="Accuracy over fixed test tasks, per number of inner steps, head kept and zeroed, "
-        "beside the nearest class mean on the same features. Equal seeds give equal tasks.",
+        description="Accuracy over fixed test tasks for each number of inner steps, with the head kept and zeroed, "
+        "next to a nearest-centroid classifier on the same features. Equal seeds give equal tasks.",
+        examples=(
+            ("accuracy after 1, 3 and 10 inner steps", "metacontrast evaluate runs/glyphs --steps 1,3,10"),
+            ("20-way tasks, which a zeroed head allows", "metacontrast evaluate runs/glyphs --ways 20 --head zeroed"),
+            ("queries normalized by the support set", "metacontrast evaluate runs/glyphs --norm inductive"),
+        ),
     )
     parser.add_argument(
         "run",
@@ -35,37 +40,39 @@ def add_parser(commands: Any) -> None:
         metavar="RUN",
         help="run directory, a model file in it such as RUN/best.safetensors, or a bundled model",
     )
-    parser.add_argument("--steps", type=shared.step_list, metavar="N,N", help="inner steps (default: the run's own)")
-    parser.add_argument("--head", choices=("kept", "zeroed", "both"), help="start of the head (default: both)")
-    parser.add_argument(
+    data = parser.add_argument_group("data")
+    data.add_argument("--dataset", metavar="NAME", help="another data set to test on (default: the run's own)")
+    data.add_argument("--split", help="split to test on (default: test, or everything of a folder without splits)")
+    shared.add_data_root_flag(data)
+    task = parser.add_argument_group("task")
+    for name, what in (("ways", "classes per task"), ("shots", "support images per class")):
+        task.add_argument(
+            f"--{name}", type=shared.step_list, metavar="N,N", help=f"{what}, one or several (default: the run's own)"
+        )
+    for name, what in (("queries", "query images per class"), ("seed", "seed of the tasks")):
+        task.add_argument(f"--{name}", type=int, metavar="N", help=f"{what} (default: the run's own)")
+    task.add_argument("--episodes", type=int, default=600, metavar="N", help="test tasks (default: %(default)s)")
+    inner = parser.add_argument_group("inner loop")
+    inner.add_argument("--steps", type=shared.step_list, metavar="N,N", help="inner steps (default: the run's own)")
+    inner.add_argument("--inner-lr", type=float, metavar="X", help="inner step size (default: the run's own)")
+    inner.add_argument("--head", choices=("kept", "zeroed", "both"), help="head at the start (default: both)")
+    inner.add_argument("--norm", choices=NORMS, help="batch-norm statistics of queries (default: the run's own)")
+    inner.add_argument(
         "--solvers",
         type=shared.word_list,
         default=("nearest-mean",),
         metavar="NAME,NAME",
         help=f"what classifies the un-adapted features: {', '.join(get_args(Solver))} (default: nearest-mean)",
     )
-    parser.add_argument("--episodes", type=int, default=600, metavar="N", help="test tasks (default: %(default)s)")
-    parser.add_argument("--dataset", metavar="NAME", help="another data set to test on (default: the run's own)")
-    parser.add_argument(
-        "--split", help="split to test on (default: test; of another folder that is not divided, everything)"
-    )
-    for name in ("ways", "shots"):
-        parser.add_argument(
-            f"--{name}", type=shared.step_list, metavar="N,N", help=f"{name} of the tasks, one or several sizes"
-        )
-    for name in ("queries", "seed"):
-        parser.add_argument(f"--{name}", type=int, metavar="N", help=f"{name} of the tasks (default: the run's own)")
-    parser.add_argument("--inner-lr", type=float, metavar="X", help="inner step size (default: the run's own)")
-    parser.add_argument("--norm", choices=NORMS, help="whose statistics normalize queries (default: the run's own)")
-    shared.add_data_root_flag(parser)
-    shared.add_compute_flags(parser)
-    shared.add_json_flag(parser)
+    run = parser.add_argument_group("run")
+    shared.add_compute_flags(run)
+    shared.add_json_flag(run)
     parser.set_defaults(execute=execute)
 
 
 def execute(args: argparse.Namespace) -> None:
     """Evaluate and print the table."""
-    from metacontrast.classifier.model_folder import load_model
+    from metacontrast.classifier.starting_point import load_model
 
     run = load_run(args.run) if args.run.is_file() else load_model(args.run)
     fields = {name: value for name in _TASK_FIELDS if (value := getattr(args, name)) is not None}
@@ -114,7 +121,7 @@ def _as_json(
     images: ClassImages,
     args: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Every row with its size, and what all have in common."""
+    """Build the JSON result: every row with its size, and the facts that all rows share."""
     results = [
         asdict(row) | {"ways": config.ways, "shots": config.shots}
         for config, found in zip(configs, rows, strict=True)
@@ -130,7 +137,7 @@ _TASK_FIELDS = ("queries", "seed", "norm", "inner_lr")
 
 
 def _heads(asked: str | None, ways: int, trained: TrainConfig) -> tuple[TestHead, ...]:
-    """Kept and zeroed, unless asked otherwise, or where one of them cannot work."""
+    """Choose kept and zeroed heads, unless asked otherwise, or where one of them cannot work."""
     cannot_keep = ways != trained.ways and trained.head in ("learned", "zeroed")
     cannot_zero = trained.inner_scope == "encoder"
     if cannot_keep and asked in ("kept", "both"):
@@ -138,7 +145,7 @@ def _heads(asked: str | None, ways: int, trained: TrainConfig) -> tuple[TestHead
             f"--head {asked} with {ways} ways, but the head was trained for {trained.ways}: use --head zeroed"
         )
     if cannot_zero and (cannot_keep or asked in ("zeroed", "both")):
-        raise InputError("a zeroed head stays zero, for the run's inner loop moves only the encoder: use --head kept")
+        raise InputError("a zeroed head stays zero: the run's inner loop adapts only the encoder; use --head kept")
     if asked == "zeroed" or cannot_keep:
         return ("zeroed",)
     if asked == "kept" or cannot_zero:
@@ -147,7 +154,7 @@ def _heads(asked: str | None, ways: int, trained: TrainConfig) -> tuple[TestHead
 
 
 def images_like_the_runs(args: argparse.Namespace, run: TrainedRun) -> ClassImages:
-    """The test images, shaped and normalized as the run's own."""
+    """Load the test images, shaped and normalized as the run's own."""
     dataset = args.dataset or run.config.dataset
     options = run.config.read_options()
     if dataset != run.config.dataset:
@@ -156,6 +163,8 @@ def images_like_the_runs(args: argparse.Namespace, run: TrainedRun) -> ClassImag
             return _folder_elsewhere(run, place, args.split)
         options = _options_elsewhere(spec, run)
     images = load_dataset(dataset, args.split or "test", args.data_root, options)
+    if run.config.start is not None:
+        images = images.with_channels(run.image_shape[0])
     if images.shape != run.image_shape:
         raise InputError(
             f"{images.name} has images of (channels, height, width) {images.shape}, but the run was trained on "
@@ -165,14 +174,14 @@ def images_like_the_runs(args: argparse.Namespace, run: TrainedRun) -> ClassImag
 
 
 def _folder_elsewhere(run: TrainedRun, folder: Path, split: str | None) -> ClassImages:
-    from metacontrast.classifier.image_format import read_folder_like
     from metacontrast.classifier.starting_point import from_run
+    from metacontrast.data.image_format import read_folder_like
 
     return read_folder_like(from_run(folder.name, run).images, folder, split)
 
 
 def _options_elsewhere(spec: DatasetSpec, run: TrainedRun) -> ReadOptions:
-    """How the run's images were read, as far as that applies to another data set; polarity must carry over."""
+    """Carry the run's reading options over to another data set, as far as they apply; polarity must carry over."""
     ours = run.config.read_options()
     if ours.invert and "invert" not in spec.options:
         raise InputError(f"the run was trained on inverted images, and {spec.name} cannot be inverted: choose another")

@@ -10,10 +10,10 @@ from typing import Any
 from tqdm import tqdm
 
 from metacontrast.cli import shared
-from metacontrast.cli.destinations import check_destinations, images_folder
 from metacontrast.cli.evaluate import images_like_the_runs
+from metacontrast.cli.shared import check_destinations, images_folder
 from metacontrast.errors import InputError, one_line
-from metacontrast.report.findings import as_text, explain_run, setting
+from metacontrast.report.findings import explain_run, findings_text, setting
 from metacontrast.report.report import write_report
 from metacontrast.training.run import load_kept, load_run
 
@@ -22,9 +22,10 @@ def add_parser(commands: Any) -> None:
     """Declare the command and its flags."""
     parser = commands.add_parser(
         "explain",
-        help="what a trained run's outer gradient is made of",
-        description="Split the outer gradient into interference and contrast, measure how far the theory is from it, "
-        "and write pictures (PNG, PDF), explain.json and a page, explain.html, that says what each number means.",
+        help="decompose the outer gradient of a trained run",
+        description="Decompose the outer gradient into interference and contrast, measure how far the theory is from "
+        "it, and write plots (PNG, PDF), explain.json and an HTML report, explain.html, that defines each number.",
+        examples=(("a trained run", "metacontrast explain runs/glyphs"),),
     )
     parser.add_argument(
         "run", type=Path, metavar="RUN", help="run directory, or a model file in it such as RUN/best.safetensors"
@@ -58,7 +59,7 @@ def execute(args: argparse.Namespace) -> None:
         found = explain_run(run, kept, tasks, args.episodes, resources, bar.update)
     report = write_report(out, found, shlex.join(["metacontrast", *sys.argv[1:]]))
     shared.say(f"{args.run}: {setting(found)}")
-    print(as_text(found))
+    print(findings_text(found))
     print(f"\nreport: {one_line(str(report))}")
     if args.json:
         shared.print_json({"run": str(args.run), "report": str(report), "scalars": found.explanation.scalars()})

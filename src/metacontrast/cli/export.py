@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from metacontrast.cli import shared
-from metacontrast.cli.destinations import check_destinations
+from metacontrast.cli.shared import check_destinations
 from metacontrast.errors import one_line
 
 
@@ -27,9 +27,9 @@ def add_parser(commands: Any) -> None:
 
 
 def execute(args: argparse.Namespace) -> None:
-    """Write the file and say where."""
+    """Write the file and print its path."""
     from metacontrast.classifier.export import SUFFIXES, export
-    from metacontrast.classifier.model_folder import load_starting_point
+    from metacontrast.classifier.starting_point import load_starting_point
     from metacontrast.classifier.storage import load
 
     state, _ = load(args.classifier, None if args.model is None else load_starting_point(args.model))

@@ -10,24 +10,23 @@ from typing import Any, get_args
 import torch
 
 from metacontrast.cli import shared
-from metacontrast.cli.destinations import check_destinations
 from metacontrast.cli.grid import add_grid_flags, as_time, check_grid_flags, chosen_runner, execute_grid, jobs_at_once
-from metacontrast.cli.progress import stop_on_interrupt
+from metacontrast.cli.shared import check_destinations
+from metacontrast.cli.terminal import stop_on_interrupt
 from metacontrast.data.catalog import data_root, runs_folder
-from metacontrast.device import DEVICES, find_device
+from metacontrast.device import DEVICES, find_device, keep_freed_memory
 from metacontrast.errors import InputError
-from metacontrast.experiments import authors_models
+from metacontrast.experiments import authors as authors_models
 from metacontrast.experiments.deviations import all_deviations
 from metacontrast.experiments.figure_records import collect, load_records, recorded
 from metacontrast.experiments.figures import FIGURES, find_figures
-from metacontrast.experiments.pages import as_text, summarize, write_page, write_summary
+from metacontrast.experiments.pages import verdict_values, verdicts_text, write_page, write_summary
 from metacontrast.experiments.runners import Grid, RunContext
 from metacontrast.experiments.runs import PlannedRun, all_runs, check_data, estimate_seconds
 from metacontrast.experiments.setting import COLOURS, Protocol, ScaleName, Setting, choose_setting
 from metacontrast.experiments.spec import FigureSpec
 from metacontrast.experiments.statistics import FEWEST_SEEDS, LOOKS
 from metacontrast.files import as_path
-from metacontrast.memory import keep_freed_memory
 from metacontrast.training.step import Resources
 from metacontrast.version import INTERRUPTED
 
@@ -37,59 +36,73 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "figure",
         help="reproduce a figure of the paper, with a verdict per claim",
-        description="Train what is missing, keep records, draw them beside the authors' numbers, and judge the "
-        "paper's claims. Stopped or killed, the same command continues. Figures: " + ", ".join(FIGURES) + ".",
+        usage="%(prog)s NAME [flags]",
+        description="Train the runs that are missing, record them, draw them next to the authors' numbers, and judge "
+        "the paper's claims. A stopped command continues when it is given again. Figures: " + ", ".join(FIGURES) + ".",
+        common=("scale", "until", "seeds", "redraw", "plan", "jobs", "device", "out", "data_root", "json"),
+        examples=(
+            ("check that every figure runs", "metacontrast figure all --scale smoke"),
+            ("what a figure costs", "metacontrast figure initialization-and-zeroing --plan"),
+            ("600 updates on 5 seeds", "metacontrast figure initialization-and-zeroing --until 600 --seeds 5"),
+        ),
     )
     parser.add_argument("name", metavar="NAME", help="a figure's name, or all")
-    parser.add_argument(
+    experiment = parser.add_argument_group("experiment")
+    experiment.add_argument(
         "--scale",
         choices=get_args(ScaleName),
         default="local",
-        help="the length by name. smoke: 2 updates on embedded glyphs, proves nothing; local: 100 to 600 updates on "
+        help="length by name. smoke: 2 updates on embedded glyphs, proves nothing; local: 100 to 600 updates on "
         "Omniglot and CIFAR-FS, hours on two cores; full: the published length, days (default: %(default)s)",
     )
-    parser.add_argument("--until", type=int, metavar="UPDATES", help="the length in updates, in place of --scale")
-    parser.add_argument(
+    experiment.add_argument("--until", type=int, metavar="UPDATES", help="length in updates, in place of --scale")
+    experiment.add_argument(
         "--seeds",
         type=int,
         default=FEWEST_SEEDS,
         metavar="N",
         help=f"training seeds; verdicts are given at {', '.join(map(str, LOOKS))} (default: %(default)s)",
     )
-    parser.add_argument(
+    experiment.add_argument(
         "--colour",
         choices=COLOURS,
-        help="colour images to train on (default: cifar-fs; with --until or --scale full mini-imagenet if it is there)",
+        help="colour images to train on (default: cifar-fs; with --until or --scale full mini-imagenet if available)",
     )
-    parser.add_argument(
+    experiment.add_argument(
         "--authors-models",
         type=Path,
         metavar="DIR",
-        help="train nothing, but measure the models that the authors released, in results/miniimagenet of their "
-        "repository; what was measured is kept, the last checkpoint of every run comes first",
+        help="train nothing; measure the authors' checkpoints, in results/miniimagenet of their repository, the last "
+        "checkpoint of every run first",
     )
-    parser.add_argument(
+    experiment.add_argument(
         "--protocol",
         choices=(*get_args(Protocol), "released"),
         default="authors",
         help="settings of the authors' code (also called released), or of the paper's text (default: %(default)s)",
     )
-    parser.add_argument("--redraw", action="store_true", help="only draw and judge the records that are there")
-    parser.add_argument("--plan", action="store_true", help="only list the runs, what they cost, and the deviations")
-    add_grid_flags(parser, "--engine")
-    parser.add_argument("--device", choices=DEVICES, default="cpu", help="default: %(default)s")
-    parser.add_argument("--out", type=shared.out_folder, metavar="DIR", help="where runs lie (default: a cache folder)")
-    parser.add_argument(
-        "--records", type=shared.out_folder, default=Path("results/figures"), metavar="DIR", help="default: %(default)s"
+    experiment.add_argument("--redraw", action="store_true", help="train nothing; draw and judge the existing records")
+    experiment.add_argument("--plan", action="store_true", help="list runs, their cost and the deviations, and exit")
+    places = parser.add_argument_group("files")
+    places.add_argument("--out", type=shared.out_folder, metavar="DIR", help="folder of runs (default: a cache folder)")
+    places.add_argument(
+        "--records",
+        type=shared.out_folder,
+        default=Path("results/figures"),
+        metavar="DIR",
+        help="folder of records (default: %(default)s)",
     )
-    parser.add_argument("--pages", type=shared.out_folder, metavar="DIR", help=_PAGES)
-    shared.add_data_root_flag(parser)
-    shared.add_json_flag(parser)
+    places.add_argument("--pages", type=shared.out_folder, metavar="DIR", help=_PAGES)
+    shared.add_data_root_flag(places)
+    run = parser.add_argument_group("run")
+    add_grid_flags(run, "--engine")
+    run.add_argument("--device", choices=DEVICES, default="cpu", help="where to compute (default: %(default)s)")
+    shared.add_json_flag(run)
     parser.set_defaults(execute=execute)
 
 
 _PAGES = (
-    "where pages and pictures go (default: docs/figures; of the length smoke or the paper's protocol a folder in it)"
+    "folder of pages and pictures (default: docs/figures, or a folder in it for --scale smoke and --protocol paper)"
 )
 
 
@@ -140,11 +153,11 @@ def _print_plan(figures: Sequence[FigureSpec], setting: Setting, args: argparse.
         for run in runs:
             is_there = _is_there(run, context, args.records / setting.folder)
             state = "complete" if is_there else f"about {as_time(estimate_seconds(run))}"
-            print(f"  {run.label}: {run.schedule.end} updates, {state}, {run.folder(context.runs).name}")
+            print(f"  {run.label}: {run.plan.end} updates, {state}, {run.folder(context.runs).name}")
 
 
 def _is_there(run: PlannedRun, context: RunContext, records: Path) -> bool:
-    """Whether everything that is wanted of a run is measured, here or in the records."""
+    """Whether all measurements of a run exist, in its folder or in the records."""
     return run.is_complete(context.runs) or not run.lacking(recorded(records, run))
 
 
@@ -162,15 +175,15 @@ def _measure_authors(figures: Sequence[FigureSpec], setting: Setting, args: argp
 
 
 def _train(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namespace) -> bool:
-    """Make the runs that are missing, and add to the records; False when stopped."""
+    """Make the missing runs and add them to the records; False when stopped."""
     context, runs, records = _context(args), all_runs(figures, setting), args.records / setting.folder
     missing = [run for run in runs if not _is_there(run, context, records)]
     check_there = partial(check_data, missing, setting, figures=list(FIGURES.values()))
     check_there(args.data_root)
     total, jobs = sum(map(estimate_seconds, missing), 0.0), jobs_at_once(args, len(missing))
     shared.say(
-        f"{len(runs)} runs, {len(missing)} to be made: about {as_time(total)} of one core, "
-        f"{as_time(total / jobs)} with {jobs} at a time; they lie in {context.runs}"
+        f"{len(runs)} runs, {len(missing)} to train: about {as_time(total)} of one core, "
+        f"{as_time(total / jobs)} with {jobs} at a time; folder: {context.runs}"
     )
     if not missing:
         collect(runs, context.runs, records)
@@ -194,8 +207,8 @@ def _draw(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namesp
     for figure in figures:
         found = replace(load_records(args.records / setting.folder, figure, setting), authors=known)
         verdicts = write_page(pages, figure, found)
-        results[figure.name] = summarize(verdicts)
-        print(as_text(figure, verdicts))
+        results[figure.name] = verdict_values(verdicts)
+        print(verdicts_text(figure, verdicts))
         shared.say(f"page: {pages / figure.name}.md")
     if args.name == "all":
         shared.say(f"summary: {write_summary(pages, results, figures, setting)}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metacontrast.cli import shared
-from metacontrast.cli.destinations import check_destinations
+from metacontrast.cli.shared import check_destinations
 from metacontrast.data.decode import MAX_PIXELS
 from metacontrast.errors import one_line
 
@@ -22,51 +22,68 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "fit",
         help="learn the classes of your own images from a few of each",
+        usage="%(prog)s FOLDER --out DIR [flags]",
         description="Learn from a folder that holds a folder of images for each class, and write a classifier for "
         "`metacontrast predict`. Any number of classes, and of images of each.",
+        common=("out", "model", "head", "reject", "skip_unreadable", "device", "json"),
+        examples=(
+            ("choose the best of the installed models", "metacontrast fit my-images --out my-classifier"),
+            ("drawings", "metacontrast fit my-images --model omniglot-conv4 --out my-classifier"),
+            ("reject images that are like no class", "metacontrast fit my-images --reject 0.1 --out my-classifier"),
+        ),
     )
     parser.add_argument("folder", type=shared.path, metavar="FOLDER", help="a folder of images for each class in it")
-    parser.add_argument(
+    parser.add_argument("--out", type=shared.out_folder, required=True, metavar="DIR", help="folder to write")
+    model = parser.add_argument_group("model")
+    model.add_argument(
         "--model",
         default="auto",
         metavar="M",
         help="auto: whichever of the installed models does best; or one of them by name, a run directory, timm:NAME, "
         "hf:NAME, torchvision:NAME, python:package.module:factory (default: %(default)s)",
     )
-    parser.add_argument("--weights", type=shared.path, metavar="FILE", help="safetensors for a model such as timm:NAME")
-    parser.add_argument("--out", type=shared.out_folder, required=True, metavar="DIR", help="folder to write")
-    parser.add_argument(
+    model.add_argument("--weights", type=shared.path, metavar="FILE", help="safetensors for a model such as timm:NAME")
+    model.add_argument(
+        "--weights-inside", action="store_true", help="save an encoder's weights too, not only its name and digest"
+    )
+    head = parser.add_argument_group("head")
+    head.add_argument(
         "--head",
         choices=("adapted", "prototype", "ridge", "logistic", "auto"),
-        help="what predicts: inner steps, nearest class mean, ridge, logistic regression, or whichever does best in "
+        help="adapted: inner steps; prototype: nearest centroid; ridge; logistic regression; auto: the best in "
         "cross-validation (default: the model's own)",
     )
-    parser.add_argument("--steps", type=_steps, metavar="N", help="inner steps, or auto (default: the model's own)")
-    parser.add_argument("--lr", type=float, metavar="X", help="inner step size (default: the model's own)")
-    parser.add_argument("--scope", choices=("head", "all"), help="what adapts (default: the model's own)")
-    parser.add_argument("--baseline", choices=("none", "prototype", "auto"), help="an alias of --head for these values")
-    parser.add_argument("--reject", type=float, metavar="RATE", help="share of known images that may be refused")
-    parser.add_argument("--folds", type=int, default=5, metavar="N", help="of cross-validation (default: %(default)s)")
-    parser.add_argument(
+    head.add_argument("--steps", type=_steps, metavar="N", help="inner steps, or auto (default: the model's own)")
+    head.add_argument("--lr", type=float, metavar="X", help="inner step size (default: the model's own)")
+    head.add_argument("--scope", choices=("head", "all"), help="what adapts (default: the model's own)")
+    head.add_argument("--baseline", choices=("none", "prototype", "auto"), help="an alias of --head for these values")
+    head.add_argument("--reject", type=float, metavar="RATE", help="share of known images that may be rejected")
+    head.add_argument(
+        "--folds", type=int, default=5, metavar="N", help="of cross-validation, 0: none (default: %(default)s)"
+    )
+    images = parser.add_argument_group("images")
+    images.add_argument(
         "--nested",
         choices=("classes", "flatten"),
         default="classes",
         help="folders in a class's folder are classes, or more of its images (default: %(default)s)",
     )
-    parser.add_argument("--skip-unreadable", action="store_true", help="leave out image files that cannot be read")
-    parser.add_argument(
-        "--weights-inside", action="store_true", help="write an encoder's weights too, not its name and digest alone"
-    )
-    add_max_pixels_flag(parser)
-    shared.add_device_flag(parser)
-    shared.add_json_flag(parser)
+    images.add_argument("--skip-unreadable", action="store_true", help="leave out image files that cannot be read")
+    add_max_pixels_flag(images)
+    run = parser.add_argument_group("run")
+    shared.add_device_flag(run)
+    shared.add_json_flag(run)
     parser.set_defaults(execute=execute)
 
 
-def add_max_pixels_flag(parser: argparse.ArgumentParser) -> None:
+def add_max_pixels_flag(parser: argparse._ActionsContainer) -> None:
     """`--max-pixels`: how large an image may be."""
     parser.add_argument(
-        "--max-pixels", type=int, default=MAX_PIXELS, metavar="N", help="refuse larger images (default: %(default)s)"
+        "--max-pixels",
+        type=int,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="largest image in pixels (default: %(default)s)",
     )
 
 
@@ -76,7 +93,7 @@ _PARAMETERS = ("weights", "head", "steps", "lr", "scope", "baseline", "reject", 
 def execute(args: argparse.Namespace) -> None:
     """Fit, save, say what was learned and how well each way does."""
     from metacontrast.classifier.estimator import FewShotClassifier
-    from metacontrast.classifier.model_folder import check_replaceable
+    from metacontrast.classifier.starting_point import check_replaceable
     from metacontrast.classifier.storage import FORMAT
 
     parameters = {name: getattr(args, name) for name in (*_PARAMETERS, "max_pixels", "device")}
@@ -97,8 +114,7 @@ def execute(args: argparse.Namespace) -> None:
 
 def _model_folder(model: str) -> list[Path]:
     """The folder that the model is read from, if it is one."""
-    from metacontrast.classifier.model_folder import find_model
-    from metacontrast.classifier.sources import is_source
+    from metacontrast.training.sources import find_model, is_source
 
     return [] if model == "auto" or is_source(model) else [find_model(model)]
 
@@ -108,7 +124,7 @@ def _name_old_exports(folder: Path) -> None:
 
     for file in (folder / f"classifier{suffix}" for suffix in SUFFIXES.values()):
         if file.exists():
-            shared.say(f"note: {file} is of what was fitted before: export again")
+            shared.say(f"note: {file} is from the previous classifier: export again")
 
 
 _UNCALIBRATED = "nothing was held out (no class has a second image, or --folds 0): probabilities are not calibrated"
@@ -146,7 +162,7 @@ def _models(classifier: "FewShotClassifier") -> list[str]:
         numbers = f"{100 * row.balanced_accuracy:>16.1f} %  {row.cross_entropy:.3f}" if row.images else "not compared"
         lines.append(f"{row.name:<16}{numbers}{'  <- used' if row.chosen else ''}")
     if not classifier.models_[0].images:
-        lines.append("no class has a second image to compare them on: the model was chosen by the look of the images")
+        lines.append("no class has a second image to compare them on: the model was chosen by the kind of images")
     return lines
 
 
@@ -166,7 +182,7 @@ def _ways(classifier: "FewShotClassifier") -> list[str]:
 
 
 def _as_json(classifier: "FewShotClassifier", folder: Path) -> dict[str, Any]:
-    from metacontrast.classifier.labels import to_json
+    from metacontrast.classifier.inputs import to_json
 
     counts = classifier.support_.counts.tolist()
     models = [

@@ -8,18 +8,16 @@ from collections.abc import Callable, Iterator
 
 from metacontrast.cli import shared
 from metacontrast.errors import InputError
-from metacontrast.experiments.runners import Grid, RunContext, Runner, Status, execute_all
-from metacontrast.experiments.runners.local import run_locally
-from metacontrast.experiments.runners.ray import ray_runner
-from metacontrast.experiments.runners.ray_cluster import require_ray
+from metacontrast.experiments.runners import Grid, RunContext, Runner, RunStatus, execute_all, run_locally
+from metacontrast.experiments.runners.ray import ray_runner, require_ray
 
 LOCAL_JOBS = min(2, os.cpu_count() or 1)
 
 
-def add_grid_flags(parser: argparse.ArgumentParser, *older_names: str, default_jobs: int = LOCAL_JOBS) -> None:
-    """`--jobs`, `--runner`, which may have older names, and `--address`."""
+def add_grid_flags(parser: argparse._ActionsContainer, *older_names: str, default_jobs: int = LOCAL_JOBS) -> None:
+    """Add `--jobs`, `--runner`, which may have older names, and `--address`."""
     one = "one, with all threads" if default_jobs == 1 else str(default_jobs)
-    jobs = f"runs at a time, each with one thread (default: {one}; with --address as many as there is room for)"
+    jobs = f"runs at a time, each with one thread (default: {one}; with --address as many as fit)"
     parser.add_argument("--jobs", type=int, metavar="N", help=jobs)
     parser.add_argument(
         "--runner",
@@ -31,12 +29,12 @@ def add_grid_flags(parser: argparse.ArgumentParser, *older_names: str, default_j
     parser.add_argument(
         "--address",
         metavar="HOST:PORT",
-        help="the head of the Ray cluster, or auto (default: a Ray of its own on this machine)",
+        help="the head of the Ray cluster, or auto (default: a local Ray)",
     )
 
 
 def check_grid_flags(args: argparse.Namespace) -> None:
-    """Raise for flags that do not go together."""
+    """Raise `InputError` for flags that contradict one another."""
     if args.jobs is not None and args.jobs < 1:
         raise InputError(f"--jobs {args.jobs}, but it must be 1 or more")
     if args.runner == "ray":
@@ -44,11 +42,11 @@ def check_grid_flags(args: argparse.Namespace) -> None:
     elif args.address is not None:
         raise InputError(f"--address {args.address} names a Ray cluster: give --runner ray with it, or leave it out")
     if args.address is not None and args.device == "auto":
-        raise InputError("--device auto looks at this machine only: with --address say cpu or cuda")
+        raise InputError("--device auto checks this machine only: with --address give cpu or cuda")
 
 
 def jobs_at_once(args: argparse.Namespace, runs: int, default: int = LOCAL_JOBS) -> int:
-    """As asked for; else a few here, and on a cluster all, which Ray queues."""
+    """Return `--jobs`, or by default a few on this machine, and on a cluster all, which Ray queues."""
     return args.jobs or (max(1, runs) if args.address is not None else default)
 
 
@@ -56,7 +54,7 @@ def jobs_at_once(args: argparse.Namespace, runs: int, default: int = LOCAL_JOBS)
 def chosen_runner(
     args: argparse.Namespace, context: RunContext, jobs: int, check_data: Callable[[], object]
 ) -> Iterator[Runner]:
-    """The runner that the flags ask for."""
+    """Open the runner that the flags ask for."""
     if args.runner == "local":
         yield run_locally
         return
@@ -65,19 +63,19 @@ def chosen_runner(
 
 
 def execute_grid(grid: Grid, runner: Runner) -> bool:
-    """Execute all runs and say how each ended; False when stopped.
+    """Execute all runs and print how each ended; False when stopped.
 
     Raises:
         InputError: runs failed; the others are kept.
     """
     started, done, failed = time.monotonic(), 0, []
     for report in execute_all(grid, runner):
-        if report.status is Status.COMPLETE:
+        if report.status is RunStatus.COMPLETE:
             done += 1
             told = ": ".join(part for part in (report.run.label, report.run.summary(grid.context.runs)) if part)
             shared.say(f"[{done}/{len(grid.runs)}, {as_time(time.monotonic() - started)}] {told}")
             continue
-        failed += [report] if report.status is Status.FAILED else []
+        failed += [report] if report.status is RunStatus.FAILED else []
         shared.say(": ".join(part for part in (report.status.value, report.reason, report.run.label) if part))
     if failed:
         raise InputError(
@@ -88,7 +86,7 @@ def execute_grid(grid: Grid, runner: Runner) -> bool:
 
 
 def as_time(seconds: float) -> str:
-    """A duration in words.
+    """Format a duration.
 
     >>> as_time(5400)
     '1.5 hours'

@@ -5,40 +5,16 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
 
+from metacontrast.cli.parser import Parser
 from metacontrast.cli.terminal import shown_controls, with_flags
-from metacontrast.errors import InputError, not_one_of, one_line
+from metacontrast.errors import InputError, one_line
 from metacontrast.files import what_failed
 from metacontrast.version import __version__
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one line with the nearest choice; it tells its flags' names."""
-
-    def __init__(self, **options: Any):
-        super().__init__(**options)
-        self.color = False  # the escape sequences of Python 3.14
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """As argparse does; `flags` has the flag of every option of the command and its verb."""
-        found, rest = super().parse_known_args(args, namespace)
-        own = {each.dest: each.option_strings[0] for each in self._actions if each.option_strings}
-        found.flags = own | getattr(found, "flags", {})
-        return found, rest
-
-    def error(self, message: str) -> NoReturn:
-        """Print the complaint and where to read more, exit with 2."""
-        self.exit(2, f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """Python 3.14 calls it `suggest_on_error`."""
-        if action.choices is not None and value not in action.choices:
-            raise argparse.ArgumentError(action, not_one_of(value, action.choices))
-
-
 def build_parser() -> Parser:
-    """The parser of all commands."""
+    """Build the parser of all commands."""
     from metacontrast.cli import (
         convert,
         data,
@@ -54,7 +30,11 @@ def build_parser() -> Parser:
         train,
     )
 
-    parser = Parser(prog="metacontrast", description="Few-shot meta-learning with MAML, and why it learns.")
+    parser = Parser(
+        prog="metacontrast",
+        description="Few-shot meta-learning with MAML, and why it learns.",
+        epilog="metacontrast COMMAND --help explains a command.",
+    )
     parser.add_argument("--version", action="version", version=f"metacontrast {__version__}")
     commands = parser.add_subparsers(metavar="command", required=True, parser_class=Parser)
     for command in (demo, data, train, evaluate, explain, figure, fit, predict, score, play, export, convert):

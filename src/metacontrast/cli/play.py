@@ -1,13 +1,12 @@
 """`metacontrast play`: a page on which one teaches classes, and sees why the model decides."""
 
 import argparse
-import importlib.util
 import webbrowser
 from pathlib import Path
 from typing import Any
 
 from metacontrast.cli import shared
-from metacontrast.errors import InputError, one_line
+from metacontrast.errors import one_line, require_extra
 
 
 def add_parser(commands: Any) -> None:
@@ -45,9 +44,7 @@ def add_parser(commands: Any) -> None:
 
 def execute(args: argparse.Namespace) -> None:
     """Serve the page until Ctrl-C."""
-    for package in ("starlette", "uvicorn"):
-        if importlib.util.find_spec(package) is None:
-            raise InputError("play needs an extra: pip install 'metacontrast[page]'")
+    require_extra("play", "page", "starlette", "uvicorn")
     from metacontrast.play.security import Address, check_binding
     from metacontrast.play.server import Play, listen, make_server, new_token
     from metacontrast.play.session import Sessions, available_models

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from metacontrast.cli import shared
-from metacontrast.cli.destinations import check_destinations
 from metacontrast.cli.fit import add_max_pixels_flag
+from metacontrast.cli.shared import check_destinations
 from metacontrast.cli.terminal import with_flags
 from metacontrast.errors import InputError, one_line
 from metacontrast.files import is_folder
@@ -28,8 +28,13 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "predict",
         help="classify images with a fitted classifier",
-        description="One line for each image: file, class, probability, each after a tab. Files that cannot be read "
-        "are named, the rest is answered, and the exit status is 1.",
+        description="One line for each image: file, class and probability, separated by tabs. Files that cannot be "
+        "read are reported, the others are classified, and the exit status is 1.",
+        examples=(
+            ("all images of a folder, as a table", "metacontrast predict my-classifier new-images --csv"),
+            ("the three most probable classes", "metacontrast predict my-classifier new-images --top 3"),
+            ("why", "metacontrast predict my-classifier new-images/1.png --explain"),
+        ),
     )
     parser.add_argument("classifier", type=shared.path, metavar="DIR", help="what `metacontrast fit --out` wrote")
     parser.add_argument(
@@ -38,14 +43,17 @@ def add_parser(commands: Any) -> None:
     form = parser.add_mutually_exclusive_group()
     shared.add_json_flag(form)
     form.add_argument("--csv", action="store_true", help="comma-separated values with a header")
-    parser.add_argument("--explain", action="store_true", help="name the support images that pulled and pushed")
+    parser.add_argument("--explain", action="store_true", help="list the support images with the largest contributions")
     parser.add_argument("--top", type=int, default=1, metavar="N", help="name the N most probable classes")
     parser.add_argument(
-        "--sets", type=float, metavar="SHARE", help="name a set of classes that holds the right one at least so often"
+        "--sets",
+        type=float,
+        metavar="SHARE",
+        help="print a set of classes that contains the correct one at least this often",
     )
     parser.add_argument("--model", metavar="M", help="the encoder, where it is your own code (python:...)")
     parser.add_argument(
-        "--pictures", type=shared.out_folder, metavar="DIR", help="with --explain: a picture of each explanation"
+        "--pictures", type=shared.out_folder, metavar="DIR", help="with --explain: a plot of each explanation"
     )
     add_max_pixels_flag(parser)
     shared.add_device_flag(parser)
@@ -55,7 +63,7 @@ def add_parser(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Answer image by image; 1 when one could not be read."""
     from metacontrast.classifier.estimator import FewShotClassifier
-    from metacontrast.classifier.labels import to_json
+    from metacontrast.classifier.inputs import to_json
 
     if args.pictures and not args.explain:
         raise InputError("--pictures draws explanations: add --explain")
@@ -75,6 +83,7 @@ def execute(args: argparse.Namespace) -> int:
     shown = tqdm(found, total=len(files), desc="predicting", unit="image", disable=None, leave=False)
     from_on = None if args.sets is None else classifier.set_threshold(args.sets)
     classes = classifier.classes_.tolist()
+    args.top = min(args.top, len(classes))
     write = _writer(args, classes, from_on)
     broken, answered = [], []
     for number, prediction in enumerate(shown):
@@ -136,7 +145,7 @@ def _set(prediction: "Prediction", classes: list[Any], from_on: float) -> list[A
 
 
 def _as_text(prediction: "Prediction", classes: list[Any], top: int, from_on: float | None) -> str:
-    label = f"like no class (nearest: {prediction.label})" if prediction.rejected else prediction.label
+    label = f"rejected (nearest: {prediction.label})" if prediction.rejected else prediction.label
     line = f"{one_line(prediction.image)}\t{one_line(str(label))}\t{prediction.probability:.4f}"
     for other, share in _top(prediction, classes, top)[1:]:
         line += f"\t{one_line(str(other))}\t{share:.4f}"

@@ -7,8 +7,8 @@ from typing import Any
 from tqdm import tqdm
 
 from metacontrast.cli import shared
-from metacontrast.cli.destinations import check_destinations
 from metacontrast.cli.fit import add_max_pixels_flag
+from metacontrast.cli.shared import check_destinations
 from metacontrast.errors import one_line
 from metacontrast.files import write_text
 
@@ -20,8 +20,9 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "score",
         help="accuracy of a fitted classifier on a labelled folder, with its mistakes on one page",
-        description="Accuracy ± its 95 %% interval, the share right of each class, which classes are confused, and the "
-        "most confident mistakes with their pictures in one HTML page. Of a divided folder test/ is taken.",
+        description="Accuracy with its 95 % interval, recall of each class, confusion matrix, and the most confident "
+        "mistakes with their images in one HTML page. Of a folder with train/ and test/, test/ is taken.",
+        examples=(("score on labelled images", "metacontrast score my-classifier labelled-images"),),
     )
     parser.add_argument("classifier", type=shared.path, metavar="DIR", help="what `metacontrast fit --out` wrote")
     parser.add_argument("folder", type=shared.path, metavar="FOLDER", help="a folder of images for each class in it")
@@ -42,32 +43,31 @@ def add_parser(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> None:
     """Ask about every image, print the table, write the page."""
     from metacontrast.classifier.estimator import FewShotClassifier
-    from metacontrast.classifier.inputs import fit_items
-    from metacontrast.classifier.labels import composed, to_json
+    from metacontrast.classifier.inputs import to_json
     from metacontrast.classifier.scoring import as_page, report_on
-    from metacontrast.data.folder import is_divided
+    from metacontrast.classifier.support import labelled
 
     target = args.page or args.classifier / "score.html"
     check_destinations([args.folder], files=[target], endings=(".html",))
     classifier = FewShotClassifier.load(args.classifier, args.model)
     classifier.set_params(max_pixels=args.max_pixels, device=args.device)
-    items, found = fit_items(args.folder, args.nested, "test" if is_divided(args.folder) else "train")
-    labels = composed([item.label for item in items])
+    items, labels, found = labelled(args.folder, nested=args.nested, use="test")
     answers = classifier.predict_each([item.source for item in items])
     shown = tqdm(answers, total=len(items), desc="scoring", unit="image", disable=None, leave=False)
     report = report_on(classifier.state_, labels, iter(shown))
-    write_text(target, as_page(report, f"{args.classifier.name} on {args.folder.name}"))
+    write_text(target, as_page(report, classifier.state_, f"{args.classifier.name} on {args.folder.name}"))
     low, high = report.interval
     print(f"accuracy {100 * report.accuracy:.1f} % ({100 * low:.1f} to {100 * high:.1f} %) on {report.images} images")
     print(f"mean over classes {100 * report.balanced_accuracy:.1f} %")
-    rows = sorted(zip(report.recalls, map(str, report.classes), report.confusion.sum(1).tolist(), strict=True))
+    rows = zip(report.recalls, map(str, report.classes), report.counts, strict=True)
+    rows = sorted((recall, label, count) for recall, label, count in rows if recall is not None)
     for recall, label, count in rows[:SHOWN]:
         print(f"{100 * recall:>6.1f} %  {one_line(label)} ({count} images)")
     if len(rows) > SHOWN:
         print(f"and {len(rows) - SHOWN} classes that did better")
     for image, problem in report.unreadable:
         print(one_line(f"metacontrast: {image}: {problem}"), file=sys.stderr)
-    for name, reason in found.ignored[:SHOWN]:
+    for name, reason in found.ignored[:SHOWN] if found else ():
         shared.say(f"left out: {name} {reason}")
     shared.say(f"page: {target}")
     if args.json:

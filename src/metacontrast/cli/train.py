@@ -11,25 +11,28 @@ from pathlib import Path
 from typing import Any
 
 from metacontrast.cli import shared
-from metacontrast.cli.config_flags import add_config_flags, add_vary_flag, config_from_flags, given_fields
-from metacontrast.cli.destinations import check_destinations, images_folder
-from metacontrast.cli.determinism import add_deterministic_flag, determinism
+from metacontrast.cli.config_flags import (
+    COMMON,
+    add_config_flags,
+    add_vary_flag,
+    config_from_flags,
+    given_fields,
+)
 from metacontrast.cli.grid import add_grid_flags, check_grid_flags, chosen_runner, execute_grid, jobs_at_once
-from metacontrast.cli.progress import Progress, row_in_words, stop_on_interrupt
+from metacontrast.cli.shared import add_deterministic_flag, check_destinations, determinism, images_folder
+from metacontrast.cli.terminal import Progress, row_in_words, stop_on_interrupt
 from metacontrast.data.catalog import data_root, dataset_files
 from metacontrast.data.images import ClassImages
 from metacontrast.device import find_device
 from metacontrast.errors import InputError
-from metacontrast.experiments.runners import Grid, RunContext, Status
-from metacontrast.experiments.runners.local import run_locally
+from metacontrast.experiments.runners import Grid, RunContext, RunStatus, run_locally
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.distributed import ALONE, Distributed, is_restarted, joined
 from metacontrast.training.memory import fit_to_memory
-from metacontrast.training.records import Record, read_records
+from metacontrast.training.recipes import first_run, sweep_configs
+from metacontrast.training.records import Record, read_records, require_tensorboard, tensorboard_writer
 from metacontrast.training.run import NullRunDirectory, RunDirectory, open_run, read_config
 from metacontrast.training.step import Resources
-from metacontrast.training.sweep import first_run, sweep_configs
-from metacontrast.training.tensorboard import require_tensorboard, tensorboard_writer
 from metacontrast.training.train_run import load_images, train_run
 from metacontrast.version import INTERRUPTED
 
@@ -39,23 +42,35 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "train",
         help="meta-train into a run directory",
+        usage="%(prog)s --out DIR [flags]",
         description="Meta-train with MAML, or with the method that --method names. Ctrl-C saves and stops; --resume "
         "continues where it stopped.",
+        common=(*COMMON, "seeds", "vary"),
+        examples=(
+            ("train on the embedded characters", "metacontrast train --recipe glyphs --out runs/glyphs"),
+            ("go on to 600 updates", "metacontrast train --resume --updates 600 --out runs/glyphs"),
+            (
+                "compare two heads on three seeds",
+                "metacontrast train --recipe glyphs --seeds 3 --vary head=learned,zeroed --out runs/heads",
+            ),
+            ("show the defaults of a recipe", "metacontrast train --recipe cifar-fs-5w5s-paper --help"),
+        ),
     )
     parser.add_argument("--out", type=shared.out_folder, required=True, metavar="DIR", help="run directory to write")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out if there is one")
-    parser.add_argument(
+    groups = add_config_flags(parser)
+    shared.add_data_root_flag(groups["data"])
+    run = groups["run"]
+    run.add_argument("--resume", action="store_true", help="continue the run in --out if there is one")
+    run.add_argument(
         "--seeds", "--replicas", type=int, metavar="N", help="train N seeds, from --seed on, into DIR/seed-S each"
     )
-    add_vary_flag(parser)
-    parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events (an extra)")
-    add_config_flags(parser)
-    shared.add_data_root_flag(parser)
-    shared.add_compute_flags(parser)
-    shared.add_engine_flags(parser)
-    add_grid_flags(parser, default_jobs=1)
-    add_deterministic_flag(parser)
-    shared.add_json_flag(parser)
+    add_vary_flag(run)
+    shared.add_compute_flags(run)
+    shared.add_engine_flags(run)
+    add_grid_flags(run, default_jobs=1)
+    add_deterministic_flag(run)
+    run.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events (an extra)")
+    shared.add_json_flag(run)
     parser.set_defaults(execute=execute)
 
 
@@ -67,7 +82,7 @@ def execute(args: argparse.Namespace) -> int:
     with joined(find_device(args.device)) as processes, _reported_by(processes), determinism(args.deterministic):
         status, results = train_with_progress(config, args, processes=processes)
         if status == "stopped":
-            shared.say(f"stopped and saved; continue with: metacontrast {_continuing(args)}")
+            shared.say(f"stopped and saved; continue with: metacontrast {command_that_goes_on(args)}")
         if args.json:
             shared.print_json({"run": str(args.out), "status": status, "results": results})
     return INTERRUPTED if status == "stopped" else 0
@@ -76,7 +91,7 @@ def execute(args: argparse.Namespace) -> int:
 def train_with_progress(
     config: TrainConfig, args: argparse.Namespace, label: str = "training", processes: Distributed = ALONE
 ) -> tuple[str, list[Record]]:
-    """Train into `args.out`, or seeds and variants into folders in it; the outcome, and the last evaluations' records.
+    """Train into `args.out`, or several runs into folders in it; return the outcome and the last evaluations.
 
     Args:
         processes: those that share the training.
@@ -90,21 +105,23 @@ def train_with_progress(
 
 
 def _place_of(run: Path, config: TrainConfig) -> dict[str, Any]:
-    """Which of the runs it is."""
+    """Return variant and seed of a run, as far as there are several."""
     variant = {"variant": run.parts[0]} if len(run.parts) > 1 else {}
     return variant | ({"seed": config.seed} if run.parts else {})
 
 
-def _continuing(args: argparse.Namespace) -> str:
-    """The command that goes on."""
-    seeds = [] if args.seeds is None else ["--seeds", str(args.seeds)]
+def command_that_goes_on(args: argparse.Namespace) -> str:
+    """Return the command that continues what these flags began."""
+    runner = None if args.runner == "local" else args.runner
+    given = {"seeds": args.seeds, "jobs": args.jobs, "runner": runner, "address": args.address, "out": args.out}
+    flags = [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
     vary = [f"--vary={name.replace('_', '-')}={','.join(map(str, values))}".lower() for name, values in args.vary]
-    return shlex.join(["train", "--resume", *seeds, *vary, "--out", str(args.out)])
+    return shlex.join(["train", "--resume", *vary, *flags])
 
 
 @contextlib.contextmanager
 def _reported_by(processes: Distributed) -> Iterator[None]:
-    """Messages, progress and results of the process that leads only."""
+    """Silence all processes but the main one inside the block."""
     if processes.is_main:
         yield
         return
@@ -115,20 +132,22 @@ def _reported_by(processes: Distributed) -> Iterator[None]:
 def _run_directory(
     path: Path, config: TrainConfig, images: tuple[ClassImages, ClassImages], resources: Resources, resume: bool
 ) -> contextlib.AbstractContextManager[RunDirectory]:
-    """Where this process writes; `torchrun` starts processes that died again with the same flags, to go on."""
+    """Open the run directory; `torchrun` restarts dead processes with the same flags, so they resume."""
     if not resources.distributed.is_main:
         return contextlib.nullcontext(NullRunDirectory(path, {}))
     return open_run(path, config, images, resources.device, resume=resume or is_restarted())
 
 
 def _configs(config: TrainConfig, args: argparse.Namespace) -> dict[Path, TrainConfig]:
-    """What is trained into which run directory, as seen from `args.out`."""
+    """Return the configuration of every run by its directory below `args.out`."""
     first = first_run(args.out)
     if args.seeds is None and not args.vary:
         if first is not None:
             raise InputError(
                 f"{args.out} holds several runs: add --seeds or --vary as before, or name one with --out {first}"
             )
+        if args.runner == "ray":
+            raise InputError("--runner ray hands several runs to a cluster: add --seeds or --vary, or leave it out")
         return {Path(): config}
     if read_config(args.out) is not None:
         raise InputError(f"{args.out} holds a single run: choose another --out for several")
@@ -140,7 +159,7 @@ def _configs(config: TrainConfig, args: argparse.Namespace) -> dict[Path, TrainC
 def _train(configs: dict[Path, TrainConfig], args: argparse.Namespace, label: str, processes: Distributed) -> str:
     """Train one run, or a grid of them."""
     jobs = jobs_at_once(args, len(configs), default=1)
-    if len(configs) > 1 and (jobs > 1 or args.runner == "ray"):
+    if args.runner == "ray" or (len(configs) > 1 and jobs > 1):
         if processes.count > 1:
             raise InputError("--jobs and --runner ray start processes of their own: leave them out under torchrun")
         return _train_apart(configs, args, jobs)
@@ -152,7 +171,7 @@ def _train(configs: dict[Path, TrainConfig], args: argparse.Namespace, label: st
         ]
         context = RunContext(args.out, args.data_root, args.device)
         if len(runs) == 1 or processes.count > 1:
-            is_done = all(run.execute(context, should_stop) is Status.COMPLETE for run in runs)
+            is_done = all(run.execute(context, should_stop) is RunStatus.COMPLETE for run in runs)
         else:
             is_done = execute_grid(Grid(runs, context, 1, should_stop), run_locally)
     if is_done and not progress.seen:
@@ -162,7 +181,7 @@ def _train(configs: dict[Path, TrainConfig], args: argparse.Namespace, label: st
 
 
 def _train_apart(configs: dict[Path, TrainConfig], args: argparse.Namespace, jobs: int) -> str:
-    """Several runs at a time, each with one thread of its own process; a line for each that ends."""
+    """Train several runs at a time, each with one thread of its own process; print a line for each that ends."""
     args = argparse.Namespace(**vars(args) | {"workers": 1})
     runs = [SweepRun(*each, args) for each in configs.items()]
     context = RunContext(args.out.absolute(), data_root(args.data_root).absolute(), args.device)
@@ -173,14 +192,14 @@ def _train_apart(configs: dict[Path, TrainConfig], args: argparse.Namespace, job
 
 
 def _check_data(configs: list[TrainConfig], data_root: Path | None) -> None:
-    """Raise where a data set is not there."""
+    """Raise `InputError` where a data set is missing."""
     for name, options in {(config.dataset, config.read_options()) for config in configs}:
         dataset_files(name, data_root, options)
 
 
 @dataclass(frozen=True)
 class SweepRun:
-    """One training of a sweep, and how the command trains it.
+    """One training of a sweep, executed with the command's flags.
 
     Args:
         folder: of its run directory below the sweep's.
@@ -199,27 +218,27 @@ class SweepRun:
 
     @property
     def label(self) -> str:
-        """Its name for people."""
+        """Name of the run in messages."""
         return str(self.folder)
 
     @property
     def key(self) -> str:
-        """Its name among the runs of the sweep."""
+        """Name of the run within the sweep."""
         return str(self.folder)
 
     def is_complete(self, root: Path) -> bool:
-        """Whether its last update is recorded."""
+        """Whether the run's last update is recorded."""
         file = root / self.folder / "records.jsonl"
         done = [each["update"] for each in read_records(file) if each["kind"] == "training"] if file.exists() else []
         return max(done, default=0) >= self.config.updates
 
     def summary(self, root: Path) -> str:
-        """The last evaluation, in a few words."""
+        """Summarize the last evaluation in a few words."""
         rows = last_evaluation(root / self.folder)
         return ", ".join(f"{row_in_words(row)} {100 * row['accuracy']:.1f} %" for row in rows)
 
-    def execute(self, context: RunContext, should_stop: Callable[[], bool]) -> Status:
-        """Train it from where it is."""
+    def execute(self, context: RunContext, should_stop: Callable[[], bool]) -> RunStatus:
+        """Train the run from its last saved state."""
         tasks = len(self.processes.shard(range(self.config.meta_batch)))
         with self.processes.main_first():
             images = _load(self.config, context.data_root)
@@ -228,11 +247,11 @@ class SweepRun:
             folder, note = context.runs / self.folder, need if self.is_first else ""
             show = self.show or (lambda record: None)
             status = _train_one(self.config, folder, self.args, images, resources, note, show, should_stop)
-        return Status.COMPLETE if status == "finished" else Status.STOPPED
+        return RunStatus.COMPLETE if status == "finished" else RunStatus.STOPPED
 
 
 def _load(config: TrainConfig, root: Path | None) -> tuple[ClassImages, ClassImages]:
-    """The images of the training, with a note where classes are in both splits."""
+    """Load the images of the training, with a note where classes are in both splits."""
     train_images, test_images = load_images(config, root)
     if both := set(train_images.classes) & set(test_images.classes):
         shared.say(f"note: {len(both)} classes are trained on and tested on: accuracy says little about new classes")
@@ -262,6 +281,6 @@ def _train_one(
 
 
 def last_evaluation(run: Path) -> list[Record]:
-    """The records of the last evaluation of a run that was trained before."""
+    """Return the records of a run's last evaluation."""
     rows = [record for record in read_records(run / "records.jsonl") if record["kind"] == "evaluation"]
     return [row for row in rows if row["update"] == rows[-1]["update"]]

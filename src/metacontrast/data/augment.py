@@ -1,4 +1,4 @@
-"""Augmentation of tasks by name, the same for a task whoever draws it: its random numbers come from (seed, task).
+"""Augmentation of tasks by name, the same for a task in every process: its random numbers come from (seed, task).
 
 - `flip`: half of the images are mirrored left to right.
 - `crop`: every image is moved by up to an eighth of its side, its border repeated.
@@ -46,7 +46,7 @@ class Augmentation:
             raise InputError(f"augmentation {','.join(self.names)} names one twice: give each once")
 
     def __call__(self, episodes: Episode, indices: Sequence[int]) -> Episode:
-        """The tasks of these numbers, augmented."""
+        """Augment the tasks of these numbers."""
         support = episodes.support_x.shape[1]
         images = torch.cat([episodes.support_x, episodes.query_x], 1)
         streams = RandomStreams(self.seed)

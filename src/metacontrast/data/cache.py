@@ -14,8 +14,8 @@ from pathlib import Path
 import PIL
 from safetensors import SafetensorError
 
+from metacontrast.data.decode import ReadOptions
 from metacontrast.data.images import ClassImages
-from metacontrast.data.options import ReadOptions
 from metacontrast.errors import InputError
 from metacontrast.files import open_tensors, parse_json, write_tensors
 

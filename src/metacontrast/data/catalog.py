@@ -10,8 +10,8 @@ from typing import Any, Protocol, cast, runtime_checkable
 import platformdirs
 
 from metacontrast.data.cache import cache_name, cached, fingerprint
+from metacontrast.data.decode import ReadOptions, Resample
 from metacontrast.data.images import ClassImages
-from metacontrast.data.options import ReadOptions, Resample
 from metacontrast.errors import InputError, NoSplitError, did_you_mean
 from metacontrast.fields import check_fields
 from metacontrast.files import as_path
@@ -27,11 +27,11 @@ class Reader(Protocol):
     """Raised whenever the same files give other images than before."""
 
     def read(self, root: Path, split: str, options: ReadOptions) -> ClassImages:
-        """One split of the set in `root`, complete, or an `InputError`."""
+        """Read one split of the set in `root`, complete, or raise `InputError`."""
         ...
 
     def sources(self, root: Path, options: ReadOptions) -> list[Path]:
-        """The files and folders that the set is read from, or an `InputError` that says where they belong."""
+        """List the files and folders that the set is read from; `InputError` says where missing ones belong."""
         ...
 
 
@@ -65,7 +65,7 @@ class DatasetSpec:
 
     @property
     def reader(self) -> Reader:
-        """The module that reads the set, imported when it is first needed."""
+        """Import the module that reads the set, when it is first needed."""
         return cast(Reader, import_module(f"metacontrast.data.{self.name.replace('-', '_')}"))
 
 
@@ -76,7 +76,7 @@ FOLDER = DatasetSpec(
     source="your files",
     licence="yours",
     shape=None,
-    options=("image_size", "resample", "invert", "rotations", "skip_unreadable"),
+    options=("image_size", "resample", "invert", "rotations", "skip_unreadable", "split_seed"),
 )
 
 DATASETS: Mapping[str, DatasetSpec] = {
@@ -118,7 +118,7 @@ DATASETS: Mapping[str, DatasetSpec] = {
             description="colour photographs of 100 classes of ImageNet, 600 each",
             splits=SPLITS,
             source="https://image-net.org, with an account; in the split of Ravi and Larochelle",
-            licence="ImageNet's terms: research, no passing on",
+            licence="ImageNet's terms: research, no redistribution",
             shape=(3, 84, 84),
             options=("image_size", "resample", "rotations", "skip_unreadable"),
             counts={"train": (64, 38400), "val": (16, 9600), "test": (20, 12000)},
@@ -138,10 +138,10 @@ def load_dataset(
     options: ReadOptions = DEFAULTS,
     cache: bool = True,
 ) -> ClassImages:
-    """Load one split of a data set, from its files at first and from a memory-mapped cache file afterwards.
+    """Load one split of a data set, from its own files the first time, then from a memory-mapped cache file.
 
     Args:
-        name: one of `DATASETS`, or `folder:PATH` for a folder of one's own images.
+        name: one of `DATASETS`, or `folder:PATH` for a folder of your own images.
         split: `train`, `val` or `test`; folders also know `all`.
         root: the folder that holds the data sets; None is `$METACONTRAST_DATA`, else the user's cache folder.
         options: how images are read; an option that does not apply to the set is an error.
@@ -171,7 +171,7 @@ def load_dataset(
 def load_evaluation_split(
     name: str, split: str, root: Path | str | None = None, options: ReadOptions = DEFAULTS
 ) -> ClassImages:
-    """The split that a training is evaluated on; `auto` is `val`, and `test` where there is no `val`."""
+    """Load the split that a training is evaluated on; `auto` is `val`, and `test` where there is no `val`."""
     if split != "auto":
         return load_dataset(name, split, root, options)
     try:
@@ -193,7 +193,7 @@ def find_dataset(name: str, root: Path | str | None = None) -> tuple[DatasetSpec
 
 
 def dataset_files(name: str, root: Path | str | None = None, options: ReadOptions = DEFAULTS) -> list[Path]:
-    """List the files that a data set is read from; `InputError` where it is not there."""
+    """List the files that a data set is read from; `InputError` where they are missing."""
     spec, place = find_dataset(name, root)
     return spec.reader.sources(place, options)
 
@@ -209,7 +209,7 @@ def check_options(spec: DatasetSpec, options: ReadOptions) -> None:
 
 
 def get_dataset(name: str, root: Path | str | None = None) -> Path:
-    """Fetch a data set from its official source unless it is there and whole; return where it lies."""
+    """Download a data set from its official source unless it is complete; return its folder."""
     spec, place = find_dataset(name, root)
     try:
         if check_dataset(name, root)["verified"]:
@@ -223,7 +223,7 @@ def get_dataset(name: str, root: Path | str | None = None) -> Path:
 
 
 def check_dataset(name: str, root: Path | str | None = None) -> dict[str, Any]:
-    """Read a whole data set from its files and report what is there.
+    """Read a whole data set from its files; return counts, digests and what is wrong.
 
     Returns:
         `name`; `root`; `splits`, for each its `classes`, `images` and `digest` (SHA-256 over names and pixels

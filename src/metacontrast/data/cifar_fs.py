@@ -8,7 +8,6 @@ list of classes in `cifar100/splits/bertinetto/` is preferred to the same list i
 shown to a model with the mean and standard deviation of the channels of CIFAR-100's training images.
 """
 
-import io
 import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,13 +17,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from metacontrast.data import safe_pickle
-from metacontrast.data.download import fetch
+from metacontrast.data.decode import ClassArrays, ReadOptions, to_png
 from metacontrast.data.images import ClassImages, group_by_class
-from metacontrast.data.options import ClassArrays, ReadOptions
-from metacontrast.data.published import FileTree, find_source, open_image, open_tree, pixels, split_list
+from metacontrast.data.published import FileTree, fetch, find_source, open_image, open_tree, pixels, split_list
 from metacontrast.errors import InputError
 from metacontrast.files import atomic_path
 
@@ -113,7 +110,7 @@ def convert(published: Path, path: Path, splits: Mapping[str, Sequence[str]]) ->
         for split, classes in splits.items():
             archive.writestr(f"cifar100/splits/bertinetto/{split}.txt", "\n".join(classes) + "\n")
         for name, image in images:
-            archive.writestr(f"cifar100/data/{name}", _png(image))
+            archive.writestr(f"cifar100/data/{name}", to_png(image))
     return path
 
 
@@ -144,9 +141,3 @@ def _read_pickle(archive: tarfile.TarFile, name: str, folder: Path) -> Any:
         raise tarfile.TarError(f"{member.name} is not a file of at most {LARGEST_PICKLE} bytes")
     (folder / name).write_bytes(file.read())
     return safe_pickle.load(folder / name)
-
-
-def _png(image: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()

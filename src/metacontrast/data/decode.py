@@ -1,4 +1,4 @@
-"""Images of any kind as uint8 pixels: upright, opaque, 8 bits a channel, of the wanted size; one, or many side by side.
+"""Images of any kind as uint8 pixels: upright, opaque, 8 bits a channel, of the wanted size; and how a set is read.
 
 What is done, in this order: the first frame is taken, the EXIF orientation is applied, greys of more than 8 bits are
 scaled to 8, transparency is laid on white, colours are converted to grey or RGB, and the whole image, or its central
@@ -13,21 +13,77 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from metacontrast.data.options import Mode, ReadOptions, Resample, channels_first
 from metacontrast.errors import InputError, check_choice, one_line
+from metacontrast.fields import check_fields
 from metacontrast.files import is_address
 
-Source = Path | bytes | NDArray[np.uint8] | Image.Image
+Resample = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+SplitScheme = Literal["default", "released"]
+Mode = Literal["L", "RGB"]
+"""Pillow's names of grey and colour."""
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """Options for reading a data set; None leaves a choice to the data set's own default.
+
+    Args:
+        image_size: side of the square images in pixels.
+        resample: Pillow's filter for resizing.
+        invert: swap black and white.
+        rotations: add every class turned by 90, 180 and 270 degrees as three further classes.
+        split_scheme: `default` is the literature's split; `released` is what the code released with the paper ran.
+        skip_unreadable: leave out files that cannot be read instead of stopping at the first.
+        split_seed: divide the classes of a folder that is not divided by numbers drawn from this seed.
+    """
+
+    image_size: int | None = None
+    resample: Resample | None = None
+    invert: bool = False
+    rotations: bool = False
+    split_scheme: SplitScheme = "default"
+    skip_unreadable: bool = False
+    split_seed: int | None = None
+
+    __post_init__ = check_fields
+
+
+def channels_first(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Convert an image of `(height, width)` or `(height, width, channel)` to `(channel, height, width)`."""
+    return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+ClassArrays = list[tuple[str, NDArray[np.uint8]]]
+
+
+def with_variants(by_class: Sequence[tuple[str, NDArray[np.uint8]]], options: ReadOptions) -> ClassArrays:
+    """Invert the classes and append copies turned counterclockwise, where the options ask for it.
+
+    A turned class is a class of its own, named with its angle: `Futurama/character07/rot090`.
+    """
+    upright = [(name, 255 - images if options.invert else images) for name, images in by_class]
+    if not options.rotations:
+        return upright
+    turned = [
+        (f"{name}/rot{90 * quarter:03d}", np.rot90(images, quarter, axes=(2, 3)).copy())
+        for quarter in (1, 2, 3)
+        for name, images in upright
+    ]
+    return upright + turned
+
+
+ImageSource = Path | bytes | NDArray[np.uint8] | Image.Image
 
 MAX_PIXELS = 64_000_000
 GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
@@ -44,7 +100,7 @@ class UnreadableImage(InputError):
 
 
 def decode(
-    source: Source,
+    source: ImageSource,
     size: int,
     mode: Mode = "RGB",
     resample: Resample = "bilinear",
@@ -108,7 +164,7 @@ def quiet() -> AbstractContextManager[None]:
 
 @functools.cache
 def formats() -> tuple[str, ...]:
-    """Names of the file formats that are read."""
+    """Return the names of the file formats that are read."""
     Image.preinit()
     Image.init()
     return tuple(name for name in Image.OPEN if name not in LEFT_OUT)
@@ -116,11 +172,11 @@ def formats() -> tuple[str, ...]:
 
 @functools.cache
 def suffixes() -> frozenset[str]:
-    """File name endings of these formats, such as `.png`, in lower case."""
+    """Return the file name endings of these formats, such as `.png`, in lower case."""
     return frozenset(end for end, name in Image.registered_extensions().items() if name in formats())
 
 
-def _open(source: Source) -> AbstractContextManager[Image.Image]:
+def _open(source: ImageSource) -> AbstractContextManager[Image.Image]:
     if isinstance(source, Image.Image):
         return nullcontext(source)
     if isinstance(source, np.ndarray):
@@ -139,7 +195,7 @@ def _upright_and_opaque(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(grey: np.ndarray) -> NDArray[np.uint8]:
-    """Greys on a known scale as 0 to 255: whole numbers reach 65535; floats reach 1, 255 or 65535."""
+    """Convert greys on a known scale to 0 … 255: whole numbers reach 65535; floats reach 1, 255 or 65535."""
     low, high = grey.min(), grey.max()
     tops = (1, 255, 65535) if grey.dtype.kind == "f" else (65535,)
     top = next((top for top in tops if low >= 0 and high <= top), None)
@@ -160,7 +216,7 @@ def _too_large(
     return UnreadableImage(name, f"has {pixels} pixels, more than the limit of {limit}", advice)
 
 
-def _reason(source: Source, error: Exception) -> str:
+def _reason(source: ImageSource, error: Exception) -> str:
     if isinstance(error, FileNotFoundError) and isinstance(source, Path) and is_address(source):
         return "is an address, not a file: download it first"
     if isinstance(error, UnidentifiedImageError):
@@ -169,7 +225,7 @@ def _reason(source: Source, error: Exception) -> str:
     return f"cannot be read ({' '.join(text.split()) or type(error).__name__})"
 
 
-def _is_empty(source: Source) -> bool:
+def _is_empty(source: ImageSource) -> bool:
     return not source if isinstance(source, bytes) else isinstance(source, Path) and source.stat().st_size == 0
 
 
@@ -187,11 +243,11 @@ class Item(NamedTuple):
 
     label: str
     name: str
-    source: Source
+    source: ImageSource
 
 
 class Listing(NamedTuple):
-    """How many images each class has, and the images, which may stay on disk until they are asked for."""
+    """Number of images per class, and the images, which may stay on disk until they are asked for."""
 
     counts: Counter[str]
     items: Iterable[Item]
@@ -233,7 +289,7 @@ def enumerate_some(names: Sequence[str]) -> str:
 def decoder(
     mode: Mode, size: int, resample: Resample, max_pixels: int = MAX_PIXELS, crop: float | None = None
 ) -> Callable[[Item], Decoded]:
-    """A function that decodes an item to images of that kind, or returns why it cannot."""
+    """Return a function that decodes an item to images of that kind, or returns why it cannot."""
 
     def decode_item(item: Item) -> Decoded:
         try:
@@ -263,3 +319,10 @@ def _report(summary: str, options: ReadOptions) -> None:
     if not options.skip_unreadable:
         raise InputError(f"{summary}; replace or remove them, or leave them out with skip_unreadable")
     logger.warning("%s; they are left out", summary)
+
+
+def to_png(image: NDArray[np.uint8]) -> bytes:
+    """Encode an image `(height, width)` or `(height, width, 3)` as PNG."""
+    file = BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()

@@ -1,4 +1,4 @@
-"""Seeded random access to few-shot tasks: `sampler[i]` is task i of a seed, whoever asks, in whatever order.
+"""Seeded random access to few-shot tasks: `sampler[i]` is task i of a seed, always the same one, in any order.
 
 Task i is drawn from its own counter-based generator, keyed by (seed, i), so that processes and workers need
 no common state and a run can be taken up at any task.
@@ -49,7 +49,7 @@ class EpisodeSampler:
             non-mutually-exclusive tasks; classes left over are not used).
             `bound-uneven`: the same with all classes, the first slots one larger (released miniImageNet code).
             `bound-tuples`: the classes cW to cW + W − 1 in this order for a random c (released Omniglot code).
-        pool_size: None draws every task anew; N draws N tasks once and reuses them in shuffled epochs; 1 is one fixed
+        pool_size: None draws new tasks; N draws N tasks once and reuses them in shuffled epochs; 1 is one fixed
             task.
         relabel: permute a task's labels each time that it is used, support and query together.
         least_ways, least_shots: with them every block of tasks has a size of its own, drawn evenly from these to `ways`
@@ -80,7 +80,7 @@ class EpisodeSampler:
         _check_classes(self)
 
     def __getitem__(self, index: int) -> Episode:
-        """Task number `index`, 0 or more."""
+        """Return task number `index`, 0 or more."""
         if index < 0:
             raise IndexError(f"tasks are counted from 0, not {index}")
         return Episode(*(part[0] for part in self.batch([index])))
@@ -101,11 +101,11 @@ class EpisodeSampler:
         return EpisodeRows(*(part[0] for part in self._rows([index])))
 
     def ways_at(self, index: int) -> int:
-        """The number of classes of task number `index`."""
+        """Return the number of classes of task number `index`."""
         return self._of_size(index // self.block).ways
 
     def _of_size(self, block: int) -> "EpisodeSampler":
-        """The sampler of a block's tasks, whose size is fixed."""
+        """Return the sampler of a block's tasks, whose size is fixed."""
         if self.least_ways is None and self.least_shots is None:
             return self
         random = RandomStreams(self.seed).at(block, _SIZE)
@@ -114,7 +114,7 @@ class EpisodeSampler:
         return replace(self, ways=ways, shots=shots, least_ways=None, least_shots=None)
 
     def _rows(self, indices: Sequence[int]) -> EpisodeRows:
-        """Row numbers and labels of tasks, `(task, image)`."""
+        """Return row numbers and labels of tasks, `(task, image)`."""
         blocks = {index // self.block for index in indices}
         sized = self._of_size(min(blocks))
         if sized is not self:
@@ -148,7 +148,7 @@ class EpisodeSampler:
         return int(_order_of_epoch(self.seed, epoch, self.pool_size)[position])
 
     def _draw(self, random: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """The classes of a task, which images of each, support first, and how many of these are support images."""
+        """Draw a task's classes, images of each, support first, and the number of support images of each."""
         classes = self._draw_classes(random)
         shots, most = np.full(self.ways, self.shots), self.shots
         if self.unequal_shots:
@@ -159,7 +159,7 @@ class EpisodeSampler:
         return classes, places, shots
 
     def _draw_shots(self, random: np.random.Generator, classes: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Shares of the ways · shots support images by Meta-Dataset's rule, as far as the classes' images reach."""
+        """Divide the ways · shots support images by Meta-Dataset's rule, as far as the classes' images reach."""
         counts = np.array(self._counts)[classes]
         shares = np.exp(random.uniform(-np.log(2), np.log(2), self.ways)) * counts
         shots, total = np.ones(self.ways, np.int64), self.ways * self.shots
@@ -191,7 +191,7 @@ class EpisodeSampler:
 
 
 class RandomStreams:
-    """Generators of a seed, one for every number and purpose; asking for one invalidates the one before.
+    """Generators of a seed, one for every number and purpose; asking for one invalidates the previous one.
 
     Setting the state of one generator is four times as fast as making a new one.
     """
@@ -211,7 +211,7 @@ class RandomStreams:
 
 @lru_cache(maxsize=4)
 def _order_of_epoch(seed: int, epoch: int, pool_size: int) -> NDArray[np.int64]:
-    """The tasks of a pool in the order in which an epoch takes them."""
+    """Return the order in which an epoch takes the tasks of a pool."""
     return RandomStreams(seed).at(epoch, _ORDER).permutation(pool_size)
 
 
@@ -228,7 +228,7 @@ def _check_sizes(sampler: EpisodeSampler) -> None:
 
 
 def _check_varied(sampler: EpisodeSampler) -> None:
-    """Raise where sizes are drawn that no task can have, or that contradict another option."""
+    """Raise `InputError` for drawn sizes that no task can have, or that contradict another option."""
     for name, least, most in (
         ("least_ways", 2, sampler.ways),
         ("least_shots", 1, sampler.shots),

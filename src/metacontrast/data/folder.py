@@ -7,13 +7,15 @@
 
 With such folders a split is what lies in its folder, and `all` is everything, a class of the same name in two
 of them being one class. Without them `train` and `all` are everything, and `val` and `test` are refused:
-accuracy on classes seen in training says nothing about new ones.
+accuracy on classes seen in training says nothing about new ones. With a `split_seed` the classes are divided by
+it: in order of the SHA-256 of seed and name the first fifth, rounded up, is `test`, the second is `val`.
 
 Images are grey if all files of all splits say that they are (modes 1, L and 16 bits, not palettes), else RGB
 with ImageNet's mean and standard deviation. Files are sorted by name. Hidden files and images outside a class
 are ignored.
 """
 
+import hashlib
 import logging
 import os
 import unicodedata
@@ -22,9 +24,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from metacontrast.data.decode import Item, UnreadableImage, enumerate_some, gather, is_grey, suffixes
+from metacontrast.data.decode import (
+    Item,
+    ReadOptions,
+    UnreadableImage,
+    enumerate_some,
+    gather,
+    is_grey,
+    suffixes,
+    with_variants,
+)
 from metacontrast.data.images import ClassImages, group_by_class
-from metacontrast.data.options import ReadOptions, with_variants
 from metacontrast.errors import InputError, NoSplitError, check_choice
 from metacontrast.files import is_folder, why_no_folder
 
@@ -37,12 +47,13 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 ClassFiles = dict[str, list[Path]]
 Nested = Literal["classes", "flatten"]
+Use = Literal["train", "test"]
 HEIC = (".heic", ".heif")
 
 
 @dataclass
 class Found:
-    """The classes of a folder, and what was left out.
+    """Classes of a folder, and what was left out.
 
     Args:
         classes: the images of each class.
@@ -67,9 +78,10 @@ def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
     """
     where = f"folder:{root.resolve().name}/{split}"
     found = class_files(root)
-    classes = split_classes(root, found, split)
+    _warn_of_shared_classes(root, found)
+    classes = split_classes(root, found, split, options.split_seed)
     mode = "L" if _all_grey(file for files in found.values() for file in files) else "RGB"
-    by_class = gather(where, _items(root, classes), mode, options)
+    by_class = gather(where, items_of(root, classes), mode, options)
     if len(by_class) < 2:
         only = ", ".join(repr(name) for name, _ in by_class) or "none"
         raise InputError(
@@ -87,7 +99,7 @@ def sources(root: Path, options: ReadOptions) -> list[Path]:
 
 
 def image_folders(root: Path, ignored: list[tuple[str, str]] | None = None) -> ClassFiles:
-    """The images that `root` (`.`) and each folder below it directly hold, where they hold some.
+    """List the images directly in `root` (`.`) and in each folder below it, where there are some.
 
     Args:
         ignored: takes the names of what is left out, with the reason; without it a link out of the folder is an error.
@@ -96,7 +108,7 @@ def image_folders(root: Path, ignored: list[tuple[str, str]] | None = None) -> C
 
 
 def class_files(root: Path) -> ClassFiles:
-    """The image files of every class folder under `root`, by its path below `root`."""
+    """List the image files of every class folder under `root`, by its path below `root`."""
     if not is_folder(root):
         raise InputError(f"{root} {why_no_folder(root)}; give a folder that holds a folder of images for each class")
     found = image_folders(root)
@@ -109,10 +121,11 @@ def class_files(root: Path) -> ClassFiles:
     return found
 
 
-def find_classes(root: Path, nested: Nested = "classes", split: str = "train") -> Found:
-    """The classes of a folder for one split, with everything that is left out named; links out of it are left out.
+def find_classes(root: Path, nested: Nested = "classes", use: Use = "train") -> Found:
+    """Find the classes of a folder for one use, and name everything that is left out, such as links out of it.
 
     Args:
+        use: as of `split_for`.
         nested: what folders below a class's folder are: `classes` of their own, named by their path, which is refused
             where the folder above holds images too; or `flatten`, more images of the class above.
     """
@@ -122,6 +135,7 @@ def find_classes(root: Path, nested: Nested = "classes", split: str = "train") -
     ignored += [(file.name, "is outside of any class folder") for file in found.pop(".", [])]
     if not found:
         class_files(root)  # says what is wrong
+    split = split_for(root, found, use)
     classes = split_classes(root, found, split)
     left = sum(map(len, found.values())) - sum(map(len, classes.values()))
     ignored += [(f"{left} images of other splits", f"are not in {split}")] if left else []
@@ -137,29 +151,38 @@ def find_classes(root: Path, nested: Nested = "classes", split: str = "train") -
 
 
 def _flattened(classes: ClassFiles) -> ClassFiles:
-    """Every class with the images of the folders below it."""
+    """Give every class the images of the folders below it."""
     flat: ClassFiles = {}
     for name, files in classes.items():
         flat.setdefault(name.partition("/")[0], []).extend(files)
     return flat
 
 
-def is_divided(root: Path) -> bool:
-    """Whether folders named train, val or test divide the classes."""
-    return bool(_split_folders(root, class_files(root)))
+def is_coloured(root: Path) -> bool:
+    """Whether any image of a folder says that it has colours."""
+    return not _all_grey(file for files in class_files(root).values() for file in files)
 
 
-def split_classes(root: Path, found: ClassFiles, split: str) -> ClassFiles:
-    """Select the classes of one split by the rules in the module's docstring."""
+def split_for(root: Path, found: ClassFiles, use: Use) -> str:
+    """The split that is learned from (`train`) or tested on (`test`): that of a divided folder, else `all`."""
+    return use if _split_folders(root, found) else "all"
+
+
+def split_classes(root: Path, found: ClassFiles, split: str, seed: int | None = None) -> ClassFiles:
+    """Select the classes of one split by the rules in the module's docstring; `seed` is the `split_seed`."""
     if split not in SPLITS:
         raise InputError(f"folder:{root} has no split {split!r}, only {', '.join(SPLITS)}")
     tops = _split_folders(root, found)
+    if tops and seed is not None:
+        raise InputError(f"{root} is divided by its folders {', '.join(sorted(tops))}: leave out split_seed={seed}")
+    if seed is not None:
+        return found if split == "all" else _drawn_split(found, split, seed)
     if not tops:
         if split in ("val", "test"):
             raise NoSplitError(
-                f"{root} is not divided, so {split!r} would be the classes that are trained on: put class folders into "
-                "train/ and test/, or ask for all (train --eval-split all, or evaluate --split all where nothing of it "
-                "was trained on)"
+                f"{root} is not divided, so {split!r} would be the classes that are trained on: divide its classes by "
+                "a seed (train --split-seed 0), put class folders into train/ and test/, or ask for all (train "
+                "--eval-split all, or evaluate --split all where nothing of it was trained on)"
             )
         return found
     wanted = {top for top, name in tops.items() if split in ("all", name)}
@@ -168,8 +191,20 @@ def split_classes(root: Path, found: ClassFiles, split: str) -> ClassFiles:
     return _merged(found, wanted)
 
 
+def _drawn_split(found: ClassFiles, split: str, seed: int) -> ClassFiles:
+    """The classes of one split, drawn from a seed."""
+
+    def mark(name: str) -> str:
+        plain = unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
+        return hashlib.sha256(b"%d/%s" % (seed, plain)).hexdigest()
+
+    order, fifth = sorted(found, key=mark), -(-len(found) // 5)
+    wanted = {"test": order[:fifth], "val": order[fifth : 2 * fifth], "train": order[2 * fifth :]}[split]
+    return {name: files for name, files in found.items() if name in wanted}
+
+
 def _split_folders(root: Path, found: ClassFiles) -> dict[str, str]:
-    """Which folders of `root` hold the classes of a split, and which split that is."""
+    """Find the folders of `root` that hold the classes of a split, and which split that is."""
     divided = {name.split("/")[0] for name in found if "/" in name}
     tops = {top: FOLDER_SPLITS[top.casefold()] for top in divided if top.casefold() in FOLDER_SPLITS}
     others = sorted({name.split("/")[0] for name in found} - set(tops))
@@ -178,12 +213,11 @@ def _split_folders(root: Path, found: ClassFiles) -> dict[str, str]:
             f"{root} holds images in {', '.join(sorted(tops))} and also in {enumerate_some(others)}: move "
             "these into one of the split folders, or elsewhere"
         )
-    _warn_of_shared_classes(root, found, tops)
     return tops
 
 
-def _warn_of_shared_classes(root: Path, found: ClassFiles, tops: dict[str, str]) -> None:
-    splits_of: dict[str, set[str]] = {}
+def _warn_of_shared_classes(root: Path, found: ClassFiles) -> None:
+    tops, splits_of = _split_folders(root, found), dict[str, set[str]]()
     for path in found:
         top, _, name = path.partition("/")
         if name and top in tops:
@@ -204,7 +238,7 @@ def _merged(found: ClassFiles, tops: set[str]) -> ClassFiles:
 
 
 def _walk(folder: Path, root: Path, ignored: list[tuple[str, str]] | None = None) -> Iterator[tuple[Path, list[Path]]]:
-    """Each folder that directly holds images with its images, all sorted by name; `ignored` as of `image_folders`."""
+    """Yield each folder that directly holds images with its images, sorted by name; `ignored` as of `image_folders`."""
     entries = sorted(_visible(folder), key=lambda entry: unicodedata.normalize("NFC", entry.name))
     near = [entry for entry in entries if not (entry.is_symlink() and _is_far_link(entry, root, ignored))]
     files = [entry for entry in near if _is_image_file(entry)]
@@ -222,7 +256,7 @@ def _walk(folder: Path, root: Path, ignored: list[tuple[str, str]] | None = None
 
 
 def _why_not(entry: Path) -> str:
-    """Why a file is not taken for an image."""
+    """Say why a file is not taken for an image."""
     end = entry.suffix.lower()
     if end in HEIC:
         return "is HEIC: pip install pillow-heif and call pillow_heif.register_heif_opener(), or save it as JPEG"
@@ -230,7 +264,7 @@ def _why_not(entry: Path) -> str:
 
 
 def _is_far_link(link: Path, root: Path, ignored: list[tuple[str, str]] | None) -> bool:
-    """Whether a link leads where it is not followed; unless it may be left out, that is an `InputError`."""
+    """Whether a link leads outside; unless it may be left out, that is an `InputError`."""
     try:
         _refuse_far_link(link, root)
     except InputError:
@@ -273,7 +307,8 @@ def _is_grey_or_unreadable(file: Path) -> bool:
         return True
 
 
-def _items(root: Path, classes: ClassFiles) -> Iterator[Item]:
+def items_of(root: Path, classes: ClassFiles) -> Iterator[Item]:
+    """The images of the classes, named by their paths below `root`."""
     for label, files in classes.items():
         for file in files:
             yield Item(label, file.relative_to(root).as_posix(), file)

@@ -68,12 +68,12 @@ class ClassImages:
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
-        """How many images each class has."""
+        """Number of images of each class."""
         return np.diff(self.starts.cpu().numpy())
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over names, borders, shape and pixels: two sets with the same digest hold the same images."""
+        """SHA-256 over names, borders, shape and pixels. Two sets with the same digest hold the same images."""
         return content_digest(self.images, self.starts, self.classes)
 
     def pixels(self, rows: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows channel height width"]:
@@ -84,7 +84,7 @@ class ClassImages:
     def normalize(
         self, images: UInt8[Tensor, "*rows channel height width"]
     ) -> Float[Tensor, "*rows channel height width"]:
-        """Uint8 images as the model sees them: `(x / 255 - mean) / std`."""
+        """Normalize uint8 images as the model sees them: `(x / 255 - mean) / std`."""
         return normalize(images, self.mean, self.std, self._columns if images.device == self.images.device else None)
 
     @cached_property
@@ -105,6 +105,14 @@ class ClassImages:
             classes=tuple(self.classes[c] for c in chosen),
         )
 
+    def with_channels(self, channels: int) -> "ClassImages":
+        """Grey images as colour, the same in every channel; itself where the images have this many channels already."""
+        if self.shape[0] == channels:
+            return self
+        if self.shape[0] != 1:
+            raise InputError(f"{self.name} has coloured images, and grey ones are wanted: choose a model for colour")
+        return replace(self, images=self.images.expand(-1, channels, -1, -1))
+
     def to(self, device: torch.device | str) -> "ClassImages":
         """Copy the images to `device`."""
         return replace(self, images=self.images.to(device))
@@ -116,7 +124,7 @@ def normalize(
     std: Sequence[float],
     columns: tuple[Tensor, Tensor] | None = None,
 ) -> Float[Tensor, "*rows channel height width"]:
-    """`(x / 255 - mean) / std` as float32; `mean` and `std` have one number for all channels or one for each.
+    """Return `(x / 255 - mean) / std` as float32; `mean` and `std` have one number, or one for each channel.
 
     Args:
         columns: `mean` and `std` as tensors on the device of the images, where they are there already.
@@ -129,7 +137,7 @@ def normalize(
 
 
 def _columns(mean: Sequence[float], std: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and deviation as `(channel, 1, 1)` on a device, without waiting for it."""
+    """Return mean and deviation as `(channel, 1, 1)` on a device, without waiting for it."""
     first, second = (torch.tensor(v).to(device, non_blocking=True)[:, None, None] for v in (mean, std))
     return first, second
 
@@ -166,7 +174,7 @@ def images_from_arrays(
     mean: tuple[float, ...] = (0.0,),
     std: tuple[float, ...] = (1.0,),
 ) -> ClassImages:
-    """Images from memory, to draw tasks from.
+    """Build `ClassImages` from arrays in memory.
 
     Args:
         images: uint8, `(image, height, width)` or `(image, height, width, channel)` with 1 or 3 channels.

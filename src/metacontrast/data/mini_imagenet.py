@@ -5,6 +5,10 @@ Optimization as a model for few-shot learning, ICLR 2017. ImageNet's terms forbi
 nothing to fetch: the set is read in whichever of `LAYOUTS` it lies in the folder, and must be complete. A layout finds
 the files of a split without decoding images, and opens them as a `Listing`. Images are resized bilinearly without
 keeping their aspect, and shown with ImageNet's mean and standard deviation.
+
+Data set hubs provide images in parquet files, `data/SPLIT-00000-of-00001.parquet`. Column `image` holds the encoded
+file, alone or as `bytes` beside its `path`; `label` holds a class name, or a number whose name stands in the file's
+metadata.
 """
 
 import csv
@@ -12,19 +16,18 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metacontrast.data import parquet
-from metacontrast.data.decode import Item, Listing, enumerate_some, gather
+from metacontrast.data.decode import BATCH, Item, Listing, ReadOptions, enumerate_some, gather, with_variants
 from metacontrast.data.folder import IMAGENET_MEAN, IMAGENET_STD, image_folders
 from metacontrast.data.images import ClassImages, group_by_class
-from metacontrast.data.options import ReadOptions, with_variants
 from metacontrast.data.published import split_list
 from metacontrast.data.safe_pickle import load
 from metacontrast.errors import InputError
+from metacontrast.files import parse_json
 
 READER_VERSION = 1
 IMAGES = 600
@@ -33,7 +36,7 @@ FOLDERS = ("", "mini-imagenet", "miniImagenet", "mini_imagenet", "miniimagenet")
 
 
 class DiskLayout(NamedTuple):
-    """A layout on disk: how to find the files of a split in a folder (none if absent), and how to open them."""
+    """Layout on disk: functions that find the files of a split in a folder (none if absent) and open them."""
 
     description: str
     find: Callable[[Path, str], list[Path]]
@@ -113,7 +116,7 @@ CLASS_ID = re.compile(r"n\d{8}")
 
 
 def find_csv(folder: Path, split: str) -> list[Path]:
-    """The split's list (columns `filename`, `label`), and the folder `images/` with what it names."""
+    """Find the split's list (columns `filename`, `label`), and the folder `images/` with its images."""
     lists = [folder / place / f"{split}.csv" for place in ("", "csv", "splits")]
     found = next((file for file in lists if file.is_file()), None)
     images = folder / "images"
@@ -121,37 +124,37 @@ def find_csv(folder: Path, split: str) -> list[Path]:
 
 
 def open_csv(files: Sequence[Path], split: str) -> Listing:
-    """The images in the order of the list."""
+    """Open the images in the order of the list."""
     listed, images = files
     return _listing([Item(label, name, images / name) for name, label in _csv_rows(listed)])
 
 
 def find_pickle(folder: Path, split: str) -> list[Path]:
-    """The cache file with all images of a split."""
+    """Find the cache file with all images of a split."""
     file = folder / f"mini-imagenet-cache-{split}.pkl"
     return [file] if file.is_file() else []
 
 
 def open_pickle(files: Sequence[Path], split: str) -> Listing:
-    """`image_data`, uint8 of shape `(image, height, width, 3)`, by the row numbers in `class_dict`."""
+    """Open `image_data`, uint8 of shape `(image, height, width, 3)`, by the row numbers in `class_dict`."""
     images, rows = _cache_content(files[0], load(files[0]))
     counts = Counter({name: len(chosen) for name, chosen in rows.items()})
     return Listing(counts, (Item(name, f"row {row}", images[row]) for name, chosen in rows.items() for row in chosen))
 
 
 def find_split_folders(folder: Path, split: str) -> list[Path]:
-    """The images in `SPLIT/CLASS/`."""
+    """Find the images in `SPLIT/CLASS/`."""
     return _by_class_id(folder / split)
 
 
 def find_flat(folder: Path, split: str) -> list[Path]:
-    """The images of the split's published classes in `images/`, by the names of files or of their folders."""
+    """Find the images of the split's published classes in `images/`, by the names of files or of their folders."""
     classes = split_list(f"mini_imagenet_{split}")
     return [file for file in _by_class_id(folder / "images") if _class_id(file) in classes]
 
 
 def open_files(files: Sequence[Path], split: str) -> Listing:
-    """Images whose folders or names begin with the class."""
+    """Open images whose folders or names begin with the class."""
     return _listing([Item(_class_id(file), str(file), file) for file in files])
 
 
@@ -172,7 +175,7 @@ def _csv_rows(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def _cache_content(file: Path, content: object) -> tuple[NDArray[np.uint8], dict[str, list[int]]]:
-    """The two parts of a cache file, with every row number checked."""
+    """Return the two parts of a cache file, with every row number checked."""
     images, rows = (content.get("image_data"), content.get("class_dict")) if isinstance(content, dict) else (None, None)
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[3:] != (3,):
         raise InputError(
@@ -198,9 +201,78 @@ def _by_class_id(folder: Path) -> list[Path]:
 
 
 def _class_id(file: Path) -> str:
-    """The class that the folder's or else the file's name begins with, or an empty text."""
+    """Return the class with which the name of the folder, or else of the file, begins, or an empty text."""
     found = CLASS_ID.fullmatch(file.parent.name) or CLASS_ID.match(file.name)
     return found[0] if found else ""
+
+
+HUB_NAMES = {"val": ("validation", "val")}
+# The standard errors from which those of pyarrow are derived.
+_PARQUET_DAMAGE = (OSError, ValueError, NotImplementedError)
+
+
+def find_parquet(folder: Path, split: str) -> list[Path]:
+    """Find the files of a split, in order."""
+    names = HUB_NAMES.get(split, (split,))
+    return sorted(file for name in names for file in (folder / "data").glob(f"{name}-*.parquet"))
+
+
+def open_parquet(files: Sequence[Path], split: str) -> Listing:
+    """Open the files as a listing; images are read a few hundred at a time on demand."""
+    counts = Counter(label for file in files for label, _ in _rows(file, ["label"]))
+    return Listing(counts, (item for file in files for item in _items(file)))
+
+
+def _items(file: Path) -> Iterator[Item]:
+    for number, (label, image) in enumerate(_rows(file, ["label", "image"])):
+        content = image.get("bytes") if isinstance(image, dict) else image
+        yield Item(label, f"{file.name} row {number}", content or b"")
+
+
+def _rows(file: Path, columns: list[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the label of every row and the last of these columns."""
+    table = _open(file)
+    missing = {"label", "image"} - set(table.schema_arrow.names)
+    if missing:
+        raise InputError(f"{file} has no column {' and '.join(sorted(missing))}; fetch another snapshot")
+    name_of = _label_names(file, table.schema_arrow.metadata or {})
+    try:
+        for batch in table.iter_batches(batch_size=BATCH, columns=columns):
+            labels, values = (batch.column(column).to_pylist() for column in ("label", columns[-1]))
+            yield from zip(map(name_of, labels), values, strict=True)
+    except _PARQUET_DAMAGE as error:
+        raise _damaged(file, error) from error
+
+
+def _open(file: Path) -> Any:
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise InputError(f"reading {file} needs pyarrow: pip install 'metacontrast[parquet]'") from error
+    try:
+        return ParquetFile(file)
+    except _PARQUET_DAMAGE as error:
+        raise _damaged(file, error) from error
+
+
+def _label_names(file: Path, metadata: dict[bytes, bytes]) -> Callable[[Any], str]:
+    """Return a function from labels to class names: numbers by the hub's list, text as it is."""
+    try:
+        features = parse_json(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        names = features.get("label", {}).get("names", [])
+    except (ValueError, AttributeError) as error:
+        raise _damaged(file, error) from error
+
+    def name_of(label: Any) -> str:
+        if isinstance(label, str):
+            return label
+        return str(names[label]) if isinstance(label, int) and 0 <= label < len(names) else f"label {label}"
+
+    return name_of
+
+
+def _damaged(file: Path, error: Exception) -> InputError:
+    return InputError(f"{file} is not a readable parquet file ({' '.join(str(error).split())}); fetch it again")
 
 
 LAYOUTS = (
@@ -208,5 +280,5 @@ LAYOUTS = (
     DiskLayout("mini-imagenet-cache-{split}.pkl", find_pickle, open_pickle),
     DiskLayout("{split}/n01532829/*.jpg", find_split_folders, open_files),
     DiskLayout("images/n01532829*.jpg", find_flat, open_files),
-    DiskLayout("data/{split}-*.parquet", parquet.find, parquet.open_listing),
+    DiskLayout("data/{split}-*.parquet", find_parquet, open_parquet),
 )

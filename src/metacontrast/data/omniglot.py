@@ -20,10 +20,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from metacontrast.data.download import fetch
+from metacontrast.data.decode import ClassArrays, ReadOptions, with_variants
 from metacontrast.data.images import ClassImages, group_by_class
-from metacontrast.data.options import ClassArrays, ReadOptions, with_variants
-from metacontrast.data.published import FileTree, find_source, open_image, open_tree, pixels, split_list
+from metacontrast.data.published import FileTree, fetch, find_source, open_image, open_tree, pixels, split_list
 from metacontrast.errors import InputError, NoSplitError
 
 READER_VERSION = 1

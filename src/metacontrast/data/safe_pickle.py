@@ -55,7 +55,7 @@ def load(path: Path) -> Data:
 
 
 class _Note:
-    """What the file asked for: a meaning from the list above, the arguments of a call, a state."""
+    """A request of the file: a meaning from the list above, the arguments of a call, a state."""
 
     __slots__ = ("arguments", "meaning", "state")
 
@@ -86,7 +86,7 @@ class _Reader(pickle.Unpickler):
 
 
 def _value(data: Data) -> Data:
-    """`data` with values in place of notes, in containers of any depth."""
+    """Replace the notes in `data` by values, in containers of any depth."""
     if isinstance(data, _Note):
         if data.arguments is None or data.meaning not in _FROM_NOTE:
             raise pickle.UnpicklingError(f"it holds a bare {data.meaning}")
@@ -104,7 +104,7 @@ def _dict(note: _Note) -> dict[Data, Data]:
 
 
 def _bytes(note: _Note) -> bytes:
-    """Bytes as protocols 0 to 2 write them: nothing for none, else text and the name of an encoding."""
+    """Decode bytes as protocols 0 to 2 write them: nothing for none, else text and the name of an encoding."""
     text, encoding = (*(note.arguments or ()), "", "latin1")[:2]
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError("it holds bytes in an unknown encoding")
@@ -119,7 +119,7 @@ def _collection(note: _Note) -> Data:
 
 
 def _dtype(note: Data) -> np.dtype:
-    """A dtype of numbers or text, never of objects or records, with the byte order that its state names."""
+    """Build a dtype of numbers or text, never of objects or records, with the byte order that its state names."""
     if not isinstance(note, _Note) or note.meaning != "dtype" or not note.arguments:
         raise pickle.UnpicklingError("it holds an array without a dtype")
     code = str(note.arguments[0])
@@ -153,7 +153,7 @@ def _arguments(note: _Note, number: int) -> tuple[Data, ...]:
 
 
 def _view(values: Data, dtype: np.dtype, shape: Data, order: str) -> np.ndarray:
-    """The bytes of an array as an array; Python 2 wrote them as text."""
+    """View the bytes of an array as an array; Python 2 wrote them as text."""
     raw = values.encode("latin1") if isinstance(values, str) else values
     if not isinstance(raw, bytes | bytearray) or not isinstance(shape, tuple):
         raise pickle.UnpicklingError("it holds an array of objects")

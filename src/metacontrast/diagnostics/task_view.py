@@ -15,28 +15,31 @@ The eigenvalues of the preconditioner I − ηH_k, H_k = E_s[s_k φ(s)φ(s)ᵀ] 
 matrix: H_k is a sum of |S| outer products, so its eigenvalues are those of the |S| × |S| matrix
 √s_k(s) √s_k(s') φ(s)ᵀφ(s')/|S| and zeros. A few-shot support set is small where features are long: 5 × 5 in place of
 800 × 800. `metacontrast.theory.head_preconditioner` gives the matrix itself.
+
+Similarity of features is measured before and after the model adapts: three maps, class by class, of mean cosine
+similarity (paper, Fig. 2). Within a set, a sample is not paired with itself; a class of one sample then has no
+similarity with itself, which is not a number.
 """
 
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from metacontrast import theory
-from metacontrast.diagnostics.similarity import similarity_maps
-from metacontrast.maml.inner import Inner
 from metacontrast.maml.outer import task_outcome
 from metacontrast.model.head import BUILT_HEADS
 from metacontrast.model.model import Model, apply_head
-from metacontrast.theory import EncoderGradient
-from metacontrast.theory.encoder_gradient import pull_back
-from metacontrast.theory.task import merge_bias
-from metacontrast.types import Episode, Head, Params
+from metacontrast.theory import EncoderGradient, contrast, similarity_heatmap
+from metacontrast.theory.decomposition import feature_graph, pull_back, split_along
+from metacontrast.theory.similarity import cosine, means_by_class_pair
+from metacontrast.theory.task import merge_bias, walk
+from metacontrast.types import Episode, Head, Inner, Params
 
 
 class TaskView(NamedTuple):
-    """What is known of one task.
+    """Gradients, coefficients and similarities of one task.
 
     Args:
         gradients: flat, the encoder's outer gradient, then the theory's parts in the order of `THEORY_PARTS`; a single
@@ -61,15 +64,22 @@ class TaskView(NamedTuple):
 
 
 def view_task(model: Model, params: Params, inner: Inner, episode: Episode) -> TaskView:
-    """Everything about one task (no leading task axis), detached."""
+    """Compute the gradients, coefficients and similarities of one task (no leading task axis), detached."""
     start = model.start(params, episode.support_x, episode.support_y)
-    parts, (support, query) = _split(model, start, inner, episode)
+    encoder, graph = feature_graph(model.features, start, episode, model.query_features)
+    support, query = graph.support.detach(), graph.query.detach()
     if answers_at_once(model, inner):
         task = support, episode.support_y, query, episode.query_y
+        signals = theory.split_built_gradient(*task, **_built(model, start))
         coefficients = theory.build_task(*task, **_built(model, params)).coefficients
     else:
-        heads = theory.adapted_heads(support, episode.support_y, start.head, inner_lr=inner.lr, inner_steps=inner.steps)
-        coefficients = _coefficients(support, episode.support_y, query, episode.query_y, heads)
+        path = walk(graph, inner)
+        signals = split_along(path, start.head)
+        coefficients = theory.contrastive_coefficients(
+            path.query_probs, episode.query_y, path.support_probs, episode.support_y
+        )
+    outputs = graph.query, graph.query, graph.support, graph.support
+    parts = [_pull_back(f, encoder, signal) for f, signal in zip(outputs, signals, strict=True)]
     outcome = task_outcome(model, params, episode, inner)
     with torch.no_grad():
         adapted_support = model.features(outcome.adapted.encoder, episode.support_x)
@@ -86,36 +96,19 @@ def view_task(model: Model, params: Params, inner: Inner, episode: Episode) -> T
     )
 
 
-def _split(model: Model, start: Params, inner: Inner, episode: Episode) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
-    """The theory's parts of the gradient, and the support and query features without their graph."""
-    encoder = {name: t.detach().requires_grad_() for name, t in start.encoder.items()}
-    with torch.enable_grad():
-        support = model.features(encoder, episode.support_x)
-        query = model.query_features(encoder, episode.support_x, episode.query_x)
-    features = support.detach(), query.detach()
-    task = features[0], episode.support_y, features[1], episode.query_y
-    if answers_at_once(model, inner):
-        signals = theory.split_built_gradient(*task, **_built(model, start))
-    else:
-        setting = {"inner_lr": inner.lr, "inner_steps": inner.steps, "order": inner.order}
-        signals = theory.split_feature_gradient(*task, start.head, **setting)
-    outputs = query, query, support, support
-    return [_pull_back(f, encoder, signal) for f, signal in zip(outputs, signals, strict=True)], features
-
-
 def answers_at_once(model: Model, inner: Inner) -> bool:
     """Whether the head that is built from the support set answers as it is, without an inner step."""
     return model.head in BUILT_HEADS and inner.steps == 0
 
 
 def _built(model: Model, params: Params) -> dict[str, Any]:
-    """How the head is built, in the theory's words."""
+    """Return how the head is built, as arguments of the theory's functions."""
     numbers = {name.removeprefix("log_"): t.exp() for name, t in params.extra.items() if name.startswith("log_")}
     return {"head": model.head, "ways": model.ways, **numbers}
 
 
 def _pull_back(features: Tensor, encoder: dict[str, Tensor], signal: Tensor) -> Tensor:
-    """The gradient of the encoder that an error signal makes; on a CPU a single 0, without work, for a signal of zeros.
+    """Pull an error signal back to the encoder; on a CPU a signal of zeros gives a single 0, without work.
 
     On a GPU to look at the signal would take longer than the work.
     """
@@ -124,19 +117,10 @@ def _pull_back(features: Tensor, encoder: dict[str, Tensor], signal: Tensor) -> 
     return flatten(pull_back(features, encoder, signal))
 
 
-def _coefficients(
-    support: Tensor, support_y: Tensor, query: Tensor, query_y: Tensor, heads: list[Head]
-) -> Float[Tensor, "query support"]:
-    """c(q, s) of the head's walk through the inner loop while the encoder stands still."""
-    before_each_step = torch.stack([apply_head(head, support).softmax(1) for head in heads[:-1]])
-    answers = apply_head(heads[-1], query).softmax(1)
-    return theory.contrastive_coefficients(answers, query_y, before_each_step, support_y)
-
-
 def preconditioner_spectrum(
     support: Float[Tensor, "support feature"], head: Head, inner_lr: float
 ) -> Float[Tensor, "way extended"]:
-    """All eigenvalues of I − ηH_k for every class k, in ascending order.
+    """Compute all eigenvalues of I − ηH_k for every class k, in ascending order.
 
     With a bias φ(s) carries a final 1, which is counted in `extended`.
 
@@ -149,7 +133,7 @@ def preconditioner_spectrum(
 
 @torch.no_grad()
 def support_curvature(support: Float[Tensor, "support feature"], head: Head) -> Float[Tensor, "way support support"]:
-    """The |S| × |S| matrix of every class."""
+    """Compute the |S| × |S| matrix of every class whose eigenvalues are those of H_k."""
     s = apply_head(head, support).softmax(1)
     products = support @ support.T + (head.bias is not None)
     root = (s / len(s)).sqrt()
@@ -159,7 +143,7 @@ def support_curvature(support: Float[Tensor, "support feature"], head: Head) -> 
 def spectrum(
     curvature: Float[Tensor, "*task way support support"], extended: int, inner_lr: float
 ) -> Float[Tensor, "*task way extended"]:
-    """`preconditioner_spectrum` from such matrices, of many tasks at once: a GPU is waited for once a call.
+    """Compute `preconditioner_spectrum` from matrices of many tasks at once: a GPU is waited for once a call.
 
     Args:
         extended: how many eigenvalues there are, zeros included.
@@ -184,7 +168,7 @@ class Part(NamedTuple):
 def describe_parts(
     gradient: Float[Tensor, " parameter"], theory_parts: Float[Tensor, "part parameter"]
 ) -> dict[str, Part]:
-    """Every part of g by name, the remainder last.
+    """Measure every part of g by name, the remainder last.
 
     >>> parts = describe_parts(torch.tensor([3.0, 4.0]), torch.tensor([[3.0, 0.0], [0.0, 3.0], [0.0, 0.0], [0.0, 0.0]]))
     >>> parts["interference"]
@@ -205,7 +189,7 @@ def describe_parts(
 def drop_rounding(
     gradient: Float[Tensor, " parameter"], theory_parts: Float[Tensor, "part parameter"]
 ) -> Float[Tensor, " parameter"]:
-    """g, or zero where its length is within rounding of the theory's longest part: |g| ≤ 64 ε max |part|.
+    """Return g, or zero where its length is within rounding of the theory's longest part: |g| ≤ 64 ε max |part|.
 
     So it is where only the encoder adapts under a shared head, whose gradient is zero but for rounding.
     """
@@ -214,5 +198,32 @@ def drop_rounding(
 
 
 def flatten(tensors: dict[str, Tensor]) -> Float[Tensor, " parameter"]:
-    """All entries of a gradient as one vector, in the order of its names."""
+    """Concatenate all entries of a gradient, in the order of its names."""
     return torch.cat([t.flatten() for t in tensors.values()])
+
+
+MAPS = ("query-support", "query-query", "support-support")
+
+
+def similarity_maps(
+    support: Float[Tensor, "support feature"],
+    support_y: Int[Tensor, " support"],
+    query: Float[Tensor, "query feature"],
+    query_y: Int[Tensor, " query"],
+    ways: int,
+) -> Float[Tensor, "map way way"]:
+    """Compute the maps in the order of `MAPS`; each of the `ways` classes needs a support and a query sample."""
+    across = similarity_heatmap(query, query_y, support, support_y, ways=ways)
+    return torch.stack([across, _among(query, query_y, ways), _among(support, support_y, ways)])
+
+
+def contrasts(maps: Float[Tensor, "map way way"]) -> dict[str, float | None]:
+    """Compute mean of the diagonal minus mean of the rest, by name of the map; None where there is no diagonal."""
+    values = [contrast(each).item() for each in maps]
+    return {name: None if value != value else value for name, value in zip(MAPS, values, strict=True)}
+
+
+def _among(features: Float[Tensor, "image feature"], y: Int[Tensor, " image"], ways: int) -> Float[Tensor, "way way"]:
+    """Compute the map of a set with itself; 0/0 for a class of one sample."""
+    values = cosine(features, features)
+    return means_by_class_pair(values, 1 - torch.eye(len(y), dtype=values.dtype, device=values.device), y, y, ways)

@@ -11,9 +11,9 @@ from itertools import combinations
 import numpy as np
 from scipy.stats import rankdata
 
+from metacontrast.experiments.measurement import Table
 from metacontrast.experiments.rows import percent
 from metacontrast.experiments.spec import Accuracy, Curve, Quantity, Solved
-from metacontrast.experiments.table import Table
 
 OWN = Accuracy("kept", None)
 """As the way itself answers: from its own head, with as many inner steps as in training."""

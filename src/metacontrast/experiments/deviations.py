@@ -8,7 +8,7 @@ from metacontrast.experiments.spec import Curve, FigureSpec
 
 
 def _is_of_tasks(curve: Curve) -> bool:
-    return curve.schedule.what == "accuracy"
+    return curve.plan.what == "accuracy"
 
 
 def _is_omniglot(curve: Curve) -> bool:

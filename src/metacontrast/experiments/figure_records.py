@@ -1,7 +1,7 @@
 """Records of runs and figures: JSON-lines files from which figures are redrawn and judged without compute or data.
 
 Every run has one file, whichever figures it belongs to; it grows by stages. Its header says how it was made; every
-other line is what was measured after so many updates: `values` (means) and, encoded by `measurement.encode`, the
+other line is what was measured after an update: `values` (means) and, encoded by `measurement.encode_counts`, the
 `correct` queries of every common test task.
 
     {"kind": "header", "config": {...}, "train_split": "train", "made": [{"versions", "device", "revision", "data"}]}
@@ -27,7 +27,7 @@ from metacontrast.training.config import config_from_values
 from metacontrast.training.records import Record, read_records
 from metacontrast.training.run import read_header
 
-MOST_SEEDS = max(LOOKS)
+_LAST_LOOK = max(LOOKS)
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,15 @@ class FigureRecords:
     authors: Sequence[Measurement] = ()
 
 
-def read_run(file: Path) -> RunRecords:
-    """Read what `write_run` wrote; `InputError` for anything else."""
+def read_run_records(file: Path) -> RunRecords:
+    """Read what `write_run_records` wrote; `InputError` for anything else."""
     header, *rest = read_records(file) or [{}]
     if header.get("kind") != "header" or "made" not in header:
         raise InputError(f"{file} holds no records of a run: restore or remove it")
     return RunRecords(header, {record["update"]: record for record in rest})
 
 
-def write_run(file: Path, records: RunRecords) -> None:
+def write_run_records(file: Path, records: RunRecords) -> None:
     """Write a run's records: the header first, then one line per update."""
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = (records.header, *(records.measured[update] for update in sorted(records.measured)))
@@ -89,7 +89,7 @@ def run_file(folder: Path, run: PlannedRun) -> Path:
 def recorded(folder: Path, run: PlannedRun) -> Mapping[int, Record]:
     """Read what is recorded of a run, by update."""
     file = run_file(folder, run)
-    return read_run(file).measured if file.exists() else {}
+    return read_run_records(file).measured if file.exists() else {}
 
 
 def collect(runs: Iterable[PlannedRun], root: Path, folder: Path) -> None:
@@ -101,7 +101,7 @@ def collect(runs: Iterable[PlannedRun], root: Path, folder: Path) -> None:
         header = header_of(run, [{name: made.get(name) for name in ("versions", "device", "revision", "data")}])
         found = RunRecords(header, {u: {"kind": "measurement", **each} for u, each in measured.items()})
         file = run_file(folder, run)
-        write_run(file, read_run(file) | found if file.exists() else found)
+        write_run_records(file, read_run_records(file) | found if file.exists() else found)
 
 
 def header_of(run: PlannedRun, made: Sequence[Record]) -> Record:
@@ -131,11 +131,11 @@ def load_records(folder: Path, spec: FigureSpec, setting: Setting) -> FigureReco
 def _of_curves(folder: Path, curves: Iterable[Curve]) -> Iterable[tuple[Measurement, Sequence[Record]]]:
     """Yield the recorded measurements of some curves, with how they were made."""
     for curve in curves:
-        for seed in range(max(MOST_SEEDS, len(curve.seeds))):
-            run = PlannedRun("", curve.config_of(seed), curve.schedule, curve.train_split)
+        for seed in range(max(_LAST_LOOK, len(curve.seeds))):
+            run = PlannedRun("", curve.config_of(seed), curve.plan, curve.train_split)
             if not (file := run_file(folder, run)).exists():
                 continue
-            records = read_run(file)
+            records = read_run_records(file)
             _check_run(file, records, run)
             for update, record in records.measured.items():
                 if curve.until is None or update <= curve.until:

@@ -5,14 +5,15 @@ Everything comes from the specification and the records; a page is never written
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 from metacontrast.experiments import budgets
-from metacontrast.experiments.authors_models import FULL_UPDATES
-from metacontrast.experiments.authors_numbers import is_same_test, source
+from metacontrast.experiments.authors import FULL_UPDATES, is_same_test, source
 from metacontrast.experiments.deviations import deviations
 from metacontrast.experiments.figure_records import FigureRecords
+from metacontrast.experiments.measurement import Table
 from metacontrast.experiments.pictures import curves_of, draw, panels_of
 from metacontrast.experiments.rows import (
     NUMBERS_HEAD,
@@ -27,7 +28,6 @@ from metacontrast.experiments.rows import (
 from metacontrast.experiments.setting import Setting
 from metacontrast.experiments.spec import FigureSpec, Panel
 from metacontrast.experiments.statistics import holm
-from metacontrast.experiments.table import Table
 from metacontrast.experiments.verdicts import Decision, Verdict, judge_together
 from metacontrast.files import write_text
 
@@ -74,7 +74,7 @@ def judge_figure(spec: FigureSpec, records: FigureRecords) -> tuple[Table, list[
 def write_page(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[Verdict]:
     """Draw the pictures, write the page, and return the verdicts."""
     table, verdicts = judge_figure(spec, records)
-    pictures = draw(folder, spec, records)
+    pictures = draw(folder, spec, records, table)
     parts = [
         f"# {spec.title}",
         f"*{_paper_figures(spec)}.* {spec.question}",
@@ -101,6 +101,7 @@ def write_summary(
 ) -> Path:
     """Write the summary page: every claim with its verdict and a link."""
     by_name = {figure.name: figure for figure in figures}
+    flags = " --scale smoke" * (setting.scale == "smoke") + _protocol(setting)
     adjusted = iter(holm([each["p"] for found in results.values() for each in found if each["p"] is not None]))
     rows = [
         (
@@ -119,7 +120,7 @@ def write_summary(
         f"Protocol `{setting.protocol}`. {counts_of(results)} {_PAIRED}",
         "The p value is that of the claim's least certain comparison, or of the one that refutes it, corrected for "
         "looks and comparisons; in brackets with Holm's correction over all claims that were testable as well: above "
-        ".05 there, chance alone may give one such verdict among so many.",
+        ".05 there, chance alone may give one such verdict among this many.",
         _markdown(SUMMARY_HEAD, rows),
         "## What is undecided, and what would decide it",
         *_bullets(
@@ -127,7 +128,9 @@ def write_summary(
         ),
         f"The authors' numbers: {source()}.",
         "## Command",
-        _command(f"metacontrast figure all{_flags(setting)}", f"metacontrast figure all{_flags(setting)} --redraw"),
+        "Every page names the command that makes its records. All pages are drawn again from the records, without "
+        "compute or data, by",
+        _command(f"metacontrast figure all{flags} --redraw"),
     ]
     file = folder / "README.md"
     write_text(file, "\n\n".join(parts) + "\n")
@@ -144,7 +147,7 @@ def counts_of(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return f"Of {found.total()} claims: {told}."
 
 
-def summarize(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+def verdict_values(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     """Convert claims and verdicts to plain values."""
     return [
         {
@@ -160,7 +163,7 @@ def summarize(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     ]
 
 
-def as_text(spec: FigureSpec, verdicts: Sequence[Verdict]) -> str:
+def verdicts_text(spec: FigureSpec, verdicts: Sequence[Verdict]) -> str:
     """Format the verdicts for a terminal."""
     lines = [f"{spec.name} ({_paper_figures(spec)})"]
     for verdict in verdicts:
@@ -185,7 +188,7 @@ _CLAIMS_HEAD = ("claim", "verdict", "decided by", "difference, 95 % interval", "
 
 
 def _finding(verdicts: Sequence[Verdict]) -> str:
-    """In a sentence for each verdict, which claims have it."""
+    """List the claims of each verdict in a sentence."""
     sentences = []
     for outcome in get_args(Decision):
         texts = [
@@ -199,7 +202,7 @@ def _finding(verdicts: Sequence[Verdict]) -> str:
 
 
 def _claim_row(verdict: Verdict) -> Sequence[str]:
-    """A claim with the comparison that decides it, or that is the least certain one."""
+    """Build the row of a claim with the comparison that decides it, or that is the least certain one."""
     if not verdict.judged:
         return verdict.claim.text, verdict.outcome, "—", "—", verdict.claim.authors_say
     if verdict.outcome == "not supported":
@@ -257,7 +260,7 @@ def _numbers(spec: FigureSpec, records: FigureRecords, table: Table) -> list[str
         "Accuracy in per cent, mean ± sample standard deviation over seeds. Published curve: where smoothing over "
         "mixed rows puts its end. Authors after as many updates: straight between evaluations.",
     ]
-    panels = panels_of(spec, records.settings, table)
+    panels = [each for panel in panels_of(spec, records.settings, table) for each in panel.tabulated()]
     for panel in panels:
         other = "" if all(map(is_same_test, curves_of(panel, table))) else " (authors: other test data)"
         parts += [f"**{panel.title}**{other}", _without_empty_columns(NUMBERS_HEAD, numbers_rows(panel, table))]
@@ -265,7 +268,7 @@ def _numbers(spec: FigureSpec, records: FigureRecords, table: Table) -> list[str
 
 
 def _all_steps(panels: Sequence[Panel], table: Table) -> list[str]:
-    parts = ["Head at test / inner steps; nearest-mean: nearest class mean, without adaptation."]
+    parts = ["Head at test / inner steps; nearest-mean: nearest centroid, without adaptation."]
     for kind in dict.fromkeys(panel.kind for panel in panels):
         curves = [curve for curve in table.curves.values() if curve.kind == kind]
         names = steps_head(curves, table)
@@ -274,11 +277,46 @@ def _all_steps(panels: Sequence[Panel], table: Table) -> list[str]:
 
 
 def _origin(spec: FigureSpec, records: FigureRecords) -> list[str]:
-    setting = records.settings[0]
     ways = dict.fromkeys(_way(made) for made in records.made)
-    command = [_command(f"metacontrast figure {spec.name}{_flags(setting)}")]
+    flags = dict.fromkeys(_flags(spec, each, records) for each in _recorded(spec, records))
     redrawn = "With `--redraw` the page and its pictures are made again from the records, without compute or data."
-    return [*command, f"Made on {'; '.join(ways)}. {redrawn}" if ways else redrawn]
+    command = _command(*(f"metacontrast figure {spec.name}{each}" for each in flags))
+    return [command, f"Made on {'; '.join(ways)}. {redrawn}" if ways else redrawn]
+
+
+def _recorded(spec: FigureSpec, records: FigureRecords) -> Sequence[Setting]:
+    """Select the settings whose colour images are recorded; where none are, any one will do."""
+    measured = {(each.kind, each.curve) for each in records.measurements}
+    found = [
+        setting
+        for setting in records.settings
+        if any(
+            (curve.kind, curve.name) in measured and curve.config.dataset == setting.colour
+            for curve in spec.curves(setting.in_full())
+        )
+    ]
+    return found or records.settings[:1]
+
+
+def _flags(spec: FigureSpec, setting: Setting, records: FigureRecords) -> str:
+    """Return the flags of the shortest length that measures everything recorded, of the data set and the protocol."""
+    if setting.scale == "smoke":
+        return f" --scale smoke{_protocol(setting)}"
+    curves = spec.curves(setting.in_full())
+    reached = dict.fromkeys(((curve.kind, curve.name) for curve in curves), 0)
+    for each in records.measurements:
+        if (key := (each.kind, each.curve)) in reached:
+            reached[key] = max(reached[key], each.record["update"])
+    most = max(reached.values(), default=0)
+    local = replace(setting, scale="local", until=None)
+    lengths = {"": local, f" --until {most}": replace(local, until=most or None), " --scale full": setting.in_full()}
+    ends = {
+        flag: {(curve.kind, curve.name): curve.updates[-1] for curve in spec.curves(tried)}
+        for flag, tried in lengths.items()
+    }
+    length = next(flag for flag, end in ends.items() if all(end.get(key, 0) >= reached[key] for key in reached))
+    colour = f" --colour {setting.colour}" if any(each.config.dataset == setting.colour for each in curves) else ""
+    return f"{length}{colour}{_protocol(setting)}"
 
 
 def _way(made: Mapping[str, Any]) -> str:
@@ -286,9 +324,8 @@ def _way(made: Mapping[str, Any]) -> str:
     return f"{made['device']}, {versions}, revision {made['revision']}"
 
 
-def _flags(setting: Setting) -> str:
-    length = " --scale smoke" if setting.scale == "smoke" else " --scale full"
-    return length + ("" if setting.protocol == "authors" else f" --protocol {setting.protocol}")
+def _protocol(setting: Setting) -> str:
+    return "" if setting.protocol == "authors" else f" --protocol {setting.protocol}"
 
 
 def _command(*lines: str) -> str:
@@ -296,7 +333,7 @@ def _command(*lines: str) -> str:
 
 
 def _folded(title: str, parts: Sequence[str]) -> list[str]:
-    """A block that opens on demand; nothing where there is nothing in it."""
+    """Build a block that opens on demand; nothing where there is nothing in it."""
     return [f"<details>\n<summary>{title}</summary>", *parts, "</details>"] if parts else []
 
 

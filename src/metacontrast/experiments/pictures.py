@@ -1,38 +1,39 @@
 """Pictures of a figure's records, ours beside the authors' numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from math import hypot
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from metacontrast.experiments.authors_numbers import authors_numbers, authors_similarities, is_of_bound_tasks
+from metacontrast.experiments.authors import authors_numbers, authors_similarities, is_of_bound_tasks
 from metacontrast.experiments.figure_records import FigureRecords
+from metacontrast.experiments.measurement import Table
 from metacontrast.experiments.setting import Setting
-from metacontrast.experiments.spec import Curve, FigureSpec, Panel, Quantity, TaskKind
-from metacontrast.experiments.table import Table
-from metacontrast.plots.curves import MeanCurve, SideBySide, draw_costs, draw_side_by_side
-from metacontrast.plots.maps import Moment, draw_heatmaps
-from metacontrast.plots.style import save_figure
+from metacontrast.experiments.spec import Curve, FigureSpec, Panel, Quantity
+from metacontrast.plots import save_figure
+from metacontrast.plots.curves import Look, MeanCurve, SideBySide, draw_costs, draw_side_by_side
+from metacontrast.plots.images import Moment, draw_heatmaps
 
 
-def draw(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[Path]:
+def draw(folder: Path, spec: FigureSpec, records: FigureRecords, table: Table) -> list[Path]:
     """Draw and write the figure's pictures, one per data set."""
     match spec.plot:
         case "heatmaps":
-            return _draw_similarities(folder, spec, records)
+            return _draw_similarities(folder, spec, records, table)
         case "illustration":
             return _draw_illustration(folder, spec, records)
         case "costs":
-            return _draw_costs(folder, spec, records)
+            return _draw_costs(folder, spec, records, table)
         case _:
-            return _draw_curves(folder, spec, records)
+            return _draw_curves(folder, spec, records, table)
 
 
-def _draw_curves(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[Path]:
-    table = Table(records.curves, records.measurements)
+def _draw_curves(folder: Path, spec: FigureSpec, records: FigureRecords, table: Table) -> list[Path]:
     by_data: dict[str, list[Panel]] = {}
     for panel in panels_of(spec, records.settings, table):
         by_data.setdefault(panel.kind.data, []).append(panel)
@@ -45,21 +46,14 @@ def _draw_curves(folder: Path, spec: FigureSpec, records: FigureRecords) -> list
     ]
 
 
-def _draw_costs(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[Path]:
-    """Accuracy against core-time, in one picture; curves whose time is not known are left out."""
-    table = Table(records.curves, records.measurements)
+def _draw_costs(folder: Path, spec: FigureSpec, records: FigureRecords, table: Table) -> list[Path]:
+    """Draw accuracy against core-time, in one picture; curves whose time is not known are left out."""
     panels = []
     for panel in panels_of(spec, records.settings, table):
-        timed = [
-            (_here(curve, panel.quantity, table), table.core_seconds(*_key(curve))) for curve in curves_of(panel, table)
-        ]
-        curves = [replace(curve, updates=[s * u for u in curve.updates]) for curve, s in timed if s]
+        lines = [(_here(line, table), table.core_seconds(panel.kind, line.curve.name)) for line in _lines(panel, table)]
+        curves = [replace(curve, updates=[s * u for u in curve.updates]) for curve, s in lines if s]
         panels += [(panel.title, curves)] if curves else []
     return [save_figure(draw_costs(panels), folder / f"{spec.name}.png")] if panels else []
-
-
-def _key(curve: Curve) -> tuple[TaskKind, str]:
-    return curve.kind, curve.name
 
 
 def panels_of(spec: FigureSpec, settings: Sequence[Setting], table: Table) -> list[Panel]:
@@ -74,34 +68,92 @@ def curves_of(panel: Panel, table: Table) -> list[Curve]:
     return [curve for curve in found if panel.curves is None or curve.name in panel.curves]
 
 
+class Drawn(NamedTuple):
+    """A line of a panel: a quantity of a curve, less that of a second curve where one is named."""
+
+    curve: Curve
+    look: Look
+    quantity: Quantity
+    minus: Curve | None = None
+
+
 def _side_by_side(panel: Panel, table: Table) -> SideBySide:
-    curves = curves_of(panel, table)
-    here = [_here(curve, panel.quantity, table) for curve in curves]
-    found = [(curve, authors_numbers(curve, panel.quantity)) for curve in curves]
-    drawn = [(curve, numbers) for curve, numbers in found if numbers is not None and numbers.updates]
-    theirs = [MeanCurve(curve.name, curve.look, each.updates, each.mean, each.std) for curve, each in drawn]
-    numbers = sorted({each.seeds for _, each in drawn})
-    seeds = f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else "".join(map(str, numbers))
-    is_omniglot = any(curve.config.dataset == "omniglot" for curve in curves)
-    data = "Omniglot" if is_omniglot else "miniImageNet"
+    lines = _lines(panel, table)
+    here = [_here(line, table) for line in lines]
+    found = [_authors(line) for line in lines]
+    theirs = [curve for curve in found if curve is not None]
+    curves = [line.curve for line in lines]
+    data = "Omniglot" if any(curve.config.dataset == "omniglot" for curve in curves) else "miniImageNet"
     data += ", tested on bound tasks" if any(map(is_of_bound_tasks, curves)) else ""
-    count = len(table.values(curves[0].kind, curves[0].name, panel.quantity))
-    labels = f"here: {count} seeds, band ± 1 s.d.", f"authors ({data}): {seeds} seeds, ± 1 s.d."
-    return SideBySide(panel.title, here, theirs, *labels, same_data=is_omniglot)
+    ours = _span(len(table.values(line.curve.kind, line.curve.name, line.quantity)) for line in lines)
+    seeds = _span(numbers.seeds for line in lines if (numbers := authors_numbers(line.curve, line.quantity)))
+    labels = f"here: {ours} seeds, band ± 1 s.d.", f"authors ({data}): {seeds} seeds, ± 1 s.d."
+    if not panel.minus:
+        return SideBySide(panel.title, here, theirs, *labels)
+    return SideBySide(panel.title, here, theirs, *labels, unit="difference (points)", band=1.0)
 
 
-def _here(curve: Curve, quantity: Quantity, table: Table) -> MeanCurve:
-    by_seed = [points for points in table.values(curve.kind, curve.name, quantity).values() if points]
-    updates = sorted(set.intersection(*(set(points) for points in by_seed)))
+def _lines(panel: Panel, table: Table) -> list[Drawn]:
+    curves = curves_of(panel, table)
+    if panel.minus:
+        by_name = {curve.name: curve for curve in curves}
+        pairs = [(by_name.get(name), by_name.get(base)) for name, base in panel.minus]
+        return [Drawn(one, one.look, panel.quantity, other) for one, other in pairs if one and other]
+    solid = [Drawn(curve, curve.look, panel.quantity) for curve in curves]
+    if panel.dashed is None:
+        return solid
+    return [*solid, *(Drawn(curve, replace(curve.look, dashed=True, wide=False), panel.dashed) for curve in curves)]
+
+
+def _span(counts: Iterable[int]) -> str:
+    """Format the smallest and largest of some counts.
+
+    >>> _span([3, 4, 3])
+    '3 to 4'
+    """
+    known = sorted(set(counts))
+    return f"{known[0]} to {known[-1]}" if len(known) > 1 else "".join(map(str, known))
+
+
+def _here(line: Drawn, table: Table) -> MeanCurve:
+    """Compute mean and deviation over seeds; differences are paired by seed."""
+    curves = [line.curve] if line.minus is None else [line.curve, line.minus]
+    one, *other = (table.values(curve.kind, curve.name, line.quantity) for curve in curves)
+    by_seed = [
+        {
+            u: value - sum(each[seed][u] for each in other)
+            for u, value in points.items()
+            if all(u in each[seed] for each in other)
+        }
+        for seed, points in one.items()
+        if points and all(seed in each for each in other)
+    ]
+    updates = sorted(set.intersection(*map(set, by_seed)))
     values = [[points[update] for points in by_seed] for update in updates]
     spreads = [stdev(each) if len(each) > 1 else 0.0 for each in values]
-    return MeanCurve(curve.name, curve.look, updates, [*map(fmean, values)], spreads)
+    return MeanCurve(line.curve.name, line.look, updates, [*map(fmean, values)], spreads)
 
 
-def _draw_similarities(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[Path]:
+def _authors(line: Drawn) -> MeanCurve | None:
+    """Return the authors' means and deviations; the deviation of a difference is as if seeds were not paired."""
+    numbers = authors_numbers(line.curve, line.quantity)
+    if numbers is None or not numbers.updates:
+        return None
+    points = {u: (m, s) for u, m, s in zip(numbers.updates, numbers.mean, numbers.std, strict=True)}
+    if line.minus is not None:
+        other = authors_numbers(line.minus, line.quantity)
+        if other is None:
+            return None
+        base = {u: (m, s) for u, m, s in zip(other.updates, other.mean, other.std, strict=True)}
+        points = {u: (m - base[u][0], hypot(s, base[u][1])) for u, (m, s) in points.items() if u in base}
+    means, spreads = zip(*points.values(), strict=True) if points else ((), ())
+    return MeanCurve(line.curve.name, line.look, [*points], means, spreads) if points else None
+
+
+def _draw_similarities(folder: Path, spec: FigureSpec, records: FigureRecords, table: Table) -> list[Path]:
     return [
         save_figure(_heatmaps(panel, records), folder / f"{spec.name}-{panel.quantity}.png")
-        for panel in panels_of(spec, records.settings, Table(records.curves, records.measurements))
+        for panel in panels_of(spec, records.settings, table)
     ]
 
 

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-from metacontrast.experiments.authors_models import PUBLISHED
-from metacontrast.experiments.authors_numbers import (
+from metacontrast.experiments.authors import (
+    PUBLISHED,
     AuthorsNumbers,
     authors_numbers,
     authors_similarity,
@@ -13,7 +13,7 @@ from metacontrast.experiments.authors_numbers import (
     in_points,
     is_same_test,
 )
-from metacontrast.experiments.measurement import CORE_SECONDS, LABEL_ORDER, NEAREST_MEAN
+from metacontrast.experiments.measurement import CORE_SECONDS, LABEL_ORDER, NEAREST_MEAN, Table
 from metacontrast.experiments.pictures import curves_of
 from metacontrast.experiments.spec import (
     Accuracy,
@@ -26,9 +26,7 @@ from metacontrast.experiments.spec import (
     Similarity,
     TaskKind,
 )
-from metacontrast.experiments.speed_ups import common_levels, mean_log_ratio
-from metacontrast.experiments.statistics import ERROR
-from metacontrast.experiments.table import Table
+from metacontrast.experiments.statistics import ERROR, common_levels, mean_log_ratio
 from metacontrast.experiments.verdicts import Judged, Verdict
 
 NUMBERS_HEAD = (
@@ -43,7 +41,7 @@ NUMBERS_HEAD = (
 
 
 def numbers_rows(panel: Panel, table: Table) -> list[Sequence[str]]:
-    """One row per curve of a panel: its accuracy in per cent where it was last measured, beside the authors'."""
+    """Build a row per curve of a panel: its last accuracy in per cent beside the authors'."""
     return [_numbers_row(curve, panel.quantity, table) for curve in curves_of(panel, table)]
 
 
@@ -72,7 +70,7 @@ def _authors_cells(found: AuthorsNumbers | None, update: int) -> Sequence[str]:
 
 
 def steps_head(curves: Sequence[Curve], table: Table) -> list[str]:
-    """Names of all quantities that were last measured of any of the curves, in order."""
+    """List the names of all quantities that were last measured of any of the curves, in order."""
     names: dict[str, None] = {}
     for curve in curves:
         update, _ = table.last(curve.kind, curve.name, Number(NEAREST_MEAN))
@@ -81,7 +79,7 @@ def steps_head(curves: Sequence[Curve], table: Table) -> list[str]:
 
 
 def steps_row(curve: Curve, names: Sequence[str], table: Table) -> Sequence[str]:
-    """One row: means over seeds of all quantities at the curve's last update, in per cent."""
+    """Build a row with means over seeds of all quantities at the curve's last update, in per cent."""
     update, cells = table.last(curve.kind, curve.name, Number(NEAREST_MEAN))[0], [curve.name]
     for name in names:
         by_seed = table.values(curve.kind, curve.name, Number(name)).values()
@@ -91,7 +89,7 @@ def steps_row(curve: Curve, names: Sequence[str], table: Table) -> Sequence[str]
 
 
 def comparison_row(judged: Judged, table: Table) -> Sequence[str]:
-    """One comparison: what, where, the difference with its interval, how measured, verdict, the authors' numbers."""
+    """Build a row: comparison, tasks, difference with its interval, sizes, verdict, the authors' numbers."""
     comparison = judged.comparison
     tasks = f"{judged.lower.tasks:,}" if judged.lower.tasks else "means only"
     measured = f"{judged.lower.seeds}, {updates_of([judged])}, {tasks}"
@@ -161,7 +159,7 @@ def authors_whole(comparison: Comparison, table: Table) -> str:
 
 
 def _numbers_of(kind: TaskKind, endpoint: Endpoint, table: Table) -> AuthorsNumbers | None:
-    """The authors' numbers of a curve, or the published ones of a model of theirs."""
+    """Return the authors' numbers of a curve, or the published ones of a model of theirs."""
     curve = table.curves.get((kind, endpoint.curve))
     if curve is not None:
         return authors_numbers(curve, endpoint.quantity)
@@ -209,11 +207,11 @@ def describe_interval(judged: Judged) -> str:
         return f"{bounds}, {_to_levels(*judged.levels)}"
     if not comparison.plus[0].quantity.is_accuracy:
         goal = f" (claim: within {comparison.margin:g})" if comparison.measure == "equal" else ""
-        return _minus(f"{mean:+.3f} ± {half:.3f}{level}{goal}")
+        return _minus(f"{_rounded(mean, 3):+.3f} ± {half:.3f}{level}{goal}")
     margin = f"{100 * comparison.margin:g}"
     goal = f" (claim: more than {margin})" if comparison.margin else ""
     goal = f" (claim: within ± {margin})" if comparison.measure == "equal" else goal
-    return _minus(f"{100 * mean:+.2f} ± {100 * half:.2f} points{level}{goal}")
+    return _minus(f"{_rounded(100 * mean, 2):+.2f} ± {100 * half:.2f} points{level}{goal}")
 
 
 def describe_p(p: float) -> str:
@@ -233,6 +231,11 @@ def _to_levels(low: float, high: float) -> str:
 
 def _spread(mean: float, std: float, seeds: int) -> str:
     return f"{percent(mean)} ± {percent(std)}" if seeds > 1 else percent(mean)
+
+
+def _rounded(value: float, digits: int) -> float:
+    """Round a number, to +0 where rounding errors alone would give it a sign."""
+    return round(value, digits) + 0.0
 
 
 def _minus(text: str) -> str:

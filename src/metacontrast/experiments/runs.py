@@ -1,4 +1,4 @@
-"""The runs behind figures: each is trained once, whoever asks for it, and can be stopped and continued at any moment.
+"""The runs behind figures: each is trained once, and can be stopped and continued at any moment.
 
 A run's folder is named by everything that decides its parameters but the number of updates, so that a longer run
 continues a shorter one. Training halts at every measured update, keeps a copy of the model and measures it; what is
@@ -16,18 +16,19 @@ from statistics import median
 from typing import Any
 
 from metacontrast.data.catalog import dataset_files, load_evaluation_split
+from metacontrast.data.decode import ReadOptions
 from metacontrast.data.images import ClassImages
-from metacontrast.data.options import ReadOptions
 from metacontrast.errors import InputError
 from metacontrast.experiments.measurement import (
     ORDERED_TASKS,
+    UNCOUNTED,
     label_order_spread,
     measure,
     measured_names,
     with_selected,
 )
-from metacontrast.experiments.runners import RunContext, Status
-from metacontrast.experiments.setting import Schedule, Setting
+from metacontrast.experiments.runners import RunContext, RunStatus
+from metacontrast.experiments.setting import MeasurementPlan, Setting
 from metacontrast.experiments.spec import Curve, FigureSpec
 from metacontrast.files import exclusive, write_text
 from metacontrast.model.head import BUILT_HEADS
@@ -38,7 +39,7 @@ from metacontrast.training.step import Resources
 from metacontrast.training.train import update_tasks
 from metacontrast.training.train_run import initial_state, outer_step, train_run
 
-MEASURED = "measured.jsonl"
+MEASURED_FILE = "measured.jsonl"
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,13 @@ class PlannedRun:
     Args:
         label: its name for people.
         config: of the full length.
-        schedule: what is measured.
+        plan: what is measured, and when.
         train_split: what is trained on.
     """
 
     label: str
     config: TrainConfig
-    schedule: Schedule
+    plan: MeasurementPlan
     train_split: str = "train"
 
     @property
@@ -72,7 +73,7 @@ class PlannedRun:
 
     def summary(self, root: Path) -> str:
         """Name the first two values at the end of the run."""
-        values = self.measured(root)[self.schedule.end]["values"]
+        values = self.measured(root)[self.plan.end]["values"]
         return ", ".join(f"{name} {value:.3f}" for name, value in list(values.items())[:2])
 
     def missing(self, root: Path) -> list[int]:
@@ -81,27 +82,26 @@ class PlannedRun:
 
     def lacking(self, found: Mapping[int, Record]) -> list[int]:
         """List the updates that the measurements `found` leave to be done."""
-        return [update for update in self.schedule.updates if not self._suffices(update, found.get(update))]
+        return [update for update in self.plan.updates if not self._suffices(update, found.get(update))]
 
     def _suffices(self, update: int, record: Record | None) -> bool:
         if record is None:
             return False
-        is_similarity = self.schedule.what == "similarity"
-        found = record.get("values" if is_similarity else "correct", {})
-        tasks = 1 if is_similarity else self.schedule.tasks_at(update)
-        return measured_names(self.schedule, update) <= set(found) and record["tasks"] >= tasks
+        found = {*record.get("correct", {}), *(UNCOUNTED & set(record["values"]))}
+        tasks = 1 if self.plan.what == "similarity" else self.plan.tasks_at(update)
+        return measured_names(self.plan, update) <= found and record["tasks"] >= tasks
 
     def measured(self, root: Path) -> dict[int, Record]:
         """Read what has been measured, by update."""
-        file = self.folder(root) / MEASURED
+        file = self.folder(root) / MEASURED_FILE
         return {record["update"]: record for record in read_records(file)} if file.exists() else {}
 
     def note(self, root: Path, record: Record) -> None:
         """Keep a measurement in place of an earlier one of the same update; the file is rewritten whole."""
         found = self.measured(root) | {record["update"]: record}
-        write_text(self.folder(root) / MEASURED, "".join(json.dumps(each) + "\n" for each in found.values()))
+        write_text(self.folder(root) / MEASURED_FILE, "".join(json.dumps(each) + "\n" for each in found.values()))
 
-    def execute(self, context: RunContext, should_stop: Callable[[], bool]) -> Status:
+    def execute(self, context: RunContext, should_stop: Callable[[], bool]) -> RunStatus:
         """Train and measure what is missing."""
         folder = self.folder(context.runs)
         with exclusive(context.runs / f".{folder.name}.lock", f"another process works on {folder}: wait for it"):
@@ -109,20 +109,20 @@ class PlannedRun:
             seen = images[0].to(context.device), tested.to(context.device)
             for update in self.missing(context.runs):
                 if not _train_to(self, update, folder, (images[0], images[1]), resources, should_stop):
-                    return Status.STOPPED
-                record = measure(load_model_copy(folder, update), self.schedule, *seen, resources)
-                if self.schedule.selects and update == self.schedule.end:
+                    return RunStatus.STOPPED
+                record = measure(load_model_copy(folder, update), self.plan, *seen, resources)
+                if self.plan.selects and update == self.plan.end:
                     record = self._with_selected(record, folder, seen, resources)
                 self.note(context.runs, {"update": update, **record})
-        return Status.COMPLETE
+        return RunStatus.COMPLETE
 
     def _with_selected(
         self, record: Record, folder: Path, seen: tuple[ClassImages, ClassImages], resources: Resources
     ) -> Record:
-        """The record of the end with that of the chosen model."""
-        best, end = load_run(folder / BEST), self.schedule.end
-        tasks = min(ORDERED_TASKS, self.schedule.tasks_at(end))
-        selected = measure(best, self.schedule, *seen, resources, end)
+        """Join the record of the end with that of the chosen model."""
+        best, end = load_run(folder / BEST), self.plan.end
+        tasks = min(ORDERED_TASKS, self.plan.tasks_at(end))
+        selected = measure(best, self.plan, *seen, resources, end)
         order = label_order_spread(best, seen[1], tasks, resources)
         return with_selected(record, selected, order, core_seconds(self.config, seen[0], resources))
 
@@ -153,10 +153,10 @@ def planned_runs(curves: Iterable[Curve]) -> list[PlannedRun]:
     runs: dict[str, PlannedRun] = {}
     for curve in curves:
         for seed, config in curve.configs().items():
-            run = PlannedRun(f"{curve.kind}, {curve.name}, seed {seed}", config, curve.schedule, curve.train_split)
+            run = PlannedRun(f"{curve.kind}, {curve.name}, seed {seed}", config, curve.plan, curve.train_split)
             other = runs.setdefault(run.key, run)
-            if other.schedule != run.schedule:
-                raise InputError(f"{run.label} and {other.label} are one run with two schedules: give them one")
+            if other.plan != run.plan:
+                raise InputError(f"{run.label} and {other.label} are one run with two plans: give them one")
     return list(runs.values())
 
 
@@ -168,7 +168,7 @@ def all_runs(figures: Sequence[FigureSpec], setting: Setting) -> list[PlannedRun
 def check_data(
     runs: Sequence[PlannedRun], setting: Setting, data_root: Path | None, figures: Sequence[FigureSpec]
 ) -> None:
-    """Raise when a data set is not there, saying which of `figures` can be made without it."""
+    """Raise `InputError` for a missing data set, naming those of `figures` that can be made without it."""
     for name in sorted({run.config.dataset for run in runs}):
         options = next(run.config.read_options() for run in runs if run.config.dataset == name)
         try:
@@ -214,7 +214,7 @@ _TIMED = 7
 
 
 def core_seconds(config: TrainConfig, images: ClassImages, resources: Resources) -> float:
-    """The time of this process's processors that an update takes: the median of a few, after one that warms up."""
+    """Measure the processor time of an update in this process: the median of a few, after one that warms up."""
     model, tasks = config.model(images.shape).to(resources.device), config.training_tasks(images)
     state = initial_state(config, model, resources.device, len(images))
     step, taken = outer_step(config, model, resources), []
@@ -226,7 +226,7 @@ def core_seconds(config: TrainConfig, images: ClassImages, resources: Resources)
 
 
 def _images(run: PlannedRun, data_root: Path | None) -> tuple[ClassImages, ClassImages, ClassImages]:
-    """What is trained on, what training is evaluated on, and what is measured on."""
+    """Load what is trained on, what training is evaluated on, and what is measured on."""
     options = run.config.read_options()
     splits = (run.train_split, run.config.eval_split, "test")
     first, second, third = (load_split(run.config.dataset, split, data_root, options) for split in splits)
@@ -255,10 +255,10 @@ def estimate_seconds(run: PlannedRun) -> float:
     Image passes times the measured time of one, on a core of an x86-64 server with two runs at a time: it serves to
     tell minutes from days.
     """
-    config, schedule = run.config, run.schedule
+    config, plan = run.config, run.plan
     per_pass = _SECONDS_PER_PASS[config.dataset] * (1.0 if config.encoder == "conv4-released" else _WIDER)
-    training = schedule.end * config.meta_batch * _training_passes(config)
-    testing = sum(_test_passes(config, schedule, update) for update in schedule.updates)
+    training = plan.end * config.meta_batch * _training_passes(config)
+    testing = sum(_test_passes(config, plan, update) for update in plan.updates)
     return per_pass * (training + _SMALL_BATCHES * testing)
 
 
@@ -269,11 +269,11 @@ def _training_passes(config: TrainConfig) -> float:
     return _BACKWARD * images * (_SECOND_ORDER if config.order == "second" else 1.0)
 
 
-def _test_passes(config: TrainConfig, schedule: Schedule, update: int) -> int:
-    if schedule.what == "similarity":
+def _test_passes(config: TrainConfig, plan: MeasurementPlan, update: int) -> int:
+    if plan.what == "similarity":
         return config.ways * (config.shots + config.queries)
-    steps = schedule.steps_at(update)
-    heads = 1 if config.head == "zeroed" else len(schedule.heads)
+    steps = plan.steps_at(update)
+    heads = 1 if config.head == "zeroed" else len(plan.heads)
     adapting = max(steps) * _BACKWARD * config.ways * config.shots + len(steps) * config.ways * config.queries
     baseline = config.ways * (config.shots + config.queries)
-    return schedule.tasks_at(update) * (heads * adapting + baseline) * (2 if schedule.also_bound else 1)
+    return plan.tasks_at(update) * (heads * adapting + baseline) * (2 if plan.also_bound else 1)

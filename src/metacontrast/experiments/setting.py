@@ -13,11 +13,11 @@ from metacontrast.data.catalog import dataset_files
 from metacontrast.errors import InputError
 from metacontrast.experiments.statistics import FEWEST_SEEDS
 from metacontrast.fields import check_fields
-from metacontrast.maml.inner import Scope
 from metacontrast.model.head import TestHead
 from metacontrast.model.solvers import Solver
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.recipes import recipe
+from metacontrast.types import Scope
 
 ScaleName = Literal["smoke", "local", "full"]
 Protocol = Literal["paper", "authors"]
@@ -32,7 +32,7 @@ STAGE_TASKS = 1000
 
 
 @dataclass(frozen=True)
-class Schedule:
+class MeasurementPlan:
     """Measurements of a run by number of updates; the last one is the run's end.
 
     The stages, after which a verdict may be given, are `STAGES` and the end: there it is measured in more detail.
@@ -73,7 +73,7 @@ class Schedule:
         return update in STAGES or update == self.end
 
     def steps_at(self, update: int) -> tuple[int, ...]:
-        """Inner steps at test after `update` outer updates."""
+        """Return the inner steps at test after `update` outer updates."""
         return self.stage_steps if self.is_stage(update) else self.steps
 
     def solvers_at(self, update: int) -> tuple[Solver, ...]:
@@ -81,7 +81,7 @@ class Schedule:
         return ("nearest-mean", *self.solvers) if self.is_stage(update) else ("nearest-mean",)
 
     def tasks_at(self, update: int) -> int:
-        """Number of test tasks after `update` outer updates."""
+        """Return the number of test tasks after `update` outer updates."""
         return self.stage_tasks if self.is_stage(update) else self.tasks
 
 
@@ -107,7 +107,7 @@ class Setting:
 
     @property
     def folder(self) -> str:
-        """Name of the folder of its pages and records."""
+        """Name of the folder of pages and records."""
         name = "smoke" if self.scale == "smoke" else "runs"
         return name if self.protocol == "authors" else f"{name}-{self.protocol}"
 
@@ -170,7 +170,7 @@ def _tiny(config: TrainConfig) -> TrainConfig:
 _OMNIGLOT = (*range(30, 301, 30), 360, 420, 480, 540, 600, 750, 900, *range(1200, 3001, 300), 6000)
 _COLOUR = (50, 100, 200, 300, 400, 500, 600, 800, 1000, 1500, 2000, 3000, 4000, 5000, 7500)
 _LATE = (10_000, 12_500, 15_000, 17_500, 20_000, 22_500, 25_000, 27_500, 30_000)
-MEASURED = {
+MEASURED_UPDATES = {
     "omniglot": (*_OMNIGLOT, *_LATE),
     "cifar-fs": (*_COLOUR, *_LATE),
     "mini-imagenet": (*sorted({*_COLOUR, 1250, 2500}), *_LATE),
@@ -178,15 +178,15 @@ MEASURED = {
 """By data set, the updates after which a run is measured: many early ones, where the curves are steep."""
 
 
-def schedule(setting: Setting, family: Family, local: int, full: int, **options: Any) -> Schedule:
-    """Build the family's schedule of measurements up to the end of the chosen length.
+def measurement_plan(setting: Setting, family: Family, local: int, full: int, **options: Any) -> MeasurementPlan:
+    """Build the family's measurements up to the end of the chosen length.
 
     Args:
         local, full: the lengths of these names.
-        options: fields of `Schedule`.
+        options: fields of `MeasurementPlan`.
     """
     if setting.scale == "smoke":
-        return Schedule((1, 2), **{**options, "tasks": 2, "stage_tasks": 2})
+        return MeasurementPlan((1, 2), **{**options, "tasks": 2, "stage_tasks": 2})
     end = min(setting.until or (local if setting.scale == "local" else full), full)
-    measured = MEASURED[setting.dataset(family)]
-    return Schedule((*(update for update in measured if update < end), end), **options)
+    measured = MEASURED_UPDATES[setting.dataset(family)]
+    return MeasurementPlan((*(update for update in measured if update < end), end), **options)

@@ -1,7 +1,7 @@
 """Figures as typed values: curves that are trained and measured, the claims about them, and the panels that are drawn.
 
 A comparison names its curves by the tasks that they are measured on and by their legend; a quantity by how it is
-measured. Nothing is read off the words that stand on a page.
+measured. Nothing is parsed from the text of a page.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from matplotlib.figure import Figure
 
-from metacontrast.experiments.setting import Schedule, Setting
+from metacontrast.experiments.setting import MeasurementPlan, Setting
 from metacontrast.fields import check_fields
 from metacontrast.model.head import TestHead
 from metacontrast.model.solvers import Solver
@@ -19,6 +19,8 @@ from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import Record
 
 When = Literal["early", "end"]
+EARLY = 5
+"""The first fifth of training is early."""
 Speaks = Literal["early", "end", "throughout"]
 Measure = Literal["higher", "equal", "faster"]
 PlotKind = Literal["curves", "heatmaps", "illustration", "costs"]
@@ -26,7 +28,7 @@ PlotKind = Literal["curves", "heatmaps", "illustration", "costs"]
 
 @dataclass(frozen=True)
 class TaskKind:
-    """The tasks that curves are measured on and compared.
+    """Kind of tasks that curves are measured on and compared.
 
     Args:
         data: the data set in words.
@@ -45,18 +47,18 @@ class TaskKind:
 
 
 class Quantity:
-    """Something that is measured of a model; as text it is its name in the records."""
+    """A quantity that is measured of a model; as text it is its name in the records."""
 
     is_accuracy: ClassVar[bool] = False
     """Whether it is a share of correct answers, whose differences are points."""
 
     def key(self, config: TrainConfig) -> str:
-        """Its name in the records of a run."""
+        """Return the name in the records of a run."""
         return str(self)
 
     @property
     def description(self) -> str:
-        """In words, for a title."""
+        """Description for a title."""
         return str(self)
 
 
@@ -84,12 +86,12 @@ class Accuracy(Quantity):
         return f"{which}{self.head}/{'own' if self.steps is None else self.steps}"
 
     def key(self, config: TrainConfig) -> str:
-        """Its name in the records of a run."""
+        """Return the name in the records of a run."""
         return str(replace(self, steps=config.inner_steps) if self.steps is None else self)
 
     @property
     def description(self) -> str:
-        """In words, for a title.
+        """Description for a title.
 
         >>> Accuracy("zeroed", 1).description
         'head zeroed at test, step 1'
@@ -119,10 +121,10 @@ class Solved(Quantity):
 
 @dataclass(frozen=True)
 class Similarity(Quantity):
-    """How alike features are: their contrast, or the mean similarity within a class.
+    """Similarity of features: their contrast, or the mean within a class.
 
     Args:
-        pair: of sets of features, as in `diagnostics.similarity.MAPS`.
+        pair: of sets of features, as in `diagnostics.task_view.MAPS`.
         is_within_class: the latter.
     """
 
@@ -165,7 +167,7 @@ class Curve:
         name: its legend; with `kind` what it is known by.
         look: how it is drawn.
         config: the training; its seed is replaced.
-        schedule: what is measured.
+        plan: what is measured, and when.
         seeds: the training seeds.
         authors: the authors' numbers that belong to it.
         train_split: split that is trained on.
@@ -176,7 +178,7 @@ class Curve:
     name: str
     look: Look
     config: TrainConfig
-    schedule: Schedule
+    plan: MeasurementPlan
     seeds: Sequence[int]
     authors: AuthorsCurve | None = None
     train_split: str = "train"
@@ -185,8 +187,8 @@ class Curve:
     @property
     def updates(self) -> tuple[int, ...]:
         """Updates at which the curve is measured and shown."""
-        end = self.schedule.end if self.until is None else self.until
-        return tuple(update for update in self.schedule.updates if update <= end)
+        end = self.plan.end if self.until is None else self.until
+        return tuple(update for update in self.plan.updates if update <= end)
 
     def configs(self) -> dict[int, TrainConfig]:
         """Return the full-length training of every seed."""
@@ -194,7 +196,7 @@ class Curve:
 
     def config_of(self, seed: int) -> TrainConfig:
         """Return the full-length training of a seed; one that depends on its length has the configuration's own."""
-        updates = self.config.updates if self.config.follows_length else self.schedule.end
+        updates = self.config.updates if self.config.follows_length else self.plan.end
         return replace(self.config, updates=updates, seed=seed)
 
 
@@ -288,12 +290,32 @@ class Panel:
         quantity: what is drawn.
         title: what stands above.
         curves: their names; None is all curves of this kind.
+        dashed: a second quantity of the same curves, drawn with dashed lines.
+        minus: pairs of curves; only the first less the second of each pair is drawn then.
     """
 
     kind: TaskKind
     quantity: Quantity
     title: str
     curves: tuple[str, ...] | None = None
+    dashed: Quantity | None = None
+    minus: tuple[tuple[str, str], ...] = ()
+
+    def tabulated(self) -> list["Panel"]:
+        """List the panels, of one quantity each, whose numbers the page's tables hold."""
+        if self.minus:
+            return [
+                replace(
+                    self,
+                    title=f"{self.kind}, {self.quantity.description}",
+                    curves=tuple(one for one, _ in self.minus),
+                    minus=(),
+                )
+            ]
+        if self.dashed is None:
+            return [self]
+        shown = [self.quantity, self.dashed]
+        return [replace(self, quantity=q, title=f"{self.kind}, {q.description}", dashed=None) for q in shown]
 
 
 @dataclass(frozen=True)

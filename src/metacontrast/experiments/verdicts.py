@@ -2,8 +2,8 @@
 
 A comparison is the mean of a difference over training seeds and common test tasks. It is taken at the last stage that
 all its curves have reached; `statistics` has the interval, which covers seeds and tasks where correct answers were
-counted per task, and seeds only where nothing but means is kept. With the one-sided error e that is left for so many
-seeds, and k comparisons in the claim, a comparison is
+counted per task, and seeds only where nothing but means is kept. With the one-sided error e for this number of seeds,
+and k comparisons in the claim, a comparison is
 
     supported          if its p value for the claim is at most e,
     not supported      if its p value against the claim is at most e/k,
@@ -18,20 +18,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from metacontrast.experiments.measurement import Table
 from metacontrast.experiments.spec import Claim, Comparison, When
-from metacontrast.experiments.speed_ups import estimate_speed_up
 from metacontrast.experiments.statistics import (
     ERROR,
     FEWEST_SEEDS,
     LOOKS,
     Estimate,
     error_at_look,
+    estimate_speed_up,
     over_seeds,
     over_seeds_and_tasks,
     seeds_at_look,
     with_more_seeds,
 )
-from metacontrast.experiments.table import Table
 
 Decision = Literal["supported", "not supported", "inconclusive", "not testable yet"]
 
@@ -42,7 +42,7 @@ class Judged:
 
     Args:
         lower, upper: the estimate; two for `faster`, of whose bounds each gives one end of the interval.
-        error: one-sided error that so many seeds may spend; 0 where there are too few.
+        error: one-sided error that this number of seeds may spend; 0 where there are too few.
         rivals: number of comparisons in the claim.
         updates: after how many it is judged.
         full_updates: how many the published training has, where that is known.

@@ -1,4 +1,4 @@
-"""What tasks and encoders of one's own can get wrong, said in one line and once a call, not at every inner step.
+"""Errors in the user's tasks and encoders, one line each and once per call, not at every inner step.
 
 The values of labels are looked at only where they lie on the CPU: on a GPU that would make the program wait for it.
 """
@@ -70,5 +70,5 @@ def check_labels(name: str, images: Tensor, labels: Tensor, ways: int, loss: obj
     least, most = int(labels.min()), int(labels.max())
     if least < 0 or most >= ways:
         raise InputError(
-            f"{name} labels run from {least} to {most}, but ways={ways} needs 0 to {ways - 1}: number the classes anew"
+            f"{name} labels run from {least} to {most}, but ways={ways} needs 0 to {ways - 1}: renumber the classes"
         )

@@ -33,10 +33,10 @@ from torch import Tensor
 from metacontrast.errors import InputError
 from metacontrast.fields import check_fields
 from metacontrast.maml.checks import check_tasks
-from metacontrast.maml.inner import Inner, standing_steps, transform_vjp
+from metacontrast.maml.inner import standing_steps, transform_vjp
 from metacontrast.maml.outer import Metrics, outer_gradient
 from metacontrast.model.model import Model
-from metacontrast.types import Episode, Params, from_tensors, to_tensors
+from metacontrast.types import Episode, Inner, Params, from_tensors, to_tensors
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 

@@ -15,7 +15,6 @@ and η may be learned, for each tensor or parameter and each step (Meta-SGD, Li 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, Literal
 
@@ -25,87 +24,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from metacontrast.errors import InputError, check_choice
-from metacontrast.fields import check_fields
 from metacontrast.maml.checks import check_support
 from metacontrast.model.head import one_hot
 from metacontrast.model.model import Model, apply_head
-from metacontrast.types import STEPS, Order, Params, from_named, head_from, head_tensors, to_named
-
-Scope = Literal["all", "head", "encoder"]
-LossName = Literal["cross_entropy", "mean_square_error"]
-Loss = LossName | Callable[[Tensor, Tensor], Tensor]
-"""A name, or a function from one task's outputs `(image, way)` and labels `(image,)` to their mean loss, a scalar."""
-
-Direction = Callable[[dict[str, Tensor], Any], tuple[dict[str, Tensor], Any]]
-"""From the gradient of all that moves, by name, and what it returned at the step before (None at the first) to the
-direction, whose negative is followed, and what it wants to see at the next step. Made of differentiable operations.
-"""
-
-
-@dataclass(frozen=True)
-class Inner:
-    """How a task is adapted to.
-
-    Args:
-        steps: number of gradient steps N, 0 or more.
-        lr: step size η; `learned_rates` makes it a part of the parameters.
-        scope: what moves: `all`, the `head` alone (ANIL), or the `encoder` alone (BOIL).
-        order: whether the outer gradient runs through the inner gradients (`second`) or not (`first`).
-        loss: mean `cross_entropy`; `mean_square_error`, half the squared distance of the outputs to one-hot targets; or
-            a function `loss(outputs, labels)` of one task.
-        query_loss: of the query set, if it is another one.
-        loss_weights: of the query losses after every step in the outer loss (MAML++'s multi-step loss), the last above
-            0; empty: of the last step alone.
-        direction: turns the gradient into another direction of descent, such as one with momentum: a function
-            `direction(gradient, memory)` that returns both, see `Direction`.
-    """
-
-    steps: int = 1
-    lr: float = 0.01
-    scope: Scope = "all"
-    order: Order = "first"
-    loss: Loss = "cross_entropy"
-    query_loss: Loss | None = None
-    loss_weights: tuple[float, ...] = ()
-    direction: Direction | None = None
-
-    def __post_init__(self) -> None:
-        if isinstance(self.lr, Tensor):
-            raise InputError("inner lr is a tensor, whose gradient would be lost: pass a float, or see learned_rates")
-        check_fields(self)
-        if self.steps < 0:
-            raise InputError(f"inner steps={self.steps}, but it must be 0 or more")
-        if not 0 < self.lr < float("inf"):
-            raise InputError(f"inner lr={self.lr}, but it must be above 0 and finite")
-        weights = self.loss_weights
-        if weights and (len(weights) != self.steps or not 0 <= min(weights) <= max(weights) < float("inf")):
-            raise InputError(f"loss_weights={weights}, but {self.steps} inner steps need one of 0 or more for each")
-        if weights and not weights[-1]:
-            raise InputError(f"loss_weights={weights} leave out the last step: take fewer inner steps")
-
-    def at_test(self, steps: int) -> "Inner":
-        """The same adaptation with so many steps, and without a graph for the outer gradient."""
-        return replace(self, steps=steps, order="first", loss_weights=())
-
-    def plain_values(self) -> dict[str, Any]:
-        """The fields that a file can hold.
-
-        Raises:
-            InputError: others are set, such as a loss that is a function.
-        """
-        if callable(self.loss) or not self.is_plain:
-            raise InputError("this adaptation has a loss, direction or weights of its own, which no file can hold")
-        return {name: getattr(self, name) for name in ("steps", "lr", "scope", "order", "loss")}
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is gradient descent on one loss, which the query set has too, after the last step alone."""
-        return self.query_loss is None and not self.loss_weights and self.direction is None
-
-    @property
-    def outer_loss(self) -> Loss:
-        """The loss of the query set."""
-        return self.loss if self.query_loss is None else self.query_loss
+from metacontrast.types import STEPS, Inner, Loss, Params, from_named, head_from, head_tensors, to_named
 
 
 def task_losses(
@@ -270,7 +192,7 @@ def standing_steps(model: Model, inner: Inner) -> int:
 
 
 def _use_step_norms(model: Model, params: Params, step: int) -> Params:
-    """The encoder with the norms that belong to it after so many steps; later ones have the last one's."""
+    """The encoder with the norms that belong to it after this number of steps; later ones have the last one's."""
     norms = {name: t[min(step, len(t)) - 1] for name, t in params.step_norms.items()}
     if norms and model.has_task_axis(params.encoder):
         norms = model.for_tasks(norms, len(params.head.weight))

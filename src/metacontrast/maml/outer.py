@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metacontrast.maml.inner import VJP, Inner, autograd_vjp, task_losses, trajectory
+from metacontrast.maml.inner import VJP, autograd_vjp, task_losses, trajectory
 from metacontrast.model.model import Model, apply_head
-from metacontrast.types import Episode, Params, from_tensors, map_params, to_tensors
+from metacontrast.types import Episode, Inner, Params, from_tensors, map_params, to_tensors
 
 
 class Metrics(NamedTuple):

@@ -13,7 +13,7 @@ import torch
 
 from metacontrast.fields import check_fields
 from metacontrast.maml.engine import TaskGradient
-from metacontrast.maml.inner import Inner, learned_rates
+from metacontrast.maml.inner import learned_rates
 from metacontrast.maml.outer import loss_gradient
 from metacontrast.methods.batches import base_classifier, supcon, supervised
 from metacontrast.methods.contrastive import contrastive
@@ -21,7 +21,7 @@ from metacontrast.methods.first_order import imaml, proximal, reptile
 from metacontrast.methods.mamlpp import annealed, rates_and_norms
 from metacontrast.model.head import HeadKind
 from metacontrast.model.model import Model
-from metacontrast.types import Params
+from metacontrast.types import Inner, Params
 
 __all__ = [
     "METHODS",

@@ -1,4 +1,4 @@
-"""Controls that know no tasks: they tell the training classes apart on class-balanced batches of images.
+"""Controls without tasks: they classify the training classes on class-balanced batches of images.
 
     supervised   cross entropy of a linear classifier of all training classes (Baseline, Chen et al. 2019)
     ... cosine   the same by angle: s ŵ_kᵀφ(x), |φ| = |ŵ| = 1, s learned (Baseline++)
@@ -16,11 +16,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from metacontrast.maml.inner import Inner
 from metacontrast.maml.outer import Metrics, accuracies, loss_gradient
 from metacontrast.model.head import draw_head
 from metacontrast.model.model import Model
-from metacontrast.types import Episode, Params
+from metacontrast.types import Episode, Inner, Params
 
 CLASSIFIER = "classifier.weight"
 _BIAS = "classifier.bias"

@@ -12,11 +12,13 @@ Reference: Kao, Chiu and Chen, ICLR 2022, Sections 2.4 and 3.4.
 import torch
 from torch import Tensor
 
-from metacontrast.maml.inner import Inner, task_losses
+from metacontrast.maml.inner import task_losses
 from metacontrast.maml.outer import Metrics, accuracies
 from metacontrast.model.model import Model, apply_head
-from metacontrast.theory import adapted_heads, contrastive_loss, head_gradient
-from metacontrast.types import Episode, Params
+from metacontrast.theory.head_updates import gradient_along
+from metacontrast.theory.losses import check_order, loss_along
+from metacontrast.theory.task import FeatureTask, split_bias, walk
+from metacontrast.types import Episode, Inner, Params
 
 
 def contrastive(
@@ -39,17 +41,17 @@ def contrastive(
     """
     encoder = {name: t.detach().requires_grad_() for name, t in params.encoder.items()}
     head = model.start(params, episode.support_x, episode.support_y).head
-    setting = {"inner_lr": inner.lr, "inner_steps": inner.steps}
     dropped = {"drop_interference": drop_interference, "drop_noise": drop_noise}
     with torch.enable_grad():
         support = model.features(encoder, episode.support_x)
         query = model.query_features(encoder, episode.support_x, episode.query_x)
-        task = support, episode.support_y, query, episode.query_y, head
-        loss = contrastive_loss(*task, **setting, order=inner.order, **dropped)
+        task = FeatureTask(support, episode.support_y, query, episode.query_y, head)
+        check_order(inner)
+        path = walk(task, inner)
+        loss = loss_along(path, task, **dropped)
         gradients = torch.autograd.grad(loss, list(encoder.values()), materialize_grads=True)
-    adapted = adapted_heads(support.detach(), episode.support_y, head, **setting)[-1]
-    gradient = Params(dict(zip(encoder, gradients, strict=True)), head_gradient(*task, **setting, order=inner.order))
-    return gradient, _metrics(apply_head(adapted, query.detach()), episode.query_y, inner)
+    gradient = Params(dict(zip(encoder, gradients, strict=True)), gradient_along(path, head))
+    return gradient, _metrics(apply_head(split_bias(path.heads[-1], head), query.detach()), episode.query_y, inner)
 
 
 def _metrics(outputs: Tensor, labels: Tensor, inner: Inner) -> Metrics:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from metacontrast.errors import InputError
-from metacontrast.maml.inner import Inner, adapt, task_losses
+from metacontrast.maml.inner import adapt, task_losses
 from metacontrast.maml.outer import Metrics, accuracies
 from metacontrast.model.model import Model
-from metacontrast.types import Episode, Params, from_named, map_params, to_named
+from metacontrast.types import Episode, Inner, Params, from_named, map_params, to_named
 
 Named = dict[str, Tensor]
 

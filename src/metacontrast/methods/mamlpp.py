@@ -13,9 +13,9 @@ method. Their norms of step i also see the query images after it; here those of 
 
 from dataclasses import replace
 
-from metacontrast.maml.inner import Inner, learned_rates, learned_step_norms
+from metacontrast.maml.inner import learned_rates, learned_step_norms
 from metacontrast.model.model import Model
-from metacontrast.types import Params
+from metacontrast.types import Inner, Params
 
 MULTI_STEP, FIRST_ORDER = 0.15, 0.5
 """The shares of all updates in which every inner step's loss counts, and in which training is of first order."""

@@ -27,7 +27,7 @@ _DIVISOR = 8
 _SMALL = 1e-8  # keeps the slope of the root finite
 
 
-class Direction(nn.Module):
+class FixedLength(nn.Module):
     """Features brought to length L, or with `root` their square roots.
 
     With L = 4 the nearest class mean's logits suit a temperature of 1 where each class has one image.
@@ -117,7 +117,7 @@ def efficientnet_lite(width: float = 1.0, depth: float = 1.0, image_size: int = 
         nn.ReLU6(),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        Direction(root=True),
+        FixedLength(root=True),
     ]
     return EfficientNetLite(nn.Sequential(*layers))
 

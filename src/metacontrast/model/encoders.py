@@ -39,7 +39,7 @@ class Encoder(nn.Module):
         return self.body(images).flatten(1)
 
     def draw_parameters(self, generator: torch.Generator) -> None:
-        """Draw all starting values anew from `generator`."""
+        """Draw all initial values from `generator`."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.normal_(module.weight, std=he_std(module.weight), generator=generator)
@@ -60,7 +60,7 @@ class UnitLength(nn.Module):
         return nn.functional.normalize(self.encoder(images), dim=1)
 
     def draw_parameters(self, generator: torch.Generator) -> None:
-        """Draw the encoder's starting values anew, where it draws them itself."""
+        """Draw the encoder's starting values again, where it draws them itself."""
         if draw := getattr(self.encoder, "draw_parameters", None):
             draw(generator)
 
@@ -86,7 +86,7 @@ def conv4(
     Args:
         channels, image_size: of the images.
         filters: of each convolution.
-        blocks: convolution, normalization and ReLU, so many times.
+        blocks: number of convolutions, each with normalization and ReLU.
         block_order: whether normalization comes before or after the ReLU.
         downsampling: halve the image by 2×2 max-pooling or by stride 2.
         padding: of the 3×3 convolutions.

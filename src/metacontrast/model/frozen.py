@@ -8,6 +8,7 @@ module without a task's state, fit for export.
 """
 
 import copy
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -77,22 +78,31 @@ def _norms(module: nn.Module) -> list[TaskBatchNorm]:
 def _fixed_norms(
     module: nn.Module, support_x: Float[Tensor, "support channel height width"]
 ) -> dict[TaskBatchNorm, FixedNorm]:
-    """What each batch norm becomes, seen while the support images run through."""
+    """What each batch norm becomes, seen while the support images run through.
+
+    Each is fixed before its output is computed, so that the layers after it see what the frozen encoder gives them.
+    """
     fixed: dict[TaskBatchNorm, FixedNorm] = {}
 
-    def observe(norm: nn.Module, inputs: tuple[Tensor]) -> None:
-        assert isinstance(norm, TaskBatchNorm)
-        if norm in fixed:
-            raise InputError("a batch norm that runs twice in one pass has no statistics of its own: use two of them")
-        var, mean = torch.var_mean(inputs[0], [0, *range(2, inputs[0].ndim)], correction=0)
-        scale = norm.weight * torch.rsqrt(var + norm.eps)
-        fixed[norm] = FixedNorm(scale, norm.bias - mean * scale)
+    def fixing(norm: TaskBatchNorm) -> Callable[[Tensor], Tensor]:
+        def forward(x: Tensor) -> Tensor:
+            if norm in fixed:
+                raise InputError(
+                    "a batch norm that runs twice in one pass has no statistics of its own: use two of them"
+                )
+            var, mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
+            scale = norm.weight * torch.rsqrt(var + norm.eps)
+            fixed[norm] = FixedNorm(scale, norm.bias - mean * scale)
+            return fixed[norm](x)
 
-    handles = [norm.register_forward_pre_hook(observe) for norm in _norms(module)]
+        return forward
+
+    for norm in _norms(module):
+        vars(norm)["forward"] = fixing(norm)
     with torch.no_grad():
         module(support_x)
-    for handle in handles:
-        handle.remove()
+    for norm in _norms(module):
+        del vars(norm)["forward"]
     return fixed
 
 

@@ -9,13 +9,13 @@
 - `ridge`: W = α Yᵀ(XXᵀ + λI)⁻¹X, b_k = β: ridge regression on the support features X and their one-hot labels Y (R2D2,
   Bertinetto et al. 2019); λ, α and β are meta-learned. A softmax does not see β, squared errors do.
 
-All but `learned` know no number of classes. The last three are built from the support set, and answer without inner
-steps.
+All but `learned` work for any number of classes. The last three are built from the support set, and answer without
+inner steps.
 """
 
 import math
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -25,7 +25,6 @@ from metacontrast.errors import InputError
 from metacontrast.types import Head, Params
 
 HeadKind = Literal["learned", "zeroed", "shared", "prototype", "cosine", "ridge"]
-HEAD_KINDS: tuple[HeadKind, ...] = get_args(HeadKind)
 BUILT_HEADS: tuple[HeadKind, ...] = ("prototype", "cosine", "ridge")
 """Heads that are computed from a task's support set."""
 _SCALE, _PENALTY = 10.0, 1.0
@@ -121,7 +120,7 @@ def one_hot(labels: Int[Tensor, "*image"], ways: int, dtype: torch.dtype) -> Flo
 
 
 def check_start(kind: HeadKind, head: Head, ways: int) -> None:
-    """Raise `InputError` where tasks of so many ways cannot start from this head.
+    """Raise `InputError` where tasks of this many ways cannot start from this head.
 
     On a CPU a `zeroed` head is also checked to be zero.
     """

@@ -6,7 +6,7 @@ parametrization or a module of unknown kind may look at the whole batch.
 
 from torch import nn
 
-from metacontrast.model.efficientnet_lite import Direction, EfficientNetLite, InvertedResidual
+from metacontrast.model.efficientnet_lite import EfficientNetLite, FixedLength, InvertedResidual
 from metacontrast.model.encoders import Encoder, ResidualBlock, UnitLength
 from metacontrast.model.fused.sequential import FusedSequential
 from metacontrast.model.normalization import TaskBatchNorm
@@ -24,7 +24,7 @@ _LAYERS = (
     *(nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm),
     *(nn.Upsample, nn.PixelShuffle, nn.PixelUnshuffle, nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d),
     TaskBatchNorm,
-    Direction,
+    FixedLength,
 )
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)

@@ -117,7 +117,7 @@ def task_buffer_names(module: nn.Module) -> tuple[str, ...]:
 def _converted(norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm) -> TaskBatchNorm:
     if not any(type(norm).forward is known.forward for known in _BATCH_NORMS):
         raise InputError(
-            f"the encoder has batch norms of a kind of their own ({type(norm).__name__}), which cannot take a task's "
+            f"the encoder has batch norms of another class ({type(norm).__name__}), which cannot take a task's "
             "statistics: use norm='running' to keep their averages"
         )
     converted = TaskBatchNorm(norm.num_features, norm.eps)

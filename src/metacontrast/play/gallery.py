@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from metacontrast.data.decode import to_png
 from metacontrast.data.glyphs import draw_characters
-from metacontrast.play.session import Session, Settings, to_png
+from metacontrast.play.session import Session, Settings
 
 SIDE = 56
 

@@ -14,10 +14,11 @@ from typing import Any
 from metacontrast.classifier.estimator import FewShotClassifier
 from metacontrast.classifier.explanation import save_explanation
 from metacontrast.classifier.export import export
+from metacontrast.data.decode import to_png
 from metacontrast.errors import InputError
 from metacontrast.files import parse_json
 from metacontrast.play.answers import ready
-from metacontrast.play.session import MOST_CLASSES, MOST_EXAMPLES, Session, Settings, to_png
+from metacontrast.play.session import MOST_CLASSES, MOST_EXAMPLES, Session, Settings
 
 ZIP_LIMIT = 64_000_000
 _FILE = re.compile(r"(?:[^/\\]{1,80}/)?(config\.json|model(?:-[1-9][0-9]{0,17})?\.safetensors)")
@@ -51,7 +52,7 @@ def load_zip(session: Session, data: bytes) -> None:
             loaded = FewShotClassifier.load(folder)
         except InputError as error:
             raise InputError(
-                f"this zip holds no whole classifier: {str(error).replace(folder, 'its folder')}"
+                f"this zip does not hold a complete classifier: {str(error).replace(folder, 'its folder')}"
             ) from error
     boards = _boards(loaded)
     candidate = loaded.state_.fitted.candidate
@@ -75,7 +76,7 @@ def as_picture(session: Session) -> bytes:
     """The explanation of the last image that was asked about, as a PNG."""
     classifier = ready(session)
     if not session.query or session.explain is None:
-        raise InputError("there is no image to explain yet: draw or drop one on the query board")
+        raise InputError("there is nothing to explain yet: draw or drop an image on the query board")
     (prediction,) = classifier.predict_each([session.query])
     assert prediction.pixels is not None
     with TemporaryDirectory() as folder:
@@ -103,7 +104,7 @@ def _unpack(data: bytes, folder: Path) -> None:
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError("this file is no zip that can be unpacked: choose one that the page made") from error
+        raise InputError("this file is not a valid zip: choose one that the page made") from error
 
 
 def _check_own(folder: Path) -> None:
@@ -111,7 +112,7 @@ def _check_own(folder: Path) -> None:
     try:
         about = parse_json((folder / "config.json").read_bytes())
     except (OSError, ValueError) as error:
-        raise InputError("this zip holds no whole classifier: its config.json is not JSON") from error
+        raise InputError("this zip does not hold a complete classifier: its config.json is not JSON") from error
     if isinstance(about, dict) and "source" in about:
         raise InputError("this classifier's encoder comes from elsewhere: use it with `metacontrast predict`")
 

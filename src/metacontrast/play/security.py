@@ -5,7 +5,7 @@
   browser sends one, must be the page's own. No header allows another site to read an answer.
 - The content security policy loads nothing from elsewhere and runs no inline script.
 - Bodies are counted while they arrive and have a time limit; so has every request. A connection that sends no whole
-  request in time is closed, and only so many are open at once.
+  request in time is closed, and the number of open ones is bounded.
 """
 
 import asyncio
@@ -22,10 +22,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from metacontrast.errors import InputError
 
-Scope = MutableMapping[str, Any]
+HttpScope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+App = Callable[[HttpScope, Receive, Send], Awaitable[None]]
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 SHORTEST_TOKEN = 16
@@ -72,21 +72,25 @@ class Address:
     @property
     def url(self) -> str:
         """What to open in a browser."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}/{self.token}/"
+        return f"http://{self.name}:{self.port}/{self.token}/"
+
+    @property
+    def name(self) -> str:
+        """The host as an address writes it."""
+        return f"[{self.host}]" if ":" in self.host else self.host
 
     def allows(self, host: str) -> bool:
         """Whether a `Host` header names this server.
 
-        On loopback that is one of three names. Elsewhere it is the name that was bound, or a number: a name that an
+        That is the name that was bound; also, on loopback, one of three names, and elsewhere a number: a name that an
         attacker makes resolve to this computer is neither.
         """
         name, colon, port = host.rpartition(":")
         if not colon or port != str(self.port):
             return False
         if self.is_loopback:
-            return name in LOOPBACK
-        return name == self.host or _is_number(name.strip("[]"))
+            return name in (self.name, *LOOPBACK)
+        return name == self.name or _is_number(name.strip("[]"))
 
 
 def check_binding(host: str, token: str | None) -> None:
@@ -115,7 +119,7 @@ class Guard:
     def __init__(self, app: App, address: Address):
         self.app, self.address = app, address
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: HttpScope, receive: Receive, send: Send) -> None:
         """Answer one request, or refuse it."""
         if scope["type"] != "http":
             if scope["type"] == "websocket":
@@ -138,7 +142,7 @@ class Guard:
                 refused = error if isinstance(error, Refused) else Refused(503, "this took too long: try less at once")
                 await _refuse(guarded, refused)
 
-    def _checked(self, scope: Scope) -> Scope:
+    def _checked(self, scope: HttpScope) -> HttpScope:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         host, origin = headers.get(b"host", ""), headers.get(b"origin")
         if not self.address.allows(host):

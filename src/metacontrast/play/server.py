@@ -279,9 +279,9 @@ async def _json(request: Request) -> dict[str, Any]:
     try:
         found = json.loads(await read_body(request, JSON_LIMIT))
     except (ValueError, RecursionError) as error:
-        raise InputError("the page sent what is not JSON: reload it") from error
+        raise InputError("the page sent invalid JSON: reload it") from error
     if not isinstance(found, dict):
-        raise InputError("the page sent what is not a JSON object: reload it")
+        raise InputError("the page sent no JSON object: reload it")
     return found
 
 

@@ -11,19 +11,16 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from metacontrast.classifier.estimator import FewShotClassifier
 from metacontrast.classifier.explanation import Explanation
-from metacontrast.classifier.model_folder import load_starting_point, pretrained_names
-from metacontrast.classifier.starting_point import StartingPoint
-from metacontrast.data.decode import decode
+from metacontrast.classifier.starting_point import StartingPoint, load_starting_point
+from metacontrast.data.decode import decode, to_png
 from metacontrast.errors import InputError
-from metacontrast.maml.inner import Inner, Scope
+from metacontrast.training.sources import pretrained_names
+from metacontrast.types import Inner, Scope
 
 MOST_CLASSES, MOST_EXAMPLES = 20, 20
 FIRST_CLASSES = ("A", "B")
@@ -315,13 +312,6 @@ def thumbnail(data: bytes, size: int = THUMBNAIL) -> bytes:
     """A small PNG of an image, square as the model sees it; `UnreadableImage` as `fit` would raise it."""
     pixels = decode(data, size, "RGB", "bicubic", name="this file", max_pixels=MAX_PIXELS)
     return to_png(pixels.transpose(1, 2, 0))
-
-
-def to_png(pixels: Any) -> bytes:
-    """An array `(height, width)` or `(height, width, 3)` as a PNG."""
-    file = BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 def _extends(new: dict[str, tuple[bytes, str]], old: dict[str, tuple[bytes, str]]) -> bool:

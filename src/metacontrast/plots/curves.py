@@ -1,14 +1,15 @@
 """Curves against outer updates: accuracy, other scalars across checkpoints, and our means beside the authors'."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import log
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from metacontrast.plots.style import COLORS, new_figure, tidy
+from metacontrast.plots import COLORS, new_figure, tidy
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ class SideBySide:
         title: what is measured on what.
         here, authors: the curves of each; `authors` may be empty.
         here_label, authors_label: data, number of seeds.
-        same_data: whether the vertical axes may be shared.
+        unit: of the vertical axis.
+        band: half the height of a grey band around 0, in that unit; None for none.
     """
 
     title: str
@@ -131,23 +133,41 @@ class SideBySide:
     authors: Sequence[MeanCurve]
     here_label: str
     authors_label: str
-    same_data: bool
+    unit: str = "test accuracy (%)"
+    band: float | None = None
+
+
+_MOST_IN_LEGEND = 4
+"""Where there are more curves, and room beside ours, their names stand at their ends."""
+_LEAST_GAP = 0.065
+"""Between two names at the ends of curves, as a share of the panel's height."""
 
 
 def draw_side_by_side(rows: Sequence[SideBySide]) -> Figure:
-    """Draw our curves left, the authors' right with a dotted line where ours end. Update 0 is left out."""
+    """Draw our curves left and the authors' right on the same axes, with a dotted line where ours end.
+
+    Update 0 is left out of the logarithmic axis.
+    """
     figure = new_figure(6.4, 0.75 + 2.35 * len(rows))
     panels = figure.subplots(len(rows), 2, squeeze=False)
+    looks = _looks(curve for row in rows for curve in row.here)
+    at_ends = len(looks) > _MOST_IN_LEGEND and all(map(_has_room, rows))
     for row, (left, right) in zip(rows, panels, strict=True):
-        _draw_curves(left, row.here)
+        shown = [(axes, curves) for axes, curves in ((left, row.here), (right, row.authors)) if curves]
+        for axes, curves in shown:
+            _draw_curves(axes, curves, row.band)
+        _share_axes([axes for axes, _ in shown], row)
+        if at_ends:
+            _name_ends(left, row.here)
         left.set_title(f"{row.title}\n{row.here_label}", fontsize=8, loc="left")
-        _draw_authors(right, row)
-        if row.same_data and row.authors:
-            low, high = (pick(left.get_ylim()[i], right.get_ylim()[i]) for i, pick in ((0, min), (1, max)))
-            left.set_ylim(low, high)
-            right.set_ylim(low, high)
-        left.set_ylabel("test accuracy (%)", fontsize=8)
-    figure.legend(handles=_legend(rows), loc="outside lower center", ncols=_columns(rows), frameon=False, fontsize=8)
+        left.set_ylabel(row.unit, fontsize=8)
+        if row.authors:
+            right.set_title(f"\n{row.authors_label}", fontsize=8, loc="left")
+        else:
+            right.text(0.5, 0.5, "no numbers of the authors", ha="center", fontsize=8, color=COLORS["grey"])
+            right.set_axis_off()
+    if not at_ends:
+        _add_legend(figure, looks)
     return figure
 
 
@@ -157,31 +177,76 @@ def draw_costs(panels: Sequence[tuple[str, Sequence[MeanCurve]]]) -> Figure:
     figure = new_figure(6.8, 1.0 + 2.5 * rows)
     every = figure.subplots(rows, 2, squeeze=False).flat
     for axes, (title, curves) in zip(every, panels, strict=False):
-        _draw_curves(axes, curves, "core-seconds of training (log scale)")
+        _draw_curves(axes, curves, against="core-seconds of training (log scale)")
         axes.set_title(title, fontsize=8, loc="left")
         axes.set_ylabel("test accuracy (%)", fontsize=8)
     for axes in list(every)[len(panels) :]:
         axes.set_axis_off()
-    handles = _legend_of([curve for _, curves in panels for curve in curves])
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    _add_legend(figure, _looks(curve for _, curves in panels for curve in curves))
     return figure
 
 
-def _draw_authors(axes: Axes, row: SideBySide) -> None:
-    if not row.authors:
-        axes.text(
-            0.5, 0.5, "no numbers of the authors at this test step", ha="center", fontsize=8, color=COLORS["grey"]
-        )
-        axes.set_axis_off()
-        return
-    _draw_curves(axes, row.authors)
-    axes.set_title(f"\n{row.authors_label}", fontsize=8, loc="left")
-    end = max(update for curve in row.here for update in curve.updates)
-    axes.axvline(end, color=COLORS["grey"], linewidth=0.9, linestyle=":")
+def _looks(curves: Iterable[MeanCurve]) -> dict[str, Look]:
+    """Map the name of every curve to how its first line is drawn."""
+    looks: dict[str, Look] = {}
+    for curve in curves:
+        looks.setdefault(curve.label, curve.look)
+    return looks
 
 
-def _draw_curves(axes: Axes, curves: Sequence[MeanCurve], against: str = "outer updates (log scale)") -> None:
+def _add_legend(figure: Figure, looks: Mapping[str, Look]) -> None:
+    lines = [Line2D([], [], label=label, markersize=4, **_line(look)) for label, look in looks.items()]
+    columns = 3 if max(map(len, looks)) > 16 else 4
+    figure.legend(handles=lines, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
+
+
+def _updates(row: SideBySide) -> tuple[int | float, ...]:
+    """Return the first update of all curves, the last of ours, and the last of all."""
+    ours = [update for curve in row.here for update in curve.updates if update > 0]
+    both = [*ours, *(update for curve in row.authors for update in curve.updates if update > 0)]
+    return min(both), max(ours), max(both)
+
+
+def _has_room(row: SideBySide) -> bool:
+    """Tell whether our curves end in the left 60 % of a logarithmic axis."""
+    first, end, last = map(log, _updates(row))
+    return end - first < 0.6 * (last - first)
+
+
+def _share_axes(panels: Sequence[Axes], row: SideBySide) -> None:
+    """Give all panels the same ranges, and mark where our curves end unless that is where all do."""
+    first, end, last = _updates(row)
+    margin = (last / first) ** 0.03
+    vertical = min(axes.get_ylim()[0] for axes in panels), max(axes.get_ylim()[1] for axes in panels)
+    for axes in panels:
+        axes.set_xlim(first / margin, last * margin)
+        axes.set_ylim(vertical)
+        if end < last:
+            axes.axvline(end, color=COLORS["grey"], linewidth=0.9, linestyle=":")
+            mark = {"rotation": 90, "ha": "left", "va": "bottom", "fontsize": 7, "color": COLORS["grey"]}
+            axes.annotate(
+                "ours end", (end, 0.03), (2, 0), xycoords=("data", "axes fraction"), textcoords="offset points", **mark
+            )
+
+
+def _name_ends(axes: Axes, curves: Sequence[MeanCurve]) -> None:
+    """Write every curve's name right of all curves, at the height of its end; names that would overlap move apart."""
+    end = max(update for curve in curves for update in curve.updates)
+    low, high = axes.get_ylim()
+    gap, at = _LEAST_GAP * (high - low), -float("inf")
+    for curve in sorted(curves, key=lambda each: each.mean[-1]):
+        at = max(100 * curve.mean[-1], at + gap)
+        place = {"textcoords": "offset points", "va": "center", "fontsize": 7, "color": COLORS[curve.look.color]}
+        axes.annotate(curve.label, (end, at), (12, 0), **place)
+
+
+def _draw_curves(
+    axes: Axes, curves: Sequence[MeanCurve], band: float | None = None, against: str = "outer updates (log scale)"
+) -> None:
     tidy(axes)
+    if band is not None:
+        axes.axhspan(-band, band, color=COLORS["grey"], alpha=0.15, linewidth=0)
+        axes.axhline(0, color=COLORS["grey"], linewidth=0.8)
     for curve in curves:
         points = [p for p in zip(curve.updates, curve.mean, curve.std, strict=True) if p[0] > 0]
         updates, mean = [u for u, _, _ in points], [100 * m for _, m, _ in points]
@@ -193,7 +258,9 @@ def _draw_curves(axes: Axes, curves: Sequence[MeanCurve], against: str = "outer 
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
+    )
 
 
 def _line(look: Look) -> dict:
@@ -204,17 +271,3 @@ def _line(look: Look) -> dict:
         "marker": look.marker,
         "linewidth": 2.8 if look.wide else 1.4,
     }
-
-
-def _columns(rows: Sequence[SideBySide]) -> int:
-    labels = {curve.label for row in rows for curve in row.here}
-    return 4 if len(labels) == 4 and max(map(len, labels)) < 16 else 3
-
-
-def _legend(rows: Sequence[SideBySide]) -> list[Line2D]:
-    return _legend_of([curve for row in rows for curve in row.here])
-
-
-def _legend_of(curves: Sequence[MeanCurve]) -> list[Line2D]:
-    looks = {curve.label: curve.look for curve in curves}
-    return [Line2D([], [], label=label, markersize=4, **_line(look)) for label, look in looks.items()]

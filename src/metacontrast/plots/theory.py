@@ -1,6 +1,7 @@
 """Pictures of the theory: features compared (paper, Fig. 1), the head's step (Fig. 7), parts of the gradient."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -8,13 +9,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from metacontrast.plots.style import COLORS, new_figure, tidy
+from metacontrast.plots import COLORS, new_figure, tidy
 
 _CLASS_COLORS = ("blue", "orange", "green", "purple")
 
 
 def draw_illustration(support: NDArray, query: NDArray, outputs: NDArray, signal: NDArray, own: int) -> Figure:
-    """One query among one support feature per class, in the plane of the features, and its outputs with their targets.
+    """Draw a query among one support feature per class, in the plane, and its outputs with their targets.
 
     Args:
         support: `(way, 2)`, which are also the rows of the adapted head; at most four classes.
@@ -33,7 +34,7 @@ def draw_illustration(support: NDArray, query: NDArray, outputs: NDArray, signal
 def _draw_plane(axes: Axes, support: NDArray, query: NDArray, signal: NDArray, own: int) -> None:
     for way, (x, y) in enumerate(support):
         color = COLORS[_CLASS_COLORS[way]]
-        axes.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "-|>", "color": color, "lw": 1.6})
+        _arrow(axes, (0.0, 0.0), (x, y), color)
         place = (-4, 5) if y > 0.3 else (-24, -14)
         axes.annotate(f"φ(s$_{way + 1}$) = w$_{way + 1}$", (x, y), place, textcoords="offset points", color=color)
     at = tuple(query)
@@ -41,7 +42,7 @@ def _draw_plane(axes: Axes, support: NDArray, query: NDArray, signal: NDArray, o
     axes.annotate(f"φ(q), class {own + 1}", at, (7, 0), textcoords="offset points")
     step = query - signal
     tip, middle = tuple(step), tuple((query + step) / 2)
-    axes.annotate("", tip, at, arrowprops={"arrowstyle": "-|>", "color": COLORS["red"], "lw": 1.8})
+    _arrow(axes, at, tip, COLORS["red"], 1.8)
     axes.annotate("−∂L/∂φ(q)", middle, (6, -3), textcoords="offset points", color=COLORS["red"])
     points = np.vstack([support, query, step, np.zeros(2)])
     margin = 0.25
@@ -53,6 +54,10 @@ def _draw_plane(axes: Axes, support: NDArray, query: NDArray, signal: NDArray, o
     axes.set_title("features", fontsize=10)
 
 
+def _arrow(axes: Axes, start: Sequence[Any], tip: Sequence[Any], color: str, width: float = 1.6) -> None:
+    axes.annotate("", tip, start, arrowprops={"arrowstyle": "-|>", "color": color, "lw": width})
+
+
 def _draw_outputs(axes: Axes, outputs: NDArray, own: int) -> None:
     ways = np.arange(len(outputs))
     targets = (ways == own).astype(float)
@@ -60,15 +65,13 @@ def _draw_outputs(axes: Axes, outputs: NDArray, own: int) -> None:
     axes.axhline(0, color=COLORS["black"], linewidth=0.8)
     for way, (output, target) in enumerate(zip(outputs, targets, strict=True)):
         axes.hlines(target, way - 0.38, way + 0.38, color=COLORS["black"], linewidth=1.4, linestyle="--")
-        axes.annotate(
-            "", (way + 0.32, target), (way + 0.32, output), arrowprops={"arrowstyle": "-|>", "color": COLORS["red"]}
-        )
+        _arrow(axes, (way + 0.32, output), (way + 0.32, target), COLORS["red"], 1.0)
     axes.set_xticks(ways, [f"φ(q)·φ(s$_{way + 1}$)" for way in ways])
     axes.set_title("outputs (bars) and their targets (dashed)", fontsize=10)
 
 
 def draw_preconditioner(features: NDArray, crowded: NDArray, first: NDArray, second: NDArray) -> Figure:
-    """Support features in the plane, and the head's step with and without the second order.
+    """Draw support features in the plane, and the head's step with and without second order.
 
     Args:
         features: `(sample, 2)`.
@@ -84,7 +87,7 @@ def draw_preconditioner(features: NDArray, crowded: NDArray, first: NDArray, sec
     size = 0.8 * reach / np.linalg.norm(first)
     for step, color, name in ((first, "red", "first order"), (second, "blue", "second order, (I − ηH) times it")):
         tip = tuple(size * step)
-        axes.annotate("", tip, (0, 0), arrowprops={"arrowstyle": "-|>", "color": COLORS[color], "lw": 2})
+        _arrow(axes, (0.0, 0.0), tip, COLORS[color], 2.0)
         axes.plot([], [], color=COLORS[color], linewidth=2, label=f"step of the head, {name}")
     axes.set(aspect="equal", xlabel="feature 1", ylabel="feature 2")
     axes.set(xlim=(-1.15 * reach, 1.15 * reach), ylim=(-1.15 * reach, 1.15 * reach))
@@ -93,7 +96,7 @@ def draw_preconditioner(features: NDArray, crowded: NDArray, first: NDArray, sec
 
 
 def draw_spectrum(eigenvalues: NDArray, title: str) -> Figure:
-    """Eigenvalues by rank, smallest first: median and range over tasks and classes; those that stay at 1 are cut off.
+    """Draw eigenvalues by rank, smallest first: median and range over tasks and classes, without those that stay at 1.
 
     Args:
         eigenvalues: `(task, way, rank)`, ascending.
@@ -112,7 +115,7 @@ def draw_spectrum(eigenvalues: NDArray, title: str) -> Figure:
     axes.axhline(0, color=COLORS["black"], linewidth=0.8)
     if low[0] < 0:
         axes.axhspan(
-            min(1.15 * low[0], -0.1), 0, color=COLORS["red"], alpha=0.12, linewidth=0, label="below 0: it turns round"
+            min(1.15 * low[0], -0.1), 0, color=COLORS["red"], alpha=0.12, linewidth=0, label="below 0: it reverses"
         )
     axes.set(xlabel="rank", ylabel="eigenvalue of I − ηH")
     axes.set_title(title, fontsize=10)
@@ -126,12 +129,12 @@ LABELS = {
     "contrastive_query": ("contrastive,\nquery side", "blue"),
     "contrastive_support": ("contrastive,\nsupport side", "sky"),
     "head_curvature": ("head\ncurvature", "orange"),
-    "remainder": ("not in the\ntheory", "grey"),
+    "remainder": ("residual", "grey"),
 }
 
 
 def draw_gradient_parts(parts: Mapping[str, Mapping[str, float]], title: str) -> Figure:
-    """Norm against the whole, share and cosine of every part that is not zero, one panel each.
+    """Draw norm against the whole, share and cosine of every part that is not zero, one panel each.
 
     Args:
         parts: `norm_ratio`, `share` and `cosine` by name of the part, names from `LABELS`.

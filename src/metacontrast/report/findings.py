@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 
 from metacontrast.data.episodes import EpisodeRows, EpisodeSampler
-from metacontrast.diagnostics.explanation import GradientExplanation, explain
-from metacontrast.diagnostics.similarity import MAPS
+from metacontrast.diagnostics.gradient import GradientExplanation, explain
+from metacontrast.diagnostics.task_view import MAPS
 from metacontrast.methods import METHODS
 from metacontrast.training.run import TrainedRun
 from metacontrast.training.step import ONE_CPU, Resources
@@ -17,7 +17,7 @@ from metacontrast.types import Episode
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """What is known of a run.
+    """Explanations of a run and of its kept copies.
 
     Args:
         run: the model that is explained.
@@ -32,12 +32,12 @@ class Findings:
 
     @property
     def explanation(self) -> GradientExplanation:
-        """Of the model itself."""
+        """Explanation of the model itself."""
         return self.history[self.run.updates]
 
     @property
     def first_task(self) -> EpisodeRows:
-        """The task whose coefficients are shown."""
+        """Task whose coefficients are shown."""
         return self.tasks.rows(0)
 
 
@@ -72,7 +72,7 @@ def _explain(run: TrainedRun, episodes: Episode, resources: Resources) -> Gradie
 
 
 def as_json(found: Findings) -> dict[str, Any]:
-    """All numbers under plain names; null where one is not defined."""
+    """Collect all numbers under plain names; null where one is not defined."""
     explanation, tasks = found.explanation, found.tasks
     return {
         "updates": found.run.updates,
@@ -103,7 +103,7 @@ def _similarity(explanation: GradientExplanation) -> dict[str, dict[str, list]]:
 
 
 def _plain(values: torch.Tensor) -> list:
-    """Nested lists with None for what is not a number."""
+    """Convert to nested lists with None for what is not a number."""
     if values.ndim > 1:
         return [_plain(each) for each in values]
     return [None if value != value else round(value, 7) for value in values.tolist()]
@@ -118,7 +118,7 @@ class Fact(NamedTuple):
 
 
 def headline(found: Findings) -> str:
-    """The outcome in one sentence."""
+    """State the outcome in one sentence."""
     if not found.explanation.gradient_norm:
         return _NO_GRADIENT[found.explanation.distance is None]
     share = {name: 100 * part.share for name, part in found.explanation.parts.items()}
@@ -127,20 +127,19 @@ def headline(found: Findings) -> str:
     curvature = f", {share['head_curvature']:.0f} % is curvature of the head" if share["head_curvature"] else ""
     return (
         f"Measured along the encoder's outer gradient, {contrastive:.0f} % of it is contrastive, "
-        f"{share['interference']:.0f} % comes from the head ({source}){curvature} and {share['remainder']:.0f} % lies "
-        "outside the theory."
+        f"{share['interference']:.0f} % comes from the head ({source}){curvature} and {share['remainder']:.0f} % is "
+        "the residual, which the theory does not cover."
     )
 
 
 _NO_GRADIENT = {
     False: "The encoder's outer gradient is zero, and so is the theory's.",
-    True: "The encoder's outer gradient is zero, but the theory's is not: it has no share in it, and its distance from "
-    "it is not defined.",
+    True: "The encoder's outer gradient is zero, but the theory's is not, so that shares and distance are undefined.",
 }
 
 
 def setting(found: Findings) -> str:
-    """Which model on which tasks."""
+    """Describe the model and the tasks."""
     config, tasks = found.run.config, found.tasks
     trained = "MAML" if config.method == "maml" else config.method
     if METHODS[config.method].gradient is not None:
@@ -158,7 +157,7 @@ _SCOPES = {"all": "encoder and head", "head": "the head", "encoder": "the encode
 
 
 def facts(found: Findings) -> list[Fact]:
-    """Every scalar that has a value."""
+    """List every scalar that has a value."""
     scalars = found.explanation.scalars()
     return [
         Fact(name, form.format(value), meaning)
@@ -167,21 +166,25 @@ def facts(found: Findings) -> list[Fact]:
     ]
 
 
-def as_text(found: Findings) -> str:
-    """The summary for a terminal."""
+def findings_text(found: Findings) -> str:
+    """Format the summary for a terminal."""
     lines = (f"{fact.name:<44}{fact.value:>10}" for fact in facts(found))
     return "\n".join([headline(found), "", *lines])
 
 
 _FACTS = {
-    "accuracy": ("accuracy after adaptation", "{:.1%}", "Share of query images that the adapted model gets right."),
+    "accuracy": (
+        "accuracy after adaptation",
+        "{:.1%}",
+        "Share of query images that the adapted model classifies correctly.",
+    ),
     "gradient_norm": ("norm of the gradient", "{:.3g}", "Length of the encoder's outer gradient, mean over the tasks."),
     "interference_share": (
         "share of interference",
         "{:.1%}",
-        "Part of the gradient that points along the rows of the head that starts a task. Those of a learned head hold "
-        "features of earlier tasks, those of a prototype head are this task's own class means. Rows that are equal, as "
-        "in a zeroed or a shared head, have none.",
+        "Part of the gradient along the rows of the initial head of a task. Rows of a learned head contain features of "
+        "earlier tasks, those of a prototype head are this task's own class means. It is zero if all rows are equal, "
+        "as in a zeroed or a shared head.",
     ),
     "contrastive_query_share": (
         "contrastive share, query side",
@@ -191,42 +194,43 @@ _FACTS = {
     "contrastive_support_share": (
         "contrastive share, support side",
         "{:.1%}",
-        "The same for support features; only second order has it.",
+        "The same for support features; second order only.",
     ),
     "head_curvature_share": (
         "share of the head's curvature",
         "{:.1%}",
-        "Second order only: the support outputs depend on the features through the head. With one step it points along "
-        "the rows that start a task, like interference, and equal rows have none. Every later step has rows into which "
-        "this task's own support features are written; from equal rows on these are all there is, so that it couples "
-        "support images with one another and holds nothing of earlier tasks.",
+        "Second order only: the support outputs depend on the features through the head. With one step this part lies "
+        "along the rows of the initial head, like interference, and is zero for equal rows. In later steps the rows "
+        "also contain this task's own support features; from equal rows they contain nothing else, so that it couples "
+        "support images with one another and contains nothing of earlier tasks.",
     ),
     "remainder_share": (
-        "share outside the theory",
+        "residual share",
         "{:.1%}",
-        "What the theory leaves out: the encoder's own movement in the inner loop, the path through the prototypes of "
-        "a prototype head, and a head that stays where it is. The shares sum to 100 % unless the gradient is zero.",
+        "What the theory does not cover: adaptation of the encoder in the inner loop, the gradient through the "
+        "prototypes of a prototype head, and a head that is not adapted. The shares sum to 100 % unless the gradient "
+        "is zero.",
     ),
     "distance": (
         "distance of the theory",
         "{:.1%}",
-        "How far the theory, which lets only the head adapt, is from the real gradient, relative to it. 0 % is exact: "
-        "so it is when only the head adapts, and with equal rows (a zeroed or a shared head) and one inner step though "
-        "the whole network may adapt. With a prototype head it is not, even if only the head adapts: the theory leaves "
-        "out the path through the prototypes.",
+        "Norm of the difference between the gradient and the theory, in which only the head adapts, relative to the "
+        "gradient. 0 % is exact: if only the head adapts, and with equal rows (a zeroed or a shared head) and one "
+        "inner step even if the whole network adapts. It is not exact for a prototype head: the theory leaves out the "
+        "gradient through the prototypes.",
     ),
     "wrong_sign_share": (
         "coefficients with the wrong sign",
         "{:.1%}",
-        "Share of all query-support pairs that are of different classes and yet attract each other. From a zeroed head "
-        "and in one inner step there are none.",
+        "Share of all query-support pairs that are of different classes but attract each other. There are none from a "
+        "zeroed head with one inner step.",
     ),
-    "head_norm": ("norm of the head", "{:.3g}", "Length of the head that a task starts from, bias included."),
+    "head_norm": ("norm of the head", "{:.3g}", "Norm of the initial head of a task, bias included."),
     "head_spread": (
         "spread of the head's rows",
         "{:.3g}",
-        "The same of its rows minus their mean row: only this can interfere, for what all rows share changes no "
-        "softmax.",
+        "The same of its rows minus their mean row: only this part can interfere, because adding a vector to all rows "
+        "changes no softmax.",
     ),
     "contrast_query_support_before": (
         "contrast query-support, before adaptation",
@@ -249,7 +253,7 @@ _FACTS = {
     "smallest_eigenvalue": (
         "smallest eigenvalue of I − ηH",
         "{:.3g}",
-        "Below 0 the inner learning rate overshoots: second order turns the head's step round in that direction, and "
+        "Below 0 the inner learning rate overshoots: second order reverses the head's step in that direction, and "
         "below −1 it also lengthens it.",
     ),
     "condition_number": (
@@ -261,8 +265,8 @@ _FACTS = {
     "label_order_spread": (
         "sensitivity to the order of labels",
         "{:.1%}",
-        "Best minus worst accuracy on the same task when its classes swap names, mean over tasks. A zeroed head has 0, "
-        "for it has no row that a class could prefer, save for ties (of equal outputs the first class wins). So have a "
-        "shared and a prototype head, but for rounding.",
+        "Best minus worst accuracy on the same task over permutations of its labels, mean over tasks. It is 0 for a "
+        "zeroed head, except for ties (the first of equal outputs wins), and for a shared and a prototype head, except "
+        "for rounding.",
     ),
 }

@@ -10,13 +10,12 @@ import torch
 from matplotlib.figure import Figure
 
 from metacontrast import html
-from metacontrast.diagnostics.similarity import MAPS, contrasts
+from metacontrast.diagnostics.task_view import MAPS, contrasts
 from metacontrast.files import write_text
+from metacontrast.plots import save_figure
 from metacontrast.plots.curves import draw_checkpoints
-from metacontrast.plots.maps import Moment, draw_coefficients, draw_heatmaps
-from metacontrast.plots.style import save_figure
+from metacontrast.plots.images import Moment, draw_coefficients, draw_heatmaps, drawable
 from metacontrast.plots.theory import draw_gradient_parts, draw_spectrum
-from metacontrast.plots.thumbnails import drawable
 from metacontrast.report.findings import Findings, as_json, facts, headline, setting
 
 
@@ -29,7 +28,7 @@ class Picture(NamedTuple):
 
 
 def write_report(folder: Path, found: Findings, command: str) -> Path:
-    """Write everything into `folder`; returns the page, `explain.html`.
+    """Write everything into `folder`; return the page, `explain.html`.
 
     Args:
         command: what to type to get the same report.
@@ -51,11 +50,11 @@ def _page(found: Findings, pictures: Sequence[Picture], paths: Sequence[Path], c
         html.table(("quantity", "value", "what it means"), facts(found)),
         html.footer(command, found.tasks.images.digest),
     ]
-    return html.render_page("Why this model learns: its outer gradient, taken apart", body)
+    return html.render_page("Why this model learns: a decomposition of its outer gradient", body)
 
 
 def draw_pictures(found: Findings) -> Iterator[Picture]:
-    """Every picture that the findings have something for."""
+    """Draw every picture for which the findings have data."""
     if found.explanation.gradient_norm:
         yield Picture("gradient-parts", _parts(found), _PARTS)
     yield Picture("coefficients", _coefficients(found), _COEFFICIENTS)
@@ -104,7 +103,7 @@ def _similarity_history(found: Findings) -> Figure:
     updates = list(found.history)
     shown = sorted({updates[i] for i in np.linspace(0, len(updates) - 1, SHOWN_CHECKPOINTS).round().astype(int)})
     moments = [_moment(f"update {each}", found.history[each].before) for each in shown]
-    return draw_heatmaps(moments, MAPS, "Similarity before adaptation, as training went on")
+    return draw_heatmaps(moments, MAPS, "Similarity before adaptation, during training")
 
 
 def _moment(label: str, maps: torch.Tensor) -> Moment:
@@ -122,39 +121,37 @@ def _checkpoints(found: Findings) -> Figure:
         "contrast, query-support": {w: curve(f"contrast_query_support_{w}") for w in ("before", "after")},
         "wrong-sign share": {"": curve("wrong_sign_share")},
     }
-    return draw_checkpoints(list(found.history), panels, "Across the copies that training kept")
+    return draw_checkpoints(list(found.history), panels, "Over the copies of the model from training")
 
 
 _PARTS = (
-    "What the gradient of the encoder is made of. Left: the length of each part, the whole gradient being 1. Middle: "
-    "how much of the gradient it makes up, measured along it; these numbers sum to 1, and a negative one works against "
-    "the gradient. Right: 1 means that the part points where the gradient points, 0 that it points across. Parts that "
-    "are zero are left out. Not in the theory are the encoder's own movement in the inner loop, the path through the "
-    "prototypes of a prototype head, and a head that stays where it is."
+    "Decomposition of the encoder's outer gradient. Left: the norm of each part relative to the gradient's. Middle: "
+    "its share, measured along the gradient; shares sum to 1, and a negative share works against the gradient. Right: "
+    "its cosine with the gradient. Parts that are zero are left out. The residual is what the theory does "
+    "not cover: adaptation of the encoder in the inner loop, the gradient through the prototypes of a prototype head, "
+    "and a head that is not adapted."
 )
 _COEFFICIENTS = (
-    f"Coefficients of the first task, up to {SHOWN_QUERIES} query images of each class on the left, support images "
-    "above. Blue: the gradient pulls the query's feature towards the support image's. Red: it pushes them apart. "
-    "Frames mark pairs of one class. A contrastive learner is blue inside the frames and red outside; blue outside is "
-    "noise."
+    f"Coefficients of the first task; rows: up to {SHOWN_QUERIES} query images of each class, columns: support images. "
+    "Blue: the gradient pulls the query's feature towards the support image's. Red: it pushes them apart. Frames mark "
+    "pairs of the same class. A contrastive learner is blue inside the frames and red outside; blue outside is noise."
 )
 _SIMILARITY = (
-    "Mean cosine similarity of the features of every two classes, before (top) and after (bottom) the model adapts to "
-    "the task, all on one scale. Contrast is the mean of the diagonal minus the mean of the rest: high means that "
-    "images of one class look alike to the encoder and images of different classes do not. An image is not compared "
-    "with itself; a dash marks a class of a single image."
+    "Mean cosine similarity of the features of each pair of classes, before (top) and after (bottom) the model adapts "
+    "to the task, on the same scale. Contrast is the mean of the diagonal minus the mean of the rest: it is high if "
+    "features of the same class are similar and features of different classes are not. An image is not compared with "
+    "itself; a dash marks a class with a single image."
 )
 _SIMILARITY_HISTORY = (
-    f"The same maps before adaptation for up to {SHOWN_CHECKPOINTS} of the copies of the model that training kept "
-    "(--keep-every)."
+    f"The same maps before adaptation for up to {SHOWN_CHECKPOINTS} copies of the model from training (--keep-every)."
 )
 _SPECTRUM = (
-    "In second order the head's step is multiplied by I − ηH. An eigenvalue of 1 leaves a direction as it is, between "
-    "0 and 1 shortens it, and below 0 turns the step round (below −1 it also grows): the inner learning rate is then "
-    "too large for that direction."
+    "In second order the head's step is multiplied by I − ηH. An eigenvalue of 1 leaves the step in its direction "
+    "unchanged, one between 0 and 1 shortens it, and one below 0 reverses it (below −1 it also grows): the inner "
+    "learning rate is then too large for that direction."
 )
 _CHECKPOINTS = (
-    "The same numbers for the copies of the model that training kept (--keep-every): how far the rows of the head lie "
-    "from their mean, which is what can interfere; the contrast between query and support features before and after "
+    "The same numbers for the copies of the model from training (--keep-every): the distance of the head's rows from "
+    "their mean, the part that can interfere; the contrast between query and support features before and after "
     "adaptation; and the share of coefficients with the wrong sign."
 )

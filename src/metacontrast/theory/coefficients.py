@@ -76,8 +76,7 @@ def wrong_sign_share(
     query_y: Int[Tensor, " query"],
     support_y: Int[Tensor, " support"],
 ) -> Float[Tensor, ""]:
-    """Share of all pairs whose weight breaks Definition 1: attraction between classes, or repulsion within
-    one.
+    """Share of all pairs whose weight breaks Definition 1: attraction between classes, or repulsion in one.
 
     Within a class Eq. 6 cannot repel, for there c = -Σ_{j≠u} q_j s_j - (1 - q_u)(1 - s_u); so this counts
     false attractions.

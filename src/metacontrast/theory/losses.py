@@ -16,28 +16,20 @@ The value of L means nothing by itself: it is linear in φ(q) and bounded on no 
 Reference: Kao, Chiu and Chen, ICLR 2022, Sections 2.4, B.4 - B.7 and C.
 """
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from metacontrast.errors import InputError
 from metacontrast.theory.coefficients import contrastive_coefficients, zeroed_coefficients
 from metacontrast.theory.decomposition import query_signals, support_signals
-from metacontrast.theory.inner_loop import Trajectory, descend, softmax_outputs
-from metacontrast.theory.task import FeatureTask, append_constant, check_inner, feature_task
-from metacontrast.types import Head, Order
+from metacontrast.theory.task import FeatureTask, Trajectory, append_constant, walk
+from metacontrast.types import Inner
 
 
 def contrastive_loss(
-    support_features: Float[Tensor, "support feature"],
-    support_y: Int[Tensor, " support"],
-    query_features: Float[Tensor, "query feature"],
-    query_y: Int[Tensor, " query"],
-    head: Head,
+    task: FeatureTask,
+    inner: Inner,
     *,
-    inner_lr: float,
-    inner_steps: int = 1,
-    order: Order = "first",
     drop_interference: bool = False,
     drop_noise: bool = False,
     drop_head_curvature: bool = False,
@@ -47,59 +39,61 @@ def contrastive_loss(
     It gives the head no gradient: update it by `head_gradient` (Eq. 5, 9, 20) with the same arguments.
 
     Args:
-        support_features, query_features: φ(s), φ(q), with their graph.
-        support_y, query_y: labels t, u in [0, ways).
-        head: w^0; a zeroed one turns Eq. 7 into Eq. 8 and Eq. 14 into Eq. 16.
-        inner_lr, inner_steps: η and N_step; the second order has a loss for one step only.
-        order: `"first"` (Eq. 7, 22) or `"second"` (Eq. 14, completed).
+        task: features with their graph, labels, and the head w^0; a zeroed one turns Eq. 7 into Eq. 8 and Eq. 14 into
+            Eq. 16.
+        inner: order `first` (Eq. 7, 22) or `second` (Eq. 14, completed), which has a loss for one step only.
         drop_interference: leave out the first term (Fig. 9, "ITF").
         drop_noise: leave -Σ_j q_j s_j + s_u out of the coefficients (Fig. 9, "nCTT").
         drop_head_curvature: leave δ(s) out, which gives Eq. 14 as printed.
 
     With a zeroed head, η = 2 and φ(q) = φ(s_0), the pull of 1/(1 + e) meets φ(s_0)ᵀφ(q) = 1:
 
-    >>> zero = Head(torch.zeros(2, 2), None)
-    >>> y = torch.tensor([0, 1])
-    >>> contrastive_loss(torch.eye(2), y, torch.eye(2)[:1], y[:1], zero, inner_lr=2.0)
+    >>> import torch
+    >>> from metacontrast import Head
+    >>> zero, y = Head(torch.zeros(2, 2), None), torch.tensor([0, 1])
+    >>> contrastive_loss(FeatureTask(torch.eye(2), y, torch.eye(2)[:1], y[:1], zero), Inner(lr=2.0))
     tensor(-0.2689)
     """
-    check_inner(inner_lr, inner_steps, order)
-    if order == "second" and inner_steps > 1:
+    check_order(inner)
+    return loss_along(
+        walk(task, inner),
+        task,
+        drop_interference=drop_interference,
+        drop_noise=drop_noise,
+        drop_head_curvature=drop_head_curvature,
+    )
+
+
+def check_order(inner: Inner) -> None:
+    """Raise `InputError` for an inner loop that has no contrastive loss."""
+    if inner.order == "second" and inner.steps > 1:
         raise InputError(
-            f"order='second' has no contrastive loss for inner_steps={inner_steps}: use 1 step, "
+            f"order='second' has no contrastive loss for {inner.steps} inner steps: use 1 step, "
             "or take the gradient from split_encoder_gradient, exact for any number"
         )
-    task, trajectory = walk(support_features, support_y, query_features, query_y, head, inner_lr, inner_steps)
-    support, query = append_constant(support_features, head), append_constant(query_features, head)
-    anchors = support if order == "second" else task.support
-    c = coefficients(task, trajectory, drop_noise)
-    loss = inner_lr * (c * (query @ anchors.T)).mean()
+
+
+def loss_along(
+    path: Trajectory,
+    task: FeatureTask,
+    *,
+    drop_interference: bool = False,
+    drop_noise: bool = False,
+    drop_head_curvature: bool = False,
+) -> Float[Tensor, ""]:
+    """`contrastive_loss` for an inner loop that was walked; `path` holds what stands under stop-gradient."""
+    support, query = append_constant(task.support, task.head), append_constant(task.query, task.head)
+    anchors = support if path.order == "second" else path.support
+    loss = path.lr * (_coefficients(path, drop_noise) * (query @ anchors.T)).mean()
     if not drop_interference:
-        loss = loss + (query_signals(task, trajectory, inner_lr)[0] * query).sum()
-    if order == "second" and not drop_head_curvature:
-        loss = loss + (support_signals(task, trajectory, inner_lr)[1] * support).sum()
+        loss = loss + (query_signals(path)[0] * query).sum()
+    if path.order == "second" and not drop_head_curvature:
+        loss = loss + (support_signals(path)[1] * support).sum()
     return loss
 
 
-@torch.no_grad()
-def walk(
-    support_features: Tensor,
-    support_y: Tensor,
-    query_features: Tensor,
-    query_y: Tensor,
-    head: Head,
-    inner_lr: float,
-    inner_steps: int,
-) -> tuple[FeatureTask, Trajectory]:
-    """The task and its inner loop under stop-gradient."""
-    frozen = Head(head.weight.detach(), None if head.bias is None else head.bias.detach())
-    task = feature_task(support_features.detach(), support_y, query_features.detach(), query_y, frozen)
-    return task, descend(task.support, task.support_y, task.head, inner_lr, inner_steps)
-
-
-def coefficients(task: FeatureTask, trajectory: Trajectory, drop_noise: bool) -> Float[Tensor, "query support"]:
+def _coefficients(path: Trajectory, drop_noise: bool) -> Float[Tensor, "query support"]:
     """c(q, s) of the loss, with or without its noise."""
-    q = softmax_outputs(task.query, trajectory.heads[-1])
     if drop_noise:
-        return len(trajectory.support_probs) * zeroed_coefficients(q, task.query_y, task.support_y)
-    return contrastive_coefficients(q, task.query_y, trajectory.support_probs, task.support_y)
+        return len(path.support_probs) * zeroed_coefficients(path.query_probs, path.query_y, path.support_y)
+    return contrastive_coefficients(path.query_probs, path.query_y, path.support_probs, path.support_y)

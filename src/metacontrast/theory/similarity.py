@@ -45,14 +45,14 @@ def similarity_heatmap(
     if other_features is not None and other_y is not None:
         check_all_classes("other features", other_features, other_y, ways)
         values = cosine(features, other_features)
-        return class_means(values, torch.ones_like(values), y, other_y, ways)
+        return means_by_class_pair(values, torch.ones_like(values), y, other_y, ways)
     if (other_features, other_y) != (None, None):
         raise InputError("similarity_heatmap needs other_features and other_y together, or neither")
     values = cosine(features, features)
     if include_self_pairs:
-        return class_means(values, torch.ones_like(values), y, y, ways)
+        return means_by_class_pair(values, torch.ones_like(values), y, y, ways)
     check_pairs(y)
-    return class_means(values, 1 - torch.eye(len(y), dtype=values.dtype, device=values.device), y, y, ways)
+    return means_by_class_pair(values, 1 - torch.eye(len(y), dtype=values.dtype, device=values.device), y, y, ways)
 
 
 def contrast(heatmap: Float[Tensor, "way way"]) -> Float[Tensor, ""]:
@@ -73,7 +73,7 @@ def cosine(a: Float[Tensor, "image feature"], b: Float[Tensor, "other feature"])
     return normalize(a, dim=1) @ normalize(b, dim=1).T
 
 
-def class_means(
+def means_by_class_pair(
     values: Float[Tensor, "image other"],
     counted: Float[Tensor, "image other"],
     y: Int[Tensor, " image"],

@@ -68,7 +68,7 @@ Shape = tuple[int, int, int]
 def load_released(path: Path, **fields: Any) -> TrainedRun:
     """The run that a released checkpoint stands for.
 
-    What the shapes tell is read off them: colours, width, number of ways, whether the head has a bias, and the data
+    Derived from the shapes: channels, width, number of ways, whether the head has a bias, and the data
     set, the first that fits of miniImageNet, CIFAR-FS and Omniglot. The rest is the data set's released recipe.
 
     Args:
@@ -81,9 +81,9 @@ def load_released(path: Path, **fields: Any) -> TrainedRun:
     """
     weights = read_released(path)
     if fields.get("head", "learned") not in _HEADS:
-        raise InputError(f"head={fields['head']}, but the released heads have a row for every class: learned or zeroed")
+        raise InputError(f"head={fields['head']}, but the authors' heads have a row for every class: learned or zeroed")
     if taken := [name for name in weights.fields if name in fields]:
-        raise InputError(f"{taken[0]} is read off the shapes in {path}: leave it out")
+        raise InputError(f"{taken[0]} is derived from the shapes in {path}: leave it out")
     config, model, shape = _first_that_fits(weights, fields, path)
     params = from_tensors(model.empty_params(), weights.variables)
     params = zero_head(params) if config.head == "zeroed" else params
@@ -155,9 +155,9 @@ def read_released(path: Path) -> ReleasedWeights:
     """The weights in the file; `InputError` when it is anything but a whole checkpoint of finite float32 weights."""
     checkpoint = _read_weights_only(path)
     if not isinstance(checkpoint, Mapping) or not isinstance(checkpoint.get("model_state_dict"), Mapping):
-        raise InputError(f"{path} has no model_state_dict: it is not one of the released checkpoints")
+        raise InputError(f"{path} has no model_state_dict: it is not one of the authors' checkpoints")
     if unknown := [key for key in checkpoint if key not in _AROUND]:
-        raise InputError(f"{path} has an unknown entry {unknown[0]!r}: it is not one of the released checkpoints")
+        raise InputError(f"{path} has an unknown entry {unknown[0]!r}: it is not one of the authors' checkpoints")
     state = checkpoint["model_state_dict"]
     _check_names(state, path)
     for name in state:
@@ -169,7 +169,7 @@ def read_released(path: Path) -> ReleasedWeights:
 
 def _read_weights_only(path: Path) -> Any:
     if not path.is_file():
-        raise InputError(f"{path} is not a file: give a checkpoint that was released with the paper")
+        raise InputError(f"{path} is not a file: give one of the authors' checkpoints")
     try:
         with warnings.catch_warnings(action="ignore"):  # PyTorch remarks on some pickles before it refuses them
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -182,9 +182,9 @@ def _read_weights_only(path: Path) -> Any:
 def _check_names(state: Mapping[Any, Any], path: Path) -> None:
     required = [*VARIABLES[:-1], *AVERAGES]
     if missing := [name for name in required if name not in state]:
-        raise InputError(f"{path} lacks {missing[0]}: it is not one of the released checkpoints")
+        raise InputError(f"{path} lacks {missing[0]}: it is not one of the authors' checkpoints")
     if unknown := [name for name in state if name not in (*required, _HEAD_BIAS)]:
-        raise InputError(f"{path} has an unknown tensor {unknown[0]!r}: it is not one of the released checkpoints")
+        raise InputError(f"{path} has an unknown tensor {unknown[0]!r}: it is not one of the authors' checkpoints")
 
 
 def _check_tensor(name: str, tensor: Any, path: Path) -> None:
@@ -213,4 +213,4 @@ def _count_updates(optimizer: Any, path: Path) -> int:
     try:
         return max((int(slots["step"]) for slots in optimizer["state"].values()), default=0)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
-        raise InputError(f"{path}: its optimizer_state_dict is not Adam's: it is damaged or not from there") from error
+        raise InputError(f"{path}: its optimizer_state_dict is not Adam's: it is damaged or another's") from error

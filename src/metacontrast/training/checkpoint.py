@@ -1,6 +1,6 @@
 """The state of a training and the parameters of a model on disk.
 
-Files are safetensors with a digest of their own; each appears whole or not at all.
+Files are safetensors with a digest of their own; writes are atomic.
 
 - `model.safetensors` is for use: the parameters, and beside them the configuration, the number of updates and what is
   known of the images (`ModelFacts`).
@@ -63,7 +63,7 @@ def load(path: Path) -> Stored:
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} cannot be read ({error}): it is damaged or not from here") from error
+        raise InputError(f"{path} cannot be read ({error}): it is damaged or from another program") from error
 
 
 def params_from_tensors(like: Params, tensors: dict[str, Tensor], where: str) -> Params:
@@ -150,7 +150,7 @@ def restore_state(state: TrainState, stored: Stored, where: str) -> TrainState:
             for group, lr in zip(state.optimizer.param_groups, stored.facts["lrs"], strict=True):
                 group["lr"] = lr
     except (KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{where} does not fit its configuration ({error}): start anew with another --out") from error
+        raise InputError(f"{where} does not fit its configuration ({error}): start again with another --out") from error
     return state
 
 
@@ -190,7 +190,7 @@ def load_state(folder: Path) -> Stored | None:
     except InputError as error:
         problem = f"{folder / LAST} is missing" if not (folder / LAST).exists() else str(error)
     stored = _load_before(folder, problem)
-    logger.warning("%s; going on from the checkpoint before it, %s", problem, folder / BEFORE)
+    logger.warning("%s; continuing from the checkpoint before it, %s", problem, folder / BEFORE)
     if (folder / LAST).exists():
         (folder / LAST).replace(folder / _DAMAGED)
     return stored
@@ -221,15 +221,17 @@ class ModelFacts(NamedTuple):
 def model_facts(facts: dict[str, Any], where: str) -> ModelFacts:
     """The facts that the file `where` holds; `InputError` names what is missing or cannot be."""
     if missing := set(ModelFacts._fields) - set(facts):
-        raise InputError(f"{where} lacks {', '.join(sorted(missing))}: it is damaged or not from here")
+        raise InputError(f"{where} lacks {', '.join(sorted(missing))}: it is damaged or from another program")
     found = {name: facts[name] for name in ModelFacts._fields}
     for name, value in found.items():
         if not _FITS[name](value):
-            raise InputError(f"{where} has {name}={value!r}, which no model has: it is damaged or not from here")
+            raise InputError(f"{where} has {name}={value!r}, which no model has: it is damaged or from another program")
     channels, height, width = found["image_shape"]
     mean, std = tuple(found["mean"]), tuple(found["std"])
     if not {len(mean), len(std)} <= {1, channels}:
-        raise InputError(f"{where} has mean and std for other than {channels} channels: it is damaged or not from here")
+        raise InputError(
+            f"{where} has mean and std for other than {channels} channels: it is damaged or from another program"
+        )
     return ModelFacts(found["updates"], (channels, height, width), mean, std)
 
 

@@ -9,21 +9,22 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from metacontrast.data.augment import AugmentationName
+from metacontrast.data.decode import ReadOptions, Resample, SplitScheme
 from metacontrast.data.episodes import BalancedBatches, EpisodeSampler, Labels
 from metacontrast.data.images import ClassImages
-from metacontrast.data.options import ReadOptions, Resample, SplitScheme
 from metacontrast.errors import InputError, check_choice
 from metacontrast.fields import as_declared, check_fields, field_types
 from metacontrast.maml.engine import Precision, TaskGradient
-from metacontrast.maml.inner import Inner, LossName, Order, Scope
 from metacontrast.methods import METHODS
 from metacontrast.model.encoders import EncoderName, build_encoder
 from metacontrast.model.head import BUILT_HEADS, HeadKind, TestHead
 from metacontrast.model.model import Model
-from metacontrast.model.normalization import Norm
-from metacontrast.types import Params
+from metacontrast.model.normalization import AnyNorm
+from metacontrast.training import sources
+from metacontrast.types import Inner, LossName, Order, Params, Scope
 
 OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop"]
 Schedule = Literal["constant", "cosine"]
@@ -38,63 +39,74 @@ class TrainConfig:
     """A training run. The command line has one flag for every field; `recipes` has named configurations."""
 
     dataset: str = _option("glyphs", "glyphs, omniglot, mini-imagenet, cifar-fs, or folder:PATH")
-    split_scheme: SplitScheme = _option("default", "default: the literature's split; released: the released code's")
+    split_scheme: SplitScheme = _option("default", "default: the literature's split; released: the authors' code's")
     image_size: int | None = _option(None, "side of the images in pixels; none: the data set's own")
-    resample: Resample | None = _option(None, "filter for resizing; none: the data set's own")
+    resample: Resample | None = _option(None, "Pillow's filter for resizing; none: the data set's own")
     invert: bool = _option(False, "swap black and white")
     rotations: bool = _option(False, "add every class turned by 90, 180 and 270 degrees as new classes")
     skip_unreadable: bool = _option(False, "leave out image files that cannot be read")
+    split_seed: int | None = _option(None, "divide the classes of an undivided folder by this seed; none: do not")
 
     ways: int = _option(5, "classes per task")
     shots: int = _option(1, "support images per class")
     queries: int = _option(15, "query images per class")
-    labels: Labels = _option("fresh", "fresh: any class any label; bound...: a class always gets the same label")
-    pool_size: int | None = _option(None, "reuse a fixed pool of so many tasks; 1: one fixed task; none: fresh tasks")
-    relabel: bool = _option(False, "permute a task's labels anew each time that it is used")
-    least_ways: int | None = _option(None, "draw the ways of every update from this to --ways; also --ways 5-20")
-    least_shots: int | None = _option(None, "draw the shots of every update from this to --shots; also --shots 1-10")
-    unequal_shots: bool = _option(False, "share a training task's support images unequally among its classes")
-    augment: tuple[AugmentationName, ...] = _option((), "augmentation of training tasks: flip, crop, colour; none")
+    labels: Labels = _option("fresh", "fresh: drawn for each task; bound...: a class always has the same label")
+    pool_size: int | None = _option(None, "reuse a pool of N tasks; 1: one fixed task; none: new tasks at every update")
+    relabel: bool = _option(False, "permute a task's labels each time it is used")
+    least_ways: int | None = _option(None, "draw each update's ways between this and --ways; also --ways 5-20")
+    least_shots: int | None = _option(None, "draw each update's shots between this and --shots; also --shots 1-10")
+    unequal_shots: bool = _option(False, "divide a training task's support images unequally among its classes")
+    augment: tuple[AugmentationName, ...] = _option((), "augmentation of training tasks: flip, crop, colour, or none")
 
-    encoder: EncoderName = _option("conv4-released", "conv4 (the paper's text), conv4-released, resnet12 or mlp")
+    encoder: Literal[EncoderName, "start"] = _option(
+        "conv4-released",
+        "conv4 (the paper's text), conv4-released (the authors' code), resnet12, mlp, or start: that of --start",
+    )
     filters: int | None = _option(None, "width of the encoder; none: the preset's own")
-    head: HeadKind = _option("zeroed", "learned; zeroed after every update; one shared row; built from prototypes")
+    start: str | None = _option(
+        None,
+        "bundled model, run, photos, timm:NAME, hf:NAME or torchvision:NAME to start from; none: random parameters",
+    )
+    weights: str | None = _option(None, "safetensors file for an encoder such as --start timm:NAME; none: its own")
+    head: HeadKind = _option("zeroed", "learned; zeroed after every update; shared: one row; prototype: class means")
     head_bias: bool = _option(True, "whether the head has a bias")
-    head_init_scale: float = _option(1.0, "factor on the random start of the head; 0 is zero initialization")
-    norm: Norm = _option("transductive", "query images normalized by their own batch, or by the support set")
+    head_init_scale: float = _option(1.0, "scale of the head's random initialization; 0: zero initialization")
+    norm: AnyNorm = _option(
+        "transductive", "batch-norm statistics of query images: their own, the support set's, or the start's averages"
+    )
 
-    order: Order = _option("first", "first: FOMAML; second: through the inner steps (SOMAML)")
+    order: Order = _option("first", "first: FOMAML; second: SOMAML, through the inner steps")
     inner_steps: int = _option(1, "gradient steps on the support set")
     inner_lr: float = _option(0.4, "step size of the inner loop")
-    inner_scope: Scope = _option("all", "what the inner loop moves")
+    inner_scope: Scope = _option("all", "what the inner loop adapts: all (MAML), head (ANIL) or encoder (BOIL)")
     inner_loss: LossName = _option("cross_entropy", "loss of both loops")
 
     method: str = _option("maml", f"way of training: {', '.join(METHODS)}; it brings the fields that it needs")
     drop_interference: bool = _option(False, "contrastive: leave the interference term out of the loss")
-    drop_noise: bool = _option(False, "contrastive: leave the noise out of the coefficients")
+    drop_noise: bool = _option(False, "contrastive: leave the noise term out of the coefficients")
     penalty: float = _option(2.0, "imaml: strength λ of the pull back to the start of the inner loop")
     cg_steps: int = _option(5, "imaml: steps of conjugate gradients")
 
     optimizer: OptimizerName = _option("adam", "optimizer of the outer loop, with PyTorch's defaults")
     outer_lr: float = _option(1e-3, "learning rate of the outer loop")
-    lr_schedule: Schedule = _option("constant", "of the outer learning rate; cosine: down to 0 at the last update")
+    lr_schedule: Schedule = _option("constant", "schedule of the outer learning rate; cosine: to 0 at the last update")
     weight_decay: float | None = _option(None, "weight decay of the optimizer; none: PyTorch's default for it")
     clip_norm: float | None = _option(None, "largest norm of the outer gradient; none: no limit")
     meta_batch: int = _option(32, "tasks per update")
     updates: int = _option(300, "number of outer updates")
     precision: Precision = _option(
-        "float32", "arithmetic of an update: IEEE float32; tf32, coarser, a GPU's; or bfloat16, coarsest"
+        "float32", "arithmetic of an update: float32 (IEEE), tf32 (coarser, GPU only) or bfloat16 (coarsest)"
     )
 
     eval_every: int = _option(50, "updates between evaluations; 0: only after the last")
-    eval_episodes: int = _option(100, "test tasks per evaluation during training, the same ones each time")
+    eval_episodes: int = _option(100, "test tasks per evaluation during training, always the same ones")
     eval_steps: tuple[int, ...] = _option((1,), "inner steps at evaluation, comma-separated")
-    eval_split: str = _option("auto", "split that is evaluated on during training; auto: val where there is one")
-    select: bool = _option(False, "keep the model that is most accurate at an evaluation as best.safetensors")
-    explain_every: int = _option(0, "updates between records of what the gradient is made of; 0: none")
+    eval_split: str = _option("auto", "split to evaluate on during training; auto: val where there is one")
+    select: bool = _option(False, "keep the model with the best evaluation accuracy as best.safetensors")
+    explain_every: int = _option(0, "updates between records of the gradient's decomposition; 0: none")
     checkpoint_every: int = _option(50, "updates between checkpoints")
-    keep_every: int = _option(0, "updates between copies of the model that stay, update 0 included; 0: none")
-    seed: int = _option(0, "seed of starting values and tasks")
+    keep_every: int = _option(0, "updates between copies of the model that are kept, update 0 included; 0: none")
+    seed: int = _option(0, "seed of the initialization and of the tasks")
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -122,19 +134,7 @@ class TrainConfig:
             raise InputError(f"head={self.head} is built with a bias: leave out --no-head-bias")
         if self.least_ways is not None and self.head == "learned":
             raise InputError("head=learned is for one number of classes: leave out least_ways, or use --head zeroed")
-
-    def with_fields(self, **fields: Any) -> "TrainConfig":
-        """The configuration with other fields; another `method` brings what it needs unless that is given too.
-
-        >>> TrainConfig().with_fields(method="protonet").head
-        'prototype'
-        """
-        brought: dict[str, Any] = {}
-        if (name := fields.get("method", self.method)) != self.method and name in METHODS:
-            method = METHODS[name]
-            needed = {each: values[0] for each, values in method.needs.items() if getattr(self, each) not in values}
-            brought = {**method.fields, **needed}
-        return replace(self, **(brought | fields))
+        _check_start(self)
 
     def digest(self) -> str:
         """SHA-256 over all fields, in hexadecimal: the name of a run among others."""
@@ -168,10 +168,23 @@ class TrainConfig:
         names = (f.name for f in dataclasses.fields(ReadOptions))
         return ReadOptions(**{name: getattr(self, name) for name in names})
 
-    def model(self, image_shape: tuple[int, int, int]) -> Model:
-        """The model for images of that shape."""
-        encoder = build_encoder(self.encoder, image_shape, self.filters)
-        return Model(encoder, self.ways, head=self.head, head_bias=self.head_bias, norm=self.norm)
+    def model(self, image_shape: tuple[int, int, int], *, trained: bool = True) -> Model:
+        """The model for images of that shape.
+
+        Args:
+            trained: False leaves the weights of a start's encoder to be loaded later.
+        """
+        encoder, size = self._encoder(image_shape, trained)
+        return Model(encoder, self.ways, size, head=self.head, head_bias=self.head_bias, norm=self.norm)
+
+    def _encoder(self, image_shape: tuple[int, int, int], trained: bool) -> tuple[nn.Module, int]:
+        """The encoder and the length of its features."""
+        if self.encoder != "start":
+            encoder = build_encoder(self.encoder, image_shape, self.filters)
+            return encoder, encoder.feature_size
+        assert self.start is not None
+        found = sources.starting_encoder(self.start, self.weights, trained)
+        return found.encoder, sources.feature_size(found.encoder, found.images, self.start)
 
     def init(self, model: Model, generator: torch.Generator, classes: int) -> Params:
         """Draw the starting values of everything that the method learns.
@@ -208,6 +221,7 @@ _LEAST = {
     "queries": 1,
     "pool_size": 1,
     "image_size": 4,
+    "split_seed": 0,
     "filters": 1,
     "inner_steps": 0,
     "cg_steps": 1,
@@ -253,10 +267,36 @@ def _as_flags(name: str, values: Sequence[Any]) -> str:
     return f"--{'' if values[0] else 'no-'}{flag}" if isinstance(values[0], bool) else f"--{flag} {words}"
 
 
+def with_fields(config: TrainConfig, **fields: Any) -> TrainConfig:
+    """The configuration with other fields; another `method` brings what it needs unless that is given too.
+
+    >>> with_fields(TrainConfig(), method="protonet").head
+    'prototype'
+    """
+    brought: dict[str, Any] = {}
+    if (name := fields.get("method", config.method)) != config.method and name in METHODS:
+        method = METHODS[name]
+        needed = {each: values[0] for each, values in method.needs.items() if getattr(config, each) not in values}
+        brought = {**method.fields, **needed}
+    return replace(config, **(brought | fields))
+
+
+def _check_start(config: TrainConfig) -> None:
+    """Raise unless the encoder is that of a start from elsewhere exactly where there is one."""
+    is_elsewhere = config.start is not None and sources.is_source(config.start)
+    if config.weights is not None and not is_elsewhere:
+        raise InputError("weights are for an encoder such as --start timm:NAME: leave them out")
+    if (config.encoder == "start") != is_elsewhere:
+        names = "an encoder from elsewhere" if is_elsewhere else "no encoder from elsewhere"
+        raise InputError(
+            f"encoder={config.encoder}, but start={config.start} names {names}: make the configuration with with_start"
+        )
+
+
 def config_from_values(values: Any, where: str) -> TrainConfig:
     """The configuration that `where` holds; what cannot be one is named in an `InputError`."""
     if not isinstance(values, dict):
-        raise InputError(f"{where} holds no configuration: it is damaged or not from here")
+        raise InputError(f"{where} holds no configuration: it is damaged or from another program")
     types, values = field_types(TrainConfig), dict(values)
     if "objective" in values:  # the name of `method` in runs that were made before there were others
         values["method"] = values.pop("objective")

@@ -16,16 +16,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from metacontrast.data.episodes import EpisodeSampler
+from metacontrast.device import FILLED, free_bytes, peak_bytes
 from metacontrast.errors import InputError
 from metacontrast.fields import check_fields
 from metacontrast.maml.checks import check_rates
 from metacontrast.maml.engine import AUTO, Engine, at_precision
-from metacontrast.maml.inner import Inner, standing_steps, trajectory
-from metacontrast.memory import FILLED, free_bytes, peak_bytes
+from metacontrast.maml.inner import standing_steps, trajectory
 from metacontrast.model.head import TestHead, zero_head
 from metacontrast.model.model import Model, apply_head
 from metacontrast.model.solvers import Solver, solver_scores
-from metacontrast.types import Episode, Params, head_tensors
+from metacontrast.types import Episode, Inner, Params, head_tensors
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Evaluation:
     Args:
         steps: numbers of inner steps at test, each 0 or more.
         heads: which starts of the head.
-        episodes: number of test tasks, the first so many of the sampler.
+        episodes: number of test tasks, the first ones of the sampler.
         solvers: what classifies the un-adapted features, see `metacontrast.model.solvers`.
     """
 
@@ -141,7 +141,7 @@ def _tasks_that_fit(score: Callable[[Sequence[int]], object], device: torch.devi
 
 
 def _groups(count: int, size: int) -> list[range]:
-    """0 … count − 1, so many at a time."""
+    """0 … count − 1, in parts of this size."""
     return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
 

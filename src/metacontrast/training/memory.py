@@ -18,9 +18,9 @@ from functools import partial
 import torch
 
 from metacontrast.data.images import ClassImages
+from metacontrast.device import FILLED, MoreThanAllowed, free_bytes, peak_bytes
 from metacontrast.errors import InputError
 from metacontrast.maml.inner import standing_steps
-from metacontrast.memory import FILLED, MoreThanAllowed, free_bytes, peak_bytes
 from metacontrast.methods import METHODS
 from metacontrast.model.model import Model
 from metacontrast.training.checkpoint import TrainState, store_state
@@ -166,7 +166,7 @@ def _gradient_bytes(
     allowed: int | None,
     count: int,
 ) -> int:
-    """What the outer gradient of so many tasks takes in one worker; a compiled engine is counted as a plain one.
+    """What the outer gradient of this many tasks takes in one worker; a compiled engine is counted as a plain one.
 
     At most two inner steps are run, because every other one adds as much as the second: its parameters, and in second
     order its graph. A direction that remembers has all its memory after the second, a third then tells.

@@ -1,13 +1,20 @@
-"""Named configurations: the published protocols, `paper` as its text says and `released` as its code ran.
+"""Named configurations of the published protocols, and sweeps over seeds and fields of a configuration.
 
-Where the text is silent (inner steps, test steps) `paper` follows the released code. The released code updates with
+Where the text does not say (inner steps in training and at test) `paper` follows the authors' code, which updates with
 the mean over tasks, as this library does everywhere.
+
+A sweep is a run directory for each seed, in a folder for each variant.
 """
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from itertools import product
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from metacontrast.errors import InputError, did_you_mean
-from metacontrast.training.config import TrainConfig
+from metacontrast.training.config import TrainConfig, with_fields
 
 _OMNIGLOT = TrainConfig(
     dataset="omniglot",
@@ -27,6 +34,19 @@ _COLOUR = TrainConfig(
     eval_steps=(1, 3, 5, 10),
     checkpoint_every=200,
 )
+_PHOTOS = TrainConfig(
+    dataset="cifar-fs",
+    shots=5,
+    encoder="conv4",
+    norm="inductive",
+    order="second",
+    inner_scope="head",
+    meta_batch=4,
+    updates=2_000,
+    eval_every=200,
+    eval_steps=(1, 10),
+)
+"""What the bundled model of small photographs was trained with; for folders of photographs."""
 
 
 def _omniglot(shots: int) -> dict[str, TrainConfig]:
@@ -47,7 +67,7 @@ def _colour(dataset: str, shots: int) -> dict[str, TrainConfig]:
 
 
 def _all_recipes() -> dict[str, TrainConfig]:
-    found = {"glyphs": TrainConfig(inner_steps=2, eval_steps=(1, 2, 3))}
+    found = {"glyphs": TrainConfig(inner_steps=2, eval_steps=(1, 2, 3)), "photos": _PHOTOS}
     for shots in (1, 5):
         families = {
             "omniglot": _omniglot(shots),
@@ -63,7 +83,57 @@ RECIPES = _all_recipes()
 
 
 def recipe(name: str) -> TrainConfig:
-    """The configuration of that name."""
+    """Return the configuration of that name."""
     if name not in RECIPES:
         raise InputError(f"unknown recipe {name!r}: {did_you_mean(name, RECIPES)}choose one of {', '.join(RECIPES)}")
     return RECIPES[name]
+
+
+MOST_SEEDS = 1000
+VARIED = tuple(field.name for field in fields(TrainConfig) if field.name != "seed")
+"""Fields that variants may differ in."""
+
+
+def sweep_configs(
+    config: TrainConfig,
+    seeds: int,
+    varied: Mapping[str, Sequence[Any]] | None = None,
+    given: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[Path, TrainConfig]:
+    """Combine every variant with the seeds `config.seed` and following, by the folder of its run.
+
+    Args:
+        seeds: how many for each variant.
+        varied: the values of each varied field; variants are all their combinations.
+        given: fields that stay as they are where a variant's method would bring others.
+    """
+    if varied and "method" in varied and config.method != "maml":
+        raise InputError(f"method={config.method} has changed other fields: name methods with --vary alone")
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise InputError(f"seeds={seeds}, but it must be 1 to {MOST_SEEDS}")
+    variants = [dict(zip(varied, values, strict=True)) for values in product(*varied.values())] if varied else [{}]
+    return {
+        variant_folder(variant) / f"seed-{seed}": with_fields(config, **{**given, **variant, "seed": seed})
+        for variant in variants
+        for seed in range(config.seed, config.seed + seeds)
+    }
+
+
+def variant_folder(variant: Mapping[str, Any]) -> Path:
+    """Name a variant's folder: its fields, or none for the configuration itself.
+
+    >>> variant_folder({"head": "learned", "eval_steps": (1, 3)}).name
+    'head=learned,eval-steps=1-3'
+    """
+    return Path(",".join(f"{name.replace('_', '-')}={_in_name(value)}" for name, value in variant.items()).lower())
+
+
+def _in_name(value: Any) -> str:
+    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value).replace("/", "_")
+
+
+def first_run(folder: Path) -> Path | None:
+    """Find the run of the lowest seed, of the first variant by name; None where there is none."""
+    runs = [*folder.glob("seed-*"), *folder.glob("*=*/seed-*")]
+    found = [(run.parent, int(run.name[5:]), run) for run in runs if run.name[5:].isdigit()]
+    return min(found)[-1] if found else None

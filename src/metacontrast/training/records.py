@@ -1,15 +1,20 @@
-"""Measurements as JSON lines: a header that says how they were made, then one line each."""
+"""Measurements as JSON lines: a header that says how they were made, then one line each.
 
+Numbers of records may also go to TensorBoard, an optional extra.
+"""
+
+import contextlib
 import json
 import platform
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, require_extra
 from metacontrast.files import flush_to_disk, parse_json, write_text
 from metacontrast.version import __version__
 
@@ -70,8 +75,26 @@ def read_records(path: Path) -> list[Record]:
         if isinstance(record, dict):
             records.append(record)
         elif number < len(lines):
-            raise InputError(f"{path}, line {number} is not a record: the file is damaged; restore it or start anew")
+            raise InputError(f"{path}, line {number} is not a record: the file is damaged; restore it or start again")
     return records
+
+
+def scalars(record: Record) -> dict[str, float]:
+    """The numbers of a record by name, as experiment trackers take them; `record["update"]` is their step.
+
+    >>> scalars({"kind": "training", "update": 3, "loss": 1.5, "accuracy": 0.25})
+    {'training/loss': 1.5, 'training/accuracy': 0.25}
+    >>> row = {"kind": "evaluation", "update": 3, "method": "maml", "head": "zeroed", "steps": 1, "accuracy": 0.5}
+    >>> scalars(row)
+    {'maml/zeroed/1 steps': 0.5}
+    """
+    if record["kind"] == "evaluation":
+        return {f"{record['method']}/{record['head']}/{record['steps']} steps": record["accuracy"]}
+    return {
+        f"{record['kind']}/{name}": value
+        for name, value in record.items()
+        if isinstance(value, int | float) and name != "update"
+    }
 
 
 def forget_after(path: Path, update: int) -> None:
@@ -94,3 +117,26 @@ def _git_revision() -> str | None:
 def _git(folder: Path, *words: str) -> str:
     done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True, timeout=5)
     return done.stdout.strip()
+
+
+@contextlib.contextmanager
+def tensorboard_writer(folder: Path | None) -> Iterator[Callable[[Record], None]]:
+    """A function that logs records into `folder`/tensorboard; with None it does nothing."""
+    if folder is None:
+        yield lambda record: None
+        return
+    require_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(folder / "tensorboard") as writer:
+
+        def log(record: Record) -> None:
+            for name, value in scalars(record).items():
+                writer.add_scalar(name, value, record["update"])
+
+        yield log
+
+
+def require_tensorboard() -> None:
+    """Raise `InputError` when the extra is not installed."""
+    require_extra("--tensorboard", "tensorboard", "tensorboard")

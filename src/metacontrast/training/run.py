@@ -1,19 +1,21 @@
 """A run directory: `config.json`, `records.jsonl`, `model.safetensors`, and the last two states for resuming.
 
-With `keep_every`, also `checkpoints/NNNNNN.safetensors`: the model as it was after so many updates. With `select`, also
+With `keep_every`, also `checkpoints/NNNNNN.safetensors`: the model after NNNNNN updates. With `select`, also
 `best.safetensors`: the one that was most accurate on the split that is evaluated on.
 """
 
 import contextlib
+import copy
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
@@ -24,6 +26,7 @@ from metacontrast.training import checkpoint, records
 from metacontrast.training.checkpoint import (
     BEFORE,
     LAST,
+    ModelFacts,
     TrainState,
     load_state,
     model_facts,
@@ -32,9 +35,11 @@ from metacontrast.training.checkpoint import (
     store_state,
 )
 from metacontrast.training.config import TrainConfig, config_from_values
+from metacontrast.training.sources import TENSORS, digest_of_start
 from metacontrast.types import Params, map_params, to_named
 
-_CONFIG, _RECORDS, _MODEL = "config.json", "records.jsonl", "model.safetensors"
+_CONFIG, _RECORDS, _MODEL = "config.json", "records.jsonl", TENSORS
+_FIXED = "fixed."
 _BOOKKEEPING = {
     *("eval_every", "eval_steps", "eval_episodes", "eval_split", "select"),
     *("checkpoint_every", "keep_every", "explain_every"),
@@ -53,10 +58,12 @@ class RunDirectory:
     Args:
         path: the folder.
         facts: what `model.safetensors` says of itself: configuration, data and image normalization.
+        fixed: tensors of the encoder that no training moves.
     """
 
     path: Path
     facts: dict[str, Any]
+    fixed: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
     def restore(self, state: TrainState) -> TrainState:
         """`state` as it was at the last checkpoint, or as given when there is none; later records are dropped.
@@ -89,7 +96,7 @@ class RunDirectory:
     def write_model(self, file: Path, params: Params, updates: int, **more: Any) -> None:
         """Write a model for use, with the run's facts beside it."""
         facts = self.facts | {"updates": updates} | more
-        checkpoint.save(file, checkpoint.Stored(to_named(params), facts))
+        checkpoint.save(file, checkpoint.Stored(to_named(params) | self.fixed, facts))
 
     def last_checkpoint(self) -> str:
         """Where the last checkpoint is and after how many updates, in words."""
@@ -176,6 +183,8 @@ def open_run(
     """
     _check_possible(config, images)
     data = {each.name: each.digest for each in images}
+    if config.start is not None:
+        data[config.start] = digest_of_start(config.start, config.weights)
     with exclusive(path / ".lock", f"another training is writing to {path}: wait for it or choose another --out"):
         if (path / _CONFIG).exists():
             _check_same(path, config, data, resume)
@@ -183,7 +192,8 @@ def open_run(
             _check_unused(path)
         _begin(path, {"config": dataclasses.asdict(config), **records.provenance(device), "data": data})
         train_images = images[0]
-        yield RunDirectory(path, _facts(config, data, train_images.shape, train_images.mean, train_images.std))
+        facts = _facts(config, data, train_images.shape, train_images.mean, train_images.std)
+        yield RunDirectory(path, facts, fixed_tensors(config.model(train_images.shape)))
 
 
 def write_run(path: Path, run: TrainedRun, origin: dict[str, str]) -> None:
@@ -262,7 +272,41 @@ def load_params(path: str | Path, like: Params) -> Params:
     """
     file = as_path(path)
     file = file / _MODEL if file.is_dir() else file
-    return checkpoint.params_from_tensors(like, checkpoint.load(file).tensors, str(file))
+    tensors = {name: t for name, t in checkpoint.load(file).tensors.items() if not name.startswith(_FIXED)}
+    return checkpoint.params_from_tensors(like, tensors, str(file))
+
+
+def fixed_tensors(model: Model) -> dict[str, Tensor]:
+    """What of the encoder is not in its parameters: frozen ones, and running averages.
+
+    There is nothing of the kind in encoders of this library.
+    """
+    moved = model.empty_params().encoder
+    return {f"{_FIXED}{name}": t for name, t in model.encoder.state_dict().items() if name not in moved}
+
+
+def run_tensors(run: TrainedRun) -> dict[str, Tensor]:
+    """Parameters and fixed tensors of a trained run, by name."""
+    return to_named(run.params) | fixed_tensors(run.model)
+
+
+def run_from_tensors(config: TrainConfig, about: ModelFacts, tensors: Mapping[str, Tensor], where: str) -> TrainedRun:
+    """The inverse of `run_tensors`, checked; `where` is the file."""
+    model = config.model(about.image_shape, trained=False)
+    fixed = fixed_tensors(model)
+    found = {name: t for name, t in tensors.items() if name in fixed}
+    if wrong := next((name for name, t in fixed.items() if name not in found or found[name].shape != t.shape), None):
+        raise InputError(
+            f"{where} does not fit its configuration: {wrong} is missing or has another shape; train again"
+        )
+    if fixed:
+        encoder = copy.deepcopy(model.encoder)
+        encoder.load_state_dict({name.removeprefix(_FIXED): t for name, t in found.items()}, strict=False)
+        model = dataclasses.replace(model, encoder=encoder)
+    moved = {name: t for name, t in tensors.items() if name not in fixed}
+    classes = len(tensors.get(f"extra.{CLASSIFIER}", ()))
+    like = config.init(model, torch.Generator(), classes)
+    return TrainedRun(config, model, checkpoint.params_from_tensors(like, moved, where), *about)
 
 
 def load_run(path: str | Path) -> TrainedRun:
@@ -288,7 +332,7 @@ def save_model(path: Path, run: TrainedRun) -> None:
     """Write a trained model so that `load_run` reads it from the folder `path`; nothing to resume from."""
     facts = {"config": dataclasses.asdict(run.config), "updates": run.updates}
     facts |= {"image_shape": run.image_shape, "mean": run.mean, "std": run.std}
-    checkpoint.save(path / _MODEL, checkpoint.Stored(to_named(run.params), facts))
+    checkpoint.save(path / _MODEL, checkpoint.Stored(run_tensors(run), facts))
 
 
 def load_kept(path: Path) -> list[TrainedRun]:
@@ -297,12 +341,12 @@ def load_kept(path: Path) -> list[TrainedRun]:
 
 
 def model_copy(path: Path, updates: int) -> Path:
-    """Where the run directory `path` keeps the copy of its model after so many updates, if it does."""
+    """Where the run directory `path` keeps the copy of its model after this update, if it does."""
     return path / _KEPT / f"{updates:06d}.safetensors"
 
 
 def load_model_copy(path: Path, updates: int) -> TrainedRun:
-    """The copy of the model that the run directory `path` keeps after so many updates."""
+    """The copy of the model that the run directory `path` keeps after this update."""
     return _load_model(model_copy(path, updates))
 
 
@@ -310,14 +354,9 @@ def _load_model(file: Path) -> TrainedRun:
     stored, where = checkpoint.load(file), str(file)
     facts = stored.facts
     if "own" in facts:
-        raise InputError(f"{where} is of a model of your own: use load_params with parameters of its structure")
+        raise InputError(f"{where} is of your own model: use load_params with parameters of its structure")
     config = config_from_values(facts.get("config"), where)
-    about = model_facts(facts, where)
-    model = config.model(about.image_shape)
-    classes = len(stored.tensors.get(f"extra.{CLASSIFIER}", ()))
-    like = config.init(model, torch.Generator(), classes)
-    params = checkpoint.params_from_tensors(like, stored.tensors, where)
-    return TrainedRun(config, model, params, *about)
+    return run_from_tensors(config, model_facts(facts, where), stored.tensors, where)
 
 
 def _check_same(path: Path, config: TrainConfig, data: dict[str, str], resume: bool) -> None:
@@ -326,7 +365,7 @@ def _check_same(path: Path, config: TrainConfig, data: dict[str, str], resume: b
         raise InputError(f"{path} holds a run already: continue it with --resume or choose another --out")
     header = _header(path / _CONFIG)
     if "origin" in header:
-        raise InputError(f"{path} holds a model from elsewhere, which cannot be resumed: choose another --out")
+        raise InputError(f"{path} holds a converted model, which cannot be resumed: choose another --out")
     before = config_from_values(header.get("config"), str(path / _CONFIG))
     for field in dataclasses.fields(TrainConfig):
         old, new = getattr(before, field.name), getattr(config, field.name)

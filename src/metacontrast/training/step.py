@@ -13,7 +13,6 @@ from torch import Tensor
 from metacontrast.errors import InputError
 from metacontrast.fields import check_fields
 from metacontrast.maml.engine import Engine, EngineName
-from metacontrast.maml.inner import Inner
 from metacontrast.maml.outer import Metrics
 from metacontrast.methods import METHODS
 from metacontrast.model.head import zero_head
@@ -21,7 +20,7 @@ from metacontrast.model.model import Model
 from metacontrast.training.checkpoint import TrainState
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.distributed import ALONE, Distributed
-from metacontrast.types import Episode, Params, to_tensors
+from metacontrast.types import Episode, Inner, Params, to_tensors
 
 GradientOf = Callable[[Model, Params, Episode, Inner], tuple[Params, Metrics]]
 """The gradient of a batch of tasks that training follows, and the metrics of every task."""
@@ -99,7 +98,7 @@ class OuterStep:
             ways: classes of the tasks, if not the model's.
 
         Raises:
-            NotFinite: the state is then of no use: go on from an earlier one.
+            NotFinite: the state is then invalid: continue from an earlier one.
         """
         model = self.model if ways in (None, self.model.ways) else self.model.with_ways(ways)
         own = self.gradient(model, state.params, episodes, self.inner(state.updates))

@@ -20,13 +20,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from metacontrast.errors import InputError
 from metacontrast.files import as_path
 from metacontrast.maml.engine import AUTO, Engine, TaskGradient, mean_task_gradient, meta_gradient
-from metacontrast.maml.inner import Inner
 from metacontrast.maml.outer import Metrics
 from metacontrast.model.model import Model
 from metacontrast.training.checkpoint import TrainState
 from metacontrast.training.run import NullRunDirectory, RunDirectory, open_own_run
 from metacontrast.training.step import GradientOf, NotFinite, OuterStep
-from metacontrast.types import Episode, Params, map_params, to_tensors
+from metacontrast.types import Episode, Inner, Params, map_params, to_tensors
 
 ADAM = partial(torch.optim.Adam, lr=1e-3)
 """The outer optimizer unless another one is asked for."""
@@ -54,7 +53,7 @@ def outer_updates(
     """Move `state` by one outer update for every value that is asked for: the metrics of its tasks.
 
     Raises:
-        NotFinite: the state is then of no use: go on from an earlier one.
+        NotFinite: the state is then invalid: continue from an earlier one.
     """
     ways_at = getattr(tasks, "ways_at", lambda index: None)
     while True:

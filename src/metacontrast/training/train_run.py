@@ -12,7 +12,7 @@ from metacontrast.data.augment import Augmentation
 from metacontrast.data.catalog import load_dataset, load_evaluation_split
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.data.images import ClassImages
-from metacontrast.diagnostics.explanation import explain
+from metacontrast.diagnostics.gradient import explain
 from metacontrast.files import as_path
 from metacontrast.maml.outer import Metrics
 from metacontrast.model.model import Model
@@ -21,6 +21,7 @@ from metacontrast.training.config import OptimizerName, TrainConfig
 from metacontrast.training.evaluate import Evaluation, Row, evaluate
 from metacontrast.training.records import Record
 from metacontrast.training.run import RunDirectory, TrainedRun, load_run, open_run
+from metacontrast.training.start import as_start_sees, starting_params
 from metacontrast.training.step import ONE_CPU, GradientOf, OuterStep, Resources
 from metacontrast.training.train import follow, gradient_of_batch, means, outer_updates, threads
 from metacontrast.types import map_params, to_tensors
@@ -106,20 +107,21 @@ def train_config(
 
 
 def load_images(config: TrainConfig, data_root: str | Path | None = None) -> tuple[ClassImages, ClassImages]:
-    """Load what is trained on, and what accuracy is measured on meanwhile."""
+    """Load what is trained on, and what accuracy is measured on meanwhile, as the start sees them."""
     options = config.read_options()
     train_images = load_dataset(config.dataset, "train", data_root, options)
-    return train_images, load_evaluation_split(config.dataset, config.eval_split, data_root, options)
+    test_images = load_evaluation_split(config.dataset, config.eval_split, data_root, options)
+    return as_start_sees(config, train_images), as_start_sees(config, test_images)
 
 
 def initial_state(config: TrainConfig, model: Model, device: str, classes: int = 0) -> TrainState:
-    """Starting parameters drawn from the seed, a fresh optimizer and its schedule.
+    """Starting parameters, drawn from the seed or those of the start; a fresh optimizer and its schedule.
 
     Args:
         classes: how many there are to train on, for methods that tell them all apart.
     """
-    generator = torch.Generator().manual_seed(config.seed)
-    params = map_params(lambda t: t.to(device), config.init(model, generator, classes))
+    drawn = config.init(model, torch.Generator().manual_seed(config.seed), classes)
+    params = map_params(lambda t: t.to(device), starting_params(config, drawn))
     decay = {} if config.weight_decay is None else {"weight_decay": config.weight_decay}
     optimizer = _OPTIMIZERS[config.optimizer](to_tensors(params), lr=config.outer_lr, **decay)
     cosine = config.lr_schedule == "cosine"

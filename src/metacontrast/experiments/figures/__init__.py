@@ -1,13 +1,12 @@
-"""The figures by name: one module per figure of the paper, or per pair that shares its runs."""
+"""The figures by name: one module per figure of the paper, or per pair that belongs together."""
 
 from metacontrast.errors import InputError, did_you_mean
 from metacontrast.experiments.figures import (
     channel_memorization,
-    comparing_features,
-    crowded_directions,
     family,
     feature_similarity,
     first_and_second_order,
+    illustrations,
     initialization_and_zeroing,
     inner_steps,
     linear_representations,
@@ -30,8 +29,8 @@ FIGURES: dict[str, FigureSpec] = {
         channel_memorization.SPEC,
         unpublished.SECOND_ORDER_ONE_SHOT,
         unpublished.TWENTY_FIVE_SHOTS,
-        comparing_features.SPEC,
-        crowded_directions.SPEC,
+        illustrations.COMPARING_FEATURES,
+        illustrations.CROWDED_DIRECTIONS,
         family.SPEC,
         linear_representations.SPEC,
     )
@@ -39,7 +38,7 @@ FIGURES: dict[str, FigureSpec] = {
 
 
 def find_figures(name: str) -> list[FigureSpec]:
-    """The figure of that name, or `all` that the paper has."""
+    """Return the figure of that name, or `all` that the paper has."""
     if name == "all":
         return [figure for figure in FIGURES.values() if figure.of_paper]
     if name not in FIGURES:

@@ -11,7 +11,7 @@ from metacontrast.experiments.figures.treatments import (
     panel,
     task_kind,
 )
-from metacontrast.experiments.setting import Family, Setting, schedule
+from metacontrast.experiments.setting import Family, Setting, measurement_plan
 from metacontrast.experiments.spec import (
     Accuracy,
     Claim,
@@ -40,14 +40,14 @@ def _labels(setting: Setting, family: Family) -> Labels:
 def _omniglot(setting: Setting, shots: int) -> list[Curve]:
     is_authors = setting.protocol == "authors"
     full = 3_000 if is_authors else 10_000
-    plan = schedule(setting, "omniglot", 150, full, stage_steps=(1, 3), also_bound=is_authors)
+    plan = measurement_plan(setting, "omniglot", 150, full, stage_steps=(1, 3), also_bound=is_authors)
     labels = _labels(setting, "omniglot")
     return head_curves(setting, "omniglot", shots, plan, THREE, ("14", _PREFIX), labels=labels)
 
 
 def _colour(setting: Setting, shots: int) -> list[Curve]:
     local = 600 if shots == 1 else 300
-    plan = schedule(setting, "colour", local, 30_000, steps=(1, 10), stage_steps=(1, 3, 10))
+    plan = measurement_plan(setting, "colour", local, 30_000, steps=(1, 10), stage_steps=(1, 3, 10))
     changes = {"labels": _labels(setting, "colour"), "relabel": False}
     return head_curves(setting, "colour", shots, plan, THREE, ("10", _PREFIX), **changes)
 
@@ -64,8 +64,8 @@ def _curves(setting: Setting) -> list[Curve]:
 
 
 def _ordinary(curve: Curve, bound: list[Curve]) -> Curve:
-    """The same training on ordinary tasks, up to where the bound runs end."""
-    end = min(curve.schedule.end, bound[0].schedule.end)
+    """Train in the same way on ordinary tasks, up to where the bound runs end."""
+    end = min(curve.plan.end, bound[0].plan.end)
     return replace(curve, name=_ORDINARY, look=Look("grey", "x", dashed=True), until=end)
 
 
@@ -111,7 +111,7 @@ def _claims(setting: Setting) -> list[Claim]:
                 above(omniglot[5], "zeroing trick", "random", _STEP_1),
                 above(omniglot[5], "zeroing trick", "random", Accuracy("zeroed", 3)),
             ),
-            "weakly: in 1-shot nil against zero initialization; in 5-shot it turns round at test step 3",
+            "weakly: in 1-shot nil against zero initialization; in 5-shot it reverses after 3 inner steps at test",
             "end",
         ),
         Claim(
@@ -125,7 +125,7 @@ def _claims(setting: Setting) -> list[Claim]:
 
 
 def _harder(kinds: dict[int, TaskKind]) -> Claim:
-    """What the authors' choice of test tasks alone does."""
+    """Claim what the authors' choice of test tasks alone does."""
     trick = "zeroing trick"
     comparisons = tuple(
         Comparison(

@@ -6,7 +6,7 @@ from typing import Any
 from metacontrast.experiments.budgets import OWN, SELECTED
 from metacontrast.experiments.figures.treatments import task_kind
 from metacontrast.experiments.measurement import LABEL_ORDER
-from metacontrast.experiments.setting import BOTH, Family, Setting, base_config, schedule
+from metacontrast.experiments.setting import BOTH, Family, Setting, base_config, measurement_plan
 from metacontrast.experiments.spec import (
     Claim,
     Comparison,
@@ -21,10 +21,11 @@ from metacontrast.experiments.spec import (
     same,
 )
 from metacontrast.plots.curves import Look
+from metacontrast.training.config import with_fields
 
 _TASKS: tuple[tuple[Family, int], ...] = (("omniglot", 1), ("omniglot", 5), ("colour", 1), ("colour", 5))
 _LENGTH: dict[Family, int] = {"omniglot": 3_000, "colour": 5_000}
-"""Updates; methods that depend on their number are always set out for so many."""
+"""Updates; methods that depend on their number always anneal over this number."""
 _METHODS = {
     "maml": ("MAML, head zeroed", Look("blue", "^", wide=True), {"head": "zeroed"}),
     "protonet": ("ProtoNet", Look("green", "s"), {}),
@@ -74,12 +75,12 @@ def _curves(setting: Setting) -> list[Curve]:
 def _curve(setting: Setting, family: Family, shots: int, name: str, look: Look, fields: dict[str, Any]) -> Curve:
     end = _LENGTH[family]
     setting = replace(setting, colour="cifar-fs")
-    plan = schedule(setting, family, 300, end)
+    plan = measurement_plan(setting, family, 300, end)
     length = plan.end if setting.scale == "smoke" else end
     chosen = {"select": True, "eval_split": "val", "eval_every": max(1, plan.end // 10), "updates": length}
     chosen["eval_episodes"] = 2 if setting.scale == "smoke" else 300
     base = base_config(setting, family, shots, encoder="conv4", pool_size=None, relabel=False, **chosen)
-    config = base.with_fields(**fields)
+    config = with_fields(base, **fields)
     config = replace(config, eval_steps=(config.inner_steps,))
     own = config.inner_steps
     plan = replace(plan, steps=(own,), stage_steps=tuple(sorted({own, 1, 5, 10})), heads=BOTH, selects=True)
@@ -177,7 +178,7 @@ SPEC = FigureSpec(
     plot="costs",
     deviations=(
         "No figure of the paper: conv4 with 64 filters, fresh tasks, models chosen on the validation split.",
-        "MAML++ and Reptile depend on the number of updates and are set out for the full one, however soon they stop.",
+        "MAML++ and Reptile anneal over the full number of updates, even where the run stops earlier.",
     ),
     of_paper=False,
 )

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from metacontrast.experiments.figures.treatments import THREE, head_curves
-from metacontrast.experiments.setting import Schedule, Setting
+from metacontrast.experiments.figures.treatments import THREE, head_curves, task_kind
+from metacontrast.experiments.setting import MeasurementPlan, Setting
 from metacontrast.experiments.spec import (
     Claim,
     Comparison,
@@ -22,31 +22,34 @@ _ACROSS, _AMONG = Similarity("query-support"), Similarity("query-query")
 
 def _curves(setting: Setting) -> list[Curve]:
     updates = (1, 11, 101) if setting.protocol == "authors" else (1, 10, 100)
-    plan = Schedule((1, 2) if setting.scale == "smoke" else updates, what="similarity")
+    plan = MeasurementPlan((1, 2) if setting.scale == "smoke" else updates, what="similarity")
     one_task = {"queries": _IMAGES, "meta_batch": 1, "pool_size": 1, "relabel": True, "inner_steps": 5}
     curves = head_curves(setting, "colour", _IMAGES, plan, THREE, ("2", ""), **one_task)
     return [_on_test_classes(curve, setting) for curve in curves]
 
 
+def _kind(setting: Setting) -> TaskKind:
+    return TaskKind(task_kind(setting, "colour", _IMAGES).data, "one fixed 5-way task")
+
+
 def _on_test_classes(curve: Curve, setting: Setting) -> Curve:
-    kind = TaskKind(curve.kind.data, "one fixed 5-way task")
-    return replace(curve, kind=kind, seeds=setting.seed_numbers(10), train_split="test")
+    return replace(curve, kind=_kind(setting), seeds=setting.seed_numbers(10), train_split="test")
 
 
 def _panels(setting: Setting) -> list[Panel]:
-    kind = _curves(setting)[0].kind
+    kind = _kind(setting)
     return [Panel(kind, quantity, f"{kind}, {quantity.description}") for quantity in (_ACROSS, _AMONG)]
 
 
 def _grown(kind: TaskKind, curve: str, quantity: Similarity) -> Comparison:
-    """The growth of a similarity from early training to the end."""
+    """Compare a similarity early in training with that at the end."""
     what = "similarity within a class" if quantity.is_within_class else "contrast"
     label = f"{curve}: {what} at the end − early, {quantity.pair}"
     return Comparison(label, kind, (Endpoint(curve, quantity),), (Endpoint(curve, quantity, "early"),))
 
 
 def _claims(setting: Setting) -> list[Claim]:
-    kind = _curves(setting)[0].kind
+    kind = _kind(setting)
     return [
         Claim(
             "Query features are pulled towards the support features of their class (Section 3.2).",

@@ -36,8 +36,8 @@ def _curves(setting: Setting) -> list[Curve]:
 
 
 def _as_long_as(first: list[Curve], second: list[Curve]) -> list[Curve]:
-    """First-order curves up to where the second-order ones end."""
-    end = min(first[0].schedule.end, second[0].schedule.end)
+    """Cut first-order curves where the second-order ones end."""
+    end = min(first[0].plan.end, second[0].plan.end)
     return [replace(curve, name=f"FO {curve.name}", until=end) for curve in first]
 
 
@@ -65,7 +65,7 @@ def _claims(setting: Setting) -> list[Claim]:
         Claim(
             "In 5-shot FOMAML, zero initialization ends above the zeroing trick (Fig. 6, as the paper remarks).",
             (above(five, "FO zero init", "FO zeroing trick", _STEP_3),),
-            "yes, from test step 3 on; at step 1 it is the other way round",
+            "yes, from 3 inner steps at test on; the reverse at 1",
             "end",
         ),
         Claim(
@@ -109,7 +109,7 @@ SPEC = FigureSpec(
     panels=_panels,
     claims=_claims,
     faults=(
-        "Fig. 6 is drawn at test step 3 while Fig. 5 shows the same first-order runs at step 1. At step 1 the trick "
+        "Fig. 6 shows 3 inner steps at test while Fig. 5 shows the same first-order runs at 1. At 1 step the trick "
         "leads zero initialization in 5-shot by 0.3 points, at step 3 it is 1.5 behind.",
         "Fig. 13 is smoothed across rows with the head kept and rows with it zeroed.",
     ),

@@ -1,9 +1,9 @@
 """Fig. 5 and 12: does a smaller start of the head, or zeroing it, speed up learning?"""
 
 from metacontrast.experiments.figures.treatments import (
-    HEADS,
     OMNIGLOT_HEADS,
     THREE,
+    TREATMENTS,
     colour_first_order,
     omniglot_first_order,
     panel,
@@ -17,7 +17,7 @@ _ZEROED = Accuracy("zeroed", 1)
 
 def _curves(setting: Setting) -> list[Curve]:
     omniglot = [curve for shots in (1, 5) for curve in omniglot_first_order(setting, shots, OMNIGLOT_HEADS, "12")]
-    five = tuple(head for head in HEADS if setting.scale != "local" or head != "random × 0.5")
+    five = tuple(head for head in TREATMENTS if setting.scale != "local" or head != "random × 0.5")
     return [*omniglot, *colour_first_order(setting, 1, "5"), *colour_first_order(setting, 5, "5", five)]
 
 
@@ -58,7 +58,7 @@ def _claims(setting: Setting) -> list[Claim]:
                 above(colour[5], "zeroing trick", "random", _ZEROED),
                 above(colour[5], "zeroing trick", "random", Accuracy("zeroed", 10)),
             ),
-            "yes at test step 1; in 5-shot nothing is left of it at test step 10",
+            "yes at 1 inner step at test; in 5-shot no difference remains at 10",
             "end",
         ),
         Claim(

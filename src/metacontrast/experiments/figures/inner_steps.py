@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from metacontrast.experiments.figures.treatments import colour_first_order, head_curves, task_kind
-from metacontrast.experiments.setting import BOTH, Setting, schedule
+from metacontrast.experiments.setting import BOTH, Setting, measurement_plan
 from metacontrast.experiments.spec import Accuracy, Claim, Curve, FigureSpec, Panel, above, faster, same
 from metacontrast.plots.curves import Look
 
@@ -29,7 +29,7 @@ def _curves(setting: Setting) -> list[Curve]:
             these = colour_first_order(setting, 1, "4", _HEADS)
         else:
             tested = {"steps": tuple({1, steps}), "stage_steps": tuple(sorted({1, steps, 10})), "heads": BOTH}
-            plan = schedule(setting, "colour", 300, _full(setting), **tested)
+            plan = measurement_plan(setting, "colour", 300, _full(setting), **tested)
             these = head_curves(setting, "colour", 1, plan, _HEADS, ("4", "FOMAML"), inner_steps=steps)
         curves += [_renamed(curve, steps, setting) for curve in these]
     return curves
@@ -42,12 +42,12 @@ def _renamed(curve: Curve, steps: int, setting: Setting) -> Curve:
 
 
 def _full(setting: Setting) -> int:
-    """The text says 30,000 updates, the authors' runs have 17,500."""
+    """Return the published length: 30,000 updates in the text, 17,500 in the authors' runs."""
     return 17_500 if setting.protocol == "authors" else 30_000
 
 
 def _name_of(head: str, steps: int) -> str:
-    """The legend of a curve."""
+    """Name a curve in the legend."""
     return f"{head}, {steps} {'step' if steps == 1 else 'steps'}"
 
 

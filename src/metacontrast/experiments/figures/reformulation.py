@@ -1,12 +1,11 @@
 """Fig. 8 and 9: training by MAML's contrastive loss, complete and with terms dropped; the inner step moves the head."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from metacontrast.experiments.authors_models import HEAD_ONLY
-from metacontrast.experiments.authors_numbers import final_difference
-from metacontrast.experiments.figures.treatments import HEADS, task_kind
-from metacontrast.experiments.setting import Setting, base_config, schedule
+from metacontrast.experiments.authors import HEAD_ONLY, PUBLISHED, final_difference
+from metacontrast.experiments.figures.treatments import TREATMENTS, task_kind
+from metacontrast.experiments.setting import Setting, base_config, measurement_plan
 from metacontrast.experiments.spec import Accuracy, AuthorsCurve, Claim, Curve, FigureSpec, Panel, TaskKind, above, same
 from metacontrast.plots.curves import Look
 
@@ -15,35 +14,52 @@ _ZEROED = Accuracy("zeroed", 1)
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to train: start of the head, the authors' curve, how it is drawn, fields of the training."""
+    """One way to train.
+
+    Args:
+        head: how it starts, from `TREATMENTS`.
+        look: how its curve is drawn.
+        fields: of the training.
+        authors: the name of the authors' run, if it is another one.
+    """
 
     head: str
-    authors: AuthorsCurve
     look: Look
-    fields: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any]
+    authors: str = ""
 
 
-def _maml(head: str, authors: str, look: Look, **fields: Any) -> Variant:
-    return Variant(head, AuthorsCurve("8", authors, 1), look, fields)
-
-
-def _contrastive(head: str, figure: str, authors: str, look: Look, **fields: Any) -> Variant:
-    return Variant(head, AuthorsCurve(figure, f"contrastive_{authors}", 1), look, {"method": "contrastive", **fields})
+def _contrastive(head: str, look: Look, authors: str = "", **fields: Any) -> Variant:
+    return Variant(head, look, {"method": "contrastive", **fields}, authors)
 
 
 VARIANTS = {
-    "MAML, FO, random": _maml("random", "MAML_FO_random", Look("red", "o")),
-    "MAML, FO, zeroing trick": _maml("zeroing trick", "MAML_FO_zeroing", Look("green", "s")),
-    "MAML, SO, zeroing trick": _maml("zeroing trick", "MAML_SO_zeroing", Look("blue", "^"), order="second"),
-    "Eq. 7": _contrastive("random", "9", "FO ITF=1 nCTT=1", Look("purple", "D", dashed=True)),
-    "Eq. 15": _contrastive("zeroing trick", "8", "FO_zeroing (Eq 15)", Look("green", "s", dashed=True)),
-    "Eq. 16": _contrastive("zeroing trick", "8", "SO_zeroing (Eq 16)", Look("blue", "^", dashed=True), order="second"),
-    "no interference": _contrastive("random", "9", "FO ITF=0 nCTT=1", Look("orange", "v"), drop_interference=True),
-    "no noise": _contrastive("random", "9", "FO ITF=1 nCTT=0", Look("green", "s"), drop_noise=True),
+    "MAML, FO, random": Variant("random", Look("red", "o"), {}),
+    "MAML, FO, zeroing trick": Variant("zeroing trick", Look("green", "s"), {}),
+    "MAML, SO, zeroing trick": Variant("zeroing trick", Look("blue", "^"), {"order": "second"}),
+    "Eq. 7": _contrastive("random", Look("purple", "D", dashed=True), "Eq. 7, head frozen"),
+    "Eq. 15": _contrastive("zeroing trick", Look("green", "s", dashed=True)),
+    "Eq. 16": _contrastive("zeroing trick", Look("blue", "^", dashed=True), order="second"),
+    "no interference": _contrastive(
+        "random", Look("orange", "v"), "no interference, head frozen", drop_interference=True
+    ),
+    "no noise": _contrastive("random", Look("green", "s"), drop_noise=True),
     "both dropped": _contrastive(
-        "random", "9", "FO ITF=0 nCTT=0", Look("blue", "^"), drop_interference=True, drop_noise=True
+        "random", Look("blue", "^"), "both dropped, head frozen", drop_interference=True, drop_noise=True
     ),
 }
+
+
+def _authors_name(name: str) -> str:
+    """Name the authors' run behind a variant."""
+    return VARIANTS[name].authors or name
+
+
+def _authors_curve(name: str) -> AuthorsCurve:
+    """Return the published numbers of a variant."""
+    return PUBLISHED[HEAD_ONLY, _authors_name(name)]
+
+
 _PAIRS = {
     "Eq. 7": "MAML, FO, random",
     "Eq. 15": "MAML, FO, zeroing trick",
@@ -54,11 +70,11 @@ _SIMILAR = (
     ("MAML, SO, zeroing trick", "MAML, FO, zeroing trick"),
 )
 _DROPPED = {
-    "no interference": ("no interference, head frozen", "Dropping the interference"),
-    "no noise": ("no noise", "Dropping the noise of the coefficients"),
-    "both dropped": ("both dropped, head frozen", "(Drawn in the paper, not claimed.) Dropping both"),
+    "no interference": "Dropping the interference",
+    "no noise": "Dropping the noise of the coefficients",
+    "both dropped": "(Drawn in the paper, not claimed.) Dropping both",
 }
-"""The name of the authors' models, and what the claim says."""
+"""What the claim says."""
 
 
 def _kind(setting: Setting) -> TaskKind:
@@ -67,25 +83,35 @@ def _kind(setting: Setting) -> TaskKind:
 
 
 def _curve(setting: Setting, name: str) -> Curve:
-    """One of `VARIANTS`; the authors' code adapts the encoder at test, the paper's text does not."""
+    """Build the curve of one of `VARIANTS`; the authors' code adapts the encoder at test, the paper's text does not."""
     variant, is_authors = VARIANTS[name], setting.protocol == "authors"
     inner = {"inner_steps": 1, "inner_scope": "head", "meta_batch": 4, "head_bias": False}
-    fields = {"inner_lr": 0.1 if is_authors else 0.01, **HEADS[variant.head].fields, **variant.fields}
+    fields = {"inner_lr": 0.1 if is_authors else 0.01, **TREATMENTS[variant.head].fields, **variant.fields}
     end, scope = (20_000, "all") if is_authors else (30_000, "head")
     return Curve(
         _kind(setting),
         name,
         variant.look,
         base_config(setting, "colour", 1, **inner, **fields),
-        schedule(setting, "colour", 300, end, stage_steps=(1, 3, 10), scope=scope),
+        measurement_plan(setting, "colour", 300, end, stage_steps=(1, 3, 10), scope=scope),
         setting.seed_numbers(),
-        variant.authors,
+        _authors_curve(name),
     )
 
 
 def _panels(setting: Setting) -> list[Panel]:
     kind = _kind(setting)
     return [Panel(kind, _ZEROED, f"{kind}, {_ZEROED.description}")]
+
+
+def _differences(setting: Setting) -> list[Panel]:
+    kind = _kind(setting)
+    title = f"{kind}, {_ZEROED.description}"
+    maml = tuple(dict.fromkeys(_PAIRS.values()))
+    return [
+        Panel(kind, _ZEROED, title, maml),
+        Panel(kind, _ZEROED, f"{title}: difference to MAML", minus=tuple(_PAIRS.items())),
+    ]
 
 
 def _reformulated_claims(setting: Setting) -> list[Claim]:
@@ -128,17 +154,17 @@ def _dropped_claims(setting: Setting) -> list[Claim]:
             f"{_authors_gain(name, 'MAML, FO, random')} against real MAML",
             "throughout",
             (
-                above(HEAD_ONLY, theirs, "Eq. 7, head frozen", _ZEROED, "end", 0.01),
-                above(HEAD_ONLY, theirs, "MAML, FO, random", _ZEROED, "early", 0.01),
+                above(HEAD_ONLY, _authors_name(name), _authors_name("Eq. 7"), _ZEROED, "end", 0.01),
+                above(HEAD_ONLY, _authors_name(name), "MAML, FO, random", _ZEROED, "early", 0.01),
             ),
         )
-        for name, (theirs, sentence) in _DROPPED.items()
+        for name, sentence in _DROPPED.items()
     ]
 
 
 def _authors_gain(name: str, other: str) -> str:
-    """At the end of the authors' training, in points."""
-    return final_difference(VARIANTS[name].authors, VARIANTS[other].authors, _ZEROED)
+    """Format the gain of a variant at the end of the authors' training, in points."""
+    return final_difference(_authors_curve(name), _authors_curve(other), _ZEROED)
 
 
 REFORMULATION = FigureSpec(
@@ -147,7 +173,7 @@ REFORMULATION = FigureSpec(
     question="Does training by the reformulated loss, without an inner loop, do what MAML does?",
     paper_figures=(8,),
     curves=lambda setting: [_curve(setting, name) for pair in _PAIRS.items() for name in reversed(pair)],
-    panels=_panels,
+    panels=_differences,
     claims=_reformulated_claims,
     faults=(
         "The published curve for Eq. 7 is the run without the interference term, and in all reformulated runs of the "

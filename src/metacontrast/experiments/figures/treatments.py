@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from metacontrast.experiments.setting import BOTH, Family, Schedule, Setting, base_config, schedule
+from metacontrast.experiments.setting import BOTH, Family, MeasurementPlan, Setting, base_config, measurement_plan
 from metacontrast.experiments.spec import AuthorsCurve, Curve, Panel, Quantity, TaskKind
 from metacontrast.plots.curves import Look
 
@@ -13,7 +13,7 @@ DATASET_NAMES = {"glyphs": "glyphs", "omniglot": "Omniglot", "cifar-fs": "CIFAR-
 
 @dataclass(frozen=True)
 class HeadTreatment:
-    """How the head starts, and whether it is zeroed in training.
+    """Start of the head, and whether it is zeroed in training.
 
     Args:
         authors: its name among the authors' curves.
@@ -30,7 +30,7 @@ def _random(scale: float, authors: str, look: Look) -> HeadTreatment:
     return HeadTreatment(authors, look, {"head": "learned", "head_init_scale": scale})
 
 
-HEADS = {
+TREATMENTS = {
     "random": _random(1.0, "random init", Look("red", "o")),
     "random × 0.7": _random(0.7, "random init x0.7", Look("orange", "v")),
     "random × 0.5": _random(0.5, "random init x0.5", Look("purple", "D")),
@@ -42,7 +42,7 @@ OMNIGLOT_HEADS = ("random", "random × 0.5", "zero init", "zeroing trick")
 
 
 def task_kind(setting: Setting, family: Family, shots: int) -> TaskKind:
-    """5-way tasks of the family; at smoke scale named after what the glyphs stand for."""
+    """Name 5-way tasks of the family; at smoke scale after what the glyphs stand for."""
     name = f"glyphs for {family}" if setting.scale == "smoke" else DATASET_NAMES[setting.dataset(family)]
     return TaskKind(name, f"5-way {shots}-shot")
 
@@ -51,13 +51,13 @@ def head_curves(
     setting: Setting,
     family: Family,
     shots: int,
-    schedule: Schedule,
+    plan: MeasurementPlan,
     heads: Sequence[str] = THREE,
     authors: tuple[str, str] | None = None,
     prefix: str = "",
     **changes: Any,
 ) -> list[Curve]:
-    """One curve per treatment of the head.
+    """Build one curve per treatment of the head.
 
     Args:
         authors: the authors' figure, and what its curves are called before the name of the head.
@@ -69,11 +69,11 @@ def head_curves(
         Curve(
             task_kind(setting, family, shots),
             prefix + head,
-            replace(HEADS[head].look, dashed=is_dashed),
-            base_config(setting, family, shots, **HEADS[head].fields, **changes),
-            schedule,
+            replace(TREATMENTS[head].look, dashed=is_dashed),
+            base_config(setting, family, shots, **TREATMENTS[head].fields, **changes),
+            plan,
             setting.seed_numbers(),
-            None if authors is None else AuthorsCurve(authors[0], f"{authors[1]} {HEADS[head].authors}", shots),
+            None if authors is None else AuthorsCurve(authors[0], f"{authors[1]} {TREATMENTS[head].authors}", shots),
         )
         for head in heads
     ]
@@ -82,34 +82,36 @@ def head_curves(
 def panel(
     setting: Setting, family: Family, shots: int, quantity: Quantity, curves: tuple[str, ...] | None = None
 ) -> Panel:
-    """A drawn panel, titled with what it shows."""
+    """Build a drawn panel, titled with what it shows."""
     kind = task_kind(setting, family, shots)
     return Panel(kind, quantity, f"{kind}, {quantity.description}", curves)
 
 
 def omniglot_first_order(setting: Setting, shots: int, heads: Sequence[str], figure: str) -> list[Curve]:
-    """FOMAML on Omniglot; the paper's text says 30,000 updates, the authors' runs have 3,000."""
-    plan = schedule(setting, "omniglot", 300, 3_000 if setting.protocol == "authors" else 30_000, heads=BOTH)
+    """Build FOMAML on Omniglot: 30,000 updates in the paper's text, 3,000 in the authors' runs."""
+    plan = measurement_plan(setting, "omniglot", 300, 3_000 if setting.protocol == "authors" else 30_000, heads=BOTH)
     return head_curves(setting, "omniglot", shots, plan, heads, (figure, "FOMAML"))
 
 
 def omniglot_second_order(setting: Setting, shots: int, figure: str) -> list[Curve]:
-    """SOMAML on Omniglot; the paper's text says 20,000 updates."""
+    """Build SOMAML on Omniglot: 20,000 updates in the paper's text."""
     full = 3_000 if setting.protocol == "authors" else 20_000
-    plan = schedule(setting, "omniglot", 150, full, stage_steps=(1, 3))
+    plan = measurement_plan(setting, "omniglot", 150, full, stage_steps=(1, 3))
     return head_curves(setting, "omniglot", shots, plan, THREE, (figure, "SOMAML"), "SO ", order="second")
 
 
-def colour_first_order(setting: Setting, shots: int, figure: str, heads: Sequence[str] = tuple(HEADS)) -> list[Curve]:
-    """FOMAML on colour images."""
+def colour_first_order(
+    setting: Setting, shots: int, figure: str, heads: Sequence[str] = tuple(TREATMENTS)
+) -> list[Curve]:
+    """Build FOMAML on colour images."""
     steps = {"steps": (1, 3, 5), "stage_steps": (1, 3, 5, 10), "heads": BOTH}
     if shots > 1:
         steps = {"steps": (1, 3), "stage_steps": (1, 3, 10)}
-    plan = schedule(setting, "colour", 600 if shots == 1 else 300, 30_000, **steps)
+    plan = measurement_plan(setting, "colour", 600 if shots == 1 else 300, 30_000, **steps)
     return head_curves(setting, "colour", shots, plan, heads, (figure, "FOMAML"))
 
 
 def colour_second_order(setting: Setting, shots: int) -> list[Curve]:
-    """SOMAML on colour images."""
-    plan = schedule(setting, "colour", 300 if shots == 1 else 200, 30_000, steps=(1, 3), stage_steps=(1, 3, 10))
+    """Build SOMAML on colour images."""
+    plan = measurement_plan(setting, "colour", 300 if shots == 1 else 200, 30_000, steps=(1, 3), stage_steps=(1, 3, 10))
     return head_curves(setting, "colour", shots, plan, THREE, ("6", "SOMAML"), "SO ", order="second")

@@ -1,7 +1,7 @@
 """Not in the paper, but among the authors' data: SOMAML on Omniglot from one shot, and 25 shots."""
 
 from metacontrast.experiments.figures.treatments import THREE, head_curves, omniglot_second_order, panel, task_kind
-from metacontrast.experiments.setting import Setting, schedule
+from metacontrast.experiments.setting import Setting, measurement_plan
 from metacontrast.experiments.spec import Accuracy, Claim, Curve, FigureSpec, above, faster
 
 _SHOTS = 25
@@ -24,7 +24,7 @@ def _one_shot_claims(setting: Setting) -> list[Claim]:
 
 
 def _many_shots(setting: Setting) -> list[Curve]:
-    plan = schedule(setting, "colour", 100, 10_000, steps=(1, 5), stage_steps=(1, 5, 10))
+    plan = measurement_plan(setting, "colour", 100, 10_000, steps=(1, 5), stage_steps=(1, 5, 10))
     return head_curves(setting, "colour", _SHOTS, plan, THREE, ("none (25-shot)", "FOMAML"))
 
 

@@ -1,19 +1,30 @@
-"""Grids of runs: each run is executed once, whoever asks for it, on this machine or on a Ray cluster."""
+"""Grids of runs: each run is executed once on this machine or on a Ray cluster.
 
+On this machine they run one after the other, or in processes with one thread each, stopped together and without loss.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
+
+import torch
 
 from metacontrast.errors import InputError, InUseError
 
 RETRY_SECONDS = 10.0
 
 
-class Status(Enum):
-    """How a run stands."""
+class RunStatus(Enum):
+    """State of a run."""
 
     COMPLETE = "complete"
     STOPPED = "stopped"
@@ -24,7 +35,7 @@ class Status(Enum):
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where runs and data lie, and on what to compute."""
+    """Folders of runs and data, and the device."""
 
     runs: Path
     data_root: Path | None = None
@@ -37,16 +48,16 @@ class Run(Protocol):
 
     @property
     def label(self) -> str:
-        """Its name for people."""
+        """Name in messages."""
         ...
 
     @property
     def key(self) -> str:
-        """Its name among the runs of the grid."""
+        """Name among the runs of the grid."""
         ...
 
-    def execute(self, context: RunContext, should_stop: Callable[[], bool]) -> Status:
-        """Do what is missing: complete or stopped; `InUseError` where another process is at it."""
+    def execute(self, context: RunContext, should_stop: Callable[[], bool]) -> RunStatus:
+        """Do what is missing; return complete or stopped; `InUseError` where another process works on the run."""
         ...
 
     def is_complete(self, root: Path) -> bool:
@@ -54,21 +65,21 @@ class Run(Protocol):
         ...
 
     def summary(self, root: Path) -> str:
-        """What came out of the complete run below `root`, in a few words."""
+        """Summarize the results of the complete run below `root` in a few words."""
         ...
 
 
 @dataclass(frozen=True)
-class Report:
+class RunReport:
     """News of a run; `reason` says why where it failed or was requeued."""
 
     run: Run
-    status: Status
+    status: RunStatus
     reason: str = ""
 
 
 def do_nothing() -> None:
-    """The preparation of a process that needs none."""
+    """Do nothing: the preparation of a process that needs none."""
 
 
 @dataclass(frozen=True)
@@ -90,17 +101,17 @@ class Grid:
     prepare: Callable[[], object] = do_nothing
 
 
-Runner = Callable[[Grid], Iterator[Report]]
+Runner = Callable[[Grid], Iterator[RunReport]]
 """Executes each run of a grid once."""
 
 
-def execute_all(grid: Grid, runner: Runner) -> Iterator[Report]:
+def execute_all(grid: Grid, runner: Runner) -> Iterator[RunReport]:
     """Execute all runs; those that another process works on come last, when it is done."""
     todo = grid.runs
     while todo:
         busy = []
         for report in runner(replace(grid, runs=todo)):
-            if report.status is Status.IN_USE:
+            if report.status is RunStatus.IN_USE:
                 busy.append(report.run)
             else:
                 yield report
@@ -111,11 +122,76 @@ def execute_all(grid: Grid, runner: Runner) -> Iterator[Report]:
             time.sleep(RETRY_SECONDS)
 
 
-def attempt(run: Run, context: RunContext, should_stop: Callable[[], bool]) -> Report:
+def attempt(run: Run, context: RunContext, should_stop: Callable[[], bool]) -> RunReport:
     """Execute one run in this process; an error that the user can fix becomes its report."""
     try:
-        return Report(run, run.execute(context, should_stop))
+        return RunReport(run, run.execute(context, should_stop))
     except InUseError:
-        return Report(run, Status.IN_USE)
+        return RunReport(run, RunStatus.IN_USE)
     except InputError as error:
-        return Report(run, Status.FAILED, str(error))
+        return RunReport(run, RunStatus.FAILED, str(error))
+
+
+POLL_SECONDS = 1.0
+
+
+def run_locally(grid: Grid) -> Iterator[RunReport]:
+    """Execute the runs in this process, or where several run at a time in processes of their own."""
+    if grid.jobs > 1 and len(grid.runs) > 1:
+        yield from _in_processes(grid)
+        return
+    grid.prepare()
+    for run in grid.runs:
+        if grid.should_stop():
+            return
+        yield attempt(run, grid.context, grid.should_stop)
+
+
+def _in_processes(grid: Grid) -> Iterator[RunReport]:
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    with ProcessPoolExecutor(grid.jobs, context, _start_worker, (stop, os.getpid(), grid.prepare)) as pool:
+        pending = {pool.submit(_work, run, grid.context) for run in grid.runs}
+        try:
+            yield from _collect(pending, stop, grid.should_stop)
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a training process was killed, perhaps for lack of memory: the same command continues; lower --jobs"
+            ) from error
+        finally:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _collect(pending: set[Future[RunReport]], stop: Any, should_stop: Callable[[], bool]) -> Iterator[RunReport]:
+    while pending:
+        done, _ = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+        if should_stop() and not stop.is_set():
+            stop.set()
+            pending -= {each for each in pending if each.cancel()}
+        for future in done & pending:
+            pending.remove(future)
+            yield future.result()
+
+
+_should_stop: Callable[[], bool] = lambda: False  # noqa: E731
+
+
+def _start_worker(stop: Any, parent: int, prepare: Callable[[], object]) -> None:
+    """Leave Ctrl-C to the parent, which asks for a stop through `stop`; die with the parent."""
+    global _should_stop
+    _should_stop = stop.is_set
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    prepare()
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+
+
+def _die_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+    os._exit(1)
+
+
+def _work(run: Run, context: RunContext) -> RunReport:
+    return attempt(run, context, lambda: _should_stop())

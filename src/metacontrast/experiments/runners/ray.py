@@ -1,12 +1,19 @@
 """Runs as tasks of a Ray cluster: each is started again when its worker dies, at most a few times.
 
 A machine of the cluster takes part only if it sees the folder of runs and the data, and has the same versions.
+
+The cluster is one that is there, or one on this machine for as long as the work takes.
 """
 
 import contextlib
+import os
 import platform
 import secrets
 import signal
+import socket
+import sys
+import tempfile
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -18,12 +25,120 @@ from typing import Any
 import numpy as np
 import torch
 
-from metacontrast.errors import InputError, InUseError
-from metacontrast.experiments.runners import Grid, Report, Run, RunContext, Runner, Status, attempt
-from metacontrast.experiments.runners.local import POLL_SECONDS
-from metacontrast.experiments.runners.ray_cluster import connected
+from metacontrast.errors import InputError, InUseError, require_extra
+from metacontrast.experiments.runners import POLL_SECONDS, Grid, Run, RunContext, Runner, RunReport, RunStatus, attempt
 from metacontrast.files import exclusive
 from metacontrast.version import __version__
+
+_OBJECT_STORE = 80 * 2**20
+"""Runs exchange files, not objects: close to the least that Ray takes."""
+_ANSWER_SECONDS = 5.0
+_HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+_SETTINGS_FRAME = 4
+
+
+def require_ray() -> None:
+    """Raise when Ray is not installed."""
+    require_extra("--runner ray", "ray", "ray")
+
+
+@contextlib.contextmanager
+def connected(address: str | None, cpus: int) -> Iterator[None]:
+    """Connect to the cluster at `address`, or without one start a Ray of `cpus` processors on this machine.
+
+    What Ray prints to standard output meanwhile is dropped: that belongs to the caller's results.
+    """
+    require_ray()
+    _settle(is_local=address is None)
+    import ray
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
+        if address is None:
+            folder = tempfile.TemporaryDirectory(prefix="metacontrast-ray-", ignore_cleanup_errors=True)
+            _start(cpus, stack.enter_context(folder))
+        else:
+            _join(address)
+        stack.callback(ray.shutdown)
+        yield
+
+
+def _settle(is_local: bool) -> None:
+    """Set Ray's environment, which it reads when it is first imported and hands to its processes.
+
+    No statistics of usage are sent. A Ray of our own listens on the network, so it asks for a token; made here, it
+    need not be kept in a file in the user's home. Its workers get their share of a busy machine, as processes of the
+    local runner do; Ray would put them last.
+    """
+    if "ray" in sys.modules:
+        return
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    if is_local:
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        os.environ.update(token, RAY_worker_niceness="0")
+
+
+def _start(cpus: int, folder: str) -> None:
+    with _init_errors("no Ray can be started on this machine"):
+        _init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE,
+            _temp_dir=folder,
+        )
+
+
+def _join(address: str) -> None:
+    if address != "auto":
+        _check_answers(address)
+    with _init_errors(f"the Ray cluster at --address {address} cannot be joined from this machine"):
+        _init(address=address)
+
+
+def _init(**options: Any) -> None:
+    """Call `ray.init` without its log and without its handler of SIGTERM."""
+    import ray
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(log_to_driver=False, configure_logging=False, **options)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _init_errors(what: str) -> Iterator[None]:
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, RayError, SystemExit) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise InputError(f"{what}: {reason or type(error).__name__}") from error
+
+
+def _check_answers(address: str) -> None:
+    """Raise unless something at `address` speaks as a cluster does: Ray itself would wait for minutes, noisily."""
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdigit() or int(port) > 65535:
+        raise InputError(
+            f"--address {address} is not HOST:PORT of a cluster's head (as `ray start --head --port 6379` prints it) "
+            "or auto: give one of them, and run the command on a machine of the cluster"
+        )
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS) as connection:
+            connection.sendall(_HTTP2_HELLO)
+            answer = connection.recv(9)
+    except OSError as error:
+        raise InputError(
+            f"no Ray cluster answers at --address {address} ({error.strerror or error}): is its head running there?"
+        ) from error
+    if len(answer) < 4 or answer[3] != _SETTINGS_FRAME:
+        raise InputError(f"what answers at --address {address} is not a Ray cluster: give the port of its head")
+
 
 RETRIES = 3
 ANSWER_SECONDS = 120.0
@@ -33,7 +148,7 @@ VISIBLE_SECONDS = 90.0
 
 @dataclass(frozen=True)
 class Agreement:
-    """What all machines must have in common: the folder of runs, the versions, the data.
+    """Conditions that all machines must share: the folder of runs, the versions, the data.
 
     Args:
         marker: a file in the folder of runs that was made for this grid and is locked as long as it lasts.
@@ -89,7 +204,7 @@ def agreement(runs: Path, check_data: Callable[[], object]) -> Iterator[Agreemen
 def ray_runner(
     context: RunContext, jobs: int, address: str | None, check_data: Callable[[], object], say: Callable[[str], None]
 ) -> Iterator[Runner]:
-    """A runner on the cluster at `address`, or without one on a Ray of its own with `jobs` processors.
+    """Open a runner on the cluster at `address`, or without one on a Ray of its own with `jobs` processors.
 
     Args:
         context: with absolute paths, the same on every machine.
@@ -132,7 +247,7 @@ def _check_machines(agreed: Agreement, say: Callable[[str], None]) -> None:
         if breach:
             raise InputError(breach)
         if not locks_reach:
-            say(f"note: locks in {agreed.marker.parent} do not reach {machine}: start no second grid over this folder")
+            say(f"note: locks in {agreed.marker.parent} are not shared with {machine}: start no second grid here")
 
 
 def _look(agreed: Agreement) -> tuple[str, bool]:
@@ -174,19 +289,19 @@ class _Queue:
         for reference in self.running:
             ray.cancel(reference, force=False)
 
-    def requeue(self, run: Run, reason: str) -> Report:
+    def requeue(self, run: Run, reason: str) -> RunReport:
         """Requeue a run whose worker died, at most `RETRIES` times."""
         self.deaths[run.key] += 1
         if self.deaths[run.key] > RETRIES:
             reason = f"its worker died {self.deaths[run.key]} times, the last time: {reason}"
-            return Report(run, Status.FAILED, reason)
+            return RunReport(run, RunStatus.FAILED, reason)
         if self.is_stopping:
-            return Report(run, Status.STOPPED)
+            return RunReport(run, RunStatus.STOPPED)
         self.todo.append(run)
-        return Report(run, Status.REQUEUED, "its worker died, another takes it up")
+        return RunReport(run, RunStatus.REQUEUED, "its worker died, another takes it up")
 
 
-def _execute(agreed: Agreement, grid: Grid) -> Iterator[Report]:
+def _execute(agreed: Agreement, grid: Grid) -> Iterator[RunReport]:
     import ray
 
     gpus = 1 if grid.context.device == "cuda" else 0
@@ -206,7 +321,7 @@ def _execute(agreed: Agreement, grid: Grid) -> Iterator[Report]:
         queue.stop()
 
 
-def _report(reference: Any, run: Run, context: RunContext, queue: _Queue) -> Report | None:
+def _report(reference: Any, run: Run, context: RunContext, queue: _Queue) -> RunReport | None:
     """Return how a run ended; None where it was cancelled before it began."""
     import ray
     from ray.exceptions import RayError, RayTaskError, TaskCancelledError
@@ -219,9 +334,9 @@ def _report(reference: Any, run: Run, context: RunContext, queue: _Queue) -> Rep
         raise
     except RayError as error:
         return queue.requeue(run, str(error).splitlines()[0])
-    if report.status is Status.COMPLETE and not _is_seen(run, context):
+    if report.status is RunStatus.COMPLETE and not _is_seen(run, context):
         reason = f"what its worker wrote is not seen in {context.runs}: choose an --out that all machines share"
-        return Report(run, Status.FAILED, reason)
+        return RunReport(run, RunStatus.FAILED, reason)
     return report
 
 
@@ -235,7 +350,7 @@ def _is_seen(run: Run, context: RunContext) -> bool:
     return True
 
 
-def _work(run: Run, context: RunContext, agreed: Agreement, prepare: Callable[[], object]) -> Report:
+def _work(run: Run, context: RunContext, agreed: Agreement, prepare: Callable[[], object]) -> RunReport:
     """Execute a run in a worker. Ray cancels by an interrupt, which here means: save after this update and end."""
     import ray
 
@@ -243,5 +358,5 @@ def _work(run: Run, context: RunContext, agreed: Agreement, prepare: Callable[[]
     torch.set_num_threads(1)
     prepare()
     if breach := agreed.breach():
-        return Report(run, Status.FAILED, breach)
+        return RunReport(run, RunStatus.FAILED, breach)
     return attempt(run, context, ray.get_runtime_context().is_canceled)

@@ -191,7 +191,7 @@ class _Rest(NamedTuple):
 
 
 def _differentiable_gradient(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-    """The gradient as a function that can be differentiated once more; y is computed again for that."""
+    """The gradient as a function that can be differentiated again; y is computed again for that."""
     x, weight, bias, gamma, beta, *saved = ctx.saved_tensors
     y = convolve(x, weight, bias, ctx.rest.geometry)
     dy, at_gamma, at_beta = _BlockGradient.apply(cotangent, y, gamma, beta, *saved, ctx.rest.layout)

@@ -90,7 +90,7 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 def differentiable_gradients(
     cotangent: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: tuple[bool, bool, bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """`gradients` as a function that can be differentiated once more."""
+    """`gradients` as a function that can be differentiated again."""
     return _Gradient.apply(cotangent, x, weight, geometry, wanted)
 
 

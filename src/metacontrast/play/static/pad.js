@@ -155,31 +155,35 @@ export function takesFiles(target, use) {
 
 export async function takePicture() {
   const dialog = document.getElementById("camera"), video = dialog.querySelector("video"), problem = dialog.querySelector(".problem");
+  const shoot = dialog.querySelector("[data-do=shoot]");
   problem.hidden = true;
+  shoot.disabled = true;
   dialog.showModal();
-  let stream = null;
-  try {
-    stream = await navigator.mediaDevices.getUserMedia({ video: { width: 640, height: 640 } });
-    video.srcObject = stream;
-    await video.play();
-  } catch (error) {
-    problem.textContent = error.name === "NotAllowedError" ? "The browser may not use the camera: allow it for this page." : "No camera was found.";
-    problem.hidden = false;
-  }
-  const shot = await new Promise((done) => {
+  const taken = new Promise((done) => {
     dialog.onclose = () => done(null);
     dialog.onclick = (event) => {
       const wish = event.target.dataset.do;
       if (wish === "close") done(null);
-      if (wish === "shoot" && stream) {
+      if (wish === "shoot") {
         const side = Math.min(video.videoWidth, video.videoHeight), canvas = element("canvas", { width: 256, height: 256 });
         canvas.getContext("2d").drawImage(video, (video.videoWidth - side) / 2, (video.videoHeight - side) / 2, side, side, 0, 0, 256, 256);
         canvas.toBlob(done, "image/png");
       }
     };
   });
-  stream?.getTracks().forEach((track) => track.stop());
-  video.srcObject = null;
+  const started = navigator.mediaDevices.getUserMedia({ video: { width: 640, height: 640 } });
+  started.then(async (stream) => {
+    if (!dialog.open) return;
+    video.srcObject = stream;
+    await video.play();
+    shoot.disabled = false;
+  }).catch((error) => {
+    problem.textContent = error.name === "NotAllowedError" ? "The browser may not use the camera: allow it for this page." : "No camera was found.";
+    problem.hidden = false;
+  });
+  const shot = await taken;
   dialog.close();
+  video.srcObject = null;
+  started.then((stream) => stream.getTracks().forEach((track) => track.stop()), () => {});
   return shot;
 }

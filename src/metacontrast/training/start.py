@@ -1,0 +1,147 @@
+"""Where a training starts in place of random parameters: a model that was trained here, or an encoder from elsewhere.
+
+A start brings its encoder and how images are shown to it (size, filter, polarity, channels and normalization), which no
+flag changes, and how it adapts, unless that is asked for otherwise. Images are resized whole: where a source cuts its
+own out of a larger square, neither training nor what is trained does.
+"""
+
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metacontrast.data.catalog import DATASETS, FOLDER, find_dataset
+from metacontrast.data.image_format import ImageFormat
+from metacontrast.data.images import ClassImages
+from metacontrast.errors import InputError
+from metacontrast.files import parse_json
+from metacontrast.training import sources
+from metacontrast.training.config import TrainConfig
+from metacontrast.training.run import TrainedRun, load_run
+from metacontrast.types import Inner, Params, map_params
+
+INNER = Inner(steps=20, lr=0.3, scope="head")
+"""How an encoder from elsewhere adapts unless told otherwise."""
+
+_ADAPTS = ("head", "head_bias", "norm", "order", "inner_steps", "inner_lr", "inner_scope", "inner_loss", "eval_steps")
+
+
+class Start(NamedTuple):
+    """What a start brings.
+
+    Args:
+        images: what its images look like.
+        fixed: fields of a configuration that are its own.
+        usual: fields that are its own unless asked for otherwise.
+        run: the trained run that it is, if it is one.
+    """
+
+    images: ImageFormat
+    fixed: dict[str, Any]
+    usual: dict[str, Any]
+    run: TrainedRun | None
+
+
+def with_start(config: TrainConfig, start: str, weights: str | None = None, given: Collection[str] = ()) -> TrainConfig:
+    """The configuration for training from a start, with all that this brings.
+
+    Args:
+        start: the name of a model that comes with the package, a run's folder, or an encoder of `sources`.
+        weights: a file of safetensors for such an encoder.
+        given: the fields that were asked for and stay as they are; one that the start cannot have is an `InputError`.
+    """
+    start, weights = _resolved(start, weights)
+    found = load_start(start, weights)
+    fixed = found.fixed | _read_options(start, found.images, config)
+    for name in sorted(fixed.keys() & set(given)):
+        if getattr(config, name) != fixed[name]:
+            raise InputError(f"{name}={getattr(config, name)}, but {start} brings {name}={fixed[name]}: leave it out")
+    usual = {name: value for name, value in found.usual.items() if name not in given}
+    return replace(config, start=start, weights=weights, **fixed, **usual)
+
+
+def load_start(name: str, weights: str | None) -> Start:
+    """What the start of that name brings."""
+    if not sources.is_source(name):
+        run = load_run(sources.find_model(name))
+        if run.config.encoder == "start":
+            raise InputError(f"{name} started from {run.config.start}: go on with it by --resume, or start from that")
+        fixed = {name: getattr(run.config, name) for name in ("encoder", "filters")}
+        return Start(format_of(run), fixed, {name: getattr(run.config, name) for name in _ADAPTS}, run)
+    images = sources.starting_encoder(name, weights, True).images
+    usual = {"head": "zeroed", "head_bias": True, "norm": "running", "outer_lr": 1e-4, "eval_steps": (INNER.steps,)}
+    usual |= {"inner_steps": INNER.steps, "inner_lr": INNER.lr, "inner_scope": INNER.scope, "order": INNER.order}
+    return Start(images, {"encoder": "start", "filters": None}, usual, None)
+
+
+def as_start_sees(config: TrainConfig, images: ClassImages) -> ClassImages:
+    """Images that were read for the configuration, with the channels and the normalization of its start."""
+    if config.start is None:
+        return images
+    form = load_start(config.start, config.weights).images
+    images = images.with_channels(form.channels)
+    if images.shape != form.shape or config.invert != form.invert:
+        raise InputError(
+            f"{images.name} is {images.shape} with invert={config.invert}, but {config.start} takes {form.shape} with "
+            f"invert={form.invert}: make the configuration with with_start"
+        )
+    return replace(images, mean=form.mean, std=form.std)
+
+
+def starting_params(config: TrainConfig, drawn: Params) -> Params:
+    """The start's own parameters in place of those that were drawn; the head too where it is of the same kind and size.
+
+    An encoder from elsewhere draws none.
+    """
+    run = None if config.start is None else load_start(config.start, config.weights).run
+    if run is None:
+        return drawn
+    own, shapes = run.params.encoder, {name: t.shape for name, t in drawn.encoder.items()}
+    if {name: t.shape for name, t in own.items()} != shapes:
+        raise InputError(f"{config.start} has another encoder than encoder={config.encoder}: use with_start")
+    head, other = run.params.head, drawn.head
+    is_same = run.config.head == config.head and head.weight.shape == other.weight.shape
+    is_same = is_same and (head.bias is None) == (other.bias is None)
+    return map_params(lambda t: t.clone(), drawn._replace(encoder=own, head=head if is_same else other))
+
+
+def format_of(run: TrainedRun) -> ImageFormat:
+    """What the images of a trained run look like."""
+    channels, size, _ = run.image_shape
+    resample = run.config.resample or DATASETS.get(run.config.dataset, FOLDER).resample
+    return ImageFormat(channels, size, resample, run.config.invert, run.mean, run.std)
+
+
+def _resolved(start: str, weights: str | None) -> tuple[str, str | None]:
+    """A start and its weights, from anywhere; the folder of a saved encoder from elsewhere stands for its name."""
+    if sources.is_source(start) or start in sources.pretrained_names():
+        return start, None if weights is None else str(Path(weights).absolute())
+    folder = sources.find_model(start).absolute()
+    source = _saved_source(folder)
+    if source is None:
+        return str(folder), weights
+    name = str(source.get("name"))
+    if "stored_digest" in source:
+        return name, str(folder / sources.TENSORS)
+    if not sources.is_source(name) or sources.digest_of_start(name, None) != source.get("digest"):
+        raise InputError(f"{folder} holds no weights, and {name} has not those that it was made with: save it again")
+    return name, None
+
+
+def _saved_source(folder: Path) -> dict[str, Any] | None:
+    """What the folder of a saved model says of its encoder from elsewhere, if it has one."""
+    try:
+        facts = parse_json((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    source = facts.get("source") if isinstance(facts, dict) else None
+    return source if isinstance(source, dict) else None
+
+
+def _read_options(start: str, images: ImageFormat, config: TrainConfig) -> dict[str, Any]:
+    """How the data set is read for these images."""
+    spec, _ = find_dataset(config.dataset)
+    if images.invert and "invert" not in spec.options:
+        raise InputError(f"{start} takes inverted images, and {spec.name} cannot be inverted: choose another")
+    wanted = {"image_size": images.size, "resample": images.resample, "invert": images.invert}
+    return {name: value for name, value in wanted.items() if name in spec.options}
