@@ -8,7 +8,7 @@ from statistics import mean
 
 import pytest
 
-from metacontrast.experiments.authors_numbers import find_numbers
+from metacontrast.experiments.authors import find_numbers
 from metacontrast.experiments.spec import Accuracy, AuthorsCurve
 
 ROOT = Path(__file__).parents[1]

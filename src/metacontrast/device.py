@@ -29,7 +29,7 @@ def find_device(name: Any) -> str:
     check_choice("device", name, DEVICES)
     has_gpu = torch.cuda.is_available()
     if name == "cuda" and not has_gpu:
-        raise InputError("device='cuda' (--device cuda), but PyTorch sees no CUDA device here: use cpu")
+        raise InputError("device='cuda', but PyTorch sees no CUDA device here: use 'cpu'")
     return "cuda" if name != "cpu" and has_gpu else "cpu"
 
 

@@ -32,6 +32,18 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
         raise InputError(f"{name}={not_one_of(value, known)}")
 
 
+def check_counts(**values: int) -> None:
+    """Raise `InputError` unless every value is 1 or more.
+
+    >>> check_counts(updates=0)
+    Traceback (most recent call last):
+    metacontrast.errors.InputError: updates=0, but it must be 1 or more
+    """
+    for name, value in values.items():
+        if value < 1:
+            raise InputError(f"{name}={value}, but it must be 1 or more")
+
+
 def not_one_of(value: object, choices: Iterable[str]) -> str:
     """The complaint about a value that is none of the words `choices`, with the nearest if one is near."""
     known = tuple(choices)

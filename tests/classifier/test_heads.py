@@ -107,10 +107,20 @@ def test_auto_is_the_head_with_the_least_cross_entropy():
 
 
 def test_a_frozen_encoder_tries_every_head_and_a_trained_model_its_own():
-    """Guards the defaults of `head`: of encoders from elsewhere `auto`, of meta-trained models inner steps."""
+    """Guards the defaults of `head`: of encoders from elsewhere `auto`, of meta-trained models inner steps, and `auto`
+    where the model is chosen too, whatever it is."""
     assert FewShotClassifier(pixels_start()).fit(*grey_images()).state_.plan.head == "auto"
     assert FewShotClassifier(tiny_start()).fit(*grey_images()).state_.plan.head == "adapted"
     assert FewShotClassifier(pixels_start(), steps=3).fit(*grey_images()).state_.plan.head == "adapted"
+    assert FewShotClassifier().fit(*grey_images()).state_.plan.head == "auto"
+    assert FewShotClassifier(steps=3).fit(*grey_images()).state_.plan.head == "adapted"
+
+
+def test_a_chosen_meta_trained_model_adapts_where_no_image_can_be_held_out():
+    """Black and white images are taken for drawings, which have a meta-trained model."""
+    images, labels = grey_images(per_class=1)
+    plan = FewShotClassifier().fit(255 * (images > 127).astype(np.uint8), labels).state_.plan
+    assert (plan.head, plan.default.method) == ("auto", "adapted")
 
 
 def test_with_one_image_of_each_class_a_frozen_encoder_takes_ridge():

@@ -93,6 +93,14 @@ def test_the_explanation_tries_the_labels_as_they_are_first():
     assert found.order_accuracy[0].mean().item() == pytest.approx(found.accuracy)
 
 
+def test_one_order_of_the_labels_has_no_spread():
+    model, params = small_model("learned")
+    found = explain(model, params, tasks(2), Inner(steps=1, lr=0.1), label_orders=1)
+    assert (found.orders, found.order_spread) == ([(0, 1, 2)], 0)
+    with pytest.raises(InputError, match="label_orders=0, but it must be 1 or more"):
+        explain(model, params, tasks(2), Inner(), label_orders=0)
+
+
 def test_an_order_must_name_every_label_once():
     model, params = small_model()
     with pytest.raises(InputError, match=r"label order \(0, 1, 1\) is not a permutation of 0 to 2"):

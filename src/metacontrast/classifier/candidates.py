@@ -126,12 +126,14 @@ def make_plan(
     head: Any = None,
     random_head: Any = None,
     default_head: HeadChoice = "adapted",
+    fallback: Method = "adapted",
 ) -> Plan:
     """The plan that the classifier's parameters ask for; None stands for what the model was trained with.
 
     Args:
         baseline: an alias of `head`: `prototype`, or `auto` for whichever of `adapted` and `prototype` does better.
-        default_head: the model's own.
+        default_head: the head where neither `head` nor a parameter of the inner loop is given.
+        fallback: what `auto` is where no image can be held out.
     """
     for name, value, choices in (("scope", scope, SCOPES), ("baseline", baseline, BASELINES), ("head", head, HEADS)):
         if value is not None:
@@ -166,7 +168,7 @@ def make_plan(
         chosen or ("adapted" if asked else default_head),
         int(folds),
         None if reject is None else float(reject),
-        "adapted" if default_head == "adapted" else "ridge",
+        fallback,
         None if random_head is None else int(random_head),
     )
 

@@ -12,7 +12,7 @@ from sklearn.base import ClassifierMixin, TransformerMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
 
-from metacontrast.classifier.candidates import Baseline, HeadChoice, Plan, check_max_pixels, make_plan
+from metacontrast.classifier.candidates import Baseline, HeadChoice, Method, Plan, check_max_pixels, make_plan
 from metacontrast.classifier.choice import Chosen, choose, fit_notes
 from metacontrast.classifier.confidence import prediction_sets, set_threshold
 from metacontrast.classifier.explanation import Explanation, draw_explanation, explainer
@@ -60,8 +60,8 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
             `StartingPoint`.
         weights: a file of safetensors for such a named encoder, in place of its own weights.
         head: `adapted` by inner steps, `prototype` (nearest-centroid), `ridge`, `logistic`, or `auto`, the one
-            with the least cross entropy in cross-validation; None is the model's own: `adapted` for meta-trained
-            models, `auto` for frozen encoders.
+            with the least cross entropy in cross-validation; None is `auto` with `model="auto"`, else the model's own:
+            `adapted` for meta-trained models, `auto` for frozen encoders.
         steps: inner steps; None is what the model was trained with, `auto` chooses steps and step size by
             cross-validation on the support images.
         lr: inner step size; None is what the model was trained with.
@@ -251,7 +251,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
         return tags
 
     def _start(self) -> StartingPoint:
-        if isinstance(self.model, str) and self.model == "auto":
+        if self._chooses_model:
             raise InputError("model='auto' is chosen by the images that are fitted: call fit first, or name a model")
         return load_starting_point(self.model, self.weights)
 
@@ -275,7 +275,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
         make_plan(Inner(), **self._wishes)
         if hasattr(self, "support_"):
             return self._begun, getattr(self, "models_", ()), None
-        if isinstance(self.model, str) and self.model == "auto":
+        if self._chooses_model:
             if self.weights is not None:
                 raise InputError("weights belong to one encoder: name it with model in place of 'auto'")
             return None
@@ -283,8 +283,14 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
         self._plan(start)
         return start, (), None
 
+    @property
+    def _chooses_model(self) -> bool:
+        return isinstance(self.model, str) and self.model == "auto"
+
     def _plan(self, start: StartingPoint) -> Plan:
-        return make_plan(start.inner, **self._wishes, default_head=start.head)
+        default: HeadChoice = "auto" if self._chooses_model else start.head
+        fallback: Method = "adapted" if start.head == "adapted" else "ridge"
+        return make_plan(start.inner, **self._wishes, default_head=default, fallback=fallback)
 
     def _read(self, start: StartingPoint, items: Sequence[Item], inner: Inner) -> Read:
         return read(

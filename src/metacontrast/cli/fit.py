@@ -51,7 +51,7 @@ def add_parser(commands: Any) -> None:
         "--head",
         choices=("adapted", "prototype", "ridge", "logistic", "auto"),
         help="adapted: inner steps; prototype: nearest centroid; ridge; logistic regression; auto: the best in "
-        "cross-validation (default: the model's own)",
+        "cross-validation (default: auto with --model auto, else the model's own)",
     )
     head.add_argument("--steps", type=_steps, metavar="N", help="inner steps, or auto (default: the model's own)")
     head.add_argument("--lr", type=float, metavar="X", help="inner step size (default: the model's own)")

@@ -32,7 +32,7 @@ from metacontrast.diagnostics.task_view import (
     spectrum,
     view_task,
 )
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, check_counts
 from metacontrast.maml.engine import arithmetic, unstack
 from metacontrast.maml.inner import adapt
 from metacontrast.model.head import BUILT_HEADS
@@ -130,9 +130,10 @@ def explain(
         episodes: tasks of one shape, stacked; two classes or more, all in support and query set.
         inner: how the model adapts; the theory takes its steps, step size and order, and moves the head alone.
         executor: a thread pool to spread the tasks over.
-        label_orders: how many orders of the labels to try: as they are, shifted by 1, by 2, …
-        ordered_tasks: on how many of the tasks.
+        label_orders: how many orders of the labels to try: as they are, shifted by 1, by 2, …; 1 or more.
+        ordered_tasks: on how many of the tasks; 1 or more.
     """
+    check_counts(label_orders=label_orders, ordered_tasks=ordered_tasks)
     _check(params, model, inner)
     support_y, query_y = episodes.support_y.cpu(), episodes.query_y.cpu()
     if not episodes.support_y.is_cpu:
@@ -239,6 +240,8 @@ def label_order_accuracy(
             raise InputError(
                 f"label order {tuple(order)} is not a permutation of 0 to {model.ways - 1}: name each once"
             )
+    if not orders:
+        return torch.empty(0, len(episodes.support_y))
     names = torch.tensor([list(order) for order in orders], device=episodes.support_y.device)
     first_order = replace(inner, order="first")
 

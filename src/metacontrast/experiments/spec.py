@@ -307,7 +307,7 @@ class Panel:
             return [
                 replace(
                     self,
-                    title=f"{self.kind}, {self.quantity.description}",
+                    title=f"{self.kind}, {self.quantity.description}: {', '.join(one for one, _ in self.minus)}",
                     curves=tuple(one for one, _ in self.minus),
                     minus=(),
                 )

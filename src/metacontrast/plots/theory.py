@@ -55,7 +55,8 @@ def _draw_plane(axes: Axes, support: NDArray, query: NDArray, signal: NDArray, o
 
 
 def _arrow(axes: Axes, start: Sequence[Any], tip: Sequence[Any], color: str, width: float = 1.6) -> None:
-    axes.annotate("", tip, start, arrowprops={"arrowstyle": "-|>", "color": color, "lw": width})
+    arrow = {"arrowstyle": "-|>", "color": color, "lw": width}
+    axes.annotate("", (tip[0], tip[1]), (start[0], start[1]), arrowprops=arrow)
 
 
 def _draw_outputs(axes: Axes, outputs: NDArray, own: int) -> None:

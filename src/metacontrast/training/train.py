@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, check_counts
 from metacontrast.files import as_path
 from metacontrast.maml.engine import AUTO, Engine, TaskGradient, mean_task_gradient, meta_gradient
 from metacontrast.maml.outer import Metrics
@@ -118,9 +118,7 @@ def train(
     Raises:
         InputError: a loss or gradient is not finite; tasks do not fit the model; `out` holds another run.
     """
-    for name, value in (("updates", updates), ("meta_batch", meta_batch), ("workers", workers)):
-        if value < 1:
-            raise InputError(f"{name}={value}, but it must be 1 or more")
+    check_counts(updates=updates, meta_batch=meta_batch, workers=workers)
     inner_at = inner if callable(inner) else lambda _: inner
     start = params if params is not None else model.init(torch.Generator().manual_seed(seed))
     start = map_params(lambda tensor: tensor.detach().clone(), start)
