@@ -165,7 +165,7 @@ def test_the_distance_of_spaces_is_the_sine_of_their_angle():
 
 
 def test_its_verdicts(tmp_path, capsys):
-    """What Collins et al. prove, where it ends, and what zeros do: decided on eight seeds in seconds."""
+    """What Collins et al. prove, where it ends, and the effect of a zeroed head: decided on eight seeds in seconds."""
     assert run(["figure", "linear-representations", "--redraw", "--pages", str(tmp_path)]) == 0
     assert capsys.readouterr().out.count("  SUPPORTED: ") == 3
     assert (tmp_path / "linear-representations.png").exists()

@@ -156,9 +156,9 @@ def _similarity(run: TrainedRun, images: ClassImages) -> Record:
     return {"values": {name: round(value or 0.0, 5) for name, value in contrasts(maps).items()}, "maps": rounded}
 
 
-def measured_once(values: Mapping[str, float]) -> Record:
-    """Build the record of values that are computed without training or tasks."""
-    return {"update": 1, "tasks": 1, "values": dict(values)}
+def measured_once(values: Mapping[str, float], update: int = 1) -> Record:
+    """Build the record of values that are computed without images or test tasks."""
+    return {"update": update, "tasks": 1, "values": dict(values)}
 
 
 def within_class(record: Record) -> dict[str, float]:

@@ -81,13 +81,13 @@ def write_page(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[V
         *(f"![{spec.title}: {path.stem}]({path.name})" for path in pictures),
         "## What we found",
         _finding(verdicts),
-        _markdown(_CLAIMS_HEAD, [_claim_row(each) for each in verdicts]),
+        _beside_authors(spec, _CLAIMS_HEAD, [_claim_row(each) for each in verdicts]),
         *_budgets(spec, records, table),
         *_folded("Every comparison, and how it is judged", _comparisons(spec, verdicts, table)),
         *_folded("Accuracies at every step, beside the authors'", _numbers(spec, records, table)),
         *_folded("What is wrong with the published figure", _bullets(spec.faults)),
         *_folded(
-            "How this differs from the authors' experiments",
+            "How this differs from the authors' experiments" if spec.of_paper else "How it was done",
             _bullets(deviations(records.settings[0].protocol, spec, [*table.curves.values()])),
         ),
         *_folded("Command, versions and hardware", _origin(spec, records)),
@@ -219,7 +219,8 @@ def _comparisons(spec: FigureSpec, verdicts: Sequence[Verdict], table: Table) ->
         why = f" *Why: {verdict.reason}.*" if verdict.reason else ""
         parts.append(f"**{verdict.outcome}**: {verdict.claim.text}{why}")
         if verdict.judged:
-            parts.append(_markdown(_COMPARISONS_HEAD, [comparison_row(each, table) for each in verdict.judged]))
+            rows = [comparison_row(each, table) for each in verdict.judged]
+            parts.append(_beside_authors(spec, _COMPARISONS_HEAD, rows))
     if any(each.comparison.kind in FULL_UPDATES for verdict in verdicts for each in verdict.judged):
         parts.append(_AUTHORS)
     return parts
@@ -339,6 +340,11 @@ def _folded(title: str, parts: Sequence[str]) -> list[str]:
 
 def _bullets(items: Sequence[str]) -> list[str]:
     return ["\n".join(f"- {item}" for item in items)] if items else []
+
+
+def _beside_authors(spec: FigureSpec, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Build a table whose columns for the authors' numbers are left out where the authors have no such figure."""
+    return _markdown(head, rows) if spec.of_paper else _without_empty_columns(head, rows)
 
 
 def _without_empty_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

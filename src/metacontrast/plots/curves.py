@@ -67,19 +67,24 @@ def draw_checkpoints(updates: Sequence[int], panels: Mapping[str, Series], title
 
     Args:
         updates: outer updates behind each model.
-        panels: by axis label, curves by legend label; a single curve has no legend, a value None leaves a gap.
+        panels: by axis label, curves by legend label; a single curve has no legend, a value None leaves a gap. Panels
+            with the same curves have one legend, below them. Later curves are thinner, to be seen on earlier ones.
     """
     figure = new_figure(5.8, 2.5)
+    is_shared = len(panels) > 1 and len({tuple(curves) for curves in panels.values()}) == 1
     colors = [COLORS[name] for name in ("blue", "orange", "green", "red")]
     for axes, (label, curves) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        for color, (name, values) in zip(colors, curves.items(), strict=False):
+        for above, color, (name, values) in zip(reversed(range(len(curves))), colors, curves.items(), strict=False):
             numbers = [float("nan") if value is None else value for value in values]
-            tidy(axes).plot(updates, numbers, "o-", color=color, markersize=3.5, linewidth=1.4, label=name)
+            wide = 1.4 + 1.2 * above
+            tidy(axes).plot(updates, numbers, "o-", color=color, markersize=2.1 + wide, linewidth=wide, label=name)
         axes.set_title(label, fontsize=9)
         drawn = [value for values in curves.values() for value in values if value is not None]
         axes.set(xlabel="outer updates", ylim=(1.1 * min(0.0, *drawn), 1.1 * max(0.0, *drawn) or 1.0))
-        if len(curves) > 1:
+        if len(curves) > 1 and not is_shared:
             axes.legend(frameon=False, fontsize=7.5)
+        elif len(curves) > 1 and axes is figure.axes[0]:
+            figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=7.5)
     figure.suptitle(title, fontsize=10)
     return figure
 

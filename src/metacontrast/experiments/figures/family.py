@@ -177,7 +177,7 @@ SPEC = FigureSpec(
     claims=_claims,
     plot="costs",
     deviations=(
-        "No figure of the paper: conv4 with 64 filters, fresh tasks, models chosen on the validation split.",
+        "conv4 with 64 filters, new tasks at every update, models selected on the validation split.",
         "MAML++ and Reptile anneal over the full number of updates, even where the run stops earlier.",
     ),
     of_paper=False,
