@@ -123,7 +123,7 @@ def test_a_model_is_evaluated_on_the_command_line(method, runs, tmp_path, capsys
         words[-1] = "2"
     assert command(["evaluate", str(runs / method), *words, *heads, "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
-    assert {(row["method"], row["steps"]) for row in found} >= {("maml", 0), ("maml", 2), ("nearest-mean", 0)}
+    assert {(row["method"], row["steps"]) for row in found} >= {(method, 0), (method, 2), ("nearest-mean", 0)}
 
 
 @EVERY
