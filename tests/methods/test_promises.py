@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from classifier_kit import grey_images, write_folder
 from metacontrast import FewShotClassifier
@@ -16,8 +18,9 @@ from metacontrast.errors import InputError
 from metacontrast.maml.engine import split
 from metacontrast.maml.inner import adapt
 from metacontrast.maml.outer import accuracies, loss_gradient
-from metacontrast.methods import METHODS, Method
+from metacontrast.methods import METHODS, Method, contrastive, imaml, reptile, supcon, supervised
 from metacontrast.model.head import zero_head
+from metacontrast.model.model import Model
 from metacontrast.report.findings import explain_run, findings_text, setting
 from metacontrast.training import memory
 from metacontrast.training.config import TrainConfig, config_from_values, with_fields
@@ -245,6 +248,30 @@ def test_the_older_name_still_works(tmp_path, capsys):
 def test_what_a_method_cannot_have_is_refused_in_one_line(fields, message):
     with pytest.raises(InputError, match=message) as error:
         with_fields(TrainConfig(inner_steps=2), **fields)
+    assert "\n" not in str(error.value)
+
+
+SOME = {head: Model(nn.Flatten(), 2, IMAGES[0].shape[1] ** 2, head=head) for head in ("learned", "prototype", "cosine")}
+
+
+@pytest.mark.parametrize(
+    ("gradient", "head", "inner", "message"),
+    [
+        (reptile, "prototype", Inner(2), "reptile needs a model with head=learned or zeroed, not prototype"),
+        (reptile, "learned", Inner(0), "reptile needs an inner loop of 1 step or more, not 0"),
+        (imaml, "cosine", Inner(2), "imaml needs a model with head=learned or zeroed, not cosine"),
+        (imaml, "learned", Inner(2, scope="head"), "imaml adapts encoder and head, but inner has scope='head'"),
+        (partial(imaml, penalty=0.0), "learned", Inner(2), "penalty=0.0, but it must be above 0 and finite"),
+        (partial(imaml, cg_steps=0), "learned", Inner(2), "cg_steps=0, but it must be 1 or more"),
+        (contrastive, "prototype", Inner(1), "contrastive needs a model with head=learned or zeroed"),
+        (supcon, "learned", Inner(1), "supcon needs a model with head=cosine, not learned"),
+        (supervised, "learned", Inner(1), "supervised needs a model with head=prototype or cosine"),
+        (supervised, "prototype", Inner(1), "supervised needs a classifier of the training classes"),
+    ],
+)
+def test_a_model_or_inner_loop_that_a_gradient_is_not_for_is_refused_in_one_line(gradient, head, inner, message):
+    with pytest.raises(InputError, match=message) as error:
+        train(SOME[head], SMALL.test_tasks(IMAGES[0]), inner, updates=1, gradient=gradient)
     assert "\n" not in str(error.value)
 
 

@@ -3,13 +3,15 @@
 The values of labels are looked at only where they lie on the CPU: on a GPU that would make the program wait for it.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from metacontrast.errors import InputError
 from metacontrast.model.model import Model
-from metacontrast.types import Episode, Params
+from metacontrast.types import Episode, Inner, Params
 
 
 def check_tasks(model: Model, params: Params, episodes: Episode, scope: str, losses: tuple[object, object]) -> None:
@@ -36,6 +38,20 @@ def check_support(model: Model, params: Params, support_x: Tensor, support_y: Te
     check_rates(model, params)
     if params.step_norms and (scope == "head" or not params.encoder):
         raise InputError("norms of their own after every inner step need an encoder that adapts: use scope='all'")
+
+
+def check_method(name: str, model: Model, heads: Sequence[str], inner: Inner | None = None) -> None:
+    """Raise `InputError` for a model or an inner loop that a method's gradient is not for.
+
+    Args:
+        name: of the method.
+        heads: kinds of head that the model may have.
+        inner: an inner loop that needs a step.
+    """
+    if model.head not in heads:
+        raise InputError(f"{name} needs a model with head={' or '.join(heads)}, not {model.head}")
+    if inner is not None and inner.steps < 1:
+        raise InputError(f"{name} needs an inner loop of 1 step or more, not {inner.steps}")
 
 
 def check_rates(model: Model, params: Params) -> None:

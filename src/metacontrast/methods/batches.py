@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from metacontrast.errors import InputError
+from metacontrast.maml.checks import check_method
 from metacontrast.maml.outer import Metrics, accuracies, loss_gradient
 from metacontrast.model.head import draw_head
 from metacontrast.model.model import Model
@@ -44,6 +46,9 @@ def supervised(model: Model, params: Params, episode: Episode, inner: Inner) -> 
         episode: a batch as its query set.
         inner: not used.
     """
+    check_method("supervised", model, ("prototype", "cosine"))
+    if CLASSIFIER not in params.extra:
+        raise InputError("supervised needs a classifier of the training classes: start from base_classifier(...)")
 
     def loss(params: Params) -> tuple[Tensor, Tensor]:
         features, weight = model.features(params.encoder, episode.query_x), params.extra[CLASSIFIER]
@@ -64,6 +69,7 @@ def supcon(model: Model, params: Params, episode: Episode, inner: Inner) -> tupl
         episode: a batch as its query set.
         inner: not used.
     """
+    check_method("supcon", model, ("cosine",))
 
     def loss(params: Params) -> tuple[Tensor, Tensor]:
         return supcon_loss(

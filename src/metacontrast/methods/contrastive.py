@@ -12,6 +12,7 @@ Reference: Kao, Chiu and Chen, ICLR 2022, Sections 2.4 and 3.4.
 import torch
 from torch import Tensor
 
+from metacontrast.maml.checks import check_method
 from metacontrast.maml.inner import task_losses
 from metacontrast.maml.outer import Metrics, accuracies
 from metacontrast.model.model import Model, apply_head
@@ -39,6 +40,7 @@ def contrastive(
     Returns:
         The gradient, and the metrics of the head after the inner steps, in closed form.
     """
+    check_method("contrastive", model, ("learned", "zeroed"), inner)
     encoder = {name: t.detach().requires_grad_() for name, t in params.encoder.items()}
     head = model.start(params, episode.support_x, episode.support_y).head
     dropped = {"drop_interference": drop_interference, "drop_noise": drop_noise}

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, check_counts
+from metacontrast.maml.checks import check_method
 from metacontrast.maml.inner import adapt, task_losses
 from metacontrast.maml.outer import Metrics, accuracies
 from metacontrast.model.model import Model
@@ -31,6 +32,7 @@ def reptile(model: Model, params: Params, episode: Episode, inner: Inner) -> tup
     Returns:
         θ − θᴺ, and loss and accuracy of the query images after the last step, which has seen them.
     """
+    check_method("reptile", model, ("learned", "zeroed"), inner)
     x, y = torch.cat([episode.support_x, episode.query_x]), torch.cat([episode.support_y, episode.query_y])
     if len(y) < 2 * inner.steps:
         raise InputError(f"{inner.steps} inner steps need 2 images each, but a task has {len(y)}: lower --inner-steps")
@@ -45,6 +47,8 @@ def reptile(model: Model, params: Params, episode: Episode, inner: Inner) -> tup
 
 def proximal(inner: Inner, penalty: float) -> Inner:
     """Inner steps on L(φ) + λ/2 |φ − θ|², which pulls them back to the start θ."""
+    if not 0 < penalty < float("inf"):
+        raise InputError(f"penalty={penalty}, but it must be above 0 and finite")
 
     def direction(gradient: Named, way: Any) -> tuple[Named, Any]:
         way = {name: torch.zeros_like(g) for name, g in gradient.items()} if way is None else way
@@ -64,6 +68,10 @@ def imaml(
         penalty: λ.
         cg_steps: of the conjugate gradients.
     """
+    check_method("imaml", model, ("learned", "zeroed"), inner)
+    check_counts(cg_steps=cg_steps)
+    if inner.scope != "all":
+        raise InputError(f"imaml adapts encoder and head, but inner has scope={inner.scope!r}: use scope='all'")
     loop = replace(proximal(inner, penalty), order="first")
     adapted = map_params(torch.Tensor.detach, adapt(model, params, episode.support_x, episode.support_y, loop))
     leaves = map_params(lambda t: t.detach().requires_grad_(), adapted)
