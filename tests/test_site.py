@@ -68,7 +68,7 @@ def test_every_page_is_listed_in_one_page_of_contents():
 def test_every_public_name_is_in_the_reference():
     groups = reference.public_names()
     names = [name for group in groups.values() for name in group]
-    assert {name for name in names if "." not in name} | {"__version__", "theory", "encoders"} == {
+    assert {name for name in names if "." not in name} | {"__version__", "theory", "encoders", "methods"} == {
         *metacontrast.__all__
     }
     assert {name.removeprefix("theory.") for name in groups["theory"]} == {*theory.__all__}

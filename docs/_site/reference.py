@@ -48,7 +48,7 @@ def _autodoc(name: str) -> Iterator[str]:
     else:
         kind = "autofunction" if callable(found) else "autodata"
     yield f".. {kind}:: metacontrast.{name}"
-    yield from (["   :members:"] if kind == "autoclass" else [])
+    yield from {"autoclass": ["   :members:"], "autodata": ["   :no-value:"]}.get(kind, [])
     yield ""
 
 

@@ -8,13 +8,14 @@ from metacontrast.version import __version__
 
 TYPE_CHECKING = False  # without importing `typing`, so that `entry` soon has its way of taking Ctrl-C
 if TYPE_CHECKING:
-    from metacontrast import theory
+    from metacontrast import methods, theory
     from metacontrast.classifier.estimator import FewShotClassifier
     from metacontrast.classifier.support import images_from_dataset
     from metacontrast.data.augment import Augmentation
     from metacontrast.data.catalog import load_dataset
-    from metacontrast.data.episodes import EpisodeSampler
+    from metacontrast.data.episodes import BalancedBatches, EpisodeSampler
     from metacontrast.data.images import ClassImages, images_from_arrays
+    from metacontrast.data.regression import AngleTasks, SineTasks
     from metacontrast.diagnostics.gradient import explain
     from metacontrast.errors import InputError
     from metacontrast.maml.engine import Engine, meta_gradient
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from metacontrast.model import encoders
     from metacontrast.model.head import zero_head
     from metacontrast.model.model import Model
-    from metacontrast.training.config import TrainConfig
+    from metacontrast.training.config import TrainConfig, with_fields
     from metacontrast.training.evaluate import Evaluation, evaluate
     from metacontrast.training.records import scalars
     from metacontrast.training.run import load_params, load_run
@@ -41,9 +42,12 @@ _PUBLIC = {
     "to_tensors": "types",
     "InputError": "errors",
     # Data
+    "AngleTasks": "data.regression",
     "Augmentation": "data.augment",
+    "BalancedBatches": "data.episodes",
     "ClassImages": "data.images",
     "EpisodeSampler": "data.episodes",
+    "SineTasks": "data.regression",
     "images_from_arrays": "data.images",
     "images_from_dataset": "classifier.support",
     "load_dataset": "data.catalog",
@@ -66,15 +70,18 @@ _PUBLIC = {
     "scalars": "training.records",
     "train": "training.train",
     "train_config": "training.train_run",
+    "with_fields": "training.config",
     # Why it learns
-    "explain": "diagnostics.explanation",
+    "explain": "diagnostics.gradient",
     # A classifier of your own images
     "FewShotClassifier": "classifier.estimator",
 }
-_MODULES = {"encoders": "model.encoders", "theory": "theory"}
+_MODULES = {"encoders": "model.encoders", "methods": "methods", "theory": "theory"}
 
 __all__ = [
+    "AngleTasks",
     "Augmentation",
+    "BalancedBatches",
     "ClassImages",
     "Engine",
     "Episode",
@@ -87,6 +94,7 @@ __all__ = [
     "Metrics",
     "Model",
     "Params",
+    "SineTasks",
     "TrainConfig",
     "__version__",
     "adapt",
@@ -102,11 +110,13 @@ __all__ = [
     "load_run",
     "map_params",
     "meta_gradient",
+    "methods",
     "scalars",
     "theory",
     "to_tensors",
     "train",
     "train_config",
+    "with_fields",
     "zero_head",
 ]
 

@@ -115,7 +115,7 @@ def execute(args: argparse.Namespace) -> int:
         runs = [] if args.redraw else [_context(args).runs, args.records]
         check_destinations([data_root(args.data_root)], folders=[*runs, _pages(setting, args)])
     for line in all_deviations(setting, figures):
-        shared.say(f"deviation: {line}")
+        shared.say(f"{'deviation' if figures[0].of_paper else 'setting'}: {line}")
     if args.plan:
         _print_plan(figures, setting, args)
         return 0

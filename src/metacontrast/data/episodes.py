@@ -22,7 +22,7 @@ from metacontrast.types import Episode
 
 Labels = Literal["fresh", "bound", "bound-uneven", "bound-tuples"]
 
-_DRAW, _RELABEL, _ORDER, AUGMENT, _SIZE = range(5)
+_DRAW, _RELABEL, _ORDER, AUGMENT, _SIZE, REGRESSION = range(6)
 """Purposes of random numbers; each has a stream of its own."""
 
 

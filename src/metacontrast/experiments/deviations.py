@@ -104,14 +104,14 @@ DEVIATIONS = (
 def deviations(protocol: str, figure: FigureSpec, curves: Sequence[Curve]) -> list[str]:
     """List the deviations that concern one figure's curves, in words."""
     if not curves:
-        return []
+        return [*figure.deviations]
     if all(curve.config.dataset == "glyphs" for curve in curves):
         return [
             "2 updates on tiny networks and embedded glyphs, 2 seeds: the verdicts mean nothing",
             *figure.deviations,
         ]
     found = []
-    for each in DEVIATIONS:
+    for each in DEVIATIONS if figure.of_paper else ():
         text = each.from_paper if protocol == "paper" else each.from_authors
         if text is not None and any(map(each.concerns, curves)):
             found.append(f"{each.item}: {text}")

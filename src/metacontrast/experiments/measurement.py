@@ -17,6 +17,7 @@ from torch import Tensor
 
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.data.images import ClassImages
+from metacontrast.diagnostics.gradient import cyclic_orders, label_order_accuracy, spread
 from metacontrast.diagnostics.task_view import MAPS, contrasts, similarity_maps
 from metacontrast.experiments.setting import STAGE_TASKS, MeasurementPlan
 from metacontrast.experiments.spec import (
@@ -25,8 +26,10 @@ from metacontrast.experiments.spec import (
     Curve,
     Endpoint,
     Measurement,
+    Number,
     Quantity,
     Similarity,
+    Solved,
     TaskKind,
     When,
 )
@@ -40,6 +43,12 @@ from metacontrast.types import Inner
 TEST_SEED = 2022
 NEAREST_MEAN = "nearest-mean"
 """The baseline without adaptation, as records name it."""
+LABEL_ORDER, ORDERED_TASKS = "label order", 100
+"""What the order of labels moves the accuracy by, as records name it, and on how many tasks at most."""
+CORE_SECONDS = "core-seconds"
+"""The time of a core that an update takes, as records name it."""
+UNCOUNTED = frozenset({LABEL_ORDER, CORE_SECONDS, *MAPS})
+"""Quantities of which there are no correct answers to count."""
 _FIRST, _BACKSLASH = ord("0"), ord("\\")
 
 
@@ -50,16 +59,29 @@ def measured_names(plan: MeasurementPlan, update: int) -> set[str]:
     bounds = (False, True) if plan.also_bound else (False,)
     steps = plan.steps_at(update)
     names = {str(Accuracy(head, step, bound)) for bound in bounds for head in plan.heads for step in steps}
-    return names | {NEAREST_MEAN}
+    names |= {str(Solved(solver)) for solver in plan.solvers_at(update)}
+    if plan.selects and update == plan.end:
+        names |= {f"selected {name}" for name in names} | {LABEL_ORDER, CORE_SECONDS}
+    return names
 
 
 def measure(
-    run: TrainedRun, plan: MeasurementPlan, train_images: ClassImages, test_images: ClassImages, resources: Resources
+    run: TrainedRun,
+    plan: MeasurementPlan,
+    train_images: ClassImages,
+    test_images: ClassImages,
+    resources: Resources,
+    update: int | None = None,
 ) -> Record:
-    """Measure a kept model: values by name, number of tasks, and the correct queries of every task."""
+    """Measure a kept model: values by name, number of tasks, and the correct queries of every task.
+
+    Args:
+        update: number of updates whose measurements are due; None is the number that the run has.
+    """
     if plan.what == "similarity":
         return {"tasks": 1} | _similarity(run, train_images)
-    evaluation = Evaluation(plan.steps_at(run.updates), plan.heads, plan.tasks_at(run.updates))
+    at = run.updates if update is None else update
+    evaluation = Evaluation(plan.steps_at(at), plan.heads, plan.tasks_at(at), plan.solvers_at(at))
     inner = run.config.inner()
     inner = inner if plan.scope is None else replace(inner, scope=plan.scope)
     sampler = common_tasks(run, test_images)
@@ -68,8 +90,30 @@ def measure(
         bound_tasks = replace(sampler, labels=run.config.labels)
         bound = count_correct(run, bound_tasks, inner, evaluation, resources, is_bound=True)
         for kind in ("values", "correct"):
-            found[kind] |= {name: value for name, value in bound[kind].items() if name != NEAREST_MEAN}
+            found[kind] |= {name: value for name, value in bound[kind].items() if name.startswith("bound")}
     return found
+
+
+def with_selected(record: Record, selected: Record, order: float, core_seconds: float) -> Record:
+    """Join the record of a run's end with that of the model that validation chose.
+
+    Args:
+        order: what the order of labels moves its accuracy by.
+        core_seconds: the time of an update.
+    """
+    for kind in ("values", "correct"):
+        record[kind] |= {f"selected {name}": value for name, value in selected[kind].items()}
+    record["values"] |= {LABEL_ORDER: round(order, 5), CORE_SECONDS: round(core_seconds, 5)}
+    return record
+
+
+def label_order_spread(run: TrainedRun, test_images: ClassImages, tasks: int, resources: Resources) -> float:
+    """Return best minus worst accuracy over cyclic orders of a test task's labels, mean over tasks."""
+    model, params = run.model.to(resources.device), run.params_on(resources.device)
+    episodes = common_tasks(run, test_images).batch(range(tasks))
+    orders = cyclic_orders(run.config.ways)
+    found = label_order_accuracy(model, params, episodes, run.config.inner(), orders, resources.executor)
+    return spread(found)
 
 
 def common_tasks(run: TrainedRun, images: ClassImages) -> EpisodeSampler:
@@ -89,7 +133,8 @@ def count_correct(
     model, params = run.model.to(resources.device), run.params_on(resources.device)
     scores = evaluate_tasks(model, params, tasks, inner, evaluation, resources.executor)
     steps = sorted(set(evaluation.steps))
-    names = [*(str(Accuracy(head, step, is_bound)) for head in evaluation.heads for step in steps), NEAREST_MEAN]
+    names = [str(Accuracy(head, step, is_bound)) for head in evaluation.heads for step in steps]
+    names += [str(Solved(solver)) for solver in evaluation.solvers]
     queries = tasks.ways * tasks.queries
     counts = (scores.T * queries).round().int()
     return {
@@ -111,9 +156,9 @@ def _similarity(run: TrainedRun, images: ClassImages) -> Record:
     return {"values": {name: round(value or 0.0, 5) for name, value in contrasts(maps).items()}, "maps": rounded}
 
 
-def measured_once(values: Mapping[str, float]) -> Record:
-    """Build the record of values that are computed without training or tasks."""
-    return {"update": 1, "tasks": 1, "values": dict(values)}
+def measured_once(values: Mapping[str, float], update: int = 1) -> Record:
+    """Build the record of values that are computed without images or test tasks."""
+    return {"update": update, "tasks": 1, "values": dict(values)}
 
 
 def within_class(record: Record) -> dict[str, float]:
@@ -181,6 +226,19 @@ class Table:
             seed: {update: record["values"][name] for update, record in by_update.items() if name in record["values"]}
             for seed, by_update in self._records.get((kind, curve), {}).items()
         }
+
+    def means(self, kind: TaskKind, curve: str, quantity: Quantity) -> dict[int, float]:
+        """Return the mean over seeds of the quantity by update, where it was measured."""
+        found: dict[int, list[float]] = {}
+        for values in self.values(kind, curve, quantity).values():
+            for update, value in values.items():
+                found.setdefault(update, []).append(value)
+        return {update: fmean(values) for update, values in sorted(found.items())}
+
+    def core_seconds(self, kind: TaskKind, curve: str) -> float | None:
+        """Return what an update takes of a core, mean over seeds, as last measured; None where it was not."""
+        found = self.means(kind, curve, Number(CORE_SECONDS))
+        return found[max(found)] if found else None
 
     def planned(self, kind: TaskKind, curve: str) -> int:
         """Return how many seeds of the curve were planned."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+from metacontrast.experiments import budgets
 from metacontrast.experiments.authors import FULL_UPDATES, is_same_test, source
 from metacontrast.experiments.deviations import deviations
 from metacontrast.experiments.figure_records import FigureRecords
@@ -80,12 +81,13 @@ def write_page(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[V
         *(f"![{spec.title}: {path.stem}]({path.name})" for path in pictures),
         "## What we found",
         _finding(verdicts),
-        _markdown(_CLAIMS_HEAD, [_claim_row(each) for each in verdicts]),
+        _beside_authors(spec, _CLAIMS_HEAD, [_claim_row(each) for each in verdicts]),
+        *_budgets(spec, records, table),
         *_folded("Every comparison, and how it is judged", _comparisons(spec, verdicts, table)),
         *_folded("Accuracies at every step, beside the authors'", _numbers(spec, records, table)),
         *_folded("What is wrong with the published figure", _bullets(spec.faults)),
         *_folded(
-            "How this differs from the authors' experiments",
+            "How this differs from the authors' experiments" if spec.of_paper else "How it was done",
             _bullets(deviations(records.settings[0].protocol, spec, [*table.curves.values()])),
         ),
         *_folded("Command, versions and hardware", _origin(spec, records)),
@@ -174,7 +176,7 @@ def verdicts_text(spec: FigureSpec, verdicts: Sequence[Verdict]) -> str:
 
 def _paper_figures(spec: FigureSpec) -> str:
     if not spec.paper_figures:
-        return f"Figure: {_numbers_of(spec)}"
+        return f"Figure: {_numbers_of(spec)}" if spec.of_paper else "Not in the paper"
     return f"Figure{'s' * (len(spec.paper_figures) > 1)} {' and '.join(map(str, spec.paper_figures))} of the paper"
 
 
@@ -217,7 +219,8 @@ def _comparisons(spec: FigureSpec, verdicts: Sequence[Verdict], table: Table) ->
         why = f" *Why: {verdict.reason}.*" if verdict.reason else ""
         parts.append(f"**{verdict.outcome}**: {verdict.claim.text}{why}")
         if verdict.judged:
-            parts.append(_markdown(_COMPARISONS_HEAD, [comparison_row(each, table) for each in verdict.judged]))
+            rows = [comparison_row(each, table) for each in verdict.judged]
+            parts.append(_beside_authors(spec, _COMPARISONS_HEAD, rows))
     if any(each.comparison.kind in FULL_UPDATES for verdict in verdicts for each in verdict.judged):
         parts.append(_AUTHORS)
     return parts
@@ -227,6 +230,27 @@ _AUTHORS = (
     "*The authors' models*: the checkpoints that they released, measured here on the common test tasks, on another "
     "copy of the images, on which accuracies are two to three points lower than published. Their models, our "
     "measurement."
+)
+
+
+def _budgets(spec: FigureSpec, records: FigureRecords, table: Table) -> list[str]:
+    """Accuracies at one budget, and whether the order of the ways of training depends on how they answer."""
+    if spec.plot != "costs":
+        return []
+    parts = [_BUDGETS]
+    for panel in panels_of(spec, records.settings, table):
+        curves = curves_of(panel, table)
+        parts += [f"**{panel.title}**", _markdown(budgets.HEAD, budgets.budget_rows(curves, table))]
+        if correlations := budgets.rank_correlations(curves, table):
+            parts.append(_markdown(("answers", "and", "rank correlation"), correlations))
+    return parts
+
+
+_BUDGETS = (
+    "Accuracy in per cent, mean over seeds, on the common test tasks. Every way of training saw as many images; the "
+    "columns are ways to answer with the model that was best on the validation tasks. The last column is the last "
+    "model whose training took as much of a core as the cheapest way took in all. Below, Spearman's rank correlation "
+    "of the ways of training between two ways to answer: near 1 the order does not depend on how features are used."
 )
 
 
@@ -316,6 +340,11 @@ def _folded(title: str, parts: Sequence[str]) -> list[str]:
 
 def _bullets(items: Sequence[str]) -> list[str]:
     return ["\n".join(f"- {item}" for item in items)] if items else []
+
+
+def _beside_authors(spec: FigureSpec, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Build a table whose columns for the authors' numbers are left out where the authors have no such figure."""
+    return _markdown(head, rows) if spec.of_paper else _without_empty_columns(head, rows)
 
 
 def _without_empty_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -16,7 +16,7 @@ from metacontrast.experiments.measurement import Table
 from metacontrast.experiments.setting import Setting
 from metacontrast.experiments.spec import Curve, FigureSpec, Panel, Quantity
 from metacontrast.plots import save_figure
-from metacontrast.plots.curves import Look, MeanCurve, SideBySide, draw_side_by_side
+from metacontrast.plots.curves import Look, MeanCurve, SideBySide, draw_costs, draw_side_by_side
 from metacontrast.plots.images import Moment, draw_heatmaps
 
 
@@ -27,6 +27,8 @@ def draw(folder: Path, spec: FigureSpec, records: FigureRecords, table: Table) -
             return _draw_similarities(folder, spec, records, table)
         case "illustration":
             return _draw_illustration(folder, spec, records)
+        case "costs":
+            return _draw_costs(folder, spec, records, table)
         case _:
             return _draw_curves(folder, spec, records, table)
 
@@ -42,6 +44,16 @@ def _draw_curves(folder: Path, spec: FigureSpec, records: FigureRecords, table: 
         )
         for data, panels in by_data.items()
     ]
+
+
+def _draw_costs(folder: Path, spec: FigureSpec, records: FigureRecords, table: Table) -> list[Path]:
+    """Draw accuracy against core-time, in one picture; curves whose time is not known are left out."""
+    panels = []
+    for panel in panels_of(spec, records.settings, table):
+        lines = [(_here(line, table), table.core_seconds(panel.kind, line.curve.name)) for line in _lines(panel, table)]
+        curves = [replace(curve, updates=[s * u for u in curve.updates]) for curve, s in lines if s]
+        panels += [(panel.title, curves)] if curves else []
+    return [save_figure(draw_costs(panels), folder / f"{spec.name}.png")] if panels else []
 
 
 def panels_of(spec: FigureSpec, settings: Sequence[Setting], table: Table) -> list[Panel]:

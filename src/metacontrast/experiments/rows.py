@@ -13,7 +13,7 @@ from metacontrast.experiments.authors import (
     in_points,
     is_same_test,
 )
-from metacontrast.experiments.measurement import NEAREST_MEAN, Table
+from metacontrast.experiments.measurement import CORE_SECONDS, LABEL_ORDER, NEAREST_MEAN, Table
 from metacontrast.experiments.pictures import curves_of
 from metacontrast.experiments.spec import (
     Accuracy,
@@ -75,7 +75,7 @@ def steps_head(curves: Sequence[Curve], table: Table) -> list[str]:
     for curve in curves:
         update, _ = table.last(curve.kind, curve.name, Number(NEAREST_MEAN))
         names |= dict.fromkeys(table.names(curve.kind, curve.name, update))
-    return list(names)
+    return [name for name in names if name not in (LABEL_ORDER, CORE_SECONDS) and not name.startswith("selected")]
 
 
 def steps_row(curve: Curve, names: Sequence[str], table: Table) -> Sequence[str]:
@@ -205,7 +205,7 @@ def describe_interval(judged: Judged) -> str:
     if judged.levels is not None:
         bounds = f"{_ratio(mean)} to {_ratio(judged.upper.mean)} times [{_ratio(low)}, {_ratio(high)}]{level}"
         return f"{bounds}, {_to_levels(*judged.levels)}"
-    if not isinstance(comparison.plus[0].quantity, Accuracy):
+    if not comparison.plus[0].quantity.is_accuracy:
         goal = f" (claim: within {comparison.margin:g})" if comparison.measure == "equal" else ""
         return _minus(f"{_rounded(mean, 3):+.3f} ± {half:.3f}{level}{goal}")
     margin = f"{100 * comparison.margin:g}"

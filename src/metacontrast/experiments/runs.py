@@ -7,26 +7,37 @@ there is not done again. A lock says that a run is being worked on; it falls wit
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, lru_cache
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from metacontrast.data.catalog import dataset_files, load_evaluation_split
 from metacontrast.data.decode import ReadOptions
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
-from metacontrast.experiments.measurement import measure, measured_names
+from metacontrast.experiments.measurement import (
+    ORDERED_TASKS,
+    UNCOUNTED,
+    label_order_spread,
+    measure,
+    measured_names,
+    with_selected,
+)
 from metacontrast.experiments.runners import RunContext, RunStatus
 from metacontrast.experiments.setting import MeasurementPlan, Setting
 from metacontrast.experiments.spec import Curve, FigureSpec
 from metacontrast.files import exclusive, write_text
+from metacontrast.model.head import BUILT_HEADS
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import Record, read_records
-from metacontrast.training.run import load_model_copy, model_copy, open_run
+from metacontrast.training.run import BEST, load_model_copy, load_run, model_copy, open_run
 from metacontrast.training.step import Resources
-from metacontrast.training.train_run import train_run
+from metacontrast.training.train import update_tasks
+from metacontrast.training.train_run import initial_state, outer_step, train_run
 
 MEASURED_FILE = "measured.jsonl"
 
@@ -76,10 +87,9 @@ class PlannedRun:
     def _suffices(self, update: int, record: Record | None) -> bool:
         if record is None:
             return False
-        is_similarity = self.plan.what == "similarity"
-        found = record.get("values" if is_similarity else "correct", {})
-        tasks = 1 if is_similarity else self.plan.tasks_at(update)
-        return measured_names(self.plan, update) <= set(found) and record["tasks"] >= tasks
+        found = {*record.get("correct", {}), *(UNCOUNTED & set(record["values"]))}
+        tasks = 1 if self.plan.what == "similarity" else self.plan.tasks_at(update)
+        return measured_names(self.plan, update) <= found and record["tasks"] >= tasks
 
     def measured(self, root: Path) -> dict[int, Record]:
         """Read what has been measured, by update."""
@@ -95,15 +105,26 @@ class PlannedRun:
         """Train and measure what is missing."""
         folder = self.folder(context.runs)
         with exclusive(context.runs / f".{folder.name}.lock", f"another process works on {folder}: wait for it"):
-            images, resources = _images(self, context.data_root), Resources(context.device)
-            train_images, test_images = (each.to(context.device) for each in images)
+            (*images, tested), resources = _images(self, context.data_root), Resources(context.device)
+            seen = images[0].to(context.device), tested.to(context.device)
             for update in self.missing(context.runs):
-                if not _train_to(self, update, folder, images, resources, should_stop):
+                if not _train_to(self, update, folder, (images[0], images[1]), resources, should_stop):
                     return RunStatus.STOPPED
-                model = load_model_copy(folder, update)
-                record = measure(model, self.plan, train_images, test_images, resources)
+                record = measure(load_model_copy(folder, update), self.plan, *seen, resources)
+                if self.plan.selects and update == self.plan.end:
+                    record = self._with_selected(record, folder, seen, resources)
                 self.note(context.runs, {"update": update, **record})
         return RunStatus.COMPLETE
+
+    def _with_selected(
+        self, record: Record, folder: Path, seen: tuple[ClassImages, ClassImages], resources: Resources
+    ) -> Record:
+        """Join the record of the end with that of the chosen model."""
+        best, end = load_run(folder / BEST), self.plan.end
+        tasks = min(ORDERED_TASKS, self.plan.tasks_at(end))
+        selected = measure(best, self.plan, *seen, resources, end)
+        order = label_order_spread(best, seen[1], tasks, resources)
+        return with_selected(record, selected, order, core_seconds(self.config, seen[0], resources))
 
 
 _BOOKKEEPING = {f.name for f in fields(TrainConfig) if f.name.startswith("eval_") or f.name.endswith("_every")}
@@ -119,8 +140,10 @@ def not_default(value: Any) -> dict[str, Any]:
 
 @cache
 def run_key(config: TrainConfig, train_split: str) -> str:
-    """Compute the digest of what decides a run except its length."""
+    """Compute the digest of what decides a run except its length, on which only some methods depend."""
     deciding = {_KEY_NAMES.get(name, name): v for name, v in not_default(config).items() if name not in _BOOKKEEPING}
+    if config.follows_length:
+        deciding["updates"] = config.updates
     text = json.dumps(deciding | {"train_split": train_split}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
@@ -173,16 +196,41 @@ def _train_to(
     """Train up to `update` and keep a copy of the model there; False when stopped on the way."""
     if model_copy(folder, update).exists():
         return True
-    config = replace(run.config, updates=update, keep_every=update)
+    end = run.config.updates if run.config.follows_length else update
+    config, seen = replace(run.config, updates=end, keep_every=update), [0]
     with open_run(folder, config, images, resources.device, resume=True) as opened:
-        return train_run(config, opened, *images, resources, should_stop=should_stop) == "finished"
+        status = train_run(
+            config,
+            opened,
+            *images,
+            resources,
+            on_record=lambda record: seen.append(record["update"]),
+            should_stop=lambda: should_stop() or seen[-1] >= update,
+        )
+    return status == "finished" or seen[-1] >= update
 
 
-def _images(run: PlannedRun, data_root: Path | None) -> tuple[ClassImages, ClassImages]:
+_TIMED = 7
+
+
+def core_seconds(config: TrainConfig, images: ClassImages, resources: Resources) -> float:
+    """Measure the processor time of an update in this process: the median of a few, after one that warms up."""
+    model, tasks = config.model(images.shape).to(resources.device), config.training_tasks(images)
+    state = initial_state(config, model, resources.device, len(images))
+    step, taken = outer_step(config, model, resources), []
+    for update in range(_TIMED + 1):
+        started = time.process_time()
+        step(state, tasks.batch(update_tasks(update, config.meta_batch)))
+        taken.append(time.process_time() - started)
+    return median(taken[1:])
+
+
+def _images(run: PlannedRun, data_root: Path | None) -> tuple[ClassImages, ClassImages, ClassImages]:
+    """Load what is trained on, what training is evaluated on, and what is measured on."""
     options = run.config.read_options()
-    splits = (run.train_split, run.config.eval_split)
-    first, second = (load_split(run.config.dataset, split, data_root, options) for split in splits)
-    return first, second
+    splits = (run.train_split, run.config.eval_split, "test")
+    first, second, third = (load_split(run.config.dataset, split, data_root, options) for split in splits)
+    return first, second, third
 
 
 @lru_cache(maxsize=8)
@@ -216,7 +264,7 @@ def estimate_seconds(run: PlannedRun) -> float:
 
 def _training_passes(config: TrainConfig) -> float:
     """Count the cost of one training task in forward passes of one image."""
-    support = 0 if config.method == "contrastive" else config.inner_steps
+    support = 0 if config.method == "contrastive" else max(config.inner_steps, int(config.head in BUILT_HEADS))
     images = config.ways * (support * config.shots + config.queries)
     return _BACKWARD * images * (_SECOND_ORDER if config.order == "second" else 1.0)
 

@@ -14,6 +14,7 @@ from metacontrast.errors import InputError
 from metacontrast.experiments.statistics import FEWEST_SEEDS
 from metacontrast.fields import check_fields
 from metacontrast.model.head import TestHead
+from metacontrast.model.solvers import Solver
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.recipes import recipe
 from metacontrast.types import Scope
@@ -43,6 +44,8 @@ class MeasurementPlan:
         heads: what the inner loop starts from.
         scope: what the inner loop moves at test; none: what it moved at training.
         also_bound: test also on tasks whose labels are bound as in training, which is a fault of the authors' code.
+        solvers: what else classifies the un-adapted features at the stages.
+        selects: measure also, at the end, the model that was best on the validation tasks, and the time of an update.
         what: `accuracy` on test tasks, or the `similarity` of the features of the one task that is trained on.
     """
 
@@ -54,6 +57,8 @@ class MeasurementPlan:
     heads: tuple[TestHead, ...] = ("zeroed",)
     scope: Scope | None = None
     also_bound: bool = False
+    solvers: tuple[Solver, ...] = ()
+    selects: bool = False
     what: Literal["accuracy", "similarity"] = "accuracy"
 
     __post_init__ = check_fields
@@ -70,6 +75,10 @@ class MeasurementPlan:
     def steps_at(self, update: int) -> tuple[int, ...]:
         """Return the inner steps at test after `update` outer updates."""
         return self.stage_steps if self.is_stage(update) else self.steps
+
+    def solvers_at(self, update: int) -> tuple[Solver, ...]:
+        """What classifies the un-adapted features after `update` outer updates, the nearest class mean first."""
+        return ("nearest-mean", *self.solvers) if self.is_stage(update) else ("nearest-mean",)
 
     def tasks_at(self, update: int) -> int:
         """Return the number of test tasks after `update` outer updates."""

@@ -6,13 +6,14 @@ measured. Nothing is parsed from the text of a page.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from matplotlib.figure import Figure
 
 from metacontrast.experiments.setting import MeasurementPlan, Setting
 from metacontrast.fields import check_fields
 from metacontrast.model.head import TestHead
+from metacontrast.model.solvers import Solver
 from metacontrast.plots.curves import Look
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import Record
@@ -22,7 +23,7 @@ EARLY = 5
 """The first fifth of training is early."""
 Speaks = Literal["early", "end", "throughout"]
 Measure = Literal["higher", "equal", "faster"]
-PlotKind = Literal["curves", "heatmaps", "illustration"]
+PlotKind = Literal["curves", "heatmaps", "illustration", "costs"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ class TaskKind:
 class Quantity:
     """A quantity that is measured of a model; as text it is its name in the records."""
 
+    is_accuracy: ClassVar[bool] = False
+    """Whether it is a share of correct answers, whose differences are points."""
+
     def key(self, config: TrainConfig) -> str:
         """Return the name in the records of a run."""
         return str(self)
@@ -66,16 +70,20 @@ class Accuracy(Quantity):
         head: what the inner loop starts from.
         steps: its length; None is as many steps as in training.
         is_bound: whether the labels of the test tasks are bound to classes as in training.
+        is_selected: of the model of the run that was best on the validation tasks, not of the last one.
     """
 
     head: TestHead
     steps: int | None
     is_bound: bool = False
+    is_selected: bool = False
 
     __post_init__ = check_fields
+    is_accuracy: ClassVar[bool] = True
 
     def __str__(self) -> str:
-        return f"{'bound ' if self.is_bound else ''}{self.head}/{'own' if self.steps is None else self.steps}"
+        which = "selected " * self.is_selected + "bound " * self.is_bound
+        return f"{which}{self.head}/{'own' if self.steps is None else self.steps}"
 
     def key(self, config: TrainConfig) -> str:
         """Return the name in the records of a run."""
@@ -93,11 +101,30 @@ class Accuracy(Quantity):
 
 
 @dataclass(frozen=True)
+class Solved(Quantity):
+    """The accuracy of a solver on the un-adapted features.
+
+    Args:
+        solver: see `metacontrast.model.solvers`.
+        is_selected: as for `Accuracy`.
+    """
+
+    solver: Solver
+    is_selected: bool = False
+
+    __post_init__ = check_fields
+    is_accuracy: ClassVar[bool] = True
+
+    def __str__(self) -> str:
+        return "selected " * self.is_selected + self.solver
+
+
+@dataclass(frozen=True)
 class Similarity(Quantity):
     """Similarity of features: their contrast, or the mean within a class.
 
     Args:
-        pair: of sets of features, as in `diagnostics.similarity.MAPS`.
+        pair: of sets of features, as in `diagnostics.task_view.MAPS`.
         is_within_class: the latter.
     """
 
@@ -168,8 +195,9 @@ class Curve:
         return {seed: self.config_of(seed) for seed in self.seeds}
 
     def config_of(self, seed: int) -> TrainConfig:
-        """Return the full-length training of a seed."""
-        return replace(self.config, updates=self.plan.end, seed=seed)
+        """Return the full-length training of a seed; one that depends on its length has the configuration's own."""
+        updates = self.config.updates if self.config.follows_length else self.plan.end
+        return replace(self.config, updates=updates, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -298,13 +326,14 @@ class FigureSpec:
         name: as the command line takes it.
         title: of its page.
         question: what it answers.
-        paper_figures: their numbers; none where it is only among the authors' data.
+        paper_figures: their numbers; none where it is only among the authors' data, or of other papers.
         claims, curves, panels: as functions of the setting; an illustration has claims alone.
         plot: how it is drawn.
         compute: the measurements of an illustration, which trains nothing; one of them holds what is `drawn`.
         draw: the picture of an illustration.
         faults: what is wrong with the published figure, and how it is done here.
         deviations: what differs from the chosen protocol, beyond what holds for all figures.
+        of_paper: whether the paper, or its authors' data, has it; `all` is the figures that it has.
     """
 
     name: str
@@ -319,6 +348,7 @@ class FigureSpec:
     draw: Callable[[Record], Figure] | None = None
     faults: tuple[str, ...] = ()
     deviations: tuple[str, ...] = ()
+    of_paper: bool = True
 
     __post_init__ = check_fields
 

@@ -14,6 +14,7 @@ import torch
 from metacontrast.fields import check_fields
 from metacontrast.maml.engine import TaskGradient
 from metacontrast.maml.inner import learned_rates
+from metacontrast.maml.outer import loss_gradient
 from metacontrast.methods.batches import base_classifier, supcon, supervised
 from metacontrast.methods.contrastive import contrastive
 from metacontrast.methods.first_order import imaml, proximal, reptile
@@ -29,6 +30,7 @@ __all__ = [
     "base_classifier",
     "contrastive",
     "imaml",
+    "loss_gradient",
     "proximal",
     "rates_and_norms",
     "reptile",

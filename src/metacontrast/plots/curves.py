@@ -1,6 +1,6 @@
 """Curves against outer updates: accuracy, other scalars across checkpoints, and our means beside the authors'."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 
@@ -67,19 +67,24 @@ def draw_checkpoints(updates: Sequence[int], panels: Mapping[str, Series], title
 
     Args:
         updates: outer updates behind each model.
-        panels: by axis label, curves by legend label; a single curve has no legend, a value None leaves a gap.
+        panels: by axis label, curves by legend label; a single curve has no legend, a value None leaves a gap. Panels
+            with the same curves have one legend, below them. Later curves are thinner, to be seen on earlier ones.
     """
     figure = new_figure(5.8, 2.5)
+    is_shared = len(panels) > 1 and len({tuple(curves) for curves in panels.values()}) == 1
     colors = [COLORS[name] for name in ("blue", "orange", "green", "red")]
     for axes, (label, curves) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        for color, (name, values) in zip(colors, curves.items(), strict=False):
+        for above, color, (name, values) in zip(reversed(range(len(curves))), colors, curves.items(), strict=False):
             numbers = [float("nan") if value is None else value for value in values]
-            tidy(axes).plot(updates, numbers, "o-", color=color, markersize=3.5, linewidth=1.4, label=name)
+            wide = 1.4 + 1.2 * above
+            tidy(axes).plot(updates, numbers, "o-", color=color, markersize=2.1 + wide, linewidth=wide, label=name)
         axes.set_title(label, fontsize=9)
         drawn = [value for values in curves.values() for value in values if value is not None]
         axes.set(xlabel="outer updates", ylim=(1.1 * min(0.0, *drawn), 1.1 * max(0.0, *drawn) or 1.0))
-        if len(curves) > 1:
+        if len(curves) > 1 and not is_shared:
             axes.legend(frameon=False, fontsize=7.5)
+        elif len(curves) > 1 and axes is figure.axes[0]:
+            figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=7.5)
     figure.suptitle(title, fontsize=10)
     return figure
 
@@ -103,11 +108,15 @@ class Look:
 
 @dataclass(frozen=True)
 class MeanCurve:
-    """The mean over seeds of an accuracy between 0 and 1, with its standard deviation over seeds."""
+    """The mean over seeds of an accuracy between 0 and 1, with its standard deviation over seeds.
+
+    Args:
+        updates: or what else it is drawn against.
+    """
 
     label: str
     look: Look
-    updates: Sequence[int]
+    updates: Sequence[int | float]
     mean: Sequence[float]
     std: Sequence[float]
 
@@ -146,7 +155,8 @@ def draw_side_by_side(rows: Sequence[SideBySide]) -> Figure:
     """
     figure = new_figure(6.4, 0.75 + 2.35 * len(rows))
     panels = figure.subplots(len(rows), 2, squeeze=False)
-    at_ends = len(_looks(rows)) > _MOST_IN_LEGEND and all(map(_has_room, rows))
+    looks = _looks(curve for row in rows for curve in row.here)
+    at_ends = len(looks) > _MOST_IN_LEGEND and all(map(_has_room, rows))
     for row, (left, right) in zip(rows, panels, strict=True):
         shown = [(axes, curves) for axes, curves in ((left, row.here), (right, row.authors)) if curves]
         for axes, curves in shown:
@@ -162,23 +172,40 @@ def draw_side_by_side(rows: Sequence[SideBySide]) -> Figure:
             right.text(0.5, 0.5, "no numbers of the authors", ha="center", fontsize=8, color=COLORS["grey"])
             right.set_axis_off()
     if not at_ends:
-        looks = _looks(rows)
-        lines = [Line2D([], [], label=label, markersize=4, **_line(look)) for label, look in looks.items()]
-        columns = 3 if max(map(len, looks)) > 16 else 4
-        figure.legend(handles=lines, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
+        _add_legend(figure, looks)
     return figure
 
 
-def _looks(rows: Sequence[SideBySide]) -> dict[str, Look]:
+def draw_costs(panels: Sequence[tuple[str, Sequence[MeanCurve]]]) -> Figure:
+    """Draw accuracy against core-seconds, a panel for each kind of tasks, two in a row."""
+    rows = -(-len(panels) // 2)
+    figure = new_figure(6.8, 1.0 + 2.5 * rows)
+    every = figure.subplots(rows, 2, squeeze=False).flat
+    for axes, (title, curves) in zip(every, panels, strict=False):
+        _draw_curves(axes, curves, against="core-seconds of training (log scale)")
+        axes.set_title(title, fontsize=8, loc="left")
+        axes.set_ylabel("test accuracy (%)", fontsize=8)
+    for axes in list(every)[len(panels) :]:
+        axes.set_axis_off()
+    _add_legend(figure, _looks(curve for _, curves in panels for curve in curves))
+    return figure
+
+
+def _looks(curves: Iterable[MeanCurve]) -> dict[str, Look]:
     """Map the name of every curve to how its first line is drawn."""
     looks: dict[str, Look] = {}
-    for row in rows:
-        for curve in row.here:
-            looks.setdefault(curve.label, curve.look)
+    for curve in curves:
+        looks.setdefault(curve.label, curve.look)
     return looks
 
 
-def _updates(row: SideBySide) -> tuple[int, int, int]:
+def _add_legend(figure: Figure, looks: Mapping[str, Look]) -> None:
+    lines = [Line2D([], [], label=label, markersize=4, **_line(look)) for label, look in looks.items()]
+    columns = 3 if max(map(len, looks)) > 16 else 4
+    figure.legend(handles=lines, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
+
+
+def _updates(row: SideBySide) -> tuple[int | float, ...]:
     """Return the first update of all curves, the last of ours, and the last of all."""
     ours = [update for curve in row.here for update in curve.updates if update > 0]
     both = [*ours, *(update for curve in row.authors for update in curve.updates if update > 0)]
@@ -218,7 +245,9 @@ def _name_ends(axes: Axes, curves: Sequence[MeanCurve]) -> None:
         axes.annotate(curve.label, (end, at), (12, 0), **place)
 
 
-def _draw_curves(axes: Axes, curves: Sequence[MeanCurve], band: float | None) -> None:
+def _draw_curves(
+    axes: Axes, curves: Sequence[MeanCurve], band: float | None = None, against: str = "outer updates (log scale)"
+) -> None:
     tidy(axes)
     if band is not None:
         axes.axhspan(-band, band, color=COLORS["grey"], alpha=0.15, linewidth=0)
@@ -229,7 +258,7 @@ def _draw_curves(axes: Axes, curves: Sequence[MeanCurve], band: float | None) ->
         axes.plot(updates, mean, **_line(curve.look), markersize=3 if len(mean) < 12 else 0)
         low, high = ([100 * (m + sign * s) for _, m, s in points] for sign in (-1, 1))
         axes.fill_between(updates, low, high, color=COLORS[curve.look.color], alpha=0.15, linewidth=0)
-    axes.set_xlabel("outer updates (log scale)", fontsize=8)
+    axes.set_xlabel(against, fontsize=8)
     axes.tick_params(labelsize=8)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))

@@ -256,7 +256,8 @@ def _check_method(config: TrainConfig) -> None:
             f"method={config.method} has an inner loop of which the theory does not speak: leave out {needs_theory}"
         )
     needs_theory = "method=contrastive" if config.method == "contrastive" else needs_theory
-    if needs_theory and (config.inner_loss != "cross_entropy" or config.inner_steps < 1):
+    is_still = config.inner_steps < 1 and config.head not in BUILT_HEADS
+    if needs_theory and (config.inner_loss != "cross_entropy" or is_still):
         raise InputError(f"{needs_theory} needs --inner-loss cross_entropy and --inner-steps 1 or more")
 
 

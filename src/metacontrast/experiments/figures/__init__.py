@@ -3,11 +3,13 @@
 from metacontrast.errors import InputError, did_you_mean
 from metacontrast.experiments.figures import (
     channel_memorization,
+    family,
     feature_similarity,
     first_and_second_order,
     illustrations,
     initialization_and_zeroing,
     inner_steps,
+    linear_representations,
     reformulation,
     unpublished,
     zeroing_at_test,
@@ -29,14 +31,16 @@ FIGURES: dict[str, FigureSpec] = {
         unpublished.TWENTY_FIVE_SHOTS,
         illustrations.COMPARING_FEATURES,
         illustrations.CROWDED_DIRECTIONS,
+        family.SPEC,
+        linear_representations.SPEC,
     )
 }
 
 
 def find_figures(name: str) -> list[FigureSpec]:
-    """Return the figure of that name, or `all` of them."""
+    """Return the figure of that name, or `all` that the paper has."""
     if name == "all":
-        return list(FIGURES.values())
+        return [figure for figure in FIGURES.values() if figure.of_paper]
     if name not in FIGURES:
         known = ", ".join(FIGURES)
         raise InputError(f"no figure {name!r}: {did_you_mean(name, ('all', *FIGURES))}there are all, {known}")

@@ -87,7 +87,7 @@ COMPARING_FEATURES = FigureSpec(
 
 
 _CROWDED = TaskKind("random features in the plane", "crowded along [1, 1]")
-_SEEDS, _WAYS, _SHOTS = 10, 2, 20
+_CLASSES, _SHOTS = 2, 20
 _SHARE = Number("share of the step across the crowded direction")
 
 
@@ -110,10 +110,10 @@ def _steps(seed: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Return support features, their crowded direction, and the first row's step from zero in both orders."""
     generator = torch.Generator().manual_seed(seed)
     across = torch.tensor([[0.9, 0.9], [-0.3, 0.3]], dtype=torch.float64)
-    images = _WAYS * _SHOTS
+    images = _CLASSES * _SHOTS
     support, query = (torch.randn(images, 2, generator=generator).double() @ across for _ in range(2))
-    y = torch.arange(_WAYS).repeat_interleave(_SHOTS)
-    zero = Head(torch.zeros(_WAYS, 2, dtype=torch.float64), None)
+    y = torch.arange(_CLASSES).repeat_interleave(_SHOTS)
+    zero = Head(torch.zeros(_CLASSES, 2, dtype=torch.float64), None)
     shift = torch.tensor([0.2, 0.9], dtype=torch.float64)
     task = FeatureTask(support, y, query + y[:, None] * shift, y, zero)
     rate = 0.7 / (1 - head_preconditioner(task, Inner(lr=1.0)).eigenvalues.min().item())

@@ -1,0 +1,67 @@
+"""Ways of training compared at one budget: of images, where models are chosen by validation, and of core-time.
+
+Every way sees as many images. What an update takes of a core is measured with the run, so that its accuracy can also be
+read where it has used as much time as the cheapest way had used in all. How the ways rank under one classifier of their
+features and under another is their rank correlation: near 1 training and adaptation can be chosen apart.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+from scipy.stats import rankdata
+
+from metacontrast.experiments.measurement import Table
+from metacontrast.experiments.rows import percent
+from metacontrast.experiments.spec import Accuracy, Curve, Quantity, Solved
+
+OWN = Accuracy("kept", None)
+"""As the way itself answers: from its own head, with as many inner steps as in training."""
+SELECTED = Accuracy("kept", None, is_selected=True)
+ANSWERS: dict[str, Quantity] = {
+    "its own way": SELECTED,
+    "nearest mean": Solved("nearest-mean", is_selected=True),
+    "nearest by angle": Solved("nearest-cosine", is_selected=True),
+    "ridge": Solved("ridge", is_selected=True),
+    "logistic": Solved("logistic", is_selected=True),
+    "1 step from zeros": Accuracy("zeroed", 1, is_selected=True),
+    "5 steps from zeros": Accuracy("zeroed", 5, is_selected=True),
+}
+"""How a trained encoder answers at test, by column."""
+HEAD = ("", "core-seconds an update", *ANSWERS, "its own way at equal core-time")
+
+
+def budget_rows(curves: Sequence[Curve], table: Table) -> list[Sequence[str]]:
+    """A row for each curve: accuracies in per cent of the chosen model, and of its own way at equal core-time."""
+    taken = {curve.name: table.core_seconds(curve.kind, curve.name) for curve in curves}
+    spent = [s * max(table.means(curve.kind, curve.name, OWN)) for curve in curves if (s := taken[curve.name])]
+    budget = min(spent, default=0.0)
+    return [_row(curve, taken[curve.name], budget, table) for curve in curves]
+
+
+def _row(curve: Curve, taken: float | None, budget: float, table: Table) -> Sequence[str]:
+    chosen = [table.means(curve.kind, curve.name, quantity) for quantity in ANSWERS.values()]
+    cells = [percent(values[max(values)]) if values else "—" for values in chosen]
+    own = table.means(curve.kind, curve.name, OWN)
+    reached = {update: value for update, value in own.items() if taken and update * taken <= budget * 1.000001}
+    timed = percent(reached[max(reached)]) if reached else "—"
+    return (curve.name, "—" if taken is None else f"{taken:.3g}", *cells, timed)
+
+
+def rank_correlations(curves: Sequence[Curve], table: Table) -> list[Sequence[str]]:
+    """Spearman's rank correlation of the ways of training under every two of `ANSWERS`."""
+    found = {}
+    for name, quantity in ANSWERS.items():
+        values = [table.means(curve.kind, curve.name, quantity) for curve in curves]
+        if curves and all(values):
+            found[name] = [each[max(each)] for each in values]
+    return [
+        (one, other, f"{_spearman(found[one], found[other]):+.2f}".replace("-", "−"))
+        for one, other in combinations(found, 2)
+        if len(set(found[one])) > 1 and len(set(found[other])) > 1
+    ]
+
+
+def _spearman(one: Sequence[float], other: Sequence[float]) -> float:
+    """The correlation of the ranks."""
+    return float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])
