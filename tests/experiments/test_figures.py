@@ -16,7 +16,6 @@ def figure(*words: str) -> int:
     return run(["figure", *words])
 
 
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     """All figures at smoke scale: records, pages, pictures. The runs go to the session's cache, for other tests."""
