@@ -177,7 +177,7 @@ def test_the_command_prints_rows_says_what_is_missing_and_keeps_records(one_thre
     [
         (["--cases", "z"], "'z' is not one of 'a', 'a0', 'b', 'b0', 'c'"),
         (["--orders", "third"], "'third' is not one of 'first', 'second'"),
-        (["--engines", "jax"], "'jax' is not one of 'ours', 'plain'"),
+        (["--engines", "jax"], "'jax' is not one of 'ours', 'ours-one-worker', 'plain'"),
         (["--repeats", "0"], "--repeats 0"),
         (["--peers", "/nowhere/python"], "/nowhere/python is no Python interpreter"),
     ],
