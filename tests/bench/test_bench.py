@@ -157,7 +157,17 @@ def test_the_command_prints_rows_says_what_is_missing_and_keeps_records(one_thre
     monkeypatch.setitem(CASES, "grey", GREY)
     monkeypatch.setitem(engines.PEERS, "higher", Peer("with_higher", "no_such_module_here", "higher"))
     records = tmp_path / "bench.jsonl"
-    words = ["--cases", "grey", "--orders", "first", "--repeats", "1", "--engines", "ours,ours-one-worker,higher", "--json"]
+    words = [
+        "--cases",
+        "grey",
+        "--orders",
+        "first",
+        "--repeats",
+        "1",
+        "--engines",
+        "ours,ours-one-worker,higher",
+        "--json",
+    ]
     main([*words, "--peers", sys.executable, "--records", str(records)])
     out, err = capsys.readouterr()
     rows = json.loads(out.strip().splitlines()[-1])
