@@ -55,7 +55,8 @@ def with_start(config: TrainConfig, start: str, weights: str | None = None, give
     fixed = found.fixed | _read_options(start, found.images, config)
     for name in sorted(fixed.keys() & set(given)):
         if getattr(config, name) != fixed[name]:
-            raise InputError(f"{name}={getattr(config, name)}, but {start} brings {name}={fixed[name]}: leave it out")
+            brought = "has none" if fixed[name] is None else f"brings {name}={fixed[name]}"
+            raise InputError(f"{name}={getattr(config, name)}, but {start} {brought}: leave it out")
     usual = {name: value for name, value in found.usual.items() if name not in given}
     return replace(config, start=start, weights=weights, **fixed, **usual)
 
