@@ -25,16 +25,36 @@ SMOKE = Setting("smoke")
 FEW = {name: family._METHODS[name] for name in ("maml", "maml++", "supervised")}
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def figure(root, *words):
     """Three of the methods at smoke scale, without the variants of MAML."""
-    root = tmp_path_factory.mktemp("family")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(family, "_METHODS", FEW)
         patch.setattr(family, "_STARTS", {})
         places = ("--out", str(root / "runs"), "--records", str(root / "records"), "--pages", str(root / "pages"))
-        assert run(["figure", "family", "--scale", "smoke", "--jobs", "1", *places]) == 0
+        assert run(["figure", "family", "--scale", "smoke", "--jobs", "1", *places, *words]) == 0
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("family")
+    figure(root)
     return root
+
+
+def test_the_plan_lists_the_runs_with_their_cost_and_tells_what_is_there(made, tmp_path, capsys):
+    figure(tmp_path, "--plan")
+    first, *runs = capsys.readouterr().out.splitlines()
+    assert first.startswith("family: 6 runs of its own, about ")
+    assert len(runs) == 6
+    assert all(": 2 updates, about " in each for each in runs)
+    figure(made, "--plan")
+    assert capsys.readouterr().out.count("2 updates, complete") == 6
+
+
+def test_what_is_measured_is_not_measured_again(made, capsys, monkeypatch):
+    monkeypatch.setattr("metacontrast.experiments.runs.measure", None)
+    figure(made)
+    assert "6 runs, 0 to train" in capsys.readouterr().err
 
 
 def test_every_run_has_its_chosen_model_and_its_time(made):
@@ -59,8 +79,8 @@ def end_steps(file):
 
 def test_the_page_has_both_tables_and_one_picture(made):
     page = (made / "pages" / "family.md").read_text(encoding="utf-8")
-    assert "![The family at one budget: family](family.png)" in page
-    assert "its own way at equal core-time" in page
+    assert "![All methods at one budget: family](family.png)" in page
+    assert "own head at equal core-time" in page
     assert "rank correlation" in page
     for name, _, _ in FEW.values():
         assert f"| {name} |" in page

@@ -123,7 +123,7 @@ def test_a_model_is_evaluated_on_the_command_line(method, runs, tmp_path, capsys
         words[-1] = "2"
     assert command(["evaluate", str(runs / method), *words, *heads, "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
-    assert {(row["method"], row["steps"]) for row in found} >= {("maml", 0), ("maml", 2), ("nearest-mean", 0)}
+    assert {(row["method"], row["steps"]) for row in found} >= {(method, 0), (method, 2), ("nearest-mean", 0)}
 
 
 @EVERY
@@ -227,7 +227,7 @@ def test_the_older_name_still_works(tmp_path, capsys):
         ({"method": "ridge", "inner_steps": 1}, "method=ridge cannot have inner_steps=1: add --inner-steps 0"),
         ({"method": "supcon", "relabel": True}, "method=supcon cannot have relabel=True: add --no-relabel"),
         ({"method": "supervised", "pool_size": 3}, "cannot have pool_size=3: add --pool-size none"),
-        ({"method": "maml", "penalty": 1.0}, "penalty is an option of the method imaml: add --method imaml"),
+        ({"method": "maml", "penalty": 1.0}, "penalty=1.0 is an option of the method imaml: add --method imaml"),
         ({"method": "imaml", "penalty": 0.0}, "penalty=0.0, but it must be above 0 and finite"),
         ({"method": "imaml", "cg_steps": 0}, "cg_steps=0, but it must be 1 or more"),
         ({"method": "imaml", "inner_scope": "head"}, "cannot have inner_scope=head: add --inner-scope all"),
@@ -235,6 +235,10 @@ def test_the_older_name_still_works(tmp_path, capsys):
         ({"method": "maml++", "explain_every": 2}, "the theory does not speak: leave out explain_every=2"),
         ({"method": "reptile", "head": "shared"}, "cannot have head=shared: add --head learned or zeroed"),
         ({"method": "reptiles"}, "did you mean 'reptile'"),
+        *(
+            ({"method": name, "inner_steps": 0}, "cannot have inner_steps=0: add --inner-steps 1")
+            for name in ("meta-sgd", "maml++", "reptile", "imaml")
+        ),
         ({"method": "contrastive", "inner_loss": "mean_square_error"}, "add --inner-loss cross_entropy"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from metacontrast.cli.main import run as command
 from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError
 from metacontrast.training import sources
-from metacontrast.training.config import TrainConfig
+from metacontrast.training.config import TrainConfig, with_fields
 from metacontrast.training.libraries import Built, Features
 from metacontrast.training.start import as_start_sees, with_start
 from metacontrast.training.train_run import initial_state, load_images, train_config
@@ -174,6 +175,21 @@ def test_a_learned_head_of_the_same_size_is_part_of_the_start(folder, tmp_path):
         head = initial_state(config, config.model((3, 16, 16)), "cpu").params.head
         assert (head.weight.shape == trained.params.head.weight.shape) == is_same
         assert not is_same or torch.equal(head.weight, trained.params.head.weight)
+
+
+@pytest.mark.parametrize("first", ["maml", "supcon"])
+@pytest.mark.parametrize("method", ["maml", "cosine", "ridge", "reptile"])
+def test_a_model_of_another_method_is_a_start(first, method, folder, tmp_path):
+    """Its encoder and its batch statistics; how it adapts is the method's own."""
+    base = replace(TrainConfig(encoder="conv4", filters=4, image_size=16, dataset=f"folder:{folder}"), **SMALL)
+    trained = train_config(with_fields(base, method=first, norm="inductive"), tmp_path / "first")
+    config = with_start(with_fields(base, method=method), str(tmp_path / "first"))
+    assert config.norm == "inductive"
+    own = with_fields(base, method=method)
+    assert (config.head, config.inner_steps) == (own.head, own.inner_steps)
+    state = initial_state(config, config.model((3, 16, 16)), "cpu", 4)
+    for one, other in zip(trained.params.encoder.values(), state.params.encoder.values(), strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("inside", [True, False])

@@ -94,20 +94,26 @@ def execute(args: argparse.Namespace) -> None:
     ):
         model, params = run.model.with_norm(configs[0].norm).to(resources.device), run.params_on(resources.device)
         images = images.to(resources.device)
-        rows = [
+        found = [
             evaluate(
                 model, params, replace(of_size, images=images), config.inner(), wanted, resources.executor, bar.update
             )
             for config, wanted, of_size in zip(configs, evaluations, tasks, strict=True)
         ]
+    rows = [_named(run, of_size) for of_size in found]
     shared.say(f"{args.run}: {run.updates} updates; {_sizes(configs)} tasks of {images.name}")
     if args.json:
         shared.print_json(_as_json(run, configs, rows, images, args))
         return
-    for config, found in zip(configs, rows, strict=True):
+    for config, of_size in zip(configs, rows, strict=True):
         if len(configs) > 1:
             print(f"{config.ways}-way {config.shots}-shot")
-        print(as_table(found))
+        print(as_table(of_size))
+
+
+def _named(run: TrainedRun, rows: list[Row]) -> list[Row]:
+    """Name the rows of the adapted model after the method that trained it."""
+    return [replace(row, method=run.config.method) if row.method == "maml" else row for row in rows]
 
 
 def _sizes(configs: list[TrainConfig]) -> str:

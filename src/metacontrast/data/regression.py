@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from metacontrast.data.episodes import REGRESSION, RandomStreams
 from metacontrast.data.images import ClassImages
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, check_counts
 from metacontrast.fields import check_fields
 from metacontrast.types import Episode
 
@@ -111,6 +111,6 @@ def _divided(x: Tensor, y: Tensor, shots: int) -> Episode:
 
 
 def _check(tasks: SineTasks | AngleTasks) -> None:
-    for name, least in (("shots", 1), ("queries", 1), ("seed", 0)):
-        if (value := getattr(tasks, name)) < least:
-            raise InputError(f"{name}={value}, but it must be {least} or more")
+    check_counts(shots=tasks.shots, queries=tasks.queries)
+    if tasks.seed < 0:
+        raise InputError(f"seed={tasks.seed}, but it must be 0 or more")

@@ -1,8 +1,9 @@
-"""Ways of training compared at one budget: of images, where models are chosen by validation, and of core-time.
+"""Methods compared at one budget: of images, with models selected by validation, and of core-time.
 
-Every way sees as many images. What an update takes of a core is measured with the run, so that its accuracy can also be
-read where it has used as much time as the cheapest way had used in all. How the ways rank under one classifier of their
-features and under another is their rank correlation: near 1 training and adaptation can be chosen apart.
+Every method sees the same number of images. The time of an update is measured with the run, so that accuracy can also
+be compared after the core-time of the cheapest method's whole training. The rank correlation tells whether methods are
+in the same order under two ways to classify their features: if it is near 1, training and adaptation can be chosen
+independently.
 """
 
 from collections.abc import Sequence
@@ -16,23 +17,23 @@ from metacontrast.experiments.rows import percent
 from metacontrast.experiments.spec import Accuracy, Curve, Quantity, Solved
 
 OWN = Accuracy("kept", None)
-"""As the way itself answers: from its own head, with as many inner steps as in training."""
+"""The method's own answer: from its own head, with the number of inner steps of its training."""
 SELECTED = Accuracy("kept", None, is_selected=True)
 ANSWERS: dict[str, Quantity] = {
-    "its own way": SELECTED,
+    "own head": SELECTED,
     "nearest mean": Solved("nearest-mean", is_selected=True),
-    "nearest by angle": Solved("nearest-cosine", is_selected=True),
+    "nearest cosine": Solved("nearest-cosine", is_selected=True),
     "ridge": Solved("ridge", is_selected=True),
     "logistic": Solved("logistic", is_selected=True),
     "1 step from zeros": Accuracy("zeroed", 1, is_selected=True),
     "5 steps from zeros": Accuracy("zeroed", 5, is_selected=True),
 }
-"""How a trained encoder answers at test, by column."""
-HEAD = ("", "core-seconds an update", *ANSWERS, "its own way at equal core-time")
+"""How a trained encoder classifies at test, by column."""
+HEAD = ("", "core-seconds an update", *ANSWERS, "own head at equal core-time")
 
 
 def budget_rows(curves: Sequence[Curve], table: Table) -> list[Sequence[str]]:
-    """A row for each curve: accuracies in per cent of the chosen model, and of its own way at equal core-time."""
+    """A row for each curve: accuracies in per cent of the chosen model, and of its own head at equal core-time."""
     taken = {curve.name: table.core_seconds(curve.kind, curve.name) for curve in curves}
     spent = [s * max(table.means(curve.kind, curve.name, OWN)) for curve in curves if (s := taken[curve.name])]
     budget = min(spent, default=0.0)
@@ -49,7 +50,7 @@ def _row(curve: Curve, taken: float | None, budget: float, table: Table) -> Sequ
 
 
 def rank_correlations(curves: Sequence[Curve], table: Table) -> list[Sequence[str]]:
-    """Spearman's rank correlation of the ways of training under every two of `ANSWERS`."""
+    """Spearman's rank correlation of the methods under every two of `ANSWERS`."""
     found = {}
     for name, quantity in ANSWERS.items():
         values = [table.means(curve.kind, curve.name, quantity) for curve in curves]

@@ -234,7 +234,7 @@ _AUTHORS = (
 
 
 def _budgets(spec: FigureSpec, records: FigureRecords, table: Table) -> list[str]:
-    """Accuracies at one budget, and whether the order of the ways of training depends on how they answer."""
+    """Build tables of accuracies at one budget, and of whether the order of methods depends on how they classify."""
     if spec.plot != "costs":
         return []
     parts = [_BUDGETS]
@@ -242,15 +242,15 @@ def _budgets(spec: FigureSpec, records: FigureRecords, table: Table) -> list[str
         curves = curves_of(panel, table)
         parts += [f"**{panel.title}**", _markdown(budgets.HEAD, budgets.budget_rows(curves, table))]
         if correlations := budgets.rank_correlations(curves, table):
-            parts.append(_markdown(("answers", "and", "rank correlation"), correlations))
+            parts.append(_markdown(("classified by", "and by", "rank correlation"), correlations))
     return parts
 
 
 _BUDGETS = (
-    "Accuracy in per cent, mean over seeds, on the common test tasks. Every way of training saw as many images; the "
-    "columns are ways to answer with the model that was best on the validation tasks. The last column is the last "
-    "model whose training took as much of a core as the cheapest way took in all. Below, Spearman's rank correlation "
-    "of the ways of training between two ways to answer: near 1 the order does not depend on how features are used."
+    "Accuracy in per cent, mean over seeds, on the common test tasks. Every method saw the same number of images; the "
+    "columns are ways to classify with the model that was best on the validation tasks. The last column is the last "
+    "model whose training took no more core-time than the whole training of the cheapest method. Below, Spearman's "
+    "rank correlation of the methods under two ways to classify: near 1 their order does not depend on the classifier."
 )
 
 

@@ -46,6 +46,7 @@ class Method:
     Args:
         summary: one line for people.
         needs: by field of the configuration, the values that it may have; it gets the first one unless it has another.
+        least_steps: fewest steps of its inner loop.
         fields: values of further fields, which may be changed.
         options: fields that no other method has; they are keyword arguments of `gradient` and `inner`.
         gradient: of one task; None is MAML's.
@@ -61,6 +62,7 @@ class Method:
 
     summary: str
     needs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    least_steps: int = 0
     fields: Mapping[str, Any] = field(default_factory=dict)
     options: tuple[str, ...] = ()
     gradient: TaskGradient | None = None
@@ -117,12 +119,14 @@ METHODS: dict[str, Method] = {
     "meta-sgd": Method(
         "MAML with an inner learning rate for every parameter, which is learned too (Li et al. 2017)",
         fields={"head": "learned"},
+        least_steps=1,
         start=lambda model, params, inner, *_: learned_rates(model, params, inner, per="parameter", steps=1),
         explains=False,
     ),
     "maml++": Method(
         "MAML with learned rates and norms per step, multi-step loss, first then second order (Antoniou et al. 2019)",
         needs={"inner_scope": ("all",)},
+        least_steps=1,
         fields={"head": "learned", "order": "second", "lr_schedule": "cosine"},
         inner=annealed,
         start=lambda model, params, inner, *_: rates_and_norms(model, params, inner),
@@ -132,12 +136,14 @@ METHODS: dict[str, Method] = {
     "reptile": Method(
         "the way of an inner loop on all images of a task (Nichol et al. 2018)",
         needs={"head": ("learned", "zeroed")},
+        least_steps=1,
         fields={"head": "learned", "optimizer": "sgd", "outer_lr": 1.0, "lr_schedule": "cosine"},
         gradient=reptile,
     ),
     "imaml": Method(
         "the implicit gradient at the end of an inner loop that is pulled back to its start (Rajeswaran et al. 2019)",
         needs={"head": ("learned", "zeroed"), "inner_scope": ("all",)},
+        least_steps=1,
         fields={"head": "learned", "inner_steps": 16},
         options=("penalty", "cg_steps"),
         gradient=imaml,

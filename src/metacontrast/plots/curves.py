@@ -180,12 +180,12 @@ def draw_costs(panels: Sequence[tuple[str, Sequence[MeanCurve]]]) -> Figure:
     """Draw accuracy against core-seconds, a panel for each kind of tasks, two in a row."""
     rows = -(-len(panels) // 2)
     figure = new_figure(6.8, 1.0 + 2.5 * rows)
-    every = figure.subplots(rows, 2, squeeze=False).flat
+    every = [*figure.subplots(rows, min(2, len(panels)), squeeze=False).flat]
     for axes, (title, curves) in zip(every, panels, strict=False):
         _draw_curves(axes, curves, against="core-seconds of training (log scale)")
         axes.set_title(title, fontsize=8, loc="left")
         axes.set_ylabel("test accuracy (%)", fontsize=8)
-    for axes in list(every)[len(panels) :]:
+    for axes in every[len(panels) :]:
         axes.set_axis_off()
     _add_legend(figure, _looks(curve for _, curves in panels for curve in curves))
     return figure

@@ -9,6 +9,7 @@ import torch
 from metacontrast.data.episodes import EpisodeRows, EpisodeSampler
 from metacontrast.diagnostics.gradient import GradientExplanation, explain
 from metacontrast.diagnostics.task_view import MAPS
+from metacontrast.errors import InputError
 from metacontrast.methods import METHODS
 from metacontrast.training.run import TrainedRun
 from metacontrast.training.step import ONE_CPU, Resources
@@ -53,7 +54,12 @@ def explain_run(
 
     Args:
         on_model: called after every model, for a progress bar.
+
+    Raises:
+        InputError: the theory does not cover the method that trained the model.
     """
+    if not METHODS[method := run.config.method].explains:
+        raise InputError(f"the theory is that of one rate and plain gradient steps, not of method={method}")
     episodes = tasks.batch(range(count))
 
     def explained(model: TrainedRun) -> GradientExplanation:

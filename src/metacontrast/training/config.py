@@ -243,11 +243,13 @@ def _check_method(config: TrainConfig) -> None:
     for name, allowed in method.needs.items():
         if (value := getattr(config, name)) not in allowed:
             raise InputError(f"method={config.method} cannot have {name}={value}: add {_as_flags(name, allowed)}")
+    if config.inner_steps < method.least_steps:
+        raise InputError(f"method={config.method} cannot have inner_steps={config.inner_steps}: add --inner-steps 1")
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     for owner, each in METHODS.items():
         for name in set(each.options) - set(method.options):
-            if getattr(config, name) != defaults[name]:
-                raise InputError(f"{name} is an option of the method {owner}: add --method {owner}")
+            if (value := getattr(config, name)) != defaults[name]:
+                raise InputError(f"{name}={value} is an option of the method {owner}: add --method {owner}")
     if config.method == "contrastive" and config.order == "second" and config.inner_steps > 1:
         raise InputError(f"method=contrastive has no second order for {config.inner_steps} steps: use 1 step")
     needs_theory = f"explain_every={config.explain_every}" if config.explain_every else ""

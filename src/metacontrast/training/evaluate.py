@@ -223,8 +223,8 @@ def confidence_interval(scores: Float[Tensor, "episode row"]) -> list[float]:
 
 def as_table(rows: Sequence[Row]) -> str:
     """The rows as aligned plain text."""
-    lines = [f"{'method':<14}{'head':<8}{'steps':>5}  {'accuracy':<16}{'norm':<14}episodes"]
+    lines = [f"{'method':<19}{'head':<8}{'steps':>5}  {'accuracy':<16}{'norm':<14}episodes"]
     for row in rows:
         accuracy = f"{100 * row.accuracy:.2f} ± {100 * row.ci95:.2f} %"
-        lines.append(f"{row.method:<14}{row.head:<8}{row.steps:>5}  {accuracy:<16}{row.norm:<14}{row.episodes}")
+        lines.append(f"{row.method:<19}{row.head:<8}{row.steps:>5}  {accuracy:<16}{row.norm:<14}{row.episodes}")
     return "\n".join(lines)

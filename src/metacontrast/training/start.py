@@ -1,20 +1,24 @@
 """Where a training starts in place of random parameters: a model that was trained here, or an encoder from elsewhere.
 
 A start brings its encoder and how images are shown to it (size, filter, polarity, channels and normalization), which no
-flag changes, and how it adapts, unless that is asked for otherwise. Images are resized whole: where a source cuts its
-own out of a larger square, neither training nor what is trained does.
+flag changes. It also brings how it adapts, unless that is asked for otherwise or set by the method; of a start that was
+trained by another method only the batch-norm statistics. Images are resized whole: where a source cuts its own out of a
+larger square, neither training nor what is trained does.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from metacontrast.data.catalog import DATASETS, FOLDER, find_dataset
 from metacontrast.data.image_format import ImageFormat
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
 from metacontrast.files import parse_json
+from metacontrast.methods import METHODS
 from metacontrast.training import sources
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.run import TrainedRun, load_run
@@ -57,7 +61,11 @@ def with_start(config: TrainConfig, start: str, weights: str | None = None, give
         if getattr(config, name) != fixed[name]:
             brought = "has none" if fixed[name] is None else f"brings {name}={fixed[name]}"
             raise InputError(f"{name}={getattr(config, name)}, but {start} {brought}: leave it out")
-    usual = {name: value for name, value in found.usual.items() if name not in given}
+    method = METHODS[config.method]
+    settled = {*given, *method.needs, *method.fields}
+    if found.run is not None and found.run.config.method != config.method:
+        settled |= {*_ADAPTS} - {"norm"}
+    usual = {name: value for name, value in found.usual.items() if name not in settled}
     return replace(config, start=start, weights=weights, **fixed, **usual)
 
 
@@ -97,13 +105,19 @@ def starting_params(config: TrainConfig, drawn: Params) -> Params:
     run = None if config.start is None else load_start(config.start, config.weights).run
     if run is None:
         return drawn
-    own, shapes = run.params.encoder, {name: t.shape for name, t in drawn.encoder.items()}
-    if {name: t.shape for name, t in own.items()} != shapes:
+    own, wanted = _unwrapped(run.params.encoder, run.config), _unwrapped(drawn.encoder, config)
+    if {name: t.shape for name, t in own.items()} != {name: t.shape for name, t in wanted.items()}:
         raise InputError(f"{config.start} has another encoder than encoder={config.encoder}: use with_start")
+    encoder = {name: own[bare] for name, bare in zip(drawn.encoder, wanted, strict=True)}
     head, other = run.params.head, drawn.head
     is_same = run.config.head == config.head and head.weight.shape == other.weight.shape
     is_same = is_same and (head.bias is None) == (other.bias is None)
-    return map_params(lambda t: t.clone(), drawn._replace(encoder=own, head=head if is_same else other))
+    return map_params(lambda t: t.clone(), drawn._replace(encoder=encoder, head=head if is_same else other))
+
+
+def _unwrapped(encoder: Mapping[str, Tensor], config: TrainConfig) -> dict[str, Tensor]:
+    """The same tensors by their names outside `UnitLength`, in which a cosine head puts an encoder."""
+    return {name.removeprefix("encoder.") if config.head == "cosine" else name: t for name, t in encoder.items()}
 
 
 def format_of(run: TrainedRun) -> ImageFormat:

@@ -1,4 +1,4 @@
-"""Ways of training that are compared fairly: one encoder, one budget, one evaluation; what later papers say of MAML."""
+"""All methods with the same encoder, budget and evaluation, and claims of later papers about MAML."""
 
 from dataclasses import replace
 from typing import Any
@@ -99,15 +99,15 @@ def _claims(setting: Setting) -> list[Claim]:
     one = [_kind(setting, *task) for task in _tasks(setting) if task[1] == 1]
     return [
         Claim(
-            "Equal rows do what zeros do: one shared row is within one point of a head that is zeroed (it has the same "
-            "gradient under cross entropy, so this tests the measurement too).",
+            "Equal rows are enough: one shared row is within one point of a zeroed head (under cross entropy it has "
+            "the same gradient, so this tests the measurement too).",
             tuple(same(kind, "MAML, one shared row", _MAML, SELECTED, 0.01) for kind in one),
             "—",
             "end",
         ),
         Claim(
-            "A head that is zero at first only, and one that is built from prototypes, are within one point of one "
-            "that is zeroed after every update.",
+            "A head that starts training at zero, and one that is built from class means, are within one point of a "
+            "head that is zeroed after every update.",
             tuple(
                 same(kind, name, _MAML, SELECTED, 0.01)
                 for kind in one
@@ -117,15 +117,15 @@ def _claims(setting: Setting) -> list[Claim]:
             "end",
         ),
         Claim(
-            "MAML with a learned head needs many inner steps: 15 are better than those of the protocol (Ye and Chao "
-            "2022).",
+            "MAML with a learned head needs many inner steps: 15 are better than the protocol's number (Ye and "
+            "Chao 2022).",
             tuple(above(kind, "MAML, head learned, 15 steps", "MAML, head learned", SELECTED) for kind in one),
             "—",
             "end",
         ),
         Claim(
-            "The order of labels moves the 1-shot accuracy of MAML with a learned head by more than 5 points (Ye and "
-            "Chao 2022: up to 15 %); with a zeroed one by nothing.",
+            "The order of the labels changes the 1-shot accuracy of MAML with a learned head, by more than 5 points "
+            "more than with a zeroed head, where it has no effect (Ye and Chao 2022).",
             tuple(
                 comparison
                 for kind in one
@@ -145,14 +145,14 @@ def _claims(setting: Setting) -> list[Claim]:
             "end",
         ),
         Claim(
-            "Training and adaptation can be chosen apart (Luo et al. 2023): what ridge regression gains over the "
-            "nearest class mean is the same, within one point, whichever way the encoder was trained.",
+            "Training and adaptation can be chosen independently (Luo et al. 2023): the gain of ridge regression over "
+            "the nearest class mean is the same, within one point, on encoders of three methods.",
             tuple(_same_gain(kind, name, _MAML) for kind in every for name in (_BASELINE, _PROTONET)),
             "—",
             "end",
         ),
         Claim(
-            "Few training tasks suffice: 100 of them are within one point of endless ones (Kumar et al. 2022).",
+            "Few training tasks suffice: 100 are within one point of new tasks at every update (Kumar et al. 2022).",
             tuple(same(kind, "MAML, head zeroed, 100 tasks", _MAML, SELECTED, 0.01) for kind in one),
             "—",
             "end",
@@ -161,7 +161,7 @@ def _claims(setting: Setting) -> list[Claim]:
 
 
 def _same_gain(kind: TaskKind, one: str, other: str) -> Comparison:
-    """Compare what ridge regression gains over the nearest class mean on two ways of training."""
+    """Compare the gain of ridge regression over the nearest class mean on the encoders of two methods."""
     ridge, mean = Solved("ridge", is_selected=True), Solved("nearest-mean", is_selected=True)
     plus, minus = (Endpoint(one, ridge), Endpoint(other, mean)), (Endpoint(one, mean), Endpoint(other, ridge))
     return Comparison(f"gain of ridge on {one} − on {other}", kind, plus, minus, "equal", 0.01)
@@ -169,8 +169,8 @@ def _same_gain(kind: TaskKind, one: str, other: str) -> Comparison:
 
 SPEC = FigureSpec(
     name="family",
-    title="The family at one budget",
-    question="Does the way of training matter once encoder, images, core-time and evaluation are the same?",
+    title="All methods at one budget",
+    question="Does the method of training matter if encoder, images, core-time and evaluation are the same?",
     paper_figures=(),
     curves=_curves,
     panels=_panels,
