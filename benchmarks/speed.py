@@ -13,7 +13,7 @@ from typing import Any
 
 from gradients import table
 from gradients.cases import CASES, ORDERS
-from gradients.engines import ENGINES, FLOOR, OURS, PEERS, Engine, Environment, default_python, own_engine, probe
+from gradients.engines import ENGINES, FLOOR, OWN, PEERS, Engine, Environment, default_python, own_engine, probe
 from gradients.measure import measure
 from metacontrast.cli import shared
 from metacontrast.cli.parser import Parser
@@ -76,7 +76,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def chosen_engines(names: tuple[str, ...], environment: Environment) -> list[Engine]:
     """This library's own, the peers of the environment, and the floor; what is missing is said."""
-    engines = [own_engine(name) if name == OURS else environment.engine(name) for name in names]
+    engines = [own_engine(name) if name in OWN else environment.engine(name) for name in names]
     for engine in engines:
         if engine.missing:
             shared.say(f"{engine.name} ({PEERS[engine.name].package}): {engine.missing} in {environment.python}")

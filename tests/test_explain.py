@@ -3,11 +3,14 @@
 import dataclasses
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import pytest
 import torch
 
+from classifier_kit import grey_images
+from metacontrast import FewShotClassifier
 from metacontrast.cli.main import run as metacontrast
 from metacontrast.diagnostics.task_view import Part
 from metacontrast.report.findings import as_json, explain_run, facts, headline
@@ -116,14 +119,17 @@ def test_another_seed_is_another_batch_of_tasks(run_path, toy_data, tmp_path):
 
 
 def test_bad_input_is_one_line_and_exit_2(run_path, toy_data, tmp_path, capsys):
-    """No run, no task, and a model file without a head."""
+    """No run, no task, a model file without a head, and a classifier."""
     stored = checkpoint.load(run_path / "model.safetensors")
     headless = {name: t for name, t in stored.tensors.items() if not name.startswith("head.")}
     checkpoint.save(tmp_path / "headless" / "model.safetensors", checkpoint.Stored(headless, stored.facts))
+    shutil.copy(run_path / "config.json", tmp_path / "headless")
+    FewShotClassifier("omniglot-conv4").fit(*grey_images()).save(tmp_path / "classifier")
     for arguments, message in (
         ((tmp_path / "nothing",), "is not a run directory"),
         ((run_path, "--episodes", 0), "--episodes 0, but it must be 1 or more"),
         ((tmp_path / "headless",), "head.weight is missing"),
+        ((tmp_path / "classifier",), "holds a fitted classifier, not a meta-trained model"),
     ):
         assert explain(*arguments) == 2
         assert re.fullmatch(rf"metacontrast: error: .*{re.escape(message)}.*\n", capsys.readouterr().err)

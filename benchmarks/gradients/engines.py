@@ -8,7 +8,9 @@ from pathlib import Path
 
 from metacontrast.errors import InputError
 
-OURS, FLOOR = "ours", "floor"
+OURS, ONE_WORKER, FLOOR = "ours", "ours-one-worker", "floor"
+OWN = (OURS, ONE_WORKER, FLOOR)
+"""This library; with one task in memory at a time, in one thread; and the lower bound."""
 _FOLDER = Path(__file__).parent
 _BENCH_ENVIRONMENT = Path(".venv-bench/bin/python")
 
@@ -38,7 +40,7 @@ PEERS = {
     "metalearn-sequential": Peer("with_metalearn:prepare_sequential", "metalearn", "parallel-metalearn"),
     "learn2learn": Peer("with_learn2learn", "learn2learn", "learn2learn", absent="did not install"),
 }
-ENGINES = (OURS, *PEERS)
+ENGINES = (OURS, ONE_WORKER, *PEERS)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Environment:
 
 
 def own_engine(name: str) -> Engine:
-    """This library (`ours`) or the `floor`, in this interpreter."""
+    """One of `OWN`, in this interpreter."""
     return Engine(name, (sys.executable, "-c", _START, str(_FOLDER.parent), "gradients.ours", name))
 
 

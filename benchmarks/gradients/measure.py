@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gradients.cases import Case, build_model, write_job
-from gradients.engines import FLOOR, OURS, Engine
+from gradients.engines import FLOOR, OURS, OWN, Engine
 from gradients.peers.job import Job
 from gradients.worker import Worker, exact_gradient
 from metacontrast.types import Order
@@ -153,7 +153,7 @@ def _relative_error(gradient: np.ndarray, reference: np.ndarray) -> float:
 
 
 def _rows(case: str, order: Order, found: Sequence[_Measured]) -> list[Timing]:
-    peers = [m.median for m in found if m.median and m.engine not in (OURS, FLOOR) and m.is_right]
+    peers = [m.median for m in found if m.median and m.engine not in OWN and m.is_right]
     best, floor = min(peers, default=None), next((m.median for m in found if m.engine == FLOOR), None)
     return [_row(case, order, measured, best, floor) for measured in found]
 

@@ -4,12 +4,14 @@ import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from gradients.cases import build_model, case_of
+from gradients.engines import FLOOR, ONE_WORKER, OURS
 from gradients.floor import floor_clock, ways
 from gradients.peers.job import Job
 from gradients.peers.process import Measure, serve, timed
@@ -18,17 +20,17 @@ from metacontrast.maml.engine import meta_gradient
 from metacontrast.types import Episode, Inner, Order, from_tensors, to_tensors
 
 
-def prepare(job: Job) -> Callable[[], list[Tensor]]:
-    """`meta_gradient` as `metacontrast train` calls it."""
+def prepare(job: Job, workers: int | None = None) -> Callable[[], list[Tensor]]:
+    """`meta_gradient` as `metacontrast train` calls it, with `--workers` if given."""
     case = case_of(job)
     model = build_model(case).to(job.device)
     params = from_tensors(model.empty_params(), job.params())
     episodes = Episode(*job.batch())
     inner = Inner(case.steps, case.lr, case.scope, cast(Order, job.order))
-    processors = os.cpu_count() or 1
-    workers = min(processors, case.tasks)
-    torch.set_num_threads(max(1, processors // workers))
-    executor = ThreadPoolExecutor(workers) if job.device == "cpu" else None
+    asked = workers or os.cpu_count() or 1
+    used = min(asked, case.tasks)
+    torch.set_num_threads(max(1, asked // used))
+    executor = ThreadPoolExecutor(used) if job.device == "cpu" else None
     return lambda: to_tensors(meta_gradient(model, params, episodes, inner, executor)[0])
 
 
@@ -47,4 +49,5 @@ _HOPELESS = 1.5
 
 if __name__ == "__main__":
     keep_freed_memory()
-    serve({"ours": timed(prepare), "floor": start_floor}[sys.argv[1]])
+    engines = {OURS: timed(prepare), ONE_WORKER: timed(partial(prepare, workers=1)), FLOOR: start_floor}
+    serve(engines[sys.argv[1]])

@@ -10,10 +10,13 @@ TYPE_CHECKING = False  # without importing `typing`, so that `entry` soon has it
 if TYPE_CHECKING:
     from metacontrast import methods, theory
     from metacontrast.classifier.estimator import FewShotClassifier
+    from metacontrast.classifier.starting_point import StartingPoint
     from metacontrast.classifier.support import images_from_dataset
     from metacontrast.data.augment import Augmentation
     from metacontrast.data.catalog import load_dataset
+    from metacontrast.data.decode import ReadOptions
     from metacontrast.data.episodes import BalancedBatches, EpisodeSampler
+    from metacontrast.data.image_format import ImageFormat
     from metacontrast.data.images import ClassImages, images_from_arrays
     from metacontrast.data.regression import AngleTasks, SineTasks
     from metacontrast.diagnostics.gradient import explain
@@ -47,6 +50,7 @@ _PUBLIC = {
     "BalancedBatches": "data.episodes",
     "ClassImages": "data.images",
     "EpisodeSampler": "data.episodes",
+    "ReadOptions": "data.decode",
     "SineTasks": "data.regression",
     "images_from_arrays": "data.images",
     "images_from_dataset": "classifier.support",
@@ -75,6 +79,8 @@ _PUBLIC = {
     "explain": "diagnostics.gradient",
     # A classifier of your own images
     "FewShotClassifier": "classifier.estimator",
+    "ImageFormat": "data.image_format",
+    "StartingPoint": "classifier.starting_point",
 }
 _MODULES = {"encoders": "model.encoders", "methods": "methods", "theory": "theory"}
 
@@ -89,12 +95,15 @@ __all__ = [
     "Evaluation",
     "FewShotClassifier",
     "Head",
+    "ImageFormat",
     "Inner",
     "InputError",
     "Metrics",
     "Model",
     "Params",
+    "ReadOptions",
     "SineTasks",
+    "StartingPoint",
     "TrainConfig",
     "__version__",
     "adapt",

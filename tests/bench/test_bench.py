@@ -157,11 +157,22 @@ def test_the_command_prints_rows_says_what_is_missing_and_keeps_records(one_thre
     monkeypatch.setitem(CASES, "grey", GREY)
     monkeypatch.setitem(engines.PEERS, "higher", Peer("with_higher", "no_such_module_here", "higher"))
     records = tmp_path / "bench.jsonl"
-    words = ["--cases", "grey", "--orders", "first", "--repeats", "1", "--engines", "ours,higher", "--json"]
+    words = [
+        "--cases",
+        "grey",
+        "--orders",
+        "first",
+        "--repeats",
+        "1",
+        "--engines",
+        "ours,ours-one-worker,higher",
+        "--json",
+    ]
     main([*words, "--peers", sys.executable, "--records", str(records)])
     out, err = capsys.readouterr()
     rows = json.loads(out.strip().splitlines()[-1])
-    assert [row["engine"] for row in rows] == ["ours", "higher", "floor"]
+    assert [row["engine"] for row in rows] == ["ours", "ours-one-worker", "higher", "floor"]
+    assert rows[1]["gradient_error"] < 1e-12
     needed = {"case", "engine", "order", "seconds", "ratio_to_best_peer", "ratio_to_floor", "peak_mb"}
     assert all(needed <= set(row) for row in rows)
     assert "higher (higher): not installed in" in err
@@ -176,7 +187,7 @@ def test_the_command_prints_rows_says_what_is_missing_and_keeps_records(one_thre
     [
         (["--cases", "z"], "'z' is not one of 'a', 'a0', 'b', 'b0', 'c'"),
         (["--orders", "third"], "'third' is not one of 'first', 'second'"),
-        (["--engines", "jax"], "'jax' is not one of 'ours', 'plain'"),
+        (["--engines", "jax"], "'jax' is not one of 'ours', 'ours-one-worker', 'plain'"),
         (["--repeats", "0"], "--repeats 0"),
         (["--peers", "/nowhere/python"], "/nowhere/python is no Python interpreter"),
     ],

@@ -434,7 +434,7 @@ def test_a_crop_takes_the_central_square():
     [
         ("timm:", "names no encoder"),
         ("hf: ", "names no encoder"),
-        ("python:", "names no encoder"),
+        ("python:", "'python:' names no encoder: write python:package.module:factory"),
         ("python:math", "names no function"),
         ("python:no_such_module:make", "ModuleNotFoundError"),
         ("python:math:no_such_function", "AttributeError"),

@@ -146,7 +146,8 @@ def test_variants_are_refused_in_one_line(folder, tmp_path, capsys):
 
 
 def test_seeds_are_refused_in_one_line(folder, trained, tmp_path, capsys):
-    fails_with(capsys, train_words(folder, tmp_path / "run", "--seeds", "0"), "--seeds 0")
+    for out in (tmp_path / "run", trained):
+        fails_with(capsys, train_words(folder, out, "--seeds", "0"), "--seeds 0")
     fails_with(capsys, train_words(folder, trained, "--seeds", "2"), "holds a single run", "--out")
     assert not (tmp_path / "run").exists()
 

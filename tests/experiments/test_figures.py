@@ -16,9 +16,6 @@ def figure(*words: str) -> int:
     return run(["figure", *words])
 
 
-pytestmark = pytest.mark.xdist_group("figures")  # all figures are made once, in one process
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     """All figures at smoke scale: records, pages, pictures. The runs go to the session's cache, for other tests."""

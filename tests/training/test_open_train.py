@@ -383,7 +383,8 @@ def test_evaluation_is_on_val_where_there_is_one(tmp_path, capsys):
     ("flags", "message"),
     [
         (["--ways", "5-x"], "invalid value '5-x': give a whole number, or a range such as 5-20"),
-        (["--ways", "9-5"], "--least-ways 9, but it must be 2 to 5"),
+        (["--ways", "9-5"], "invalid range '9-5': give the smaller number first"),
+        (["--ways", "5", "--least-ways", "9"], "--least-ways 9, but it must be 2 to 5"),
         (["--ways", "2-5", "--head", "learned"], "--head learned is for one number of classes"),
         (["--augment", "flips"], "did you mean 'flip'"),
         (["--clip-norm", "0"], "--clip-norm 0.0, but it must be above 0"),

@@ -243,6 +243,7 @@ def test_grey_images_are_shown_in_colour(library, tmp_path):
         (["--start", "timm:"], "names no encoder"),
         (["--start", "timm:small", "--image-size", "32"], "--image-size 32, but timm:small brings --image-size 16"),
         (["--start", "timm:small", "--encoder", "mlp"], "--encoder mlp, but timm:small brings --encoder start"),
+        (["--start", "timm:small", "--filters", "8"], "--filters 8, but timm:small has none"),
         (["--start", "timm:small", "--norm", "inductive"], "use --norm running"),
         (["--start", "timm:small", "--weights", "none.safetensors"], "not a readable file of safetensors"),
         (["--start", "omniglot-conv4"], "has coloured images"),

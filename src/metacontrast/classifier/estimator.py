@@ -277,7 +277,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
             return self._begun, getattr(self, "models_", ()), None
         if self._chooses_model:
             if self.weights is not None:
-                raise InputError("weights belong to one encoder: name it with model in place of 'auto'")
+                raise InputError("model='auto' takes no weights: name the encoder that they are of")
             return None
         start = self._start()
         self._plan(start)

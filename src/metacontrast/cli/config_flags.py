@@ -198,6 +198,8 @@ class _OneSizeOrRange(argparse.Action):
             raise argparse.ArgumentError(
                 self, f"invalid value {values!r}: give a whole number, or a range such as 5-20"
             )
+        if dash and int(least) > int(most):
+            raise argparse.ArgumentError(self, f"invalid range {values!r}: give the smaller number first")
         setattr(namespace, self.dest, int(most if dash else least))
         if dash:
             setattr(namespace, f"least_{self.dest}", int(least))

@@ -45,8 +45,10 @@ def execute(args: argparse.Namespace) -> None:
     """Explain, write the report, print the summary."""
     if args.episodes < 1:
         raise InputError(f"--episodes {args.episodes}, but it must be 1 or more")
+    from metacontrast.classifier.starting_point import load_model
+
     is_file = args.run.is_file()
-    run, kept = load_run(args.run), [] if is_file else load_kept(args.run)
+    run, kept = (load_run(args.run), []) if is_file else (load_model(args.run), load_kept(args.run))
     out = args.out or (args.run.with_name(f"{args.run.stem}-explain") if is_file else args.run / "explain")
     check_destinations([args.run, *images_folder(args.dataset or run.config.dataset)], folders=[out])
     config = run.config if args.seed is None else replace(run.config, seed=args.seed)

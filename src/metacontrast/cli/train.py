@@ -149,11 +149,12 @@ def _configs(config: TrainConfig, args: argparse.Namespace) -> dict[Path, TrainC
         if args.runner == "ray":
             raise InputError("--runner ray hands several runs to a cluster: add --seeds or --vary, or leave it out")
         return {Path(): config}
-    if read_config(args.out) is not None:
-        raise InputError(f"{args.out} holds a single run: choose another --out for several")
     if len(dict(args.vary)) < len(args.vary):
         raise InputError("--vary names a field twice: give all its values at once, --vary FIELD=VALUE,VALUE")
-    return sweep_configs(config, 1 if args.seeds is None else args.seeds, dict(args.vary), given_fields(args))
+    configs = sweep_configs(config, 1 if args.seeds is None else args.seeds, dict(args.vary), given_fields(args))
+    if read_config(args.out) is not None:
+        raise InputError(f"{args.out} holds a single run: choose another --out for several")
+    return configs
 
 
 def _train(configs: dict[Path, TrainConfig], args: argparse.Namespace, label: str, processes: Distributed) -> str:

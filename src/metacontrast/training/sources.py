@@ -138,11 +138,12 @@ def build(name: str, weights: Path | None = None, *, trained: bool = True) -> Bu
         trained: False leaves the weights to be loaded later; nothing is downloaded then.
     """
     kind, _, rest = name.partition(":")
+    if name not in BUNDLED and not rest.strip():
+        example = "python:package.module:factory" if kind == "python" else f"{kind}:NAME"
+        raise InputError(f"{name!r} names no encoder: write {example}")
     with _in_one_line(name):
         if name in BUNDLED:
             found = _build_bundled(name, trained and weights is None)
-        elif not rest.strip():
-            raise InputError(f"{name!r} names no encoder: write {kind}:NAME")
         else:
             found = _BUILDERS[kind](rest, trained and weights is None)
     if weights is not None:
@@ -252,7 +253,7 @@ def _build_python(name: str, trained: bool) -> Built:
         return Built(Features(made), images)
     encoder, images = getattr(made, "encoder", None), getattr(made, "images", None)
     if not isinstance(encoder, nn.Module) or not isinstance(images, ImageFormat):
-        raise InputError(f"python:{name} returns a {type(made).__name__}: it must return a module or a StartingPoint")
+        raise InputError(f"the factory returns a {type(made).__name__}: it must return a module or a StartingPoint")
     return Built(encoder, images, made=made)
 
 

@@ -59,7 +59,8 @@ def with_start(config: TrainConfig, start: str, weights: str | None = None, give
     fixed = found.fixed | _read_options(start, found.images, config)
     for name in sorted(fixed.keys() & set(given)):
         if getattr(config, name) != fixed[name]:
-            raise InputError(f"{name}={getattr(config, name)}, but {start} brings {name}={fixed[name]}: leave it out")
+            brought = "has none" if fixed[name] is None else f"brings {name}={fixed[name]}"
+            raise InputError(f"{name}={getattr(config, name)}, but {start} {brought}: leave it out")
     method = METHODS[config.method]
     settled = {*given, *method.needs, *method.fields}
     if found.run is not None and found.run.config.method != config.method:
