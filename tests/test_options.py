@@ -34,7 +34,7 @@ from metacontrast.device import find_device
 from metacontrast.errors import InputError, check_choice, did_you_mean
 from metacontrast.experiments.figures import FIGURES, find_figures
 from metacontrast.experiments.setting import MeasurementPlan, Setting, choose_setting
-from metacontrast.experiments.spec import Accuracy, Claim, Comparison, Endpoint, FigureSpec, Number
+from metacontrast.experiments.spec import Accuracy, Claim, Comparison, Endpoint, FigureSpec, Number, Solved
 from metacontrast.fields import as_declared
 from metacontrast.maml.engine import Engine
 from metacontrast.methods import Method
@@ -85,6 +85,7 @@ OPTIONS: dict[type, Callable[..., Any]] = {
     Resources: Resources,
     MeasurementPlan: lambda **options: MeasurementPlan((1,), **options),
     Setting: Setting,
+    Solved: lambda solver="ridge": Solved(solver),
     TrainConfig: train_config,
 }
 """Dataclasses that hold options, and how one is made."""

@@ -99,7 +99,10 @@ def test_the_metrics_are_those_of_the_adapted_head():
             "cannot have inner_loss=mean_square_error: add --inner-loss cross_entropy",
         ),
         ({"inner_steps": 0}, "--inner-steps 1 or more"),
-        ({"method": "maml", "drop_noise": True}, "drop_noise=True is an option of the method contrastive: add --method"),
+        (
+            {"method": "maml", "drop_noise": True},
+            "drop_noise=True is an option of the method contrastive: add --method",
+        ),
         ({"method": "maml", "explain_every": 5, "inner_steps": 0}, "explain_every=5 needs"),
     ],
 )
