@@ -4,7 +4,7 @@ Measured where the page is, over loopback, so that it is what the page waits for
 strokes come, and then adds ten examples, one a second. The processor time of the server per request is free of what
 else the computer does.
 
-    OMP_NUM_THREADS=1 taskset -c 0,1 python benchmarks/play.py --records results/play.jsonl
+    OMP_NUM_THREADS=1 python benchmarks/play.py --records results/play.jsonl
 """
 
 import argparse

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
-from scipy.stats import rankdata
 
 from metacontrast.experiments.measurement import Table
 from metacontrast.experiments.rows import percent
@@ -65,4 +64,6 @@ def rank_correlations(curves: Sequence[Curve], table: Table) -> list[Sequence[st
 
 def _spearman(one: Sequence[float], other: Sequence[float]) -> float:
     """The correlation of the ranks."""
+    from scipy.stats import rankdata  # takes half a second, which no other command should wait for
+
     return float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])
