@@ -349,21 +349,31 @@ def main(words: Sequence[str] | None = None) -> None:
         return
     if args.cache:
         args.cache.mkdir(parents=True, exist_ok=True)
+    asked = args.only or list(ROWS)
     with remembering(args.cache) as encoders:
-        for name in args.only or ROWS:
-            tasks = args.tasks or ROWS[name].tasks
-            if is_there(records, name, tasks, args.seed):
-                continue
-            words = f'--only "{name}" --tasks {tasks} --seed {args.seed}'
-            line = {"row": name, "seed": args.seed, **measure(name, tasks, args.seed)}
-            line |= {"processor": processor(), "torch": torch.__version__}
-            line |= {"command": f"python benchmarks/photos.py --records results/photos.jsonl {words}"}
-            print(json.dumps({key: value for key, value in line.items() if key != "reliability"}), flush=True)
-            records = [*(each for each in records if (each["row"], each["seed"]) != (name, args.seed)), line]
-            if args.records:
-                args.records.write_text("".join(json.dumps(each) + "\n" for each in records), encoding="utf-8")
-            for encoder in encoders.values():
-                encoder.save()
+        records = add_rows(args, records, [name for name in asked if name != "speed"], encoders)
+    add_rows(args, records, [name for name in asked if name == "speed"], {})
+
+
+def add_rows(
+    args: argparse.Namespace, records: list[dict[str, Any]], names: Sequence[str], encoders: dict[str, Remembering]
+) -> list[dict[str, Any]]:
+    """Measure the rows of these names that the records lack, and write the records after each."""
+    for name in names:
+        tasks = args.tasks or ROWS[name].tasks
+        if is_there(records, name, tasks, args.seed):
+            continue
+        words = f'--only "{name}" --tasks {tasks} --seed {args.seed}'
+        line = {"row": name, "seed": args.seed, **measure(name, tasks, args.seed)}
+        line |= {"processor": processor(), "torch": torch.__version__}
+        line |= {"command": f"python benchmarks/photos.py --records results/photos.jsonl {words}"}
+        print(json.dumps({key: value for key, value in line.items() if key != "reliability"}), flush=True)
+        records = [*(each for each in records if (each["row"], each["seed"]) != (name, args.seed)), line]
+        if args.records:
+            args.records.write_text("".join(json.dumps(each) + "\n" for each in records), encoding="utf-8")
+        for encoder in encoders.values():
+            encoder.save()
+    return records
 
 
 def build_parser() -> argparse.ArgumentParser:
