@@ -340,6 +340,7 @@ def fake_cuda(folder: Path) -> Path:
     return library
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(NAME == "cuda", reason="this is the run on a device called cuda")
 def test_the_same_on_a_device_called_cuda(tmp_path):
     """In a process of its own, because the fake CUDA comes before PyTorch and stays."""

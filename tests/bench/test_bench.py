@@ -128,6 +128,7 @@ WRONG = script(
 """A very fast engine that returns the parameters where the gradient is asked for."""
 
 
+@pytest.mark.slow
 def test_engines_are_compared_and_the_wrong_the_dead_and_the_missing_are_named(one_thread_each):
     chosen = [
         own_engine("ours"),

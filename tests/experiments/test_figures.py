@@ -12,6 +12,9 @@ from metacontrast.experiments.setting import Setting
 PAPER = {spec.name: spec for spec in find_figures("all")}
 
 
+pytestmark = pytest.mark.slow  # `test_family.py`, `test_pages.py` and the docs' examples run parts of it
+
+
 def figure(*words: str) -> int:
     return run(["figure", *words])
 

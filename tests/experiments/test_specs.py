@@ -1,5 +1,7 @@
 """What the figures declare fits together: claims read what curves measure, in every setting."""
 
+from functools import cache
+
 import pytest
 
 from metacontrast.diagnostics.task_view import MAPS
@@ -33,12 +35,17 @@ def invented(curves: list[Curve]) -> list[Measurement]:
     ]
 
 
+@cache
+def table_of(name: str, setting: Setting) -> Table:
+    spec = FIGURES[name]
+    curves = spec.curves(setting)
+    return Table(curves, spec.compute() if spec.compute else invented(curves))
+
+
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.folder)
 @pytest.mark.parametrize("spec", FIGURES.values(), ids=FIGURES)
 def test_claims_and_tables_read_what_is_measured(spec: FigureSpec, setting: Setting):
-    curves = spec.curves(setting)
-    measurements = spec.compute() if spec.compute else invented(curves)
-    table = Table(curves, measurements)
+    table = table_of(spec.name, setting)
     verdicts = [judge(claim, table) for claim in spec.claims(setting)]
     assert verdicts
     for panel in spec.panels(setting):
@@ -49,8 +56,7 @@ def test_claims_and_tables_read_what_is_measured(spec: FigureSpec, setting: Sett
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.folder)
 @pytest.mark.parametrize("spec", FIGURES.values(), ids=FIGURES)
 def test_compared_lines_are_taken_after_as_many_updates_on_as_many_tasks(spec: FigureSpec, setting: Setting):
-    curves = spec.curves(setting)
-    table = Table(curves, spec.compute() if spec.compute else invented(curves))
+    table = table_of(spec.name, setting)
     for claim in spec.claims(setting):
         for comparison in claim.comparisons:
             endpoints = list(comparison.endpoints)
