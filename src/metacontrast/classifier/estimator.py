@@ -181,9 +181,9 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
 
     @no_type_check
     def predict_set(self, X: Any, coverage: float = 0.9) -> list[list[Hashable]]:
-        """A set of labels for every image, the most probable first, that contains the correct one at least this often.
+        """Predict a set of labels per image that contains the correct one with a probability of at least `coverage`.
 
-        For images like those that were held out the right class is in the set with probability `coverage` or more.
+        The most probable label comes first. The coverage holds for images like those that were held out.
         """
         probabilities = self.answer(X).probabilities
         chosen = prediction_sets(probabilities, self.set_threshold(coverage))

@@ -36,7 +36,7 @@ COMMON = (
 
 
 def add_config_flags(parser: Parser, **own: Any) -> dict[str, argparse._ArgumentGroup]:
-    """Add `--recipe` and, in groups, a flag for every field; return the groups by title.
+    """Add `--recipe` and one flag per field, in groups; return the groups by title.
 
     Args:
         own: the command's own defaults.

@@ -120,7 +120,7 @@ def _pull_back(features: Tensor, encoder: dict[str, Tensor], signal: Tensor) -> 
 def preconditioner_spectrum(
     support: Float[Tensor, "support feature"], head: Head, inner_lr: float
 ) -> Float[Tensor, "way extended"]:
-    """Compute all eigenvalues of I − ηH_k for every class k, in ascending order.
+    """Compute the eigenvalues of I − ηH_k for each class k, in ascending order.
 
     With a bias φ(s) carries a final 1, which is counted in `extended`.
 

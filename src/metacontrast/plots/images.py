@@ -199,7 +199,7 @@ def draw_coefficients(
     Args:
         coefficients: `(query, support)`.
         query_y, support_y: labels.
-        query_images, support_images: as `thumbnails.drawable` gives them.
+        query_images, support_images: as `drawable` gives them.
         title: what stands above.
     """
     by_query, by_support = (np.argsort(y, kind="stable") for y in (query_y, support_y))

@@ -25,7 +25,7 @@ from metacontrast.training.run import TrainedRun, load_run
 from metacontrast.types import Inner, Params, map_params
 
 INNER = Inner(steps=20, lr=0.3, scope="head")
-"""How an encoder from elsewhere adapts unless told otherwise."""
+"""How an encoder from elsewhere adapts by default."""
 
 _ADAPTS = ("head", "head_bias", "norm", "order", "inner_steps", "inner_lr", "inner_scope", "inner_loss", "eval_steps")
 
