@@ -35,22 +35,20 @@ def page_of(page: Path, records: Sequence[dict[str, Any]]) -> str:
 
 def draw(records: Sequence[dict[str, Any]], folder: Path) -> None:
     """The reliability diagram beside the page."""
-    import matplotlib.pyplot as plt
-
-    from metacontrast.plots import save_figure
+    from metacontrast.plots import COLORS, new_figure, save_figure, tidy
 
     lines = _diagram(records)
     if not lines:
         return
-    figure, axes = plt.subplots(figsize=(4, 4), layout="constrained")
-    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    for line in lines:
-        bins = line["reliability"]
-        axes.plot([b["confidence"] for b in bins], [b["accuracy"] for b in bins], marker="o", label=line["row"])
+    figure = new_figure(4, 4)
+    axes = tidy(figure.subplots())
+    axes.plot([0, 1], [0, 1], color=COLORS["grey"], linewidth=1)
+    for line, color in zip(lines, (COLORS["blue"], COLORS["orange"]), strict=False):
+        bins, name = line["reliability"], line["row"].replace("x", " × ")
+        axes.plot([b["confidence"] for b in bins], [b["accuracy"] for b in bins], "o-", color=color, label=name)
     axes.set(xlabel="mean probability of the answers", ylabel="share of right answers", xlim=(0, 1), ylim=(0, 1))
-    axes.legend()
+    axes.legend(frameon=False)
     save_figure(figure, folder / PICTURE)
-    plt.close(figure)
 
 
 def as_markdown(records: Sequence[dict[str, Any]]) -> str:
