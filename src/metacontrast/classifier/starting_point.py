@@ -45,7 +45,7 @@ class StartingPoint:
         model, params: the model and its parameters; its batch norms use the statistics of the support images
             (`inductive`) or their own running averages (`running`).
         images: what it takes.
-        inner: how it adapts unless told otherwise.
+        inner: how it adapts by default.
         run: the trained run behind it, if there is one.
         source: where its encoder comes from, if it is not of this library.
         head: which head predicts unless told otherwise.
@@ -253,7 +253,9 @@ def source_tensors(start: StartingPoint) -> dict[str, torch.Tensor]:
 
 
 def load_model(model: str | Path) -> TrainedRun:
-    """The trained model of that name or in that folder; one that was saved adapts as it was saved to."""
+    """The trained model of that name, or in that folder or file; one that was saved adapts as it was saved to."""
+    if Path(model).is_file():
+        return load_run(model)
     folder = find_model(model)
     facts = _read_format(folder / CONFIG)
     if "source" in facts:

@@ -18,7 +18,7 @@ from metacontrast.model.normalization import NORMS
 from metacontrast.model.solvers import Solver
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Evaluation, Row, as_table, evaluate
-from metacontrast.training.run import TrainedRun, load_run
+from metacontrast.training.run import TrainedRun
 
 
 def add_parser(commands: Any) -> None:
@@ -74,7 +74,7 @@ def execute(args: argparse.Namespace) -> None:
     """Evaluate and print the table."""
     from metacontrast.classifier.starting_point import load_model
 
-    run = load_run(args.run) if args.run.is_file() else load_model(args.run)
+    run = load_model(args.run)
     fields = {name: value for name in _TASK_FIELDS if (value := getattr(args, name)) is not None}
     configs = [
         replace(run.config, ways=ways, shots=shots, **fields)

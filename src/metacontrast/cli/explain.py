@@ -12,10 +12,10 @@ from tqdm import tqdm
 from metacontrast.cli import shared
 from metacontrast.cli.evaluate import images_like_the_runs
 from metacontrast.cli.shared import check_destinations, images_folder
-from metacontrast.errors import InputError, one_line
+from metacontrast.errors import check_counts, one_line
 from metacontrast.report.findings import explain_run, findings_text, setting
 from metacontrast.report.report import write_report
-from metacontrast.training.run import load_kept, load_run
+from metacontrast.training.run import load_kept
 
 
 def add_parser(commands: Any) -> None:
@@ -43,12 +43,11 @@ def add_parser(commands: Any) -> None:
 
 def execute(args: argparse.Namespace) -> None:
     """Explain, write the report, print the summary."""
-    if args.episodes < 1:
-        raise InputError(f"--episodes {args.episodes}, but it must be 1 or more")
+    check_counts(episodes=args.episodes)
     from metacontrast.classifier.starting_point import load_model
 
     is_file = args.run.is_file()
-    run, kept = (load_run(args.run), []) if is_file else (load_model(args.run), load_kept(args.run))
+    run, kept = load_model(args.run), [] if is_file else load_kept(args.run)
     out = args.out or (args.run.with_name(f"{args.run.stem}-explain") if is_file else args.run / "explain")
     check_destinations([args.run, *images_folder(args.dataset or run.config.dataset)], folders=[out])
     config = run.config if args.seed is None else replace(run.config, seed=args.seed)

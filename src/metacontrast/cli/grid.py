@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from metacontrast.cli import shared
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, check_counts
 from metacontrast.experiments.runners import Grid, RunContext, Runner, RunStatus, execute_all, run_locally
 from metacontrast.experiments.runners.ray import ray_runner, require_ray
 
@@ -35,8 +35,8 @@ def add_grid_flags(parser: argparse._ActionsContainer, *older_names: str, defaul
 
 def check_grid_flags(args: argparse.Namespace) -> None:
     """Raise `InputError` for flags that contradict one another."""
-    if args.jobs is not None and args.jobs < 1:
-        raise InputError(f"--jobs {args.jobs}, but it must be 1 or more")
+    if args.jobs is not None:
+        check_counts(jobs=args.jobs)
     if args.runner == "ray":
         require_ray()
     elif args.address is not None:

@@ -13,7 +13,7 @@ from metacontrast.cli import shared
 from metacontrast.cli.fit import add_max_pixels_flag
 from metacontrast.cli.shared import check_destinations
 from metacontrast.cli.terminal import with_flags
-from metacontrast.errors import InputError, one_line
+from metacontrast.errors import InputError, check_counts, one_line
 from metacontrast.files import is_folder
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ def execute(args: argparse.Namespace) -> int:
         raise InputError("--csv has no columns for explanations: use --json with --explain")
     if args.csv and args.sets is not None:
         raise InputError("--csv has no column for sets: use --json with --sets")
-    if args.top < 1:
-        raise InputError(f"--top {args.top}, but it must be 1 or more")
+    check_counts(top=args.top)
     files = _files(args.images)
     if args.pictures:
         pictures = (_picture(args.pictures, number) for number in range(len(files)))

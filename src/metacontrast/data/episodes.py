@@ -191,7 +191,7 @@ class EpisodeSampler:
 
 
 class RandomStreams:
-    """Generators of a seed, one for every number and purpose; asking for one invalidates the previous one.
+    """Random generators of one seed, by number and purpose; each invalidates the one before it.
 
     Setting the state of one generator is four times as fast as making a new one.
     """
@@ -215,14 +215,19 @@ def _order_of_epoch(seed: int, epoch: int, pool_size: int) -> NDArray[np.int64]:
     return RandomStreams(seed).at(epoch, _ORDER).permutation(pool_size)
 
 
+def check_seed(seed: int) -> None:
+    """Raise `InputError` unless random streams can have this seed."""
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed={seed}, but it must be 0 or more and below 2**63")
+
+
 def _check_sizes(sampler: EpisodeSampler) -> None:
     for name, least in (("ways", 2), ("shots", 1), ("queries", 1)):
         if (value := getattr(sampler, name)) < least:
             raise InputError(f"{name}={value}, but it must be {least} or more")
     if sampler.pool_size is not None and sampler.pool_size < 1:
         raise InputError(f"pool_size={sampler.pool_size}, but it must be 1 or more, or left out for fresh tasks")
-    if not 0 <= sampler.seed < 2**63:
-        raise InputError(f"seed={sampler.seed}, but it must be 0 or more and below 2**63")
+    check_seed(sampler.seed)
     if sampler.relabel and sampler.labels != "fresh":
         raise InputError(f"labels={sampler.labels!r} binds labels to classes: relabel cannot permute them")
 
@@ -278,6 +283,7 @@ class BalancedBatches:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_seed(self.seed)
         if self.size < 4 or len(self.images) < 2:
             raise InputError(
                 f"size={self.size} and {len(self.images)} classes make no batch of two classes with two images each"

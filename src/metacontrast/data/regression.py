@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metacontrast.data.episodes import REGRESSION, RandomStreams
+from metacontrast.data.episodes import REGRESSION, RandomStreams, check_seed
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError, check_counts
 from metacontrast.fields import check_fields
@@ -112,5 +112,4 @@ def _divided(x: Tensor, y: Tensor, shots: int) -> Episode:
 
 def _check(tasks: SineTasks | AngleTasks) -> None:
     check_counts(shots=tasks.shots, queries=tasks.queries)
-    if tasks.seed < 0:
-        raise InputError(f"seed={tasks.seed}, but it must be 0 or more")
+    check_seed(tasks.seed)

@@ -76,19 +76,20 @@ class Method:
     __post_init__ = check_fields
 
 
+def _without_inner_loop(summary: str, head: HeadKind, **options: Any) -> Method:
+    """A method whose `head` answers without inner steps."""
+    needs = {"head": (head,), "inner_steps": (0,), **options.pop("needs", {})}
+    return Method(summary, needs=needs, fields={"eval_steps": (0,)}, **options)
+
+
 def _of_batches(summary: str, head: HeadKind, gradient: TaskGradient, is_classifier: bool) -> Method:
     """A control that is trained without tasks, and answers at test by the class means under `head`."""
     plain = {"labels": "fresh", "pool_size": None, "relabel": False}
     plain |= {"least_ways": None, "least_shots": None, "unequal_shots": False}
-    return Method(
+    return _without_inner_loop(
         summary,
-        needs={
-            "head": (head,),
-            "inner_steps": (0,),
-            "inner_loss": ("cross_entropy",),
-            **{name: (value,) for name, value in plain.items()},
-        },
-        fields={"eval_steps": (0,)},
+        head,
+        needs={"inner_loss": ("cross_entropy",), **{name: (value,) for name, value in plain.items()}},
         gradient=gradient,
         start=(lambda model, params, inner, *drawn: base_classifier(model, params, *drawn)) if is_classifier else None,
         batches=True,
@@ -98,26 +99,17 @@ def _of_batches(summary: str, head: HeadKind, gradient: TaskGradient, is_classif
 
 METHODS: dict[str, Method] = {
     "maml": Method("gradient steps from a starting point that is learned (Finn et al. 2017)"),
-    "protonet": Method(
-        "nearest class mean of features that are learned (Snell et al. 2017)",
-        needs={"head": ("prototype",), "inner_steps": (0,)},
-        fields={"eval_steps": (0,)},
-        predicts="prototype",
+    "protonet": _without_inner_loop(
+        "nearest class mean of learned features (Snell et al. 2017)", "prototype", predicts="prototype"
     ),
-    "cosine": Method(
-        "nearest class mean by angle, with a temperature that is learned",
-        needs={"head": ("cosine",), "inner_steps": (0,)},
-        fields={"eval_steps": (0,)},
-        predicts="prototype",
+    "cosine": _without_inner_loop(
+        "nearest class mean by angle, with a learned temperature", "cosine", predicts="prototype"
     ),
-    "ridge": Method(
-        "ridge regression on features that are learned, R2D2 (Bertinetto et al. 2019)",
-        needs={"head": ("ridge",), "inner_steps": (0,)},
-        fields={"eval_steps": (0,)},
-        predicts="ridge",
+    "ridge": _without_inner_loop(
+        "ridge regression on learned features, R2D2 (Bertinetto et al. 2019)", "ridge", predicts="ridge"
     ),
     "meta-sgd": Method(
-        "MAML with an inner learning rate for every parameter, which is learned too (Li et al. 2017)",
+        "MAML with a learned inner learning rate per parameter (Li et al. 2017)",
         fields={"head": "learned"},
         least_steps=1,
         start=lambda model, params, inner, *_: learned_rates(model, params, inner, per="parameter", steps=1),

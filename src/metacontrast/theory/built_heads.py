@@ -80,8 +80,7 @@ def build_task(
     check_samples("query", query_features, query_y, ways)
     one_hot = targets(support_y, support_features.new_zeros(0, ways)).T
     if head == "ridge":
-        gram = support_features @ support_features.T
-        weights = scale * torch.linalg.solve(gram + penalty * torch.eye(len(gram)).to(gram), one_hot.T).T
+        weights = scale * _solve_ridge(support_features, penalty, one_hot.T).T
     else:
         weights = one_hot / one_hot.sum(1, keepdim=True)
         if not weights.isfinite().all():
@@ -126,8 +125,7 @@ def split_built_gradient(
         units = task.rows / task.rows.norm(dim=1, keepdim=True)
         curvature = -task.weights.T @ ((units * at_rows).sum(1, keepdim=True) * units)
     else:
-        gram = support_features @ support_features.T
-        back = torch.linalg.solve(gram + penalty * torch.eye(len(gram)).to(gram), support_features @ at_rows.T)
+        back = _solve_ridge(support_features, penalty, support_features @ at_rows.T)
         curvature = -(back @ task.rows + task.weights.T @ (back.T @ support_features))
     return FeatureGradient(
         torch.zeros_like(query_features),
@@ -135,3 +133,11 @@ def split_built_gradient(
         task.coefficients.T @ query_features / count,
         curvature,
     )
+
+
+def _solve_ridge(
+    features: Float[Tensor, "support feature"], penalty: float | Tensor, right: Float[Tensor, "support way"]
+) -> Float[Tensor, "support way"]:
+    """Solve (XXᵀ + λI) Z = R for Z, where X are the features."""
+    gram = features @ features.T
+    return torch.linalg.solve(gram + penalty * torch.eye(len(gram)).to(gram), right)
