@@ -1,5 +1,6 @@
 """The process's entry: Ctrl-C is one line and exit 130 at any time, also while libraries are being imported."""
 
+import gc
 import os
 import signal
 import sys
@@ -17,7 +18,9 @@ def run() -> int:
             signal.signal(signal.SIGINT, _interrupt)
         from metacontrast.cli.main import run as run_command
 
-        return run_command()
+        status = run_command()
+        gc.freeze()  # the process ends: searching all objects for garbage would take half a second
+        return status
     except KeyboardInterrupt:
         print(_MESSAGE, file=sys.stderr)
         return INTERRUPTED

@@ -2,12 +2,13 @@
 
 import argparse
 import hashlib
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from metacontrast.cli import shared
 from metacontrast.cli.config_flags import add_some_config_flags, given_fields
+from metacontrast.cli.parser import Parser
 from metacontrast.cli.shared import check_destinations
 from metacontrast.training.authors_checkpoints import load_released
 from metacontrast.training.run import TrainedRun, write_run
@@ -18,11 +19,9 @@ _FLAGS = (
 )
 
 
-def add_parser(commands: Any) -> None:
-    """Declare the command and its flags."""
-    parser = commands.add_parser(
-        "convert",
-        help="convert one of the authors' checkpoints to a run directory",
+def add_parser(new: Callable[..., Parser]) -> None:
+    """Declare the command, made by `new`, and its flags."""
+    parser = new(
         description="Read the weights of one of the authors' checkpoints (.pt) and write a run directory for evaluate "
         "and explain. The data set and the network are derived from the shapes, other settings are those of the data "
         "set's released recipe; flags override both. The head is kept; --head zeroed, for checkpoints of the zeroing "

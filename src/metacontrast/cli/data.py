@@ -1,6 +1,7 @@
 """`metacontrast data`: list, fetch and verify data sets, and write a few images to try `fit` on."""
 
 import argparse
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -8,15 +9,14 @@ import numpy as np
 from PIL import Image
 
 from metacontrast.cli import shared
+from metacontrast.cli.parser import Parser
 from metacontrast.data.catalog import DATASETS, check_dataset, get_dataset
 from metacontrast.errors import InputError, one_line
 
 
-def add_parser(commands: Any) -> None:
-    """Declare the command and its verbs."""
-    parser = commands.add_parser(
-        "data", help="list, fetch or verify data sets", description="List, fetch or verify data sets."
-    )
+def add_parser(new: Callable[..., Parser]) -> None:
+    """Declare the command, made by `new`, and its verbs."""
+    parser = new(description="List, fetch or verify data sets.")
     verbs = parser.add_subparsers(metavar="verb", required=True, parser_class=type(parser))
     listing = verbs.add_parser("list", help="the known data sets, their sources and licences")
     listing.set_defaults(execute=execute_list)

@@ -4,7 +4,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from metacontrast import html
 from metacontrast.cli import shared
 from metacontrast.cli.config_flags import COMMON, add_config_flags, config_from_flags
+from metacontrast.cli.parser import Parser
 from metacontrast.cli.shared import check_destinations, images_folder
 from metacontrast.cli.train import train_with_progress
 from metacontrast.data import load_dataset
@@ -44,13 +45,11 @@ _AS_IN_TRAIN: dict[str, Any] = {
 """The flags of `train` that the demonstration has none of."""
 
 
-def add_parser(commands: Any) -> None:
-    """Declare the command and its flags."""
-    parser = commands.add_parser(
-        "demo",
+def add_parser(new: Callable[..., Parser]) -> None:
+    """Declare the command, made by `new`, and its flags."""
+    parser = new(
         usage="%(prog)s [flags]",
         common=({*COMMON, "episodes"} - {"head", "resume"}),
-        help="quick demo: train with and without the zeroing trick, and write a report",
         description="Meta-train first-order MAML twice with the same seed, with a learned and with a zeroed head, "
         "evaluate and explain both, and write a report folder. Finished parts are reused.",
     )

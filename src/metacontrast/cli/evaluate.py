@@ -1,6 +1,7 @@
 """`metacontrast evaluate`: accuracy of a trained run on fixed test tasks."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, get_args
 from tqdm import tqdm
 
 from metacontrast.cli import shared
+from metacontrast.cli.parser import Parser
 from metacontrast.data import ReadOptions, load_dataset
 from metacontrast.data.catalog import FOLDER, DatasetSpec, find_dataset
 from metacontrast.data.images import ClassImages
@@ -21,11 +23,9 @@ from metacontrast.training.evaluate import Evaluation, Row, as_table, evaluate
 from metacontrast.training.run import TrainedRun
 
 
-def add_parser(commands: Any) -> None:
-    """Declare the command and its flags."""
-    parser = commands.add_parser(
-        "evaluate",
-        help="accuracy of a trained run, ± its 95 %% interval",
+def add_parser(new: Callable[..., Parser]) -> None:
+    """Declare the command, made by `new`, and its flags."""
+    parser = new(
         description="Accuracy over fixed test tasks for each number of inner steps, with the head kept and zeroed, "
         "next to a nearest-centroid classifier on the same features. Equal seeds give equal tasks.",
         examples=(

@@ -3,14 +3,15 @@
 import argparse
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from metacontrast.cli import shared
 from metacontrast.cli.evaluate import images_like_the_runs
+from metacontrast.cli.parser import Parser
 from metacontrast.cli.shared import check_destinations, images_folder
 from metacontrast.errors import check_counts, one_line
 from metacontrast.report.findings import explain_run, findings_text, setting
@@ -18,11 +19,9 @@ from metacontrast.report.report import write_report
 from metacontrast.training.run import load_kept
 
 
-def add_parser(commands: Any) -> None:
-    """Declare the command and its flags."""
-    parser = commands.add_parser(
-        "explain",
-        help="decompose the outer gradient of a trained run",
+def add_parser(new: Callable[..., Parser]) -> None:
+    """Declare the command, made by `new`, and its flags."""
+    parser = new(
         description="Decompose the outer gradient into interference and contrast, measure how far the theory is from "
         "it, and write plots (PNG, PDF), explain.json and an HTML report, explain.html, that defines each number.",
         examples=(("a trained run", "metacontrast explain runs/glyphs"),),

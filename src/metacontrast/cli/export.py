@@ -1,18 +1,17 @@
 """`metacontrast export`: a fitted classifier as one file that runs without this library."""
 
 import argparse
-from typing import Any
+from collections.abc import Callable
 
 from metacontrast.cli import shared
+from metacontrast.cli.parser import Parser
 from metacontrast.cli.shared import check_destinations
 from metacontrast.errors import one_line
 
 
-def add_parser(commands: Any) -> None:
-    """Declare the command and its flags."""
-    parser = commands.add_parser(
-        "export",
-        help="write a fitted classifier as one ONNX or torch.export file",
+def add_parser(new: Callable[..., Parser]) -> None:
+    """Declare the command, made by `new`, and its flags."""
+    parser = new(
         description="The classifier with its preprocessing as one file. It takes uint8 images (batch, channel, height, "
         "width) of the model's size and gives probabilities and similarity; class names are in its metadata.",
     )

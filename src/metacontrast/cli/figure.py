@@ -1,18 +1,19 @@
 """`metacontrast figure`: answer a question of the paper, or all of them, with pictures and verdicts."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 
 from metacontrast.cli import shared
 from metacontrast.cli.grid import add_grid_flags, as_time, check_grid_flags, chosen_runner, execute_grid, jobs_at_once
+from metacontrast.cli.parser import Parser
+from metacontrast.cli.progress import stop_on_interrupt
 from metacontrast.cli.shared import check_destinations
-from metacontrast.cli.terminal import stop_on_interrupt
 from metacontrast.data.catalog import data_root, runs_folder
 from metacontrast.device import DEVICES, find_device, keep_freed_memory
 from metacontrast.errors import InputError
@@ -31,11 +32,9 @@ from metacontrast.training.step import Resources
 from metacontrast.version import INTERRUPTED
 
 
-def add_parser(commands: Any) -> None:
-    """Declare the command and its flags."""
-    parser = commands.add_parser(
-        "figure",
-        help="reproduce a figure of the paper, with a verdict per claim",
+def add_parser(new: Callable[..., Parser]) -> None:
+    """Declare the command, made by `new`, and its flags."""
+    parser = new(
         usage="%(prog)s NAME [flags]",
         description="Train the runs that are missing, record them, draw them next to the authors' numbers, and judge "
         "the paper's claims. A stopped command continues when it is given again. Figures: " + ", ".join(FIGURES) + ".",

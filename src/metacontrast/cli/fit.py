@@ -2,11 +2,13 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metacontrast.cli import shared
+from metacontrast.cli.parser import Parser
 from metacontrast.cli.shared import check_destinations
 from metacontrast.data.decode import MAX_PIXELS
 from metacontrast.errors import one_line
@@ -17,11 +19,9 @@ if TYPE_CHECKING:
 SHOWN = 20
 
 
-def add_parser(commands: Any) -> None:
-    """Declare the command and its flags."""
-    parser = commands.add_parser(
-        "fit",
-        help="learn the classes of your own images from a few of each",
+def add_parser(new: Callable[..., Parser]) -> None:
+    """Declare the command, made by `new`, and its flags."""
+    parser = new(
         usage="%(prog)s FOLDER --out DIR [flags]",
         description="Learn from a folder that holds a folder of images for each class, and write a classifier for "
         "`metacontrast predict`. Any number of classes, and of images of each.",

@@ -2,34 +2,40 @@
 
 import argparse
 import contextlib
+import functools
+import gc
+import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from metacontrast.cli.parser import Parser
 from metacontrast.cli.terminal import shown_controls, with_flags
 from metacontrast.errors import InputError, one_line
-from metacontrast.files import what_failed
 from metacontrast.version import __version__
 
+COMMANDS = {
+    "demo": "quick demo: train with and without the zeroing trick, and write a report",
+    "data": "list, fetch or verify data sets",
+    "train": "meta-train into a run directory",
+    "evaluate": "accuracy of a trained run, ± its 95 %% interval",
+    "explain": "decompose the outer gradient of a trained run",
+    "figure": "reproduce a figure of the paper, with a verdict per claim",
+    "fit": "learn the classes of your own images from a few of each",
+    "predict": "classify images with a fitted classifier",
+    "score": "accuracy of a fitted classifier on a labelled folder, with its mistakes on one page",
+    "play": "open a page where you teach classes by drawing or dropping images",
+    "export": "write a fitted classifier as one ONNX or torch.export file",
+    "convert": "convert one of the authors' checkpoints to a run directory",
+}
 
-def build_parser() -> Parser:
-    """Build the parser of all commands."""
-    from metacontrast.cli import (
-        convert,
-        data,
-        demo,
-        evaluate,
-        explain,
-        export,
-        figure,
-        fit,
-        play,
-        predict,
-        score,
-        train,
-    )
 
+def build_parser(wanted: Collection[str] = COMMANDS.keys()) -> Parser:
+    """Build the parser of all commands.
+
+    Args:
+        wanted: the commands whose flags are declared; only their modules are imported.
+    """
     parser = Parser(
         prog="metacontrast",
         description="Few-shot meta-learning with MAML, and why it learns.",
@@ -37,8 +43,12 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"metacontrast {__version__}")
     commands = parser.add_subparsers(metavar="command", required=True, parser_class=Parser)
-    for command in (demo, data, train, evaluate, explain, figure, fit, predict, score, play, export, convert):
-        command.add_parser(commands)
+    for name, summary in COMMANDS.items():
+        new = functools.partial(commands.add_parser, name, help=summary)
+        if name in wanted:
+            importlib.import_module(f"metacontrast.cli.{name}").add_parser(new)
+        else:
+            new()
     return parser
 
 
@@ -47,7 +57,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     with shown_controls():
         args = argparse.Namespace(flags={})
         try:
-            args = build_parser().parse_args(arguments)
+            with _without_collection():
+                parser = build_parser(sys.argv[1:] if arguments is None else arguments)
+            args = parser.parse_args(arguments)
             status = args.execute(args) or 0
             sys.stdout.flush()
         except InputError as error:
@@ -56,9 +68,23 @@ def run(arguments: Sequence[str] | None = None) -> int:
             _drop_output()
             return 1
         except OSError as error:
+            from metacontrast.files import what_failed
+
             _drop_output()
             return _refuse(what_failed(error))
         return status
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Collect no garbage inside the block: imports make many objects and drop few."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _refuse(message: str) -> int:

@@ -2,18 +2,17 @@
 
 import argparse
 import webbrowser
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from metacontrast.cli import shared
+from metacontrast.cli.parser import Parser
 from metacontrast.errors import one_line, require_extra
 
 
-def add_parser(commands: Any) -> None:
-    """Declare the command and its flags."""
-    parser = commands.add_parser(
-        "play",
-        help="open a page where you teach classes by drawing or dropping images",
+def add_parser(new: Callable[..., Parser]) -> None:
+    """Declare the command, made by `new`, and its flags."""
+    parser = new(
         description="Open a page on this computer: draw or drop a few images of each class, ask about another one, and "
         "see which examples pulled and pushed the answer. A second tab meta-trains two small models while you watch. "
         "Nothing leaves this computer. Ctrl-C ends it.",

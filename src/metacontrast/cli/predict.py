@@ -3,7 +3,7 @@
 import argparse
 import csv
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from metacontrast.cli import shared
 from metacontrast.cli.fit import add_max_pixels_flag
+from metacontrast.cli.parser import Parser
 from metacontrast.cli.shared import check_destinations
 from metacontrast.cli.terminal import with_flags
 from metacontrast.errors import InputError, check_counts, one_line
@@ -23,11 +24,9 @@ if TYPE_CHECKING:
 SHOWN = 5
 
 
-def add_parser(commands: Any) -> None:
-    """Declare the command and its flags."""
-    parser = commands.add_parser(
-        "predict",
-        help="classify images with a fitted classifier",
+def add_parser(new: Callable[..., Parser]) -> None:
+    """Declare the command, made by `new`, and its flags."""
+    parser = new(
         description="One line for each image: file, class and probability, separated by tabs. Files that cannot be "
         "read are reported, the others are classified, and the exit status is 1.",
         examples=(

@@ -2,12 +2,13 @@
 
 import argparse
 import sys
-from typing import Any
+from collections.abc import Callable
 
 from tqdm import tqdm
 
 from metacontrast.cli import shared
 from metacontrast.cli.fit import add_max_pixels_flag
+from metacontrast.cli.parser import Parser
 from metacontrast.cli.shared import check_destinations
 from metacontrast.errors import one_line
 from metacontrast.files import write_text
@@ -15,11 +16,9 @@ from metacontrast.files import write_text
 SHOWN = 20
 
 
-def add_parser(commands: Any) -> None:
-    """Declare the command and its flags."""
-    parser = commands.add_parser(
-        "score",
-        help="accuracy of a fitted classifier on a labelled folder, with its mistakes on one page",
+def add_parser(new: Callable[..., Parser]) -> None:
+    """Declare the command, made by `new`, and its flags."""
+    parser = new(
         description="Accuracy with its 95 % interval, recall of each class, confusion matrix, and the most confident "
         "mistakes with their images in one HTML page. Of a folder with train/ and test/, test/ is taken.",
         examples=(("score on labelled images", "metacontrast score my-classifier labelled-images"),),

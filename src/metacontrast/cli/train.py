@@ -19,8 +19,9 @@ from metacontrast.cli.config_flags import (
     given_fields,
 )
 from metacontrast.cli.grid import add_grid_flags, check_grid_flags, chosen_runner, execute_grid, jobs_at_once
+from metacontrast.cli.parser import Parser
+from metacontrast.cli.progress import Progress, row_in_words, stop_on_interrupt
 from metacontrast.cli.shared import add_deterministic_flag, check_destinations, determinism, images_folder
-from metacontrast.cli.terminal import Progress, row_in_words, stop_on_interrupt
 from metacontrast.data.catalog import data_root, dataset_files
 from metacontrast.data.images import ClassImages
 from metacontrast.device import find_device
@@ -37,11 +38,9 @@ from metacontrast.training.train_run import load_images, train_run
 from metacontrast.version import INTERRUPTED
 
 
-def add_parser(commands: Any) -> None:
-    """Declare the command and its flags."""
-    parser = commands.add_parser(
-        "train",
-        help="meta-train into a run directory",
+def add_parser(new: Callable[..., Parser]) -> None:
+    """Declare the command, made by `new`, and its flags."""
+    parser = new(
         usage="%(prog)s --out DIR [flags]",
         description="Meta-train with MAML, or with the method that --method names. Ctrl-C saves and stops; --resume "
         "continues where it stopped.",

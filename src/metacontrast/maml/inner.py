@@ -97,10 +97,11 @@ def last(steps: Iterator[Params]) -> Params:
     return reduce(lambda _, after: after, steps)
 
 
-Pullback = Callable[[Tensor], Sequence[Tensor]]
+Pullback = Callable[..., Sequence[Tensor]]
+"""Map from a cotangent of a value to those of some tensors; without one, that of a scalar, from 1."""
 VJP = Callable[[Callable[..., tuple[Tensor, Any]], Sequence[Tensor], bool], tuple[Tensor, Any, Pullback]]
-"""Of a function that returns a value and extras: both at some tensors, and the map from a cotangent of the value to
-those of the tensors. The last argument says whether the result is to be differentiated again.
+"""Of a function that returns a value and extras: both at some tensors, and the pullback of the value. The last argument
+says whether the result is to be differentiated again.
 """
 
 
@@ -113,7 +114,7 @@ def autograd_vjp(
         aliases = [t.view_as(t) if second and t.requires_grad else t.detach().requires_grad_() for t in at]
         value, extras = function(*aliases)
 
-    def pull(cotangent: Tensor) -> Sequence[Tensor]:
+    def pull(cotangent: Tensor | None = None) -> Sequence[Tensor]:
         try:
             return torch.autograd.grad(value, aliases, cotangent, create_graph=second, materialize_grads=True)
         except RuntimeError as error:
@@ -131,10 +132,13 @@ def transform_vjp(
     function: Callable[..., tuple[Tensor, Any]], at: Sequence[Tensor], second: bool
 ) -> tuple[Tensor, Any, Pullback]:
     """`VJP` as a `torch.func` transform, which `torch.compile` can follow."""
-    value, pull, extras = torch.func.vjp(function, *at, has_aux=True)  # pyright: ignore[reportAssignmentType]
-    if second:
-        return value, extras, pull
-    return value.detach(), extras, lambda cotangent: [t.detach() for t in pull(cotangent)]
+    value, vjp, extras = torch.func.vjp(function, *at, has_aux=True)  # pyright: ignore[reportAssignmentType]
+
+    def pull(cotangent: Tensor | None = None) -> Sequence[Tensor]:
+        found = vjp(torch.ones_like(value) if cotangent is None else cotangent)
+        return found if second else [t.detach() for t in found]
+
+    return value if second else value.detach(), extras, pull
 
 
 def trajectory(
@@ -160,7 +164,7 @@ def trajectory(
         return model.task_features(dict(zip(params.encoder, tensors, strict=True)), support_x), ()
 
     def loss(features: Tensor, *head: Tensor) -> tuple[Tensor, tuple[()]]:
-        return task_losses(apply_head(head_from(head), features), support_y, inner.loss, weights), ()
+        return task_losses(apply_head(head_from(head), features), support_y, inner.loss, weights).sum(), ()
 
     features, pull, memory = None, None, None
     for step in range(inner.steps):
@@ -170,8 +174,8 @@ def trajectory(
         elif features is None:
             params = params._replace(encoder=model.for_tasks(params.encoder, len(support_y)))
             features, _, pull = vjp(encode, list(params.encoder.values()), second)
-        losses, _, pull_losses = vjp(loss, [features, *head_tensors(params.head)], second)
-        at_features, *at_head = pull_losses(torch.ones_like(losses))
+        _, _, pull_loss = vjp(loss, [features, *head_tensors(params.head)], second)
+        at_features, *at_head = pull_loss()
         at_encoder = []
         if pull is not None and step >= standing:
             at_encoder, features = pull(at_features), None

@@ -57,10 +57,10 @@ def outer_gradient(model: Model, params: Params, episodes: Episode, inner: Inner
         start = from_tensors(params, leaves)
         path = trajectory(model, start, episodes.support_x, episodes.support_y, inner, vjp=vjp)
         seen = [(weight, *answer(adapted), adapted) for weight, adapted in zip(weights, path, strict=True) if weight]
-        return torch.stack([weight * metrics.loss for weight, metrics, *_ in seen]).sum(0), seen[-1][1:]
+        return torch.stack([weight * metrics.loss for weight, metrics, *_ in seen]).sum(), seen[-1][1:]
 
-    total, (metrics, query, adapted), pull = vjp(loss, to_tensors(params), False)
-    gradient = from_tensors(params, pull(torch.ones_like(total)))
+    _, (metrics, query, adapted), pull = vjp(loss, to_tensors(params), False)
+    gradient = from_tensors(params, pull())
     return Outcome(gradient, Metrics(*map(Tensor.detach, metrics)), map_params(Tensor.detach, adapted), query.detach())
 
 
@@ -71,7 +71,7 @@ def loss_gradient(params: Params, loss: Callable[[Params], tuple[Tensor, Tensor]
         loss: from parameters to a scalar and an accuracy.
     """
     value, accuracy, pull = autograd_vjp(lambda *leaves: loss(from_tensors(params, leaves)), to_tensors(params), False)
-    return from_tensors(params, pull(torch.ones_like(value))), Metrics(value[None], accuracy.detach()[None])
+    return from_tensors(params, pull()), Metrics(value[None], accuracy.detach()[None])
 
 
 def accuracies(outputs: Float[Tensor, "*task image way"], labels: Tensor) -> Float[Tensor, "*task"]:
