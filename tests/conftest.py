@@ -5,7 +5,9 @@ from pathlib import Path
 
 from jaxtyping import install_import_hook
 
-install_import_hook("metacontrast", "beartype.beartype")
+SHAPED = ("classifier", "data", "diagnostics", "experiments.statistics", "maml", "methods", "model", "theory")
+SHAPED += ("training.evaluate", "training.libraries", "types")
+install_import_hook([f"metacontrast.{each}" for each in SHAPED], "beartype.beartype")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest  # noqa: E402
