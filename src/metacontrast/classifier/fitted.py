@@ -170,7 +170,7 @@ def _fit_support(start: StartingPoint, support: Support, plan: Plan, device: str
     return Fitted(
         Network(encoder, adapted.head, means, start.images).eval().cpu(),
         chosen,
-        found.temperature if found else start.temperature if chosen.method == "ridge" else 1.0,
+        found.temperature if found else start.temperature(chosen, plan.inner.scope, model.ways),
         _threshold(plan.reject, found),
         len(found.y) if found else 0,
         report(held_out, PROTOTYPE, chosen),

@@ -8,7 +8,8 @@ An encoder from elsewhere is written as its name and the digest of its weights, 
 import copy
 import dataclasses
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from metacontrast.classifier.candidates import HeadChoice
-from metacontrast.classifier.stored_values import stored_inner, stored_source
+from metacontrast.classifier.candidates import FALL_WITH_WAYS, TEMPERATURES, Candidate, HeadChoice
+from metacontrast.classifier.stored_values import stored_inner, stored_source, stored_temperatures
 from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError, check_choice
 from metacontrast.files import as_path, check_writable, parse_json, write_text
@@ -28,11 +29,10 @@ from metacontrast.training import checkpoint, sources
 from metacontrast.training.run import TrainedRun, load_run, save_model
 from metacontrast.training.sources import TENSORS, Source, find_model
 from metacontrast.training.start import INNER, format_of
-from metacontrast.types import Head, Inner, Params, map_params
+from metacontrast.types import Head, Inner, Params, Scope, map_params
 
 FORMAT, VERSION = "metacontrast-model", 2
 CONFIG = "config.json"
-RIDGE_TEMPERATURE = 0.05
 BatchStats = Literal["running", "support"]
 
 
@@ -49,6 +49,8 @@ class StartingPoint:
         run: the trained run behind it, if there is one.
         source: where its encoder comes from, if it is not of this library.
         head: which head predicts unless told otherwise.
+        temperatures: of each head's probabilities where no image can be held out, for five classes; that of `adapted`
+            holds for `inner`.
     """
 
     name: str
@@ -59,14 +61,17 @@ class StartingPoint:
     run: TrainedRun | None = None
     source: Source | None = None
     head: HeadChoice = "adapted"
+    temperatures: Mapping[str, float] = field(default_factory=TEMPERATURES.copy)
 
     def __repr__(self) -> str:
         return f"<StartingPoint {self.name}>"
 
-    @property
-    def temperature(self) -> float:
-        """Of a ridge head's probabilities where no image can be held out: set on tasks of one image a class."""
-        return RIDGE_TEMPERATURE
+    def temperature(self, head: Candidate, scope: Scope, ways: int) -> float:
+        """The temperature of a head of that many classes where no image can be held out."""
+        own = Candidate(self.inner.lr, self.inner.steps)
+        if head.method == "adapted" and (head, scope) != (own, self.inner.scope):
+            return 1.0
+        return self.temperatures.get(head.method, 1.0) * (5 / ways) ** FALL_WITH_WAYS[head.method]
 
     @property
     def batch_stats(self) -> BatchStats:
@@ -173,7 +178,8 @@ def from_run(name: str, run: TrainedRun) -> StartingPoint:
     inner = dataclasses.replace(run.config.inner(), order="first", direction=None)
     head = METHODS[run.config.method].predicts
     model = run.model if run.model.norm == "running" else run.model.with_norm("inductive")
-    return StartingPoint(name, model, run.params, format_of(run), inner, run, head=head)
+    trained = TEMPERATURES | {"adapted": (run.config.ways / 5) ** FALL_WITH_WAYS["adapted"]}  # 1 for its own tasks
+    return StartingPoint(name, model, run.params, format_of(run), inner, run, head=head, temperatures=trained)
 
 
 def load_starting_point(model: Any, weights: str | Path | None = None) -> StartingPoint:
@@ -196,9 +202,10 @@ def load_starting_point(model: Any, weights: str | Path | None = None) -> Starti
     facts = _read_format(folder / CONFIG)
     if "source" in facts:
         return _load_sourced(facts, folder)
-    start = from_run(str(model), load_run(folder))
-    chosen = facts.get("adaptation")
-    return start if chosen is None else dataclasses.replace(start, inner=stored_inner(chosen, folder / CONFIG))
+    start, where = from_run(str(model), load_run(folder)), folder / CONFIG
+    if "adaptation" in facts:
+        start = dataclasses.replace(start, inner=stored_inner(facts["adaptation"], where))
+    return dataclasses.replace(start, temperatures={**start.temperatures, **stored_temperatures(facts, where)})
 
 
 def rebuild(facts: Any, tensors: dict[str, torch.Tensor], where: Path, given: StartingPoint | None) -> StartingPoint:
@@ -231,7 +238,8 @@ def rebuild(facts: Any, tensors: dict[str, torch.Tensor], where: Path, given: St
             f"{where} was made with other weights of {source.name} (SHA-256 {str(expected)[:12]}…, these have "
             f"{digest[:12]}…): give the same ones, or fit again"
         )
-    return dataclasses.replace(given, images=images, inner=inner, head=facts["head"], source=source)
+    brought = {"head": facts["head"], "temperatures": {**given.temperatures, **stored_temperatures(facts, where)}}
+    return dataclasses.replace(given, images=images, inner=inner, source=source, **brought)
 
 
 def source_facts(start: StartingPoint, stored: bool) -> dict[str, Any]:
@@ -244,6 +252,7 @@ def source_facts(start: StartingPoint, stored: bool) -> dict[str, Any]:
         )
     about = dataclasses.asdict(start.source) | {"batch_stats": start.batch_stats, "head": start.head}
     about |= {"images": dataclasses.asdict(start.images), "adaptation": start.inner.plain_values()}
+    about |= {"temperatures": dict(start.temperatures)}
     return about | {"stored_digest": sources.digest_of(start.encoder)} if stored else about
 
 
@@ -269,7 +278,7 @@ def load_model(model: str | Path) -> TrainedRun:
 
 
 def save_starting_point(start: StartingPoint, folder: Path, *, weights_inside: bool = False) -> None:
-    """Write `config.json` and `model.safetensors`; `start.inner` becomes how the model adapts unless told otherwise.
+    """Write `config.json` and `model.safetensors`; a classifier that starts from them adapts as `start.inner` says.
 
     Args:
         weights_inside: of an encoder from elsewhere, write its weights; otherwise its name and digest are written.
@@ -283,6 +292,7 @@ def save_starting_point(start: StartingPoint, folder: Path, *, weights_inside: b
     else:
         save_model(folder, start.run)
         facts |= {"images": _image_facts(start.images), "adaptation": start.inner.plain_values()}
+        facts |= {"temperatures": dict(start.temperatures)}
         facts |= {"updates": start.run.updates, "config": dataclasses.asdict(start.run.config)}
     write_text(folder / CONFIG, json.dumps(facts, indent=1) + "\n")
 

@@ -37,7 +37,7 @@ from metacontrast.classifier.starting_point import (
     source_facts,
     source_tensors,
 )
-from metacontrast.classifier.stored_values import CLASSIFIER, RUN, check_values, stored_images
+from metacontrast.classifier.stored_values import CLASSIFIER, RUN, check_values, stored_images, stored_temperatures
 from metacontrast.classifier.support import Support
 from metacontrast.errors import InputError
 from metacontrast.files import as_utf8, exclusive, is_folder, remove_leftovers, why_no_folder, write_text
@@ -194,8 +194,8 @@ def _facts(state: State, parameters: dict[str, Any], weights_inside: bool) -> di
 def _about_start(start: StartingPoint, weights_inside: bool) -> dict[str, Any]:
     if start.run is None:
         return {"source": source_facts(start, weights_inside)}
-    inner = start.inner.plain_values()
-    return {"updates": start.run.updates, "config": dataclasses.asdict(start.run.config), "adaptation": inner}
+    about = {"updates": start.run.updates, "config": dataclasses.asdict(start.run.config)}
+    return about | {"adaptation": start.inner.plain_values(), "temperatures": dict(start.temperatures)}
 
 
 def _tensors(state: State, weights_inside: bool) -> dict[str, Tensor]:
@@ -255,7 +255,9 @@ def _start(
     form = stored_images(facts["images"], folder / CONFIG)
     known = ModelFacts(about["updates"], form.shape, form.mean, form.std)
     run = run_from_tensors(config, known, tensors, str(folder / TENSORS))
-    return dataclasses.replace(from_run(about["name"], run), inner=Inner(**about["adaptation"]))
+    start = from_run(about["name"], run)
+    temperatures = {**start.temperatures, **stored_temperatures(about, folder / CONFIG)}
+    return dataclasses.replace(start, inner=Inner(**about["adaptation"]), temperatures=temperatures)
 
 
 def _network(start: StartingPoint, support: Support, tensors: dict[str, Tensor]) -> Network:

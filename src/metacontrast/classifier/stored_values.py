@@ -49,6 +49,19 @@ def stored_inner(values: Any, where: Path) -> Inner:
         ) from error
 
 
+def stored_temperatures(facts: Mapping[str, Any], where: Path) -> dict[str, float]:
+    """The temperatures by head, as a file says them; those that it does not say are left out."""
+    found = facts.get("temperatures", {})
+    if not (
+        isinstance(found, dict) and found.keys() <= {*METHODS} and all(_ABOVE_0[0](each) for each in found.values())
+    ):
+        raise InputError(
+            f"{where}: temperatures is {str(found)[:_SHOWN]}, but it must give heads ({', '.join(METHODS)}) a finite "
+            "number above 0: restore the file or fit again"
+        )
+    return dict(found)
+
+
 def stored_source(facts: Any, where: Path) -> tuple[Source, ImageFormat, Inner]:
     """An encoder from elsewhere, its images and how it adapts, as a file says them."""
     check_values(facts, SOURCE, where)
