@@ -6,8 +6,9 @@
 
 A row draws its tasks from the test classes. For each, folders of PNG files are written; `FewShotClassifier` is fitted
 to one and asked about the other, 15 further images of each class. Beside it stand, on the features that it used
-(`transform`), scikit-learn's logistic regression with its defaults and the nearest class mean. Intervals are 95 % over
-tasks, differences paired by task; that of the calibration error is a bootstrap over tasks.
+(`transform`), scikit-learn's logistic regression with its defaults, the nearest class mean and, where it is installed,
+easyfsl's SimpleShot (`pip install easyfsl`; it needs torchvision). Intervals are 95 % over tasks, differences paired by
+task; that of the calibration error is a bootstrap over tasks.
 
 The features of frozen encoders are kept by the pixels that they are of, in memory and in DIR2: an image's features do
 not depend on what else is asked, so that no answer changes, and a task costs seconds. `speed` keeps nothing.
@@ -19,6 +20,7 @@ among those that `photos` was trained on.
 import argparse
 import contextlib
 import hashlib
+import importlib.util
 import json
 import platform
 import subprocess
@@ -205,6 +207,8 @@ def answer(files: Files, row: Row, number: int, task: Task) -> dict[str, Any]:
     x, q, y = classifier.transform(learned), classifier.transform(asked), [file.parent.name for file in learned]
     found["logistic"] = float((LogisticRegression(max_iter=1000).fit(x, y).predict(q) == truth).mean())
     found["nearest_mean"] = float((nearest_mean(x, np.array(y), q) == truth).mean())
+    if importlib.util.find_spec("easyfsl") is not None:
+        found["simple_shot"] = float((simple_shot(x, np.array(y), q) == truth).mean())
     if len(classifier.state_.fitted.true_probabilities) >= COVERAGE / (1 - COVERAGE):
         sets = classifier.predict_set(asked, COVERAGE)
         found["covered"] = mean(label in some for label, some in zip(truth, sets, strict=True))
@@ -219,6 +223,16 @@ def nearest_mean(x: np.ndarray, y: np.ndarray, q: np.ndarray) -> np.ndarray:
     return classes[((q[:, None] - means) ** 2).sum(2).argmin(1)]
 
 
+def simple_shot(x: np.ndarray, y: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """What easyfsl's SimpleShot answers: the class mean at the smallest angle."""
+    from easyfsl.methods import SimpleShot
+
+    classes, labels = np.unique(y, return_inverse=True)
+    method = SimpleShot(nn.Identity())
+    method.process_support_set(torch.from_numpy(x), torch.from_numpy(labels))
+    return classes[method(torch.from_numpy(q)).argmax(1).numpy()]
+
+
 def half_interval(values: Sequence[float]) -> float:
     """Half the 95 % interval of their mean."""
     return 1.96 * stdev(values) / len(values) ** 0.5
@@ -230,10 +244,11 @@ def summary(tasks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for name in ("model", "head"):
         chosen = [task[name] for task in tasks if name in task]
         line |= {f"{name}s": {each: chosen.count(each) for each in sorted(set(chosen))}} if chosen else {}
-    names = ("accuracy", "logistic", "nearest_mean", "covered", "set_size", "known", "unknown")
+    names = ("accuracy", "logistic", "nearest_mean", "simple_shot", "covered", "set_size", "known", "unknown")
     values = {name: [task[name] for task in tasks if name in task] for name in names}
-    for name in ("logistic", "nearest_mean"):
-        values[f"more_than_{name}"] = [a - b for a, b in zip(values["accuracy"], values[name], strict=True)]
+    for name in ("logistic", "nearest_mean", "simple_shot"):
+        if values[name]:
+            values[f"more_than_{name}"] = [a - b for a, b in zip(values["accuracy"], values[name], strict=True)]
     for name, some in values.items():
         line |= {name: mean(some), f"{name}_ci95": half_interval(some)} if len(some) > 1 else {}
     if "refit_seconds" in tasks[0]:

@@ -71,7 +71,7 @@ def _diagram(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _accuracy(lines: Sequence[dict[str, Any]]) -> str:
     head = ("test classes, classes × images", "tasks", "model", "accuracy", "less logistic regression")
-    head += ("less nearest class mean", "ECE", "right class in its set of 0.9")
+    head += ("less nearest class mean", "less easyfsl's SimpleShot", "ECE", "right class in its set of 0.9")
     rows = []
     for line in lines:
         low, high = line["ece_interval"]
@@ -84,6 +84,7 @@ def _accuracy(lines: Sequence[dict[str, Any]]) -> str:
                 _percent(line, "accuracy"),
                 _percent(line, "more_than_logistic", "+"),
                 _percent(line, "more_than_nearest_mean", "+"),
+                _percent(line, "more_than_simple_shot", "+") if "simple_shot" in line else "not measured",
                 f"{line['ece']:.3f} ({low:.3f} to {high:.3f})",
                 sets,
             )
