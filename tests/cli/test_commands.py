@@ -200,7 +200,7 @@ def test_other_heads_train_and_evaluate(head, folder, tmp_path, capsys):
 
 def test_demo_writes_a_report_and_does_nothing_twice(folder, tmp_path, capsys):
     words = ["demo", "--dataset", f"folder:{folder}", "--updates", "2", "--episodes", "3", "--queries", "4"]
-    words = [*words, "--image-size", "28", "--out", str(tmp_path / "report"), "--json"]
+    words = [*words, "--filters", "8", "--image-size", "28", "--out", str(tmp_path / "report"), "--json"]
     assert run(words) == 0
     first = last_json(capsys.readouterr().out)
     assert set(first["results"]) == {"learned head", "zeroing trick"}

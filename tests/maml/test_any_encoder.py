@@ -361,14 +361,14 @@ def test_what_a_zeroed_head_saves_changes_no_number(scope, order, steps, norm, b
     """
     from metacontrast.model.encoders import conv4
 
-    encoder = conv4(1, 28, filters=4)
+    encoder = conv4(1, 16, filters=4)
     zeroed = Model(encoder, WAYS, head="zeroed", norm=norm, head_bias=bias)
     plain = replace(zeroed, head="learned", fused=False)
     params = zeroed.init(torch.Generator().manual_seed(0))
     params = reference.Params({n: t.double() for n, t in params.encoder.items()}, params.head)
     params = params._replace(head=type(params.head)(*(None if t is None else t.double() for t in params.head)))
     rng, y = torch.Generator().manual_seed(5), torch.arange(WAYS).repeat_interleave(2).expand(4, -1)
-    support, query = (torch.rand(4, 2 * WAYS, 1, 28, 28, generator=rng, dtype=torch.float64) for _ in range(2))
+    support, query = (torch.rand(4, 2 * WAYS, 1, 16, 16, generator=rng, dtype=torch.float64) for _ in range(2))
     episodes, inner = Episode(support, y, query, y), Inner(steps, 0.1, scope, order)
     expected, losses = meta_gradient(plain, params, episodes, inner)
     for engine in ("loop", "vmap"):

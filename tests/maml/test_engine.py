@@ -21,9 +21,9 @@ TOLERANCE = 1e-12
 """As in `test_meta_gradient`: two orders of summation, of which 1e-12 of the largest gradient leaves room."""
 
 ENCODERS = {
-    "conv4": ((3, 32, 32), 4),
+    "conv4": ((3, 16, 16), 4),
     "conv4-released": ((1, 28, 28), 6),
-    "resnet12": ((1, 32, 32), 2),
+    "resnet12": ((1, 16, 16), 2),
     "mlp": ((1, 6, 6), 8),
 }
 
