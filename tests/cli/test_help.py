@@ -3,6 +3,8 @@
 import argparse
 import dataclasses
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -104,3 +106,19 @@ def test_flags_of_training_come_in_groups(capsys):
 def test_an_unknown_recipe_is_one_line_in_help_too(capsys):
     assert run(["train", "--recipe", "omniglot-5w1s", "--help"]) == 2
     assert "unknown recipe 'omniglot-5w1s': did you mean" in capsys.readouterr().err
+
+
+def test_an_unknown_flag_is_the_commands_error_with_the_nearest_one(capsys):
+    with pytest.raises(SystemExit, match=r"^2$"):
+        run(["evaluate", "runs/mine", "--eval-steps", "10"])
+    line = "metacontrast evaluate: error: unrecognized arguments: --eval-steps 10; did you mean '--steps'? "
+    assert capsys.readouterr().err == line + "(see metacontrast evaluate --help)\n"
+
+
+def test_a_command_imports_no_other(tmp_path):
+    """`--help` and `--version` import no PyTorch, and `fit --help` no matplotlib."""
+    for words, absent in ((["--help"], "torch"), (["fit", "--help"], "matplotlib")):
+        code = f"import sys\nfrom metacontrast.cli.main import run\ntry: run({words})\nexcept SystemExit: pass\n"
+        code += f"print({absent!r} in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+        assert done.stdout.splitlines()[-1] == "False"

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
-from metacontrast.errors import not_one_of, one_line
+from metacontrast.errors import did_you_mean, not_one_of, one_line
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,12 +35,22 @@ class Parser(argparse.ArgumentParser):
             self.add_argument("--help-all", action=_HelpAll, nargs=0, help="show all flags and exit")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """Parse as argparse does; `flags` has the flag of every option of the command and its verb."""
+        """Parse as argparse does; `flags` has the flag of every option of the command and its verb, `parser` is theirs."""
         self._words = tuple(args or ())
         found, rest = super().parse_known_args(args, namespace)
         own = {each.dest: each.option_strings[0] for each in self._actions if each.option_strings}
         found.flags = own | getattr(found, "flags", {})
+        found.parser = getattr(found, "parser", self)
         return found, rest
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Parse as argparse does; what a command does not know is its own error, with the nearest flag."""
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            parser, flag = found.parser, rest[0].partition("=")[0]
+            hint = did_you_mean(flag, parser._option_string_actions) if flag.startswith("--") else ""
+            parser.error(f"unrecognized arguments: {' '.join(rest)}; {hint}".rstrip("; "))
+        return found
 
     def format_help(self) -> str:
         """Format what `--help` prints: the common flags, or all where none are named."""
