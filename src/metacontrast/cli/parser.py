@@ -35,7 +35,10 @@ class Parser(argparse.ArgumentParser):
             self.add_argument("--help-all", action=_HelpAll, nargs=0, help="show all flags and exit")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """Parse as argparse does; `flags` has the flag of every option of the command and its verb, `parser` is theirs."""
+        """Parse as argparse does.
+
+        `flags` has the flag of every option of the command and its verb, and `parser` is the one that read them.
+        """
         self._words = tuple(args or ())
         found, rest = super().parse_known_args(args, namespace)
         own = {each.dest: each.option_strings[0] for each in self._actions if each.option_strings}
