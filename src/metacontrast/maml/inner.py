@@ -228,7 +228,7 @@ def learned_rates(
     Args:
         per: one rate for every `tensor` (layer), or one for every single `parameter` (Meta-SGD); rows of a head that
             stand for whatever class a task has share theirs.
-        steps: how many steps have rates of their own, later ones have the last one's; None: all of `inner.steps`.
+        steps: number of steps with their own rates; later steps use the last one. None: `inner.steps`.
 
     Returns:
         Parameters whose `rates`, by flat name such as `encoder.0.weight` or `head.bias`, have shape `(step, ...)`.
@@ -246,7 +246,7 @@ def learned_rates(
 
 
 def learned_step_norms(model: Model, params: Params, inner: Inner) -> Params:
-    """The same parameters with weights and biases of the batch norms that are learned for after every inner step.
+    """The same parameters with batch-norm weights and biases that are learned separately for each number of steps.
 
     Before the first step the encoder's own are in use; all start as copies of these. The inner loop leaves them alone.
 
