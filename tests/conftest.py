@@ -17,6 +17,13 @@ from metacontrast.data import image_format, images  # noqa: E402
 from metacontrast.model.model import Model  # noqa: E402
 from metacontrast.types import map_params  # noqa: E402
 
+LONGEST = ("test_docs.py", "test_commands.py", "test_browser.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that no process is left alone with one of them at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
 
 @pytest.fixture(autouse=True)
 def few_threads():

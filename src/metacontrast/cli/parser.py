@@ -49,8 +49,9 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parse as argparse does; what a command does not know is its own error, with the nearest flag."""
         found, rest = self.parse_known_args(args, namespace)
+        parser = vars(found).pop("parser")  # processes are given what is found
         if rest:
-            parser, flag = found.parser, rest[0].partition("=")[0]
+            flag = rest[0].partition("=")[0]
             hint = did_you_mean(flag, parser._option_string_actions) if flag.startswith("--") else ""
             parser.error(f"unrecognized arguments: {' '.join(rest)}; {hint}".rstrip("; "))
         return found
