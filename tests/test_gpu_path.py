@@ -46,6 +46,8 @@ LEARNING = [pair for pair in product(HEADS, SCOPES) if pair not in (("zeroed", "
 SOME = [(*pair, NORMS[n % 2], ORDERS[n // 2 % 2]) for n, pair in enumerate(LEARNING)]
 """Each with one policy and one order."""
 ALL = [(*pair, *rest) for pair in LEARNING for rest in product(NORMS, ORDERS)]
+ALL = [each if each in SOME else pytest.param(*each, marks=pytest.mark.slow) for each in ALL]
+"""Every policy and order, those of `SOME` in the default run."""
 
 only_cuda = pytest.mark.skipif(NAME != "cuda", reason="on a device called cuda: see the last test of this file")
 

@@ -22,6 +22,7 @@ from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError
 from metacontrast.maml.inner import adapt
 from metacontrast.model.head import class_means
+from metacontrast.training.start import INNER
 from metacontrast.types import Inner
 
 
@@ -385,6 +386,12 @@ def test_a_trained_model_is_at_temperature_1_on_tasks_like_its_own():
     ways = (run := tiny_start().run).config.ways
     start = from_run("mine", run)
     assert start.temperature(Candidate(start.inner.lr, start.inner.steps), start.inner.scope, ways) == 1.0
+
+
+def test_the_measured_temperature_of_inner_steps_is_not_that_of_other_steps():
+    images = ImageFormat(1, SIZE)
+    usual, other = (StartingPoint.from_encoder(nn.Flatten(), images, inner) for inner in (INNER, Inner(1, 0.5, "head")))
+    assert usual.temperatures["adapted"] < 1 == other.temperatures["adapted"]
 
 
 @pytest.mark.parametrize(("ways", "head"), [(5, "adapted"), (20, "adapted"), (20, "ridge"), (20, "prototype")])

@@ -163,7 +163,8 @@ def from_module(
     norm = "running" if batch_stats == "running" else "inductive"
     model = Model(encoder, ways=2, feature_size=size, head="zeroed", norm=norm)
     frozen: HeadChoice = "auto" if inner.scope == "head" else "adapted"
-    return StartingPoint(source.name, model, _own_params(model), images, inner, None, source, head or frozen)
+    measured = TEMPERATURES if inner == INNER else TEMPERATURES | {"adapted": 1.0}
+    return StartingPoint(source.name, model, _own_params(model), images, inner, None, source, head or frozen, measured)
 
 
 def _own_params(model: Model) -> Params:
