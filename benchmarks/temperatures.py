@@ -67,7 +67,8 @@ def main() -> None:
             heads = measure(args.model, images, ways, args.tasks, args.seed)
             line: dict[str, Any] = {"model": args.model, "dataset": args.dataset, "ways": ways, "tasks": args.tasks}
             line |= {"seed": args.seed, "heads": heads, "processor": processor(), "torch": torch.__version__}
-            line |= {"command": f"python benchmarks/temperatures.py {args.model} {args.dataset} --tasks {args.tasks}"}
+            words = f"{args.model} {args.dataset} --tasks {args.tasks} --seed {args.seed}"
+            line |= {"command": f"python benchmarks/temperatures.py {words}"}
             print(json.dumps(line), flush=True)
             if args.records:
                 with args.records.open("a", encoding="utf-8") as file:

@@ -91,7 +91,7 @@ def is_finished(out: Path) -> bool:
     return False
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_and_resumed_it_is_the_uninterrupted_training(kills, start, whole, tmp_path):
     """`kill -9` in trainings one after another until so many have met their end; each must come to the same bytes."""
     expected, seconds = whole

@@ -57,7 +57,7 @@ def distance(found: Params, expected: Params) -> float:
 @pytest.mark.parametrize("engine", ["loop", "vmap"])
 @pytest.mark.parametrize(
     ("name", "order", "steps", "scope"),
-    list(itertools.product(ENCODERS, ("first", "second"), (1, 3), ("all", "head", "encoder"))),
+    list(itertools.product(ENCODERS, ("first", "second"), (1, 5), ("all", "head", "encoder"))),
 )
 def test_every_engine_gives_the_references_gradient(name, order, steps, scope, engine):
     """Algorithm 1, on every built-in encoder; the reference differentiates its own loop over plain layers."""

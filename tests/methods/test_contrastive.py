@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def double_batch(config, first):
     return Episode(batch.support_x.double(), batch.support_y, batch.query_x.double(), batch.query_y)
 
 
-def parameters_after(config, updates=20):
+def parameters_after(config, updates=50):
     model, state = double_state(config)
     for number in range(updates):
         outer_step(config, model)(state, double_batch(config, number))
@@ -41,11 +42,18 @@ def relative_distance(one, two):
     return ((one - two).norm() / two.norm()).item()
 
 
-@pytest.mark.parametrize("norm", ["transductive", "inductive"])
-@pytest.mark.parametrize("head", ["learned", "zeroed"])
-@pytest.mark.parametrize(("order", "steps"), [("first", 1), ("first", 3), ("second", 1)])
-def test_head_only_maml_and_its_reformulation_stay_together_for_twenty_updates(order, steps, head, norm):
-    """Fig. 8, Eq. 5, 9 and 20 for the head. Adam can magnify rounding: 1e-9 after twenty updates, not 1e-12."""
+ALL = list(product([("first", 1), ("first", 3), ("second", 1)], ["learned", "zeroed"], ["transductive", "inductive"]))
+SOME = [case for n, case in enumerate(ALL) if n % 4 in (0, 3)]
+"""Every order with every head, each with one policy."""
+
+
+@pytest.mark.parametrize(
+    ("order_and_steps", "head", "norm"),
+    [case if case in SOME else pytest.param(*case, marks=pytest.mark.slow) for case in ALL],
+)
+def test_head_only_maml_and_its_reformulation_stay_together_for_fifty_updates(order_and_steps, head, norm):
+    """Fig. 8, Eq. 5, 9 and 20 for the head. Adam can magnify rounding: 1e-9 after fifty updates, not 1e-12."""
+    order, steps = order_and_steps
     config = dataclasses.replace(HEAD_ONLY, order=order, inner_steps=steps, head=head, norm=norm)
     maml = parameters_after(config)
     assert relative_distance(parameters_after(config, 0), maml) > 1e-3

@@ -206,7 +206,7 @@ def load_starting_point(model: Any, weights: str | Path | None = None) -> Starti
     start, where = from_run(str(model), load_run(folder)), folder / CONFIG
     if "adaptation" in facts:
         start = dataclasses.replace(start, inner=stored_inner(facts["adaptation"], where))
-    return dataclasses.replace(start, temperatures={**start.temperatures, **stored_temperatures(facts, where)})
+    return dataclasses.replace(start, temperatures=stored_temperatures(facts, where, start.temperatures))
 
 
 def rebuild(facts: Any, tensors: dict[str, torch.Tensor], where: Path, given: StartingPoint | None) -> StartingPoint:
@@ -239,7 +239,7 @@ def rebuild(facts: Any, tensors: dict[str, torch.Tensor], where: Path, given: St
             f"{where} was made with other weights of {source.name} (SHA-256 {str(expected)[:12]}…, these have "
             f"{digest[:12]}…): give the same ones, or fit again"
         )
-    brought = {"head": facts["head"], "temperatures": {**given.temperatures, **stored_temperatures(facts, where)}}
+    brought = {"head": facts["head"], "temperatures": stored_temperatures(facts, where, given.temperatures)}
     return dataclasses.replace(given, images=images, inner=inner, source=source, **brought)
 
 

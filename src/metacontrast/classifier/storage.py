@@ -256,7 +256,7 @@ def _start(
     known = ModelFacts(about["updates"], form.shape, form.mean, form.std)
     run = run_from_tensors(config, known, tensors, str(folder / TENSORS))
     start = from_run(about["name"], run)
-    temperatures = {**start.temperatures, **stored_temperatures(about, folder / CONFIG)}
+    temperatures = stored_temperatures(about, folder / CONFIG, start.temperatures)
     return dataclasses.replace(start, inner=Inner(**about["adaptation"]), temperatures=temperatures)
 
 

@@ -49,8 +49,8 @@ def stored_inner(values: Any, where: Path) -> Inner:
         ) from error
 
 
-def stored_temperatures(facts: Mapping[str, Any], where: Path) -> dict[str, float]:
-    """The temperatures by head, as a file says them; those that it does not say are left out."""
+def stored_temperatures(facts: Mapping[str, Any], where: Path, usual: Mapping[str, float]) -> dict[str, float]:
+    """The temperatures by head: those that a file says, the others as usual."""
     found = facts.get("temperatures", {})
     if not (
         isinstance(found, dict) and found.keys() <= {*METHODS} and all(_ABOVE_0[0](each) for each in found.values())
@@ -59,7 +59,7 @@ def stored_temperatures(facts: Mapping[str, Any], where: Path) -> dict[str, floa
             f"{where}: temperatures is {str(found)[:_SHOWN]}, but it must give heads ({', '.join(METHODS)}) a finite "
             "number above 0: restore the file or fit again"
         )
-    return dict(found)
+    return {**usual, **found}
 
 
 def stored_source(facts: Any, where: Path) -> tuple[Source, ImageFormat, Inner]:
