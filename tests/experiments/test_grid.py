@@ -43,6 +43,24 @@ def test_figures_share_runs_and_agree_on_what_is_measured(scale, protocol):
     assert len({run.key for run in together}) == len(together)
 
 
+def test_runs_of_claims_are_those_that_they_compare():
+    """A claim's runs are those of the curves that it compares, and no others."""
+    setting = Setting("local", seeds=5)
+    for figure in FIGURES.values():
+        everything = {run.key for run in all_runs([figure], setting)}
+        for number, claim in enumerate(figure.claims(setting), 1):
+            chosen = all_runs([figure], setting, [number])
+            assert {run.key for run in chosen} <= everything
+            compared = {(c.kind, endpoint.curve) for c in claim.comparisons for endpoint in c.endpoints}
+            curves = [curve for curve in figure.curves(setting) if (curve.kind, curve.name) in compared]
+            assert {run.key for run in chosen} == {run.key for run in planned_runs(curves)}
+    figure = FIGURES["initialization-and-zeroing"]
+    assert {run.config.dataset for run in all_runs([figure], setting, [5])} == {"omniglot"}
+    assert len(all_runs([figure], setting, [5])) == 2 * 3 * 5
+    with pytest.raises(InputError, match="no claim 8: it has 1 to 7"):
+        all_runs([figure], setting, [8])
+
+
 def test_every_verdict_rests_on_three_seeds_or_more():
     setting = Setting("local")
     assert all(len(curve.seeds) >= 3 for figure in FIGURES.values() for curve in figure.curves(setting))

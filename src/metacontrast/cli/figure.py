@@ -38,11 +38,14 @@ def add_parser(new: Callable[..., Parser]) -> None:
         usage="%(prog)s NAME [flags]",
         description="Train the runs that are missing, record them, draw them next to the authors' numbers, and judge "
         "the paper's claims. A stopped command continues when it is given again. Figures: " + ", ".join(FIGURES) + ".",
-        common=("scale", "until", "seeds", "redraw", "plan", "jobs", "device", "out", "data_root", "json"),
+        common=("scale", "until", "seeds", "claims", "redraw", "plan", "jobs", "device", "out", "data_root", "json"),
         examples=(
             ("check that every figure runs", "metacontrast figure all --scale smoke"),
             ("what a figure costs", "metacontrast figure initialization-and-zeroing --plan"),
-            ("600 updates on 5 seeds", "metacontrast figure initialization-and-zeroing --until 600 --seeds 5"),
+            (
+                "the runs of the page's first claim, 600 updates on 5 seeds",
+                "metacontrast figure initialization-and-zeroing --claims 1 --until 600 --seeds 5",
+            ),
         ),
     )
     parser.add_argument("name", metavar="NAME", help="a figure's name, or all")
@@ -61,6 +64,13 @@ def add_parser(new: Callable[..., Parser]) -> None:
         default=FEWEST_SEEDS,
         metavar="N",
         help=f"training seeds; verdicts are given at {', '.join(map(str, LOOKS))} (default: %(default)s)",
+    )
+    experiment.add_argument(
+        "--claims",
+        type=_numbers,
+        default=(),
+        metavar="N,N",
+        help="train only the runs that these claims compare, by their numbers on the figure's page (default: all runs)",
     )
     experiment.add_argument(
         "--colour",
@@ -100,6 +110,12 @@ def add_parser(new: Callable[..., Parser]) -> None:
     parser.set_defaults(execute=execute)
 
 
+def _numbers(text: str) -> tuple[int, ...]:
+    if not all(word.strip().isdigit() for word in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r}, but it must be numbers of claims, such as 1,3")
+    return tuple(map(int, text.split(",")))
+
+
 _PAGES = (
     "folder of pages and pictures (default: docs/figures, or a folder in it for --scale smoke and --protocol paper)"
 )
@@ -110,6 +126,8 @@ def execute(args: argparse.Namespace) -> int:
     figures = find_figures(args.name)
     check_grid_flags(args)
     setting = _setting(args)
+    if args.claims and len(figures) > 1:
+        raise InputError("--claims counts the claims of one figure: name it in place of all")
     if not args.plan:
         runs = [] if args.redraw else [_context(args).runs, args.records]
         check_destinations([data_root(args.data_root)], folders=[*runs, _pages(setting, args)])
@@ -145,7 +163,7 @@ def _context(args: argparse.Namespace) -> RunContext:
 def _print_plan(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namespace) -> None:
     context, seen = _context(args), set()
     for figure in figures:
-        runs = [run for run in all_runs([figure], setting) if run.key not in seen]
+        runs = [run for run in all_runs([figure], setting, args.claims) if run.key not in seen]
         seen |= {run.key for run in runs}
         hours = sum(map(estimate_seconds, runs)) / 3600
         print(f"{figure.name}: {len(runs)} runs of its own, about {hours:.2f} core-hours")
@@ -175,7 +193,7 @@ def _measure_authors(figures: Sequence[FigureSpec], setting: Setting, args: argp
 
 def _train(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namespace) -> bool:
     """Make the missing runs and add them to the records; False when stopped."""
-    context, runs, records = _context(args), all_runs(figures, setting), args.records / setting.folder
+    context, runs, records = _context(args), all_runs(figures, setting, args.claims), args.records / setting.folder
     missing = [run for run in runs if not _is_there(run, context, records)]
     check_there = partial(check_data, missing, setting, figures=list(FIGURES.values()))
     check_there(args.data_root)

@@ -81,7 +81,7 @@ def write_page(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[V
         *(f"![{spec.title}: {path.stem}]({path.name})" for path in pictures),
         "## What we found",
         _finding(verdicts),
-        _beside_authors(spec, _CLAIMS_HEAD, [_claim_row(each) for each in verdicts]),
+        _beside_authors(spec, _CLAIMS_HEAD, [_claim_row(*each) for each in enumerate(verdicts, 1)]),
         *_budgets(spec, records, table),
         *_folded("Every comparison, and how it is judged", _comparisons(spec, verdicts, table)),
         *_folded("Accuracies at every step, beside the authors'", _numbers(spec, records, table)),
@@ -128,8 +128,9 @@ def write_summary(
         ),
         f"The authors' numbers: {source()}.",
         "## Command",
-        "Every page names the command that makes its records. All pages are drawn again from the records, without "
-        "compute or data, by",
+        "Every page names the command that makes its records; with `--claims 1,3` it trains only what these claims of "
+        "the page compare, with `--until` and `--seeds` further and on more seeds. All pages are drawn again from the "
+        "records, without compute or data, by",
         _command(f"metacontrast figure all{flags} --redraw"),
     ]
     file = folder / "README.md"
@@ -184,40 +185,37 @@ def _numbers_of(spec: FigureSpec) -> str:
     return ", ".join(map(str, spec.paper_figures)) or "none: only in the authors' data"
 
 
-_CLAIMS_HEAD = ("claim", "verdict", "decided by", "difference, 95 % interval", "what the authors' numbers say")
+_CLAIMS_HEAD = ("", "claim", "verdict", "decided by", "difference, 95 % interval", "what the authors' numbers say")
 
 
 def _finding(verdicts: Sequence[Verdict]) -> str:
     """List the claims of each verdict in a sentence."""
     sentences = []
     for outcome in get_args(Decision):
-        texts = [
-            f"{each.claim.text.rstrip('.')}{f' ({each.reason})' if each.reason else ''}"
-            for each in verdicts
-            if each.outcome == outcome
-        ]
+        texts = [each.claim.text.rstrip(".") for each in verdicts if each.outcome == outcome]
         if texts:
             sentences.append(f"**{outcome.capitalize()}**: {'; '.join(texts)}.")
     return " ".join(sentences)
 
 
-def _claim_row(verdict: Verdict) -> Sequence[str]:
+def _claim_row(number: int, verdict: Verdict) -> Sequence[str]:
     """Build the row of a claim with the comparison that decides it, or that is the least certain one."""
+    claim = f"{number}", verdict.claim.text, verdict.outcome
     if not verdict.judged:
-        return verdict.claim.text, verdict.outcome, "—", "—", verdict.claim.authors_say
+        return *claim, "—", "—", verdict.claim.authors_say
     if verdict.outcome == "not supported":
         decisive = min(verdict.decided_by, key=lambda each: each.p_against)
     else:
         decisive = max(verdict.decided_by, key=lambda each: each.p_for)
     where = f"{decisive.comparison.label}; {decisive.comparison.kind}, {decisive.updates:,} updates"
-    return verdict.claim.text, verdict.outcome, where, describe_interval(decisive), verdict.claim.authors_say
+    return *claim, where, describe_interval(decisive), verdict.claim.authors_say
 
 
 def _comparisons(spec: FigureSpec, verdicts: Sequence[Verdict], table: Table) -> list[str]:
     parts = [_PAIRED, *([] if spec.plot == "illustration" else [_NOTATION])]
-    for verdict in verdicts:
+    for number, verdict in enumerate(verdicts, 1):
         why = f" *Why: {verdict.reason}.*" if verdict.reason else ""
-        parts.append(f"**{verdict.outcome}**: {verdict.claim.text}{why}")
+        parts.append(f"{number}. **{verdict.outcome}**: {verdict.claim.text}{why}")
         if verdict.judged:
             rows = [comparison_row(each, table) for each in verdict.judged]
             parts.append(_beside_authors(spec, _COMPARISONS_HEAD, rows))

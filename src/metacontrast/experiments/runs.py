@@ -160,9 +160,26 @@ def planned_runs(curves: Iterable[Curve]) -> list[PlannedRun]:
     return list(runs.values())
 
 
-def all_runs(figures: Sequence[FigureSpec], setting: Setting) -> list[PlannedRun]:
-    """List the runs behind the figures, each once, in the order of the figures."""
-    return planned_runs(curve for figure in figures for curve in figure.curves(setting))
+def all_runs(figures: Sequence[FigureSpec], setting: Setting, claims: Sequence[int] = ()) -> list[PlannedRun]:
+    """List the runs behind the figures, each once, in the order of the figures.
+
+    Args:
+        claims: numbers of the claims, from 1, that the runs are for; none is everything that the figures show.
+    """
+    return planned_runs(curve for figure in figures for curve in _curves_for(figure, setting, claims))
+
+
+def _curves_for(figure: FigureSpec, setting: Setting, claims: Sequence[int]) -> list[Curve]:
+    """Select the curves that the claims compare."""
+    curves = figure.curves(setting)
+    if not claims:
+        return curves
+    known = figure.claims(setting)
+    if wrong := [number for number in claims if not 1 <= number <= len(known)]:
+        raise InputError(f"{figure.name} has no claim {wrong[0]}: it has 1 to {len(known)}, in the order of its page")
+    chosen = [comparison for number in claims for comparison in known[number - 1].comparisons]
+    needed = {(each.kind, endpoint.curve) for each in chosen for endpoint in each.endpoints}
+    return [curve for curve in curves if (curve.kind, curve.name) in needed]
 
 
 def check_data(
