@@ -129,6 +129,25 @@ def test_the_command_measures_records_and_draws(released, tmp_path, monkeypatch,
     assert len(load_authors(tmp_path / "authors")) == 6
 
 
+def test_more_steps_and_orders_of_labels_are_measured_where_a_claim_asks(released, tmp_path, monkeypatch, capsys):
+    """A checkpoint that was measured with one step is measured again; one seed decides nothing, but the page stands."""
+    run_of, records = "exact_contrastiveness/mini_maml_SO_init1_seed1", tmp_path / "authors"
+    runs = find_runs(released / run_of)
+    list(measure_all(runs, records, None, Resources("cpu"), TASKS))
+    monkeypatch.setattr(authors_models, "_DETAILED", {"MAML, SO, random": 8})
+    monkeypatch.setattr(authors_models, "DETAILED_STEPS", (1, 2, 20))
+    assert len(list(measure_all(runs, records, None, Resources("cpu"), TASKS))) == 1
+    assert list(measure_all(runs, records, None, Resources("cpu"), TASKS)) == []
+    measured = read_run_records(records / "mini_maml_SO_init1_seed1.jsonl").measured
+    asked = {f"{head}/{steps}" for head in ("kept", "zeroed") for steps in (1, 2, 20)}
+    assert {*measured[8]["correct"]} == asked | {"nearest-mean"}
+    assert {*measured[8]["values"]} == asked | {"nearest-mean", "label order"}
+    assert "kept/20" not in measured[4]["values"]
+    assert run(["figure", "steps-at-test", "--redraw", "--records", str(tmp_path), "--pages", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("NOT TESTABLE YET") == 3
+    assert "metacontrast figure steps-at-test --authors-models DIR" in (tmp_path / "steps-at-test.md").read_text()
+
+
 def test_records_that_are_not_named_like_their_runs_are_refused(tmp_path):
     (tmp_path / "other.jsonl").write_text('{"kind": "header", "made": []}\n', encoding="utf-8")
     with pytest.raises(InputError, match=r"other\.jsonl is not named like"):
@@ -140,7 +159,8 @@ def test_what_the_claims_ask_of_the_authors_models_is_among_their_lines():
         endpoint.curve
         for spec in FIGURES.values()
         for claim in spec.claims(Setting())
-        for comparison in claim.of_authors
+        for comparison in (*claim.of_authors, *claim.comparisons)
+        if comparison.kind == HEAD_ONLY
         for endpoint in comparison.endpoints
     }
     assert asked

@@ -301,6 +301,8 @@ def _flags(spec: FigureSpec, setting: Setting, records: FigureRecords) -> str:
     """Return the flags of the shortest length that measures everything recorded, of the data set and the protocol."""
     if setting.scale == "smoke":
         return f" --scale smoke{_protocol(setting)}"
+    if spec.plot == "steps":
+        return " --authors-models DIR"
     curves = spec.curves(setting.in_full())
     reached = dict.fromkeys(((curve.kind, curve.name) for curve in curves), 0)
     for each in records.measurements:

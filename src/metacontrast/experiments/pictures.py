@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import product
 from math import hypot
 from pathlib import Path
 from statistics import fmean, stdev
@@ -10,13 +11,19 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from metacontrast.experiments.authors import authors_numbers, authors_similarities, is_of_bound_tasks
+from metacontrast.experiments.authors import (
+    DETAILED_STEPS,
+    authors_numbers,
+    authors_similarities,
+    is_of_bound_tasks,
+)
 from metacontrast.experiments.figure_records import FigureRecords
 from metacontrast.experiments.measurement import Table
-from metacontrast.experiments.setting import Setting
-from metacontrast.experiments.spec import Curve, FigureSpec, Panel, Quantity
+from metacontrast.experiments.setting import BOTH, Setting
+from metacontrast.experiments.spec import Accuracy, Curve, FigureSpec, Panel, Quantity, TaskKind
+from metacontrast.model.head import TestHead
 from metacontrast.plots import save_figure
-from metacontrast.plots.curves import Look, MeanCurve, SideBySide, draw_costs, draw_side_by_side
+from metacontrast.plots.curves import Look, MeanCurve, SideBySide, draw_panels, draw_side_by_side
 from metacontrast.plots.images import Moment, draw_heatmaps
 
 
@@ -29,6 +36,8 @@ def draw(folder: Path, spec: FigureSpec, records: FigureRecords, table: Table) -
             return _draw_illustration(folder, spec, records)
         case "costs":
             return _draw_costs(folder, spec, records, table)
+        case "steps":
+            return _draw_steps(folder, spec, records, table)
         case _:
             return _draw_curves(folder, spec, records, table)
 
@@ -53,7 +62,34 @@ def _draw_costs(folder: Path, spec: FigureSpec, records: FigureRecords, table: T
         lines = [(_here(line, table), table.core_seconds(panel.kind, line.curve.name)) for line in _lines(panel, table)]
         curves = [replace(curve, updates=[s * u for u in curve.updates]) for curve, s in lines if s]
         panels += [(panel.title, curves)] if curves else []
-    return [save_figure(draw_costs(panels), folder / f"{spec.name}.png")] if panels else []
+    return _save_panels(folder, spec, panels, "core-seconds of training")
+
+
+def _draw_steps(folder: Path, spec: FigureSpec, records: FigureRecords, table: Table) -> list[Path]:
+    """Draw accuracy against inner steps at test, with the head as trained (solid) and zeroed (dashed)."""
+    panels = []
+    for panel in (each for setting in records.settings for each in spec.panels(setting)):
+        lines = [_over_steps(panel.kind, *line, table) for line in product(panel.curves or (), enumerate(BOTH))]
+        curves = [line for line in lines if line.updates]
+        panels += [(panel.title, curves)] if curves else []
+    return _save_panels(folder, spec, panels, "inner steps at test")
+
+
+def _over_steps(kind: TaskKind, curve: str, head: tuple[int, TestHead], table: Table) -> MeanCurve:
+    """Compute mean and deviation over seeds after every number of steps that was measured of all of them."""
+    number, start = head
+    found = {step: table.values(kind, curve, Accuracy(start, step)) for step in DETAILED_STEPS}
+    ends = {step: [points[max(points)] for points in by_seed.values() if points] for step, by_seed in found.items()}
+    ends = {step: values for step, values in ends.items() if len(values) > 1}
+    color = "blue" if "trick" in curve else "orange"
+    look = Look(color, "o", dashed=number > 0)
+    return MeanCurve(f"{curve}, {start}", look, [*ends], [*map(fmean, ends.values())], [*map(stdev, ends.values())])
+
+
+def _save_panels(
+    folder: Path, spec: FigureSpec, panels: Sequence[tuple[str, list[MeanCurve]]], against: str
+) -> list[Path]:
+    return [save_figure(draw_panels(panels, against), folder / f"{spec.name}.png")] if panels else []
 
 
 def panels_of(spec: FigureSpec, settings: Sequence[Setting], table: Table) -> list[Panel]:

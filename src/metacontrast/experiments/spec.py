@@ -23,7 +23,7 @@ EARLY = 5
 """The first fifth of training is early."""
 Speaks = Literal["early", "end", "throughout"]
 Measure = Literal["higher", "equal", "faster"]
-PlotKind = Literal["curves", "heatmaps", "illustration", "costs"]
+PlotKind = Literal["curves", "heatmaps", "illustration", "costs", "steps"]
 
 
 @dataclass(frozen=True)
@@ -327,7 +327,8 @@ class FigureSpec:
         title: of its page.
         question: what it answers.
         paper_figures: their numbers; none where it is only among the authors' data, or of other papers.
-        claims, curves, panels: as functions of the setting; an illustration has claims alone.
+        claims, curves, panels: as functions of the setting; an illustration has claims alone, and a figure of the
+            authors' models has no curves.
         plot: how it is drawn.
         compute: the measurements of an illustration, which trains nothing; one of them holds what is `drawn`.
         draw: the picture of an illustration.

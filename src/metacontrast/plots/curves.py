@@ -176,13 +176,13 @@ def draw_side_by_side(rows: Sequence[SideBySide]) -> Figure:
     return figure
 
 
-def draw_costs(panels: Sequence[tuple[str, Sequence[MeanCurve]]]) -> Figure:
-    """Draw accuracy against core-seconds, a panel for each kind of tasks, two in a row."""
+def draw_panels(panels: Sequence[tuple[str, Sequence[MeanCurve]]], against: str) -> Figure:
+    """Draw accuracy against something else than updates, a panel for each kind of tasks, two in a row."""
     rows = -(-len(panels) // 2)
     figure = new_figure(6.8, 1.0 + 2.5 * rows)
     every = [*figure.subplots(rows, min(2, len(panels)), squeeze=False).flat]
     for axes, (title, curves) in zip(every, panels, strict=False):
-        _draw_curves(axes, curves, against="core-seconds of training (log scale)")
+        _draw_curves(axes, curves, against=f"{against} (log scale)")
         axes.set_title(title, fontsize=8, loc="left")
         axes.set_ylabel("test accuracy (%)", fontsize=8)
     for axes in every[len(panels) :]:

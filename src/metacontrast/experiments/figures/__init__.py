@@ -11,6 +11,7 @@ from metacontrast.experiments.figures import (
     inner_steps,
     linear_representations,
     reformulation,
+    steps_at_test,
     unpublished,
     zeroing_at_test,
 )
@@ -32,6 +33,7 @@ FIGURES: dict[str, FigureSpec] = {
         illustrations.COMPARING_FEATURES,
         illustrations.CROWDED_DIRECTIONS,
         family.SPEC,
+        steps_at_test.SPEC,
         linear_representations.SPEC,
     )
 }

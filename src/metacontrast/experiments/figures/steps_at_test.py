@@ -1,0 +1,74 @@
+"""Inner steps at test and the order of labels, on the second-order models that the authors published."""
+
+from metacontrast.experiments.authors import DETAILED_STEPS, HEAD_ONLY
+from metacontrast.experiments.measurement import LABEL_ORDER
+from metacontrast.experiments.setting import Setting
+from metacontrast.experiments.spec import (
+    Accuracy,
+    Claim,
+    Comparison,
+    Endpoint,
+    FigureSpec,
+    Measure,
+    Number,
+    Panel,
+    above,
+)
+
+_RANDOM, _TRICK = "MAML, SO, random", "MAML, SO, zeroing trick"
+_KEPT, _ZEROED = Accuracy("kept", 1), Accuracy("zeroed", 1)
+
+
+def _panels(setting: Setting) -> list[Panel]:
+    return [Panel(HEAD_ONLY, _KEPT, str(HEAD_ONLY), (_RANDOM, _TRICK), dashed=_ZEROED)]
+
+
+def _more_steps(curve: str, head: Accuracy, measure: Measure, margin: float = 0.0) -> Comparison:
+    """Compare the most steps that were tried with one step, on the same models."""
+    many = Accuracy(head.head, DETAILED_STEPS[-1])
+    label = f"{curve}: {many} − {head}"
+    return Comparison(label, HEAD_ONLY, (Endpoint(curve, many),), (Endpoint(curve, head),), measure, margin)
+
+
+def _claims(setting: Setting) -> list[Claim]:
+    return [
+        Claim(
+            "With a meta-learned head MAML needs many inner steps: 20 at test are better than the one of the training "
+            "(Ye and Chao 2022).",
+            (_more_steps(_RANDOM, _KEPT, "higher"),),
+            "—",
+            "end",
+        ),
+        Claim(
+            "With the zeroing trick one inner step is enough: 20 at test are within one point of it.",
+            (_more_steps(_TRICK, _ZEROED, "equal", 0.01),),
+            "—",
+            "end",
+        ),
+        Claim(
+            "The order of the labels changes the 1-shot accuracy of MAML with a meta-learned head, by more than 5 "
+            "points more than with a zeroed head, where it has no effect (Ye and Chao 2022).",
+            (above(HEAD_ONLY, _RANDOM, _TRICK, Number(LABEL_ORDER), margin=0.05),),
+            "—",
+            "end",
+        ),
+    ]
+
+
+SPEC = FigureSpec(
+    name="steps-at-test",
+    title="Inner steps at test, and the order of labels",
+    question="Do more inner steps at test help a trained model, and does it matter which class has which label?",
+    paper_figures=(),
+    claims=_claims,
+    panels=_panels,
+    plot="steps",
+    deviations=(
+        "The models are the authors' own: second order, 20,000 updates on miniImageNet, 5-way 1-shot, one inner step "
+        "of the head at the rate 0.1; three seeds of a randomly initialized head and three with the zeroing trick. "
+        "Nothing is trained here.",
+        "Each is tested on the same 1,000 tasks; the order of labels on 100 of them: every class has every label once, "
+        "and what counts is the best minus the worst of the five accuracies, mean over tasks.",
+    ),
+    of_paper=False,
+)
