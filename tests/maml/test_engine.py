@@ -141,6 +141,15 @@ def test_tf32_is_refused_on_a_cpu():
         meta_gradient(model, params, episodes, Inner(), engine=Engine(precision="tf32"))
 
 
+@pytest.mark.parametrize(("cores", "tasks", "size"), [(2, 32, 16), (2, 5, 3), (8, 32, 4), (64, 32, 1), (2, 100, 16)])
+def test_a_loops_groups_leave_work_for_every_core(monkeypatch, cores, tasks, size):
+    monkeypatch.setattr("metacontrast.maml.engine._CORES", cores)
+    model = Model(build_encoder("conv4-released", (1, 28, 28), 8), 5)
+    images = torch.empty(75, 1, 28, 28)
+    assert Engine().group_size(model, Inner(), images, tasks) == size
+    assert Engine().group_size(model, Inner(), images.expand(75, 30, 28, 28), tasks) == 1
+
+
 def test_a_chunk_of_no_tasks_is_refused():
     with pytest.raises(InputError, match="chunk=0"):
         Engine(chunk=0)

@@ -42,13 +42,17 @@ def serve(start: Callable[[Job], Measure]) -> None:
 
 
 def timed(prepare: Callable[[Job], Callable[[], list[Tensor]]]) -> Callable[[Job], Measure]:
-    """Seconds of an engine's outer gradient; the first one is for comparison and not timed."""
+    """Seconds of an engine's outer gradient that follows another one, as in training; the first is for comparison.
+
+    Straight after another engine's turn the caches hold that one's data.
+    """
 
     def start(job: Job) -> Measure:
         run = prepare(job)
         job.write_gradient(run())
 
         def measure() -> dict[str, Any]:
+            run()
             _finish(job.device)
             begin = time.perf_counter()
             run()

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import get_args
 
@@ -181,10 +182,13 @@ def _is_there(run: PlannedRun, context: RunContext, records: Path) -> bool:
 def _measure_authors(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namespace) -> bool:
     """Measure the authors' checkpoints that are not recorded; False when stopped."""
     runs, context = authors_models.find_runs(as_path(args.authors_models)), _context(args)
-    records = args.records / "authors"
+    wanted = [authors_models.measure_steps if each.plot == "steps" else authors_models.measure_all for each in figures]
     torch.set_num_threads(1)
     with stop_on_interrupt() as should_stop:
-        for done in authors_models.measure_all(runs, records, context.data_root, Resources(context.device)):
+        for done in chain.from_iterable(
+            measure(runs, args.records, context.data_root, Resources(context.device))
+            for measure in dict.fromkeys(wanted)
+        ):
             shared.say(done)
             if should_stop():
                 return False
@@ -219,7 +223,7 @@ def _train(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Names
 
 def _draw(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namespace) -> None:
     pages = _pages(setting, args)
-    known = [] if setting.scale == "smoke" else authors_models.load_authors(args.records / "authors")
+    known = [] if setting.scale == "smoke" else authors_models.load_authors(args.records)
     results = {}
     for figure in figures:
         found = replace(load_records(args.records / setting.folder, figure, setting), authors=known)

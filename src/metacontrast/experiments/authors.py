@@ -47,6 +47,7 @@ from metacontrast.experiments.spec import (
     When,
 )
 from metacontrast.files import exclusive
+from metacontrast.model.head import TestHead
 from metacontrast.training.authors_checkpoints import load_released
 from metacontrast.training.evaluate import Evaluation
 from metacontrast.training.records import Record, provenance
@@ -179,12 +180,16 @@ def _read(name: str) -> str:
     return (files("metacontrast.experiments") / "data" / name).read_text(encoding="utf-8")
 
 
-DETAILED_STEPS = (1, 2, 3, 5, 7, 10, 15, 20)
-_DETAILED = {"MAML, SO, random": 20_000, "MAML, SO, zeroing trick": 20_000}
-"""Curves and updates at which more inner steps are tried, and other orders of labels."""
 HEAD_ONLY = TaskKind("miniImageNet", "one step of the head", is_authors=True)
 WHOLE = TaskKind("miniImageNet", "", is_authors=True)
-FULL_UPDATES = {HEAD_ONLY: 20_000, WHOLE: 29_801}
+MORE_STEPS = TaskKind("miniImageNet", "trained with one step of the head", is_authors=True)
+"""The runs that are also tested with more inner steps, of the whole network, and with other orders of labels."""
+FULL_UPDATES = {HEAD_ONLY: 20_000, WHOLE: 29_801, MORE_STEPS: 20_000}
+CHECKPOINTS, MORE_STEPS_FOLDER = "authors", "authors-steps"
+"""Folders of the records of `measure_all` and of `measure_steps`."""
+STEPS, STEPS_TASKS = (1, 5, 20), 250
+STEPS_HEADS: dict[str, TestHead] = {"MAML, SO, random": "kept", "MAML, SO, zeroing trick": "zeroed"}
+"""By their curve, from which head."""
 _NAMES = {
     "mini_maml_FO_init1": "MAML, FO, random",
     "mini_maml_FO_zero": "MAML, FO, zeroing trick",
@@ -258,40 +263,61 @@ def measure_all(
     runs: list[AuthorsRun], records: Path, data_root: Path | None, resources: Resources, tasks: int = STAGE_TASKS
 ) -> Iterator[str]:
     """Measure every checkpoint that is not recorded, the last ones of all runs first; yield what was done."""
+    folder = records / CHECKPOINTS
     for nth_of_each in zip_longest(*(run.checkpoints() for run in runs)):
         for run, file in zip(runs, nth_of_each, strict=True):
             if file is None:
                 continue
-            with exclusive(records / f".{run.folder.name}.lock", "another process measures it: wait for it"):
-                update = _measure(run, file, records / f"{run.folder.name}.jsonl", data_root, resources, tasks)
+            update = _measure(run, file, folder, data_root, resources, Evaluation((1,), BOTH, tasks))
             if update is not None:
                 yield f"{run.folder.name}, {file.name}: update {update:,}"
+
+
+def measure_steps(
+    runs: list[AuthorsRun], records: Path, data_root: Path | None, resources: Resources, tasks: int = STEPS_TASKS
+) -> Iterator[str]:
+    """Measure the last checkpoints of the runs of `STEPS_HEADS` with more inner steps; yield what was done."""
+    for run in runs:
+        if head := STEPS_HEADS.get(run.curve):
+            file, evaluation = run.checkpoints()[0], Evaluation(STEPS, (head,), tasks)
+            if _measure(run, file, records / MORE_STEPS_FOLDER, data_root, resources, evaluation):
+                yield f"{run.folder.name}, {file.name}: {', '.join(map(str, STEPS))} inner steps"
 
 
 def _measure(
     run: AuthorsRun,
     file: Path,
-    records: Path,
+    folder: Path,
     data_root: Path | None,
     resources: Resources,
-    tasks: int,
+    evaluation: Evaluation,
 ) -> int | None:
-    """Measure one checkpoint; return its updates, or None when it is recorded already."""
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    known = read_run_records(records) if records.exists() else None
-    if known is not None and any(
-        each.get("sha256") == digest and each["tasks"] >= tasks and _names(run, update) <= {*each["values"]}
-        for update, each in known.measured.items()
-    ):
-        return None
+    """Measure one checkpoint into the run's file in `folder`; return its updates, or None when it is recorded already.
+
+    With several numbers of inner steps, other orders of labels are measured too.
+    """
+    with exclusive(folder / f".{run.folder.name}.lock", "another process measures it: wait for it"):
+        digest, records = hashlib.sha256(file.read_bytes()).hexdigest(), folder / f"{run.folder.name}.jsonl"
+        known = read_run_records(records) if records.exists() else None
+        if known is not None and any(
+            each.get("sha256") == digest and each["tasks"] >= evaluation.episodes for each in known.measured.values()
+        ):
+            return None
+        found = _measured(run, file, digest, data_root, resources, evaluation)
+        write_run_records(records, found if known is None else known | found)
+        return max(found.measured)
+
+
+def _measured(
+    run: AuthorsRun, file: Path, digest: str, data_root: Path | None, resources: Resources, evaluation: Evaluation
+) -> RunRecords:
     adaptation = {"inner_lr": 0.1, "inner_steps": 1} if run.kind == HEAD_ONLY else {}
-    trained = load_released(file, dataset="mini-imagenet", **adaptation)
+    start = {"head": "zeroed"} if evaluation.heads == ("zeroed",) else {}
+    trained = load_released(file, dataset="mini-imagenet", **adaptation, **start)
     images = _test_images(data_root, trained.config.read_options())
-    is_detailed = _DETAILED.get(run.curve) == trained.updates
-    evaluation = Evaluation(DETAILED_STEPS if is_detailed else (1,), BOTH, tasks)
     found = count_correct(trained, common_tasks(trained, images), trained.config.inner(), evaluation, resources)
-    if is_detailed:
-        order = label_order_spread(trained, images, min(tasks, ORDERED_TASKS), resources)
+    if len(evaluation.steps) > 1:
+        order = label_order_spread(trained, images, min(evaluation.episodes, ORDERED_TASKS), resources)
         found["values"][LABEL_ORDER] = round(order, 5)
     line = {"kind": "measurement", "update": trained.updates, "file": file.name, "sha256": digest, **found}
     made = provenance(resources.device) | {"data": {images.name: images.digest}}
@@ -301,16 +327,7 @@ def _measure(
         "inner": trained.config.inner().plain_values(),
         "made": [made],
     }
-    new = RunRecords(header, {trained.updates: line})
-    write_run_records(records, new if known is None else known | new)
-    return trained.updates
-
-
-def _names(run: AuthorsRun, update: int) -> set[str]:
-    """Names of the values that are wanted of a checkpoint."""
-    is_detailed = _DETAILED.get(run.curve) == update
-    steps = DETAILED_STEPS if is_detailed else (1,)
-    return {str(Accuracy(head, step)) for head in BOTH for step in steps} | ({LABEL_ORDER} if is_detailed else set())
+    return RunRecords(header, {trained.updates: line})
 
 
 @lru_cache(maxsize=2)
@@ -319,11 +336,16 @@ def _test_images(data_root: Path | None, options: ReadOptions) -> ClassImages:
 
 
 def load_authors(records: Path) -> list[Measurement]:
-    """Load what is recorded of the authors' models; runs that stop early keep their seed."""
+    """Load what is recorded of the authors' models in folders of `records`; runs that stop early keep their seed."""
+    return [*_load(records / CHECKPOINTS), *_load(records / MORE_STEPS_FOLDER, MORE_STEPS)]
+
+
+def _load(folder: Path, kind: TaskKind | None = None) -> list[Measurement]:
     found = []
-    for file in sorted(records.glob("*.jsonl")):
+    for file in sorted(folder.glob("*.jsonl")):
         run = _identify(Path(file.stem))
         if run is None:
             raise InputError(f"{file} is not named like one of the authors' runs: restore or remove it")
-        found += [Measurement(run.kind, run.curve, run.seed, each) for each in read_run_records(file).measured.values()]
+        measured = read_run_records(file).measured.values()
+        found += [Measurement(kind or run.kind, run.curve, run.seed, each) for each in measured]
     return found

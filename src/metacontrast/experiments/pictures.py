@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import product
 from math import hypot
 from pathlib import Path
 from statistics import fmean, stdev
@@ -12,16 +11,16 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from metacontrast.experiments.authors import (
-    DETAILED_STEPS,
+    STEPS,
+    STEPS_HEADS,
     authors_numbers,
     authors_similarities,
     is_of_bound_tasks,
 )
 from metacontrast.experiments.figure_records import FigureRecords
 from metacontrast.experiments.measurement import Table
-from metacontrast.experiments.setting import BOTH, Setting
+from metacontrast.experiments.setting import Setting
 from metacontrast.experiments.spec import Accuracy, Curve, FigureSpec, Panel, Quantity, TaskKind
-from metacontrast.model.head import TestHead
 from metacontrast.plots import save_figure
 from metacontrast.plots.curves import Look, MeanCurve, SideBySide, draw_panels, draw_side_by_side
 from metacontrast.plots.images import Moment, draw_heatmaps
@@ -66,24 +65,26 @@ def _draw_costs(folder: Path, spec: FigureSpec, records: FigureRecords, table: T
 
 
 def _draw_steps(folder: Path, spec: FigureSpec, records: FigureRecords, table: Table) -> list[Path]:
-    """Draw accuracy against inner steps at test, with the head as trained (solid) and zeroed (dashed)."""
+    """Draw accuracy against inner steps at test."""
     panels = []
     for panel in (each for setting in records.settings for each in spec.panels(setting)):
-        lines = [_over_steps(panel.kind, *line, table) for line in product(panel.curves or (), enumerate(BOTH))]
+        lines = [_over_steps(panel.kind, curve, look, table) for curve, look in zip(STEPS_HEADS, _LOOKS, strict=True)]
         curves = [line for line in lines if line.updates]
         panels += [(panel.title, curves)] if curves else []
     return _save_panels(folder, spec, panels, "inner steps at test")
 
 
-def _over_steps(kind: TaskKind, curve: str, head: tuple[int, TestHead], table: Table) -> MeanCurve:
-    """Compute mean and deviation over seeds after every number of steps that was measured of all of them."""
-    number, start = head
-    found = {step: table.values(kind, curve, Accuracy(start, step)) for step in DETAILED_STEPS}
+_LOOKS = (Look("orange", "o"), Look("blue", "^"))
+
+
+def _over_steps(kind: TaskKind, curve: str, look: Look, table: Table) -> MeanCurve:
+    """Compute mean and deviation over seeds after every number of steps."""
+    head = STEPS_HEADS[curve]
+    found = {step: table.values(kind, curve, Accuracy(head, step)) for step in STEPS}
     ends = {step: [points[max(points)] for points in by_seed.values() if points] for step, by_seed in found.items()}
     ends = {step: values for step, values in ends.items() if len(values) > 1}
-    color = "blue" if "trick" in curve else "orange"
-    look = Look(color, "o", dashed=number > 0)
-    return MeanCurve(f"{curve}, {start}", look, [*ends], [*map(fmean, ends.values())], [*map(stdev, ends.values())])
+    label = f"{curve}, head {head} at test"
+    return MeanCurve(label, look, [*ends], [*map(fmean, ends.values())], [*map(stdev, ends.values())])
 
 
 def _save_panels(

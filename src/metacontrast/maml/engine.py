@@ -1,8 +1,8 @@
 """How a batch of tasks runs: in groups, one after the other or over threads; the mathematics does not change.
 
 - `loop`: groups of few tasks, spread over threads on a CPU. A group is one task unless the encoder takes several as one
-  batch. Sums are taken in task order: with one operator thread in each worker the result is the same, bit for bit, for
-  any number of workers.
+  batch. Sums are taken in task order: with one operator thread in each worker the result is the same on a machine, bit
+  for bit, for any number of workers.
 - `vmap`: all tasks, or `chunk` of them, as one program; an encoder that takes no task axis is mapped over tasks.
 - `compiled-loop`, `compiled-vmap`: the same through `torch.compile`, whose first call takes a minute or so.
 - `auto`: `loop` on a CPU, `vmap` on a GPU.
@@ -20,6 +20,7 @@ time; a thread that needs another setting waits for them. Work outside these con
 
 import contextlib
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
@@ -43,8 +44,9 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 
 EngineName = Literal["auto", "loop", "vmap", "compiled-loop", "compiled-vmap"]
 
-_MOST_TOGETHER = 8
+_MOST_TOGETHER = 16
 _NUMBERS_TOGETHER = 2**20
+_CORES = max(2, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,7 @@ class Engine:
     def group_size(self, model: Model, inner: Inner, images: Tensor, tasks: int) -> int:
         """How many tasks run as one group, whatever the number of workers, so that the result does not depend on it.
 
-        In a loop at most half of the tasks, which leaves work for two workers, and as many as a processor's cache
-        holds.
+        In a loop as many as leave work for every core of the machine, and as a processor's cache holds.
 
         Args:
             images: the query images of one task.
@@ -90,7 +91,7 @@ class Engine:
         moving = standing_steps(model, inner) < inner.steps
         if not model.batches_tasks(images, moving) or self.resolved(images.device) == "compiled-loop":
             return 1
-        return max(1, min(_MOST_TOGETHER, (tasks + 1) // 2, _NUMBERS_TOGETHER // images.numel()))
+        return max(1, min(_MOST_TOGETHER, -(-tasks // _CORES), _NUMBERS_TOGETHER // images.numel()))
 
 
 AUTO = Engine()
