@@ -68,7 +68,8 @@ SPEC = FigureSpec(
         "of the head at the rate 0.1; three seeds of a randomly initialized head and three with the zeroing trick. "
         "Nothing is trained here. At test the inner steps are of the whole network, as in their tests.",
         f"Each is tested on the same {STEPS_TASKS} tasks; the order of labels with one step, on 100 of them: every "
-        "class has every label once, and what counts is the best minus the worst of the five accuracies, mean over tasks.",
+        "class has every label once, and what counts is the best minus the worst of the five accuracies, mean over "
+        "tasks.",
     ),
     of_paper=False,
 )
