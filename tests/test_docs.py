@@ -34,7 +34,7 @@ SHRINK = {
     "figure": ["--scale", "smoke", "--jobs", "1"],
 }
 TEST_CODE = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("*.py"))
-NOT_HERE = ("mini-imagenet", "data get", "--runner ray")
+NOT_HERE = ("mini-imagenet", "data get", "--runner ray", "--authors-models")
 REAL = re.compile(r"(omniglot|cifar-fs)(?!-conv4)")
 
 
@@ -160,8 +160,8 @@ def run_line(line: str) -> None:
             if words[1] == "figure":  # `test_figures` trains them all
                 assert words[2] in {"all", *FIGURES}, line
                 words[2] = "comparing-features"
-                if "--until" in words:  # the length of a page's example; here it is `smoke`
-                    del words[words.index("--until") : words.index("--until") + 2]
+                for flag in {"--until", "--claims"} & {*words}:  # of a page's example; here it is `smoke`, and all
+                    del words[words.index(flag) : words.index(flag) + 2]
             if "--help" in words:
                 with pytest.raises(SystemExit, match=r"^0$"):
                     run(words[1:])

@@ -1,11 +1,13 @@
 """The committed pages of figures are what the committed records give."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from metacontrast.cli.main import run
+from metacontrast.experiments.authors import load_authors
 from metacontrast.experiments.figure_records import load_records
 from metacontrast.experiments.figures import FIGURES
 from metacontrast.experiments.pages import judge_figure
@@ -51,14 +53,18 @@ def test_what_later_papers_claim_has_the_verdicts_of_the_figures():
     """A row for every claim; until the runs of `family` are made its rows say so."""
     page = (ROOT / "docs" / "later-claims.md").read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| ")][1:]
-    assert len(rows) == 8
+    assert len(rows) == 11
     waiting = [row for row in rows if "| `family`: " in row]
     assert len(waiting) == 6
     has_run = (PAGES / "family.md").exists()
     assert all(row.endswith("| not run yet |") != has_run for row in waiting)
-    assert all(claim.outcome == "supported" for claim in linear_verdicts())
+    assert all(claim.outcome == "supported" for claim in verdicts_of("linear-representations"))
+    tested = [row for row in rows if "| [`steps-at-test`]" in row]
+    told = [claim.outcome for claim in verdicts_of("steps-at-test")]
+    assert [row.split("| ")[-1].removesuffix(" |").split(":")[0] for row in tested] == told
 
 
-def linear_verdicts():
-    spec = FIGURES["linear-representations"]
-    return judge_figure(spec, load_records(ROOT / "results" / "figures" / "runs", spec, Setting()))[1]
+def verdicts_of(name: str):
+    spec, records = FIGURES[name], ROOT / "results" / "figures"
+    found = replace(load_records(records / "runs", spec, Setting()), authors=load_authors(records))
+    return judge_figure(spec, found)[1]
