@@ -91,6 +91,19 @@ def test_an_unknown_figure_lists_the_names(capsys):
     assert all(name in message for name in FIGURES)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("all --claims 1", "counts the claims of one figure: name it in place of all"),
+        ("inner-steps --claims 9 --plan", "inner-steps has no claim 9: it has 1 to 2"),
+        ("inner-steps --claims 1 --redraw", "--redraw trains nothing: leave one of them out"),
+        ("inner-steps --claims 1 --authors-models .", "--authors-models trains nothing"),
+    ],
+)
+def test_claims_that_choose_no_runs_are_refused(capsys, words, message):
+    assert message in refused(capsys, *words.split())
+
+
 def test_records_of_another_configuration_are_refused(made, tmp_path, capsys):
     """A run's file is found by what decides the run; one that holds something else is not read as it."""
     for source in (made / "records" / "smoke").iterdir():

@@ -129,6 +129,9 @@ def execute(args: argparse.Namespace) -> int:
     setting = _setting(args)
     if args.claims and len(figures) > 1:
         raise InputError("--claims counts the claims of one figure: name it in place of all")
+    if args.claims and (args.redraw or args.authors_models):
+        other = "--redraw" if args.redraw else "--authors-models"
+        raise InputError(f"--claims chooses what is trained, and {other} trains nothing: leave one of them out")
     if not args.plan:
         runs = [] if args.redraw else [_context(args).runs, args.records]
         check_destinations([data_root(args.data_root)], folders=[*runs, _pages(setting, args)])
