@@ -1,10 +1,12 @@
 """What the figures declare fits together: claims read what curves measure, in every setting."""
 
 from functools import cache
+from pathlib import Path
 
 import pytest
 
 from metacontrast.diagnostics.task_view import MAPS
+from metacontrast.experiments.authors import load_authors
 from metacontrast.experiments.figures import FIGURES
 from metacontrast.experiments.measurement import Table, measured_names
 from metacontrast.experiments.rows import numbers_rows
@@ -38,6 +40,8 @@ def invented(curves: list[Curve]) -> list[Measurement]:
 @cache
 def table_of(name: str, setting: Setting) -> Table:
     spec = FIGURES[name]
+    if spec.plot == "steps":  # of the authors' models, which no setting trains
+        return Table([], load_authors(Path(__file__).parents[2] / "results" / "figures"))
     curves = spec.curves(setting)
     return Table(curves, spec.compute() if spec.compute else invented(curves))
 
@@ -49,7 +53,7 @@ def test_claims_and_tables_read_what_is_measured(spec: FigureSpec, setting: Sett
     verdicts = [judge(claim, table) for claim in spec.claims(setting)]
     assert verdicts
     for panel in spec.panels(setting):
-        if isinstance(panel.quantity, Accuracy):
+        if isinstance(panel.quantity, Accuracy) and spec.plot != "steps":
             assert numbers_rows(panel, table)
 
 
