@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import get_args
 
@@ -68,7 +67,7 @@ def add_parser(new: Callable[..., Parser]) -> None:
     )
     experiment.add_argument(
         "--claims",
-        type=_numbers,
+        type=shared.step_list,
         default=(),
         metavar="N,N",
         help="train only the runs that these claims compare, by their numbers on the figure's page (default: all runs)",
@@ -109,12 +108,6 @@ def add_parser(new: Callable[..., Parser]) -> None:
     run.add_argument("--device", choices=DEVICES, default="cpu", help="where to compute (default: %(default)s)")
     shared.add_json_flag(run)
     parser.set_defaults(execute=execute)
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    if not all(word.strip().isdigit() for word in text.split(",")):
-        raise argparse.ArgumentTypeError(f"{text!r}, but it must be numbers of claims, such as 1,3")
-    return tuple(map(int, text.split(",")))
 
 
 _PAGES = (
@@ -185,13 +178,11 @@ def _is_there(run: PlannedRun, context: RunContext, records: Path) -> bool:
 def _measure_authors(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namespace) -> bool:
     """Measure the authors' checkpoints that are not recorded; False when stopped."""
     runs, context = authors_models.find_runs(as_path(args.authors_models)), _context(args)
-    wanted = [authors_models.measure_steps if each.plot == "steps" else authors_models.measure_all for each in figures]
+    more_steps = figures[0].is_of_authors_models  # such a figure is asked for alone
+    measure = authors_models.measure_steps if more_steps else authors_models.measure_all
     torch.set_num_threads(1)
     with stop_on_interrupt() as should_stop:
-        for done in chain.from_iterable(
-            measure(runs, args.records, context.data_root, Resources(context.device))
-            for measure in dict.fromkeys(wanted)
-        ):
+        for done in measure(runs, args.records, context.data_root, Resources(context.device)):
             shared.say(done)
             if should_stop():
                 return False

@@ -301,7 +301,7 @@ def _flags(spec: FigureSpec, setting: Setting, records: FigureRecords) -> str:
     """Return the flags of the shortest length that measures everything recorded, of the data set and the protocol."""
     if setting.scale == "smoke":
         return f" --scale smoke{_protocol(setting)}"
-    if spec.plot == "steps":
+    if spec.is_of_authors_models:
         return " --authors-models DIR"
     curves = spec.curves(setting.in_full())
     reached = dict.fromkeys(((curve.kind, curve.name) for curve in curves), 0)

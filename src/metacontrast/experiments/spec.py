@@ -353,6 +353,11 @@ class FigureSpec:
 
     __post_init__ = check_fields
 
+    @property
+    def is_of_authors_models(self) -> bool:
+        """Whether nothing is trained for it: it measures the authors' models with more inner steps."""
+        return self.plot == "steps"
+
     def full_updates(self, setting: Setting) -> dict[tuple[TaskKind, str], int]:
         """Return the number of updates of every curve's published training."""
         curves = self.curves(replace(setting, scale="full", until=None))

@@ -81,7 +81,8 @@ class Engine:
     def group_size(self, model: Model, inner: Inner, images: Tensor, tasks: int) -> int:
         """How many tasks run as one group, whatever the number of workers, so that the result does not depend on it.
 
-        In a loop as many as leave work for every core of the machine, and as a processor's cache holds.
+        In a loop a group is small enough for every core of the machine to have one, and for its images to fit into a
+        processor's cache.
 
         Args:
             images: the query images of one task.
