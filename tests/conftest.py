@@ -9,6 +9,8 @@ SHAPED = ("classifier", "data", "diagnostics", "experiments.statistics", "maml",
 SHAPED += ("training.evaluate", "training.libraries", "types")
 install_import_hook([f"metacontrast.{each}" for each in SHAPED], "beartype.beartype")
 os.environ.setdefault("MPLBACKEND", "Agg")
+if data := os.environ.get("METACONTRAST_DATA"):  # tests change the folder
+    os.environ["METACONTRAST_DATA"] = str(Path(data).resolve())
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -16,7 +16,7 @@ from metacontrast.types import Episode, map_params, to_tensors
 from toy_images import noisy_images
 
 IMAGES = noisy_images(seed=0)
-BASE = TrainConfig(filters=8, ways=3, queries=3, meta_batch=5, inner_lr=0.1)
+BASE = TrainConfig(filters=4, ways=3, queries=2, meta_batch=5, inner_lr=0.1)
 CONFIGS = {
     "zeroing trick, second order": replace(BASE, head="zeroed", order="second"),
     "learned head, two steps": replace(BASE, head="learned", inner_steps=2),

@@ -16,7 +16,7 @@ from metacontrast.types import Episode, map_params, to_tensors
 from toy_images import noisy_images
 
 IMAGES = noisy_images(seed=0)
-HEAD_ONLY = TrainConfig(filters=8, ways=3, queries=3, meta_batch=1, inner_scope="head", inner_lr=0.1, head="learned")
+HEAD_ONLY = TrainConfig(filters=4, ways=3, queries=2, meta_batch=1, inner_scope="head", inner_lr=0.1, head="learned")
 
 
 def double_state(config):
