@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from metacontrast.cli.main import run
-from metacontrast.experiments.authors import load_authors
+from metacontrast.experiments.authors_models import load_authors
 from metacontrast.experiments.figure_records import load_records
-from metacontrast.experiments.figures import FIGURES
+from metacontrast.experiments.figures import AUTHORS_TESTS, FIGURES
 from metacontrast.experiments.pages import judge_figure
 from metacontrast.experiments.setting import Setting
 
@@ -66,5 +66,5 @@ def test_what_later_papers_claim_has_the_verdicts_of_the_figures():
 
 def verdicts_of(name: str):
     spec, records = FIGURES[name], ROOT / "results" / "figures"
-    found = replace(load_records(records / "runs", spec, Setting()), authors=load_authors(records))
+    found = replace(load_records(records / "runs", spec, Setting()), authors=load_authors(records, AUTHORS_TESTS))
     return judge_figure(spec, found)[1]

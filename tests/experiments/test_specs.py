@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from metacontrast.diagnostics.task_view import MAPS
-from metacontrast.experiments.authors import load_authors
+from metacontrast.experiments.authors_models import load_authors
 from metacontrast.experiments.figures import FIGURES
 from metacontrast.experiments.measurement import Table, measured_names
 from metacontrast.experiments.rows import numbers_rows
@@ -40,8 +40,8 @@ def invented(curves: list[Curve]) -> list[Measurement]:
 @cache
 def table_of(name: str, setting: Setting) -> Table:
     spec = FIGURES[name]
-    if spec.is_of_authors_models:
-        return Table([], load_authors(Path(__file__).parents[2] / "results" / "figures"))
+    if spec.authors_test is not None:
+        return Table([], load_authors(Path(__file__).parents[2] / "results" / "figures", [spec.authors_test]))
     curves = spec.curves(setting)
     return Table(curves, spec.compute() if spec.compute else invented(curves))
 
@@ -53,7 +53,7 @@ def test_claims_and_tables_read_what_is_measured(spec: FigureSpec, setting: Sett
     verdicts = [judge(claim, table) for claim in spec.claims(setting)]
     assert verdicts
     for panel in spec.panels(setting):
-        if isinstance(panel.quantity, Accuracy) and not spec.is_of_authors_models:
+        if isinstance(panel.quantity, Accuracy) and spec.authors_test is None:
             assert numbers_rows(panel, table)
 
 

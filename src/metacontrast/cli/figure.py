@@ -17,10 +17,10 @@ from metacontrast.cli.shared import check_destinations
 from metacontrast.data.catalog import data_root, runs_folder
 from metacontrast.device import DEVICES, find_device, keep_freed_memory
 from metacontrast.errors import InputError
-from metacontrast.experiments import authors as authors_models
+from metacontrast.experiments.authors_models import find_runs, load_authors, measure_again, measure_all
 from metacontrast.experiments.deviations import all_deviations
 from metacontrast.experiments.figure_records import collect, load_records, recorded
-from metacontrast.experiments.figures import FIGURES, find_figures
+from metacontrast.experiments.figures import AUTHORS_TESTS, FIGURES, find_figures
 from metacontrast.experiments.pages import verdict_values, verdicts_text, write_page, write_summary
 from metacontrast.experiments.runners import Grid, RunContext
 from metacontrast.experiments.runs import PlannedRun, all_runs, check_data, estimate_seconds
@@ -177,9 +177,9 @@ def _is_there(run: PlannedRun, context: RunContext, records: Path) -> bool:
 
 def _measure_authors(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namespace) -> bool:
     """Measure the authors' checkpoints that are not recorded; False when stopped."""
-    runs, context = authors_models.find_runs(as_path(args.authors_models)), _context(args)
-    more_steps = figures[0].is_of_authors_models  # such a figure is asked for alone
-    measure = authors_models.measure_steps if more_steps else authors_models.measure_all
+    runs, context = find_runs(as_path(args.authors_models)), _context(args)
+    test = figures[0].authors_test  # such a figure is asked for alone
+    measure = measure_all if test is None else partial(measure_again, test)
     torch.set_num_threads(1)
     with stop_on_interrupt() as should_stop:
         for done in measure(runs, args.records, context.data_root, Resources(context.device)):
@@ -217,7 +217,7 @@ def _train(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Names
 
 def _draw(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namespace) -> None:
     pages = _pages(setting, args)
-    known = [] if setting.scale == "smoke" else authors_models.load_authors(args.records)
+    known = [] if setting.scale == "smoke" else load_authors(args.records, AUTHORS_TESTS)
     results = {}
     for figure in figures:
         found = replace(load_records(args.records / setting.folder, figure, setting), authors=known)

@@ -6,14 +6,14 @@ in the same order under two ways to classify their features: if it is near 1, tr
 independently.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
 
 from metacontrast.experiments.measurement import Table
 from metacontrast.experiments.rows import percent
-from metacontrast.experiments.spec import Accuracy, Curve, Quantity, Solved
+from metacontrast.experiments.spec import Accuracy, Curve, Quantity, Solved, TaskKind
 
 OWN = Accuracy("kept", None)
 """The method's own answer: from its own head, with the number of inner steps of its training."""
@@ -28,6 +28,15 @@ ANSWERS: dict[str, Quantity] = {
     "5 steps from zeros": Accuracy("zeroed", 5, is_selected=True),
 }
 """How a trained encoder classifies at test, by column."""
+PLAIN_ANSWERS: dict[str, Quantity] = {
+    "nearest mean": Solved("nearest-mean"),
+    "nearest cosine": Solved("nearest-cosine"),
+    "ridge": Solved("ridge"),
+    "logistic": Solved("logistic"),
+    "1 step from zeros": Accuracy("zeroed", 1),
+    "10 steps from zeros": Accuracy("zeroed", 10),
+}
+"""The same of one of the authors' models; the steps are of the head."""
 HEAD = ("", "core-seconds an update", *ANSWERS, "own head at equal core-time")
 
 
@@ -48,11 +57,19 @@ def _row(curve: Curve, taken: float | None, budget: float, table: Table) -> Sequ
     return (curve.name, "—" if taken is None else f"{taken:.3g}", *cells, timed)
 
 
-def rank_correlations(curves: Sequence[Curve], table: Table) -> list[Sequence[str]]:
-    """Spearman's rank correlation of the methods under every two of `ANSWERS`."""
+def answer_rows(kind: TaskKind, curves: Sequence[str], table: Table) -> list[Sequence[str]]:
+    """A row for each of the authors' models: accuracies in per cent under all `PLAIN_ANSWERS`."""
+    found = {name: [table.means(kind, name, quantity) for quantity in PLAIN_ANSWERS.values()] for name in curves}
+    return [(name, *(percent(each[max(each)]) for each in values)) for name, values in found.items() if all(values)]
+
+
+def rank_correlations(
+    kind: TaskKind, curves: Sequence[str], table: Table, answers: Mapping[str, Quantity]
+) -> list[Sequence[str]]:
+    """Spearman's rank correlation of the curves under every two of the `answers`."""
     found = {}
-    for name, quantity in ANSWERS.items():
-        values = [table.means(curve.kind, curve.name, quantity) for curve in curves]
+    for name, quantity in answers.items():
+        values = [table.means(kind, curve, quantity) for curve in curves]
         if curves and all(values):
             found[name] = [each[max(each)] for each in values]
     return [

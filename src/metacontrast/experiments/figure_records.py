@@ -114,7 +114,7 @@ def load_records(folder: Path, spec: FigureSpec, setting: Setting) -> FigureReco
     """Load everything that is recorded of a figure, at any length; `InputError` where that is nothing."""
     if spec.compute:
         return FigureRecords([setting], [], spec.compute(), [])
-    if spec.is_of_authors_models:
+    if spec.authors_test is not None:
         return FigureRecords([setting], [], [], [])
     settings = [setting] if setting.scale == "smoke" else [dataclasses.replace(setting, colour=c) for c in COLOURS]
     curves = {each: spec.curves(each.in_full()) for each in settings}

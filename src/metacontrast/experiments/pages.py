@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from metacontrast.experiments import budgets
-from metacontrast.experiments.authors import FULL_UPDATES, is_same_test, source
+from metacontrast.experiments.authors import is_same_test, source
+from metacontrast.experiments.authors_models import published_updates
 from metacontrast.experiments.deviations import deviations
 from metacontrast.experiments.figure_records import FigureRecords
 from metacontrast.experiments.measurement import Table
@@ -26,7 +27,7 @@ from metacontrast.experiments.rows import (
     steps_row,
 )
 from metacontrast.experiments.setting import Setting
-from metacontrast.experiments.spec import FigureSpec, Panel
+from metacontrast.experiments.spec import FigureSpec, Panel, Quantity, TaskKind
 from metacontrast.experiments.statistics import holm
 from metacontrast.experiments.verdicts import Decision, Verdict, judge_together
 from metacontrast.files import write_text
@@ -65,7 +66,7 @@ _NOTATION = (
 def judge_figure(spec: FigureSpec, records: FigureRecords) -> tuple[Table, list[Verdict]]:
     """Judge a figure's claims; return all measurements and the verdicts."""
     full = {key: end for setting in records.settings for key, end in spec.full_updates(setting).items()}
-    full |= {(each.kind, each.curve): FULL_UPDATES[each.kind] for each in records.authors}
+    full |= {(each.kind, each.curve): published_updates(each.kind) for each in records.authors}
     table = Table(records.curves, [*records.measurements, *records.authors], full)
     claims = zip(*(spec.claims(setting.in_full()) for setting in records.settings), strict=True)
     return table, [judge_together(claim, table) for claim in claims]
@@ -219,7 +220,7 @@ def _comparisons(spec: FigureSpec, verdicts: Sequence[Verdict], table: Table) ->
         if verdict.judged:
             rows = [comparison_row(each, table) for each in verdict.judged]
             parts.append(_beside_authors(spec, _COMPARISONS_HEAD, rows))
-    if any(each.comparison.kind in FULL_UPDATES for verdict in verdicts for each in verdict.judged):
+    if any(each.comparison.kind.is_authors for verdict in verdicts for each in verdict.judged):
         parts.append(_AUTHORS)
     return parts
 
@@ -233,22 +234,36 @@ _AUTHORS = (
 
 def _budgets(spec: FigureSpec, records: FigureRecords, table: Table) -> list[str]:
     """Build tables of accuracies at one budget, and of whether the order of methods depends on how they classify."""
+    if spec.plot == "answers" and spec.authors_test:
+        kind, names = spec.authors_test.kind, [*spec.authors_test.curves]
+        rows = _markdown(("trained by", *budgets.PLAIN_ANSWERS), budgets.answer_rows(kind, names, table))
+        return [_ANSWERS, rows, *_ranks(kind, names, table, budgets.PLAIN_ANSWERS)]
     if spec.plot != "costs":
         return []
     parts = [_BUDGETS]
     for panel in panels_of(spec, records.settings, table):
         curves = curves_of(panel, table)
         parts += [f"**{panel.title}**", _markdown(budgets.HEAD, budgets.budget_rows(curves, table))]
-        if correlations := budgets.rank_correlations(curves, table):
-            parts.append(_markdown(("classified by", "and by", "rank correlation"), correlations))
+        parts += _ranks(panel.kind, [curve.name for curve in curves], table, budgets.ANSWERS)
     return parts
+
+
+def _ranks(kind: TaskKind, curves: Sequence[str], table: Table, answers: Mapping[str, Quantity]) -> list[str]:
+    correlations = budgets.rank_correlations(kind, curves, table, answers)
+    return [_markdown(("classified by", "and by", "rank correlation"), correlations)] if correlations else []
+
+
+_RANKS = (
+    "Below, Spearman's rank correlation of the methods under two ways to classify: near 1 their order does not depend "
+    "on the classifier."
+)
+_ANSWERS = f"Accuracy in per cent, mean over seeds, on the common test tasks. {_RANKS}"
 
 
 _BUDGETS = (
     "Accuracy in per cent, mean over seeds, on the common test tasks. Every method saw the same number of images; the "
     "columns are ways to classify with the model that was best on the validation tasks. The last column is the last "
-    "model whose training took no more core-time than the whole training of the cheapest method. Below, Spearman's "
-    "rank correlation of the methods under two ways to classify: near 1 their order does not depend on the classifier."
+    f"model whose training took no more core-time than the whole training of the cheapest method. {_RANKS}"
 )
 
 
@@ -301,7 +316,7 @@ def _flags(spec: FigureSpec, setting: Setting, records: FigureRecords) -> str:
     """Return the flags of the shortest length that measures everything recorded, of the data set and the protocol."""
     if setting.scale == "smoke":
         return f" --scale smoke{_protocol(setting)}"
-    if spec.is_of_authors_models:
+    if spec.authors_test is not None:
         return " --authors-models DIR"
     curves = spec.curves(setting.in_full())
     reached = dict.fromkeys(((curve.kind, curve.name) for curve in curves), 0)

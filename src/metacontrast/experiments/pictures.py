@@ -10,19 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from metacontrast.experiments.authors import (
-    STEPS,
-    STEPS_HEADS,
-    authors_numbers,
-    authors_similarities,
-    is_of_bound_tasks,
-)
+from metacontrast.experiments.authors import authors_numbers, authors_similarities, is_of_bound_tasks
 from metacontrast.experiments.figure_records import FigureRecords
 from metacontrast.experiments.measurement import Table
 from metacontrast.experiments.setting import Setting
-from metacontrast.experiments.spec import Accuracy, Curve, FigureSpec, Panel, Quantity, TaskKind
+from metacontrast.experiments.spec import Accuracy, Curve, FigureSpec, Panel, Quantity, Solved, TaskKind
 from metacontrast.plots import save_figure
-from metacontrast.plots.curves import Look, MeanCurve, SideBySide, draw_panels, draw_side_by_side
+from metacontrast.plots.curves import Look, MeanCurve, SideBySide, draw_gains, draw_panels, draw_side_by_side
 from metacontrast.plots.images import Moment, draw_heatmaps
 
 
@@ -36,7 +30,9 @@ def draw(folder: Path, spec: FigureSpec, records: FigureRecords, table: Table) -
         case "costs":
             return _draw_costs(folder, spec, records, table)
         case "steps":
-            return _draw_steps(folder, spec, records, table)
+            return _draw_steps(folder, spec, table)
+        case "answers":
+            return _draw_answers(folder, spec, records, table)
         case _:
             return _draw_curves(folder, spec, records, table)
 
@@ -64,27 +60,35 @@ def _draw_costs(folder: Path, spec: FigureSpec, records: FigureRecords, table: T
     return _save_panels(folder, spec, panels, "core-seconds of training")
 
 
-def _draw_steps(folder: Path, spec: FigureSpec, records: FigureRecords, table: Table) -> list[Path]:
+def _draw_steps(folder: Path, spec: FigureSpec, table: Table) -> list[Path]:
     """Draw accuracy against inner steps at test."""
+    assert spec.authors_test is not None
+    kind, lines = spec.authors_test.kind, []
+    for name, (head, look) in spec.authors_test.curves.items():
+        ends = {step: _ends(kind, name, Accuracy(head, step), table) for step in spec.authors_test.steps}
+        ends = {step: values for step, values in ends.items() if len(values) > 1}
+        means, spreads = [*map(fmean, ends.values())], [*map(stdev, ends.values())]
+        lines += [MeanCurve(f"{name}, head {head} at test", look, [*ends], means, spreads)] if ends else []
+    return _save_panels(folder, spec, [(str(kind), lines)] if lines else [], "inner steps at test")
+
+
+def _draw_answers(folder: Path, spec: FigureSpec, records: FigureRecords, table: Table) -> list[Path]:
+    """Draw the accuracy of ways to classify against that of the nearest class mean, one point per way of training."""
+    assert spec.authors_test is not None
     panels = []
-    for panel in (each for setting in records.settings for each in spec.panels(setting)):
-        lines = [_over_steps(panel.kind, curve, look, table) for curve, look in zip(STEPS_HEADS, _LOOKS, strict=True)]
-        curves = [line for line in lines if line.updates]
-        panels += [(panel.title, curves)] if curves else []
-    return _save_panels(folder, spec, panels, "inner steps at test")
+    for panel in spec.panels(records.settings[0]):
+        points = []
+        for name, (_, look) in spec.authors_test.curves.items():
+            base, found = (_ends(panel.kind, name, q, table) for q in (Solved("nearest-mean"), panel.quantity))
+            if len(found) > 1:
+                points.append(MeanCurve(name, look, [fmean(base)], [fmean(found)], [stdev(found)]))
+        panels += [(panel.title, points)] if points else []
+    return [save_figure(draw_gains(panels, "nearest mean"), folder / f"{spec.name}.png")] if panels else []
 
 
-_LOOKS = (Look("orange", "o"), Look("blue", "^"))
-
-
-def _over_steps(kind: TaskKind, curve: str, look: Look, table: Table) -> MeanCurve:
-    """Compute mean and deviation over seeds after every number of steps."""
-    head = STEPS_HEADS[curve]
-    found = {step: table.values(kind, curve, Accuracy(head, step)) for step in STEPS}
-    ends = {step: [points[max(points)] for points in by_seed.values() if points] for step, by_seed in found.items()}
-    ends = {step: values for step, values in ends.items() if len(values) > 1}
-    label = f"{curve}, head {head} at test"
-    return MeanCurve(label, look, [*ends], [*map(fmean, ends.values())], [*map(stdev, ends.values())])
+def _ends(kind: TaskKind, curve: str, quantity: Quantity, table: Table) -> list[float]:
+    """Return the last value of every seed."""
+    return [points[max(points)] for points in table.values(kind, curve, quantity).values() if points]
 
 
 def _save_panels(

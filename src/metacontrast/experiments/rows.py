@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 
 from metacontrast.experiments.authors import (
-    PUBLISHED,
     AuthorsNumbers,
     authors_numbers,
     authors_similarity,
@@ -13,6 +12,7 @@ from metacontrast.experiments.authors import (
     in_points,
     is_same_test,
 )
+from metacontrast.experiments.authors_models import PUBLISHED
 from metacontrast.experiments.measurement import CORE_SECONDS, LABEL_ORDER, NEAREST_MEAN, Table
 from metacontrast.experiments.pictures import curves_of
 from metacontrast.experiments.spec import (

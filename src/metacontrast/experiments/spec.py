@@ -4,7 +4,7 @@ A comparison names its curves by the tasks that they are measured on and by thei
 measured. Nothing is parsed from the text of a page.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -17,13 +17,14 @@ from metacontrast.model.solvers import Solver
 from metacontrast.plots.curves import Look
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import Record
+from metacontrast.types import Scope
 
 When = Literal["early", "end"]
 EARLY = 5
 """The first fifth of training is early."""
 Speaks = Literal["early", "end", "throughout"]
 Measure = Literal["higher", "equal", "faster"]
-PlotKind = Literal["curves", "heatmaps", "illustration", "costs", "steps"]
+PlotKind = Literal["curves", "heatmaps", "illustration", "costs", "steps", "answers"]
 
 
 @dataclass(frozen=True)
@@ -319,6 +320,40 @@ class Panel:
 
 
 @dataclass(frozen=True)
+class AuthorsTest:
+    """A test of the last checkpoints of the authors' models.
+
+    Args:
+        folder: of its records.
+        shape: of the test, in words.
+        curves: which ones, from which head their inner loop starts, and how they are drawn.
+        steps: numbers of inner steps.
+        solvers: what else classifies the features.
+        tasks: number of test tasks.
+        shots: support images of a class.
+        scope: what the inner steps move.
+        reorders: whether other orders of labels are tried.
+    """
+
+    folder: str
+    shape: str
+    curves: Mapping[str, tuple[TestHead, Look]]
+    steps: tuple[int, ...]
+    solvers: tuple[Solver, ...] = ("nearest-mean",)
+    tasks: int = 250
+    shots: int = 1
+    scope: Scope = "all"
+    reorders: bool = False
+
+    __post_init__ = check_fields
+
+    @property
+    def kind(self) -> TaskKind:
+        """Its kind of tasks."""
+        return TaskKind("miniImageNet", self.shape, is_authors=True)
+
+
+@dataclass(frozen=True)
 class FigureSpec:
     """A figure: its runs, what is drawn, and the claims that are judged.
 
@@ -327,9 +362,10 @@ class FigureSpec:
         title: of its page.
         question: what it answers.
         paper_figures: their numbers; none where it is only among the authors' data, or of other papers.
-        claims, curves, panels: as functions of the setting; an illustration has claims alone, and a figure of the
+        claims, curves, panels: as functions of the setting; an illustration has claims alone, and a test of the
             authors' models has no curves.
         plot: how it is drawn.
+        authors_test: what is measured of the authors' models; nothing is trained then.
         compute: the measurements of an illustration, which trains nothing; one of them holds what is `drawn`.
         draw: the picture of an illustration.
         faults: what is wrong with the published figure, and how it is done here.
@@ -345,6 +381,7 @@ class FigureSpec:
     curves: Callable[[Setting], list[Curve]] = lambda setting: []
     panels: Callable[[Setting], list[Panel]] = lambda setting: []
     plot: PlotKind = "curves"
+    authors_test: AuthorsTest | None = None
     compute: Callable[[], list[Measurement]] | None = None
     draw: Callable[[Record], Figure] | None = None
     faults: tuple[str, ...] = ()
@@ -352,11 +389,6 @@ class FigureSpec:
     of_paper: bool = True
 
     __post_init__ = check_fields
-
-    @property
-    def is_of_authors_models(self) -> bool:
-        """Whether nothing is trained for it: it measures the authors' models with more inner steps."""
-        return self.plot == "steps"
 
     def full_updates(self, setting: Setting) -> dict[tuple[TaskKind, str], int]:
         """Return the number of updates of every curve's published training."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
+from statistics import fmean
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -191,6 +192,30 @@ def draw_panels(panels: Sequence[tuple[str, Sequence[MeanCurve]]], against: str)
     return figure
 
 
+def draw_gains(panels: Sequence[tuple[str, Sequence[MeanCurve]]], base: str) -> Figure:
+    """Draw points of one accuracy against another one, in a row of panels with a band where the gain is the mean one.
+
+    Args:
+        panels: titles, and curves of one point each, drawn against the accuracy of `base`.
+    """
+    figure = new_figure(6.8, 3.4)
+    row = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (title, curves) in zip(row, panels, strict=True):
+        tidy(axes)
+        across, up = [100 * curve.updates[0] for curve in curves], [100 * curve.mean[0] for curve in curves]
+        gain = fmean(up) - fmean(across)
+        ends = [min(across) - 1, max(across) + 1]
+        axes.fill_between(ends, *([x + gain + d for x in ends] for d in (-1, 1)), color=COLORS["grey"], alpha=0.2, lw=0)
+        for curve, x, y in zip(curves, across, up, strict=True):
+            axes.errorbar(x, y, yerr=100 * curve.std[0], elinewidth=0.8, markersize=5, **_line(curve.look, False))
+        axes.set_title(f"{title}\nmean gain {gain:+.1f} points".replace("-", "−"), fontsize=8, loc="left")
+        axes.set_xlabel(f"{base}, accuracy (%)", fontsize=8)
+        axes.tick_params(labelsize=8)
+    row[0].set_ylabel("accuracy (%), bar ± 1 s.d. over seeds", fontsize=8)
+    _add_legend(figure, _looks(curve for _, curves in panels for curve in curves), is_line=False)
+    return figure
+
+
 def _looks(curves: Iterable[MeanCurve]) -> dict[str, Look]:
     """Map the name of every curve to how its first line is drawn."""
     looks: dict[str, Look] = {}
@@ -199,8 +224,8 @@ def _looks(curves: Iterable[MeanCurve]) -> dict[str, Look]:
     return looks
 
 
-def _add_legend(figure: Figure, looks: Mapping[str, Look]) -> None:
-    lines = [Line2D([], [], label=label, markersize=4, **_line(look)) for label, look in looks.items()]
+def _add_legend(figure: Figure, looks: Mapping[str, Look], is_line: bool = True) -> None:
+    lines = [Line2D([], [], label=label, markersize=4, **_line(look, is_line)) for label, look in looks.items()]
     columns = 3 if max(map(len, looks)) > 16 else 4
     figure.legend(handles=lines, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
 
@@ -268,11 +293,10 @@ def _draw_curves(
     )
 
 
-def _line(look: Look) -> dict:
-    style = "--" if look.dashed else "-"
+def _line(look: Look, is_drawn: bool = True) -> dict:
     return {
         "color": COLORS[look.color],
-        "linestyle": style,
+        "linestyle": ("--" if look.dashed else "-") if is_drawn else "",
         "marker": look.marker,
         "linewidth": 2.8 if look.wide else 1.4,
     }

@@ -2,6 +2,7 @@
 
 from metacontrast.errors import InputError, did_you_mean
 from metacontrast.experiments.figures import (
+    answers_at_test,
     channel_memorization,
     family,
     feature_similarity,
@@ -15,7 +16,7 @@ from metacontrast.experiments.figures import (
     unpublished,
     zeroing_at_test,
 )
-from metacontrast.experiments.spec import FigureSpec
+from metacontrast.experiments.spec import AuthorsTest, FigureSpec
 
 FIGURES: dict[str, FigureSpec] = {
     spec.name: spec
@@ -34,9 +35,14 @@ FIGURES: dict[str, FigureSpec] = {
         illustrations.CROWDED_DIRECTIONS,
         family.SPEC,
         steps_at_test.SPEC,
+        answers_at_test.SPEC,
         linear_representations.SPEC,
     )
 }
+
+
+AUTHORS_TESTS: list[AuthorsTest] = [spec.authors_test for spec in FIGURES.values() if spec.authors_test is not None]
+"""What is measured of the authors' models beyond all their checkpoints."""
 
 
 def find_figures(name: str) -> list[FigureSpec]:

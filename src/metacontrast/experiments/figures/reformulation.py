@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from metacontrast.experiments.authors import HEAD_ONLY, PUBLISHED, final_difference
+from metacontrast.experiments.authors import final_difference
+from metacontrast.experiments.authors_models import HEAD_ONLY, PUBLISHED
 from metacontrast.experiments.figures.treatments import TREATMENTS, task_kind
 from metacontrast.experiments.setting import Setting, base_config, measurement_plan
 from metacontrast.experiments.spec import Accuracy, AuthorsCurve, Claim, Curve, FigureSpec, Panel, TaskKind, above, same

@@ -1,10 +1,10 @@
 """Inner steps at test and the order of labels, on the second-order models that the authors published."""
 
-from metacontrast.experiments.authors import MORE_STEPS, STEPS, STEPS_HEADS, STEPS_TASKS
 from metacontrast.experiments.measurement import LABEL_ORDER
 from metacontrast.experiments.setting import Setting
 from metacontrast.experiments.spec import (
     Accuracy,
+    AuthorsTest,
     Claim,
     Comparison,
     Endpoint,
@@ -14,20 +14,28 @@ from metacontrast.experiments.spec import (
     Panel,
     above,
 )
+from metacontrast.plots.curves import Look
 
-_RANDOM, _TRICK = STEPS_HEADS
-_KEPT, _ZEROED = (Accuracy(head, 1) for head in STEPS_HEADS.values())
+_RANDOM, _TRICK = "MAML, SO, random", "MAML, SO, zeroing trick"
+_TEST = AuthorsTest(
+    folder="authors-steps",
+    shape="trained with one step of the head",
+    curves={_RANDOM: ("kept", Look("orange", "o")), _TRICK: ("zeroed", Look("blue", "^"))},
+    steps=(1, 5, 20),
+    reorders=True,
+)
+_KEPT, _ZEROED = (Accuracy(head, 1) for head, _ in _TEST.curves.values())
 
 
 def _panels(setting: Setting) -> list[Panel]:
-    return [Panel(MORE_STEPS, _KEPT, str(MORE_STEPS))]
+    return [Panel(_TEST.kind, _KEPT, str(_TEST.kind))]
 
 
 def _more_steps(curve: str, head: Accuracy, measure: Measure, margin: float = 0.0) -> Comparison:
     """Compare the most steps that were tried with one step, on the same models."""
-    many = Accuracy(head.head, STEPS[-1])
+    many = Accuracy(head.head, _TEST.steps[-1])
     label = f"{curve}: {many} − {head}"
-    return Comparison(label, MORE_STEPS, (Endpoint(curve, many),), (Endpoint(curve, head),), measure, margin)
+    return Comparison(label, _TEST.kind, (Endpoint(curve, many),), (Endpoint(curve, head),), measure, margin)
 
 
 def _claims(setting: Setting) -> list[Claim]:
@@ -48,7 +56,7 @@ def _claims(setting: Setting) -> list[Claim]:
         Claim(
             "The order of the labels changes the 1-shot accuracy of MAML with a meta-learned head, by more than 5 "
             "points more than with a zeroed head, where it has no effect (Ye and Chao 2022).",
-            (above(MORE_STEPS, _RANDOM, _TRICK, Number(LABEL_ORDER), margin=0.05),),
+            (above(_TEST.kind, _RANDOM, _TRICK, Number(LABEL_ORDER), margin=0.05),),
             "—",
             "end",
         ),
@@ -63,11 +71,12 @@ SPEC = FigureSpec(
     claims=_claims,
     panels=_panels,
     plot="steps",
+    authors_test=_TEST,
     deviations=(
         "The models are the authors' own: second order, 20,000 updates on miniImageNet, 5-way 1-shot, one inner step "
         "of the head at the rate 0.1; three seeds of a randomly initialized head and three with the zeroing trick. "
         "Nothing is trained here. At test the inner steps are of the whole network, as in their tests.",
-        f"Each is tested on the same {STEPS_TASKS} tasks; the order of labels with one step, on 100 of them: every "
+        f"Each is tested on the same {_TEST.tasks} tasks; the order of labels with one step, on 100 of them: every "
         "class has every label once, and what counts is the best minus the worst of the five accuracies, mean over "
         "tasks.",
     ),

@@ -1,6 +1,6 @@
 """Fig. 3 and 11: does zeroing the head before a test task help?"""
 
-from metacontrast.experiments.authors import HEAD_ONLY
+from metacontrast.experiments.authors_models import HEAD_ONLY
 from metacontrast.experiments.figures.treatments import (
     THREE,
     colour_first_order,
