@@ -27,10 +27,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
+THREADS = int(os.environ.get("METACONTRAST_TEST_THREADS", "1"))
+torch.set_num_threads(THREADS)  # for fixtures of a whole module too
+
+
 @pytest.fixture(autouse=True)
 def few_threads():
     """One thread in every operation, or as many as `tests/processors.py` wants."""
-    torch.set_num_threads(int(os.environ.get("METACONTRAST_TEST_THREADS", "1")))
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ BASE = TrainConfig(filters=4, ways=3, queries=2, meta_batch=5, inner_lr=0.1)
 CONFIGS = {
     "zeroing trick, second order": replace(BASE, head="zeroed", order="second"),
     "learned head, two steps": replace(BASE, head="learned", inner_steps=2),
-    **{name: with_fields(BASE, method=name) for name in METHODS if name not in ("maml", "imaml")},
+    **{name: with_fields(BASE, method=name) for name in METHODS if name not in ("maml", "imaml", "conml")},
+    "conml": with_fields(BASE, method="conml", order="second", meta_batch=6),
     "imaml": with_fields(BASE, method="imaml", inner_steps=2),  # 16 steps and a Hessian make 1e-6 of rounding
 }
 
@@ -36,7 +37,7 @@ def trained(config, ranks, updates=4, on_update=lambda number: None):
         replace(start, params=params, optimizer=torch.optim.Adam(to_tensors(params), lr=1e-3), schedule=None)
     )
     for number in range(updates):
-        own = ranks.shard(range(number * config.meta_batch, (number + 1) * config.meta_batch))
+        own = ranks.shard(range(number * config.meta_batch, (number + 1) * config.meta_batch), config.tasks_at_once)
         batch = config.training_tasks(IMAGES).batch(own)
         batch = Episode(batch.support_x.double(), batch.support_y, batch.query_x.double(), batch.query_y)
         metrics = outer_step(config, model, Resources(distributed=ranks))(state, batch)

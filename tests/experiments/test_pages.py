@@ -57,7 +57,7 @@ def test_what_later_papers_claim_has_the_verdicts_of_the_figures():
     rows = [line for line in page.splitlines() if line.startswith("| ")][1:]
     assert len(rows) == 12
     waiting = [row for row in rows if "| `family`: " in row]
-    assert len(waiting) == 6
+    assert len(waiting) == 7
     has_run = (PAGES / "family.md").exists()
     assert all(row.endswith("| not run yet |") != has_run for row in waiting)
     assert all(claim.outcome == "supported" for claim in verdicts_of("linear-representations"))

@@ -18,7 +18,7 @@ from metacontrast.errors import InputError
 from metacontrast.maml.engine import split
 from metacontrast.maml.inner import adapt
 from metacontrast.maml.outer import accuracies, loss_gradient
-from metacontrast.methods import METHODS, Method, contrastive, imaml, reptile, supcon, supervised
+from metacontrast.methods import METHODS, Method, conml, contrastive, imaml, reptile, supcon, supervised
 from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model
 from metacontrast.report.findings import explain_run, findings_text, setting
@@ -70,9 +70,10 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(method, runs, tmp_path):
 @EVERY
 def test_threads_and_processes_change_nothing_but_time(method):
     """The same bits with two threads; to rounding the mean of what two processes find in their shares."""
-    config = config_of(method, meta_batch=3)
+    at_once = METHODS[method].tasks_at_once
+    config = config_of(method, meta_batch=3 * at_once)
     model, state = state_of(config)
-    batch = config.training_tasks(IMAGES[0]).batch(range(3))
+    batch = config.training_tasks(IMAGES[0]).batch(range(3 * at_once))
     with threads(2) as executor:
         found = [
             gradient_of(config, each)(model, state.params, batch, config.inner())
@@ -85,9 +86,9 @@ def test_threads_and_processes_change_nothing_but_time(method):
     double = Episode(batch.support_x.double(), batch.support_y, batch.query_x.double(), batch.query_y)
     of = gradient_of(config, ONE_CPU)
     whole = of(model, params, double, config.inner())[0]
-    parts = [(len(part.query_y), of(model, params, part, config.inner())[0]) for part in split(double, 2)]
+    parts = [(len(part.query_y), of(model, params, part, config.inner())[0]) for part in split(double, 2 * at_once)]
     for total, *each in zip(to_tensors(whole), *(to_tensors(part) for _, part in parts), strict=True):
-        mean = sum(count * part for (count, _), part in zip(parts, each, strict=True)) / 3
+        mean = sum(count * part for (count, _), part in zip(parts, each, strict=True)) / (3 * at_once)
         assert torch.allclose(mean, total, rtol=1e-10, atol=1e-13)
 
 
@@ -238,9 +239,12 @@ def test_the_older_name_still_works(tmp_path, capsys):
         ({"method": "maml++", "explain_every": 2}, "the theory does not speak: leave out explain_every=2"),
         ({"method": "reptile", "head": "shared"}, "cannot have head=shared: add --head learned or zeroed"),
         ({"method": "reptiles"}, "did you mean 'reptile'"),
+        ({"method": "conml", "meta_batch": 3}, "takes 2 tasks at once, of which meta_batch=3 is no multiple"),
+        ({"method": "conml", "order": "first"}, "cannot have order=first: add --order second"),
+        ({"method": "conml", "contrast_weight": 0.0}, "contrast_weight=0.0, but it must be above 0 and finite"),
         *(
             ({"method": name, "inner_steps": 0}, "cannot have inner_steps=0: add --inner-steps 1")
-            for name in ("meta-sgd", "maml++", "reptile", "imaml")
+            for name in ("meta-sgd", "maml++", "reptile", "imaml", "conml")
         ),
         ({"method": "contrastive", "inner_loss": "mean_square_error"}, "add --inner-loss cross_entropy"),
     ],
@@ -263,6 +267,8 @@ SOME = {head: Model(nn.Flatten(), 2, IMAGES[0].shape[1] ** 2, head=head) for hea
         (imaml, "learned", Inner(2, scope="head"), "imaml adapts encoder and head, but inner has scope='head'"),
         (partial(imaml, penalty=0.0), "learned", Inner(2), "penalty=0.0, but it must be above 0 and finite"),
         (partial(imaml, cg_steps=0), "learned", Inner(2), "cg_steps=0, but it must be 1 or more"),
+        (conml, "learned", Inner(1, order="second"), "conml compares tasks, but was given one"),
+        (conml, "learned", Inner(1), "conml has no gradient beyond MAML's in first order: use order='second'"),
         (contrastive, "prototype", Inner(1), "contrastive needs a model with head=learned or zeroed"),
         (supcon, "learned", Inner(1), "supcon needs a model with head=cosine, not learned"),
         (supervised, "learned", Inner(1), "supervised needs a model with head=prototype or cosine"),

@@ -10,8 +10,9 @@ from torch import nn
 from metacontrast.data.episodes import BalancedBatches
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import Engine, mean_task_gradient, meta_gradient
-from metacontrast.maml.inner import adapt, learned_step_norms
-from metacontrast.methods import METHODS, annealed, imaml, proximal, rates_and_norms, reptile
+from metacontrast.maml.inner import adapt, learned_step_norms, trajectory
+from metacontrast.methods import METHODS, annealed, conml, imaml, proximal, rates_and_norms, reptile
+from metacontrast.methods.conml import added
 from metacontrast.methods.first_order import conjugate_gradients
 from metacontrast.model.model import Model
 from metacontrast.training.config import TrainConfig, with_fields
@@ -149,6 +150,82 @@ def test_meta_sgd():
     )
     gradient, _ = meta_gradient(model, params, batch, config.inner())
     assert relative_error(to_named(gradient), mean_gradient(meta_sgd_loss, params, batch)) < NEAR
+
+
+def conml_losses(named, batch, steps, weight, order="second"):
+    """Of every task, one after the other; e is what `steps` steps of 0.1 add, in one row."""
+
+    def adapted(x, y):
+        moved = {name: t for name, t in named.items() if not name.startswith("extra")}
+        for _ in range(steps):
+            outputs = features(moved, x) @ moved["head.weight"].T + moved["head.bias"]
+            tensors = list(moved.values())
+            slopes = torch.autograd.grad(
+                F.cross_entropy(outputs, y), tensors, create_graph=True, materialize_grads=True
+            )
+            moved = {name: t - 0.1 * g for (name, t), g in zip(moved.items(), slopes, strict=True)}
+        return moved, torch.cat([(moved[name] - named[name]).flatten() for name in moved])
+
+    losses, support, whole = [], [], []
+    for support_x, support_y, query_x, query_y in zip(*batch, strict=True):
+        moved, added = adapted(support_x, support_y)
+        losses.append(F.cross_entropy(features(moved, query_x) @ moved["head.weight"].T + moved["head.bias"], query_y))
+        support.append(added)
+        whole.append(adapted(torch.cat([support_x, query_x]), torch.cat([support_y, query_y]))[1])
+
+    def distance(one, other):
+        return 1 - one @ other / (one.norm() * other.norm())
+
+    tasks = range(len(losses))
+    between = [sum(distance(whole[t], whole[u]) for u in tasks if u != t) / (len(losses) - 1) for t in tasks]
+    return [losses[t] + weight * (distance(support[t], whole[t]) - between[t]) for t in tasks]
+
+
+@pytest.mark.parametrize("tasks", [2, 3])
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("head", ["learned", "zeroed"])
+def test_conml(head, steps, tasks):
+    """The gradient of the sum over tasks; of a head of zeros, which is not learned, there is none."""
+    model, batch = a_model(head), a_batch(tasks)
+    params, inner = start(model), Inner(steps, 0.1, order="second")
+    found, metrics = conml(model, params, batch, inner, contrast_weight=0.7)
+    named = {name: t.detach().clone().requires_grad_() for name, t in to_named(params).items()}
+    total = sum(conml_losses(named, batch, steps, 0.7))
+    slopes = torch.autograd.grad(total, list(named.values()), materialize_grads=True)
+    learned = {name: g for name, g in zip(named, slopes, strict=True) if head == "learned" or "head" not in name}
+    found = {name: g for name, g in to_named(found).items() if name in learned}
+    assert relative_error(found, learned) < NEAR
+    plain = sum(conml_losses(named, batch, steps, 0.0)).item()
+    assert metrics.loss.sum().item() == pytest.approx(plain, rel=NEAR)
+
+
+def test_conml_in_pairs_is_the_mean_over_pairs():
+    """As `train` follows it: four tasks, of which two are compared with each other."""
+    model, batch, inner = a_model("learned"), a_batch(4), Inner(1, 0.1, order="second")
+    params = start(model)
+    found, metrics = mean_task_gradient(conml, model, params, batch, inner, tasks_at_once=2)
+    pairs = [conml(model, params, Episode(*(t[part] for t in batch)), inner)[0] for part in ([0, 1], [2, 3])]
+    expected = {name: (g + to_named(pairs[1])[name]) / 4 for name, g in to_named(pairs[0]).items()}
+    assert relative_error(to_named(found), expected) < NEAR
+    assert metrics.loss.shape == (4,)
+
+
+def test_from_a_head_of_zeros_conml_contrasts_class_means():
+    """One step adds η/|D| Σ_s (1{t=k} − 1/K) φ(s) to row k: the models of its objective are those sums."""
+    model, batch = a_model("zeroed"), a_batch(3)
+    params, inner = start(model), Inner(1, 0.1, order="second")
+
+    def sums(x, y):
+        signs = F.one_hot(y, WAYS).double() - 1 / WAYS
+        found = model.features(params.encoder, x)
+        return torch.cat([(0.1 / len(y) * signs.T @ found).flatten(), 0.1 * signs.mean(0)])
+
+    support = torch.stack([sums(x, y) for x, y, *_ in zip(*batch, strict=True)])
+    both = [(torch.cat([x, q]), torch.cat([y, u])) for x, y, q, u in zip(*batch, strict=True)]
+    whole = torch.stack([sums(x, y) for x, y in both])
+    for expected, images in ((support, batch[:2]), (whole, [torch.stack(each) for each in zip(*both, strict=True)])):
+        first, last = trajectory(model, params, *images, inner)
+        assert torch.allclose(added(model, first, last), expected, rtol=1e-12, atol=1e-14)
 
 
 # Controls

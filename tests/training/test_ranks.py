@@ -77,9 +77,18 @@ def test_every_task_belongs_to_one_rank(count, tasks):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
+def test_tasks_that_are_compared_stay_together():
+    """Seven pairs for three processes."""
+    shares = [Distributed(rank, 3).shard(range(14), 2) for rank in range(3)]
+    assert [list(share)[::2] for share in shares] == [[0, 2], [4, 6], [8, 10, 12]]
+    assert [task for share in shares for task in share] == list(range(14))
+
+
 def test_more_processes_than_tasks_are_refused():
     with pytest.raises(InputError, match="2 tasks cannot be shared by 3 processes: start at most 2"):
         Distributed(0, 3).shard(range(2))
+    with pytest.raises(InputError, match="4 tasks of which 2 stay together cannot be shared by 3 processes"):
+        Distributed(0, 3).shard(range(4), 2)
 
 
 def test_without_torchrun_a_process_is_alone():

@@ -239,7 +239,7 @@ class SweepRun:
 
     def execute(self, context: RunContext, should_stop: Callable[[], bool]) -> RunStatus:
         """Train the run from its last saved state."""
-        tasks = len(self.processes.shard(range(self.config.meta_batch)))
+        tasks = len(self.processes.shard(range(self.config.meta_batch), self.config.tasks_at_once))
         with self.processes.main_first():
             images = _load(self.config, context.data_root)
         with determinism(self.args.deterministic), shared.resources(self.args, tasks) as asked:

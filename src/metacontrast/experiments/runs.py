@@ -282,7 +282,8 @@ def estimate_seconds(run: PlannedRun) -> float:
 def _training_passes(config: TrainConfig) -> float:
     """Count the cost of one training task in forward passes of one image."""
     support = 0 if config.method == "contrastive" else max(config.inner_steps, int(config.head in BUILT_HEADS))
-    images = config.ways * (support * config.shots + config.queries)
+    again = config.inner_steps * (config.shots + config.queries) if config.method == "conml" else 0
+    images = config.ways * (support * config.shots + config.queries + again)
     return _BACKWARD * images * (_SECOND_ORDER if config.order == "second" else 1.0)
 
 

@@ -140,16 +140,19 @@ def mean_task_gradient(
     inner: Inner,
     executor: Executor | None = None,
     precision: Precision = "float32",
+    tasks_at_once: int = 1,
 ) -> tuple[Params, Metrics]:
     """The mean over a batch of tasks of any gradient in place of MAML's, and the metrics of every task.
 
     Args:
         gradient: of one task; tasks run one after the other or spread over threads.
+        tasks_at_once: if more than one, `gradient` is the sum over as many tasks, stacked along a leading axis.
         precision: of products, see the module.
         episodes, executor: as for `meta_gradient`.
     """
     one = at_precision(precision, lambda episode: gradient(model, params, episode, inner))
-    return _mean(one, params, unstack(episodes), executor)
+    parts = unstack(episodes) if tasks_at_once == 1 else split(episodes, tasks_at_once)
+    return _mean(one, params, parts, executor)
 
 
 def unstack(episodes: Episode) -> Iterator[Episode]:

@@ -16,6 +16,7 @@ from metacontrast.maml.engine import TaskGradient
 from metacontrast.maml.inner import learned_rates
 from metacontrast.maml.outer import loss_gradient
 from metacontrast.methods.batches import base_classifier, supcon, supervised
+from metacontrast.methods.conml import conml
 from metacontrast.methods.contrastive import contrastive
 from metacontrast.methods.first_order import imaml, proximal, reptile
 from metacontrast.methods.mamlpp import annealed, rates_and_norms
@@ -28,6 +29,7 @@ __all__ = [
     "Method",
     "annealed",
     "base_classifier",
+    "conml",
     "contrastive",
     "imaml",
     "loss_gradient",
@@ -50,6 +52,7 @@ class Method:
         fields: values of further fields, which may be changed.
         options: fields that no other method has; they are keyword arguments of `gradient` and `inner`.
         gradient: of one task; None is MAML's.
+        tasks_at_once: how many tasks `gradient` takes together, stacked along a leading axis; 1 has no such axis.
         inner: the inner loop, from that of the configuration, the share of all updates that are done, and the options;
             None leaves it as it is.
         start: adds to the starting parameters what else is learned, given a generator and the number of training
@@ -66,6 +69,7 @@ class Method:
     fields: Mapping[str, Any] = field(default_factory=dict)
     options: tuple[str, ...] = ()
     gradient: TaskGradient | None = None
+    tasks_at_once: int = 1
     inner: Callable[..., Inner] | None = None
     start: Callable[[Model, Params, Inner, torch.Generator, int], Params] | None = None
     batches: bool = False
@@ -141,6 +145,14 @@ METHODS: dict[str, Method] = {
         gradient=imaml,
         inner=lambda inner, share, penalty, cg_steps: proximal(inner, penalty),
         explains=False,
+    ),
+    "conml": Method(
+        "MAML whose adapted models are contrasted, within a task and between tasks (Wu et al. 2024)",
+        needs={"order": ("second",), "head": ("learned", "zeroed")},
+        least_steps=1,
+        options=("contrast_weight",),
+        gradient=conml,
+        tasks_at_once=2,
     ),
     "contrastive": Method(
         "the loss without an inner loop that equals MAML where only the head adapts (Kao et al. 2022)",

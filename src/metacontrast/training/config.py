@@ -84,6 +84,7 @@ class TrainConfig:
     method: str = _option("maml", f"way of training: {', '.join(METHODS)}; it brings the fields that it needs")
     drop_interference: bool = _option(False, "contrastive: leave the interference term out of the loss")
     drop_noise: bool = _option(False, "contrastive: leave the noise term out of the coefficients")
+    contrast_weight: float = _option(0.1, "conml: weight λ of the contrast of adapted models")
     penalty: float = _option(2.0, "imaml: strength λ of the pull back to the start of the inner loop")
     cg_steps: int = _option(5, "imaml: steps of conjugate gradients")
 
@@ -114,7 +115,7 @@ class TrainConfig:
         for name, least in _LEAST.items():
             if (value := getattr(self, name)) is not None and value < least:
                 raise InputError(f"{name}={value}, but it must be {least} or more")
-        for name in ("inner_lr", "outer_lr", "clip_norm", "penalty"):
+        for name in ("inner_lr", "outer_lr", "clip_norm", "penalty", "contrast_weight"):
             if (value := getattr(self, name)) is not None and not 0 < value < float("inf"):
                 raise InputError(f"{name}={value}, but it must be above 0 and finite")
         if self.weight_decay is not None and not 0 <= self.weight_decay < float("inf"):
@@ -150,6 +151,11 @@ class TrainConfig:
     def follows_length(self) -> bool:
         """Whether an update depends on how many there will be, so that a training cannot be made longer later on."""
         return self.lr_schedule != "constant" or METHODS[self.method].anneals
+
+    @property
+    def tasks_at_once(self) -> int:
+        """How many tasks the method's gradient takes together."""
+        return METHODS[self.method].tasks_at_once
 
     def task_gradient(self) -> TaskGradient | None:
         """The gradient of one task that the method follows with its options; None is MAML's."""
@@ -245,6 +251,11 @@ def _check_method(config: TrainConfig) -> None:
             raise InputError(f"method={config.method} cannot have {name}={value}: add {_as_flags(name, allowed)}")
     if config.inner_steps < method.least_steps:
         raise InputError(f"method={config.method} cannot have inner_steps={config.inner_steps}: add --inner-steps 1")
+    if config.meta_batch % method.tasks_at_once:
+        raise InputError(
+            f"method={config.method} takes {method.tasks_at_once} tasks at once, of which meta_batch="
+            f"{config.meta_batch} is no multiple: change --meta-batch"
+        )
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     for owner, each in METHODS.items():
         for name in set(each.options) - set(method.options):

@@ -61,20 +61,24 @@ class Distributed:
         """Whether this process writes and reports."""
         return self.rank == 0
 
-    def shard(self, tasks: range) -> range:
-        """This rank's share of an update's tasks, in a row."""
-        if len(tasks) < self.count:
+    def shard(self, tasks: range, at_once: int = 1) -> range:
+        """This rank's share of an update's tasks, in a row, of which `at_once` stay together."""
+        groups = len(tasks) // at_once
+        if groups < self.count:
+            together = f" of which {at_once} stay together" if at_once > 1 else ""
             raise InputError(
-                f"an update of {len(tasks)} tasks cannot be shared by {self.count} processes: start at most "
-                f"{len(tasks)}, or raise --meta-batch"
+                f"an update of {len(tasks)} tasks{together} cannot be shared by {self.count} processes: start at most "
+                f"{groups}, or raise --meta-batch"
             )
-        return tasks[len(tasks) * self.rank // self.count : len(tasks) * (self.rank + 1) // self.count]
+        return tasks[at_once * (groups * self.rank // self.count) : at_once * (groups * (self.rank + 1) // self.count)]
 
-    def all_reduce_mean(self, gradient: Params, metrics: Metrics, tasks: int) -> tuple[Params, Metrics]:
-        """Mean gradient and metrics of all `tasks` of an update, from those of every rank's own."""
+    def all_reduce_mean(
+        self, gradient: Params, metrics: Metrics, tasks: int, at_once: int = 1
+    ) -> tuple[Params, Metrics]:
+        """Mean gradient and metrics of all `tasks` of an update, from those of every rank's own; as for `shard`."""
         if self.count == 1:
             return gradient, metrics
-        own, tensors, seen = self.shard(range(tasks)), to_tensors(gradient), torch.stack(metrics)
+        own, tensors, seen = self.shard(range(tasks), at_once), to_tensors(gradient), torch.stack(metrics)
         values = seen.new_zeros(len(metrics), tasks)
         values[:, own] = seen
         share = len(own) / tasks

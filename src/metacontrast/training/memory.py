@@ -153,7 +153,7 @@ def estimate_memory(
 def _tasks_of_a_worker(config: TrainConfig, model: Model, tasks: Episode, resources: Resources) -> int:
     """How many tasks one worker of a loop holds at the same time."""
     if config.task_gradient() is not None:
-        return 1
+        return config.tasks_at_once
     return resources.engine_of(config).group_size(model, config.inner(), tasks.query_x[0], config.meta_batch)
 
 

@@ -79,6 +79,7 @@ class OuterStep:
         meta_batch: tasks of an update, in all processes.
         clip_norm: the largest norm of the outer gradient, longer ones are shortened to it; None leaves all as they are.
         distributed: the processes that share the tasks.
+        tasks_at_once: how many tasks stay together in one process.
     """
 
     model: Model
@@ -87,6 +88,7 @@ class OuterStep:
     meta_batch: int
     clip_norm: float | None = None
     distributed: Distributed = ALONE
+    tasks_at_once: int = 1
 
     def __call__(self, state: TrainState, episodes: Episode, ways: int | None = None) -> Metrics:
         """Move `state` in place by one update; the metrics are on the CPU.
@@ -102,7 +104,7 @@ class OuterStep:
         """
         model = self.model if ways in (None, self.model.ways) else self.model.with_ways(ways)
         own = self.gradient(model, state.params, episodes, self.inner(state.updates))
-        gradient, metrics = self.distributed.all_reduce_mean(*own, self.meta_batch)
+        gradient, metrics = self.distributed.all_reduce_mean(*own, self.meta_batch, self.tasks_at_once)
         move(state, gradient, self.clip_norm)
         if model.head == "zeroed":
             for tensor, zero in zip(to_tensors(state.params), to_tensors(zero_head(state.params)), strict=True):

@@ -57,7 +57,7 @@ def outer_updates(
     """
     ways_at = getattr(tasks, "ways_at", lambda index: None)
     while True:
-        indices = step.distributed.shard(update_tasks(state.updates, step.meta_batch))
+        indices = step.distributed.shard(update_tasks(state.updates, step.meta_batch), step.tasks_at_once)
         episodes = tasks.batch(indices)
         if transform is not None:
             episodes = transform(episodes, indices)
@@ -83,6 +83,7 @@ def train(
     params: Params | None = None,
     seed: int = 0,
     gradient: TaskGradient | None = None,
+    tasks_at_once: int = 1,
     engine: Engine = AUTO,
     workers: int = 1,
     on_update: Callable[[int, Params, Metrics], object] = lambda update, params, metrics: None,
@@ -105,6 +106,7 @@ def train(
         params: where to start, moved on a copy; None draws a start from `seed`.
         seed: of the start.
         gradient: of one task, followed in place of MAML's, such as `metacontrast.methods.reptile`.
+        tasks_at_once: how many tasks `gradient` takes together, for one that compares tasks.
         engine: how the tasks of an update run; tasks of a `gradient` run one by one.
         workers: threads that tasks are spread over on a CPU.
         on_update: sees the updates done, the parameters and the metrics after every update; True stops the training.
@@ -118,7 +120,9 @@ def train(
     Raises:
         InputError: a loss or gradient is not finite; tasks do not fit the model; `out` holds another run.
     """
-    check_counts(updates=updates, meta_batch=meta_batch, workers=workers)
+    check_counts(updates=updates, meta_batch=meta_batch, workers=workers, tasks_at_once=tasks_at_once)
+    if meta_batch % tasks_at_once:
+        raise InputError(f"meta_batch={meta_batch} is not divisible by tasks_at_once={tasks_at_once}: change one")
     inner_at = inner if callable(inner) else lambda _: inner
     start = params if params is not None else model.init(torch.Generator().manual_seed(seed))
     start = map_params(lambda tensor: tensor.detach().clone(), start)
@@ -126,7 +130,8 @@ def train(
     state = TrainState(start, made, schedule=None if schedule is None else schedule(made))
     with _folder(out, resume) as run, threads(workers) as executor:
         state = run.restore(state)
-        step = OuterStep(model, inner_at, gradient_of_batch(gradient, executor, engine), meta_batch, clip_norm)
+        of_batch = gradient_of_batch(gradient, executor, engine, tasks_at_once)
+        step = OuterStep(model, inner_at, of_batch, meta_batch, clip_norm, tasks_at_once=tasks_at_once)
         for metrics in follow(outer_updates(step, tasks, state, transform), state, updates, meta_batch, run):
             run.record({"kind": "training", "update": state.updates, **means(metrics)})
             stop = on_update(state.updates, state.params, metrics) is True
@@ -137,11 +142,19 @@ def train(
     return state.params
 
 
-def gradient_of_batch(gradient: TaskGradient | None, executor: Executor | None, engine: Engine) -> GradientOf:
-    """The gradient of a batch of tasks from that of one; None is MAML's."""
+def gradient_of_batch(
+    gradient: TaskGradient | None, executor: Executor | None, engine: Engine, tasks_at_once: int
+) -> GradientOf:
+    """The gradient of a batch of tasks from that of one, or of `tasks_at_once`; None is MAML's."""
     if gradient is None:
         return partial(meta_gradient, executor=executor, engine=engine)
-    return partial(mean_task_gradient, gradient, executor=executor, precision=engine.precision)
+    return partial(
+        mean_task_gradient,
+        gradient,
+        executor=executor,
+        precision=engine.precision,
+        tasks_at_once=tasks_at_once,
+    )
 
 
 def follow(

@@ -131,12 +131,14 @@ def initial_state(config: TrainConfig, model: Model, device: str, classes: int =
 def outer_step(config: TrainConfig, model: Model, resources: Resources = ONE_CPU) -> OuterStep:
     """The outer update that the configuration describes."""
     inner, gradient = lambda done: config.inner(done / config.updates), gradient_of(config, resources)
-    return OuterStep(model, inner, gradient, config.meta_batch, config.clip_norm, resources.distributed)
+    shared = resources.distributed, config.tasks_at_once
+    return OuterStep(model, inner, gradient, config.meta_batch, config.clip_norm, *shared)
 
 
 def gradient_of(config: TrainConfig, resources: Resources) -> GradientOf:
     """The gradient of a batch of tasks that the method follows."""
-    return gradient_of_batch(config.task_gradient(), resources.executor, resources.engine_of(config))
+    engine = resources.engine_of(config)
+    return gradient_of_batch(config.task_gradient(), resources.executor, engine, config.tasks_at_once)
 
 
 @dataclass(frozen=True)

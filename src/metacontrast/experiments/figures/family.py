@@ -35,6 +35,7 @@ _METHODS = {
     "maml++": ("MAML++", Look("orange", "v", dashed=True), {}),
     "reptile": ("Reptile", Look("sky", "o"), {}),
     "imaml": ("iMAML", Look("sky", "o", dashed=True), {}),
+    "conml": ("ConML", Look("blue", "v", dashed=True), {"head": "learned"}),
     "supervised": ("supervised (Baseline)", Look("red", "x"), {}),
     "supervised-cosine": ("supervised by angle (Baseline++)", Look("red", "x", dashed=True), {}),
     "supcon": ("SupCon", Look("black", "+"), {}),
@@ -47,9 +48,12 @@ _STARTS = {
     "MAML from prototypes": {"head": "prototype"},
     "MAML, head learned, 15 steps": {"head": "learned", "inner_steps": 15},
     "MAML, head zeroed, 100 tasks": {"head": "zeroed", "pool_size": 100},
+    "MAML, SO, head learned": {"head": "learned", "order": "second"},
+    "MAML, SO, head zeroed": {"head": "zeroed", "order": "second"},
+    "ConML, head zeroed": {"method": "conml", "head": "zeroed"},
 }
 """Variants of MAML that a claim speaks of."""
-_MAML, _PROTONET, _BASELINE = (_METHODS[name][0] for name in ("maml", "protonet", "supervised"))
+_MAML, _PROTONET, _BASELINE, _CONML = (_METHODS[name][0] for name in ("maml", "protonet", "supervised", "conml"))
 
 
 def _tasks(setting: Setting) -> tuple[tuple[Family, int], ...]:
@@ -157,6 +161,18 @@ def _claims(setting: Setting) -> list[Claim]:
             "—",
             "end",
         ),
+        Claim(
+            "A contrast of adapted models improves second-order MAML with a learned head (ConML, Wu et al. 2024).",
+            tuple(above(kind, _CONML, "MAML, SO, head learned", SELECTED) for kind in one),
+            "—",
+            "end",
+        ),
+        Claim(
+            "It improves MAML less once the head is zeroed.",
+            tuple(_smaller_gain(kind) for kind in one),
+            "—",
+            "end",
+        ),
     ]
 
 
@@ -165,6 +181,13 @@ def _same_gain(kind: TaskKind, one: str, other: str) -> Comparison:
     ridge, mean = Solved("ridge", is_selected=True), Solved("nearest-mean", is_selected=True)
     plus, minus = (Endpoint(one, ridge), Endpoint(other, mean)), (Endpoint(one, mean), Endpoint(other, ridge))
     return Comparison(f"gain of ridge on {one} − on {other}", kind, plus, minus, "equal", 0.01)
+
+
+def _smaller_gain(kind: TaskKind) -> Comparison:
+    """Compare the gain by ConML with a learned head with that from a zeroed one."""
+    plus, minus = (_CONML, "MAML, SO, head zeroed"), ("MAML, SO, head learned", "ConML, head zeroed")
+    ends = (tuple(Endpoint(name, SELECTED) for name in names) for names in (plus, minus))
+    return Comparison("gain by ConML, head learned − zeroed", kind, *ends)
 
 
 SPEC = FigureSpec(
