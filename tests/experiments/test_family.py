@@ -136,14 +136,14 @@ def test_accuracy_at_equal_core_time_is_that_of_the_cheapest_ways_whole_time():
     assert [row[2] for row in rows] == ["50.0", "60.0", "90.0"]
     assert [row[-1] for row in rows] == ["50.0", "40.0", "—"]
     assert len(budgets.HEAD) == len(rows[0])
-    correlations = rank_correlations(curves, table)
+    correlations = rank_correlations(curves[0].kind, [curve.name for curve in curves], table, ANSWERS)
     assert len(correlations) == 21
     assert {row[2] for row in correlations} == {"+1.00"}
 
 
 def test_all_is_what_the_paper_has():
     names = {figure.name for figure in find_figures("all")}
-    assert set(FIGURES) - names == {"family", "linear-representations", "steps-at-test"}
+    assert set(FIGURES) - names == {"family", "linear-representations", "steps-at-test", "answers-at-test"}
 
 
 # A linear representation

@@ -12,7 +12,7 @@ from metacontrast.experiments.setting import Setting
 PAPER = {spec.name: spec for spec in find_figures("all")}
 
 
-pytestmark = pytest.mark.slow  # `test_family.py`, `test_pages.py` and the docs' examples run parts of it
+slow = pytest.mark.slow  # `test_family.py`, `test_pages.py` and the docs' examples run parts of it
 
 
 def figure(*words: str) -> int:
@@ -34,6 +34,7 @@ def redraw(root: Path, pages: Path, name: str = "all", *words: str) -> int:
     )
 
 
+@slow
 def test_every_figure_has_records_a_page_and_pictures(made):
     for name, spec in PAPER.items():
         page = (made / "pages" / f"{name}.md").read_text(encoding="utf-8")
@@ -44,12 +45,14 @@ def test_every_figure_has_records_a_page_and_pictures(made):
             assert claim.text in page
 
 
+@slow
 def test_the_summary_links_every_claim(made):
     text = (made / "pages" / "README.md").read_text(encoding="utf-8")
     for name in PAPER:
         assert f"({name}.md)" in text
 
 
+@slow
 def test_redrawing_needs_records_only_and_gives_the_same_pages(made, tmp_path, monkeypatch):
     """No data, no runs: reading images or training would raise."""
     monkeypatch.setattr("metacontrast.experiments.runs.load_evaluation_split", None)
@@ -59,12 +62,14 @@ def test_redrawing_needs_records_only_and_gives_the_same_pages(made, tmp_path, m
         assert (tmp_path / "again" / page.name).read_bytes() == page.read_bytes(), page.name
 
 
+@slow
 def test_smoke_verdicts_decide_nothing_where_training_is_involved(made, tmp_path, capsys):
     assert redraw(made, tmp_path, "inner-steps", "--json") == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {each["verdict"] for each in found["figures"]["inner-steps"]} == {"not testable yet"}
 
 
+@slow
 def test_illustrations_hold_by_arithmetic(made, tmp_path, capsys):
     for name in ("comparing-features", "crowded-directions"):
         assert redraw(made, tmp_path, name, "--json") == 0
@@ -72,6 +77,7 @@ def test_illustrations_hold_by_arithmetic(made, tmp_path, capsys):
         assert [each["verdict"] for each in found["figures"][name]] == ["supported"]
 
 
+@slow
 def test_the_papers_protocol_runs_too(tmp_path):
     places = ("--out", str(tmp_path / "runs"), "--records", str(tmp_path), "--pages", str(tmp_path))
     words = ("second-order-one-shot", "--scale", "smoke", "--protocol", "paper", "--jobs", "1")
@@ -97,6 +103,8 @@ def test_an_unknown_figure_lists_the_names(capsys):
         ("all --claims 1", "counts the claims of one figure: name it in place of all"),
         ("inner-steps --claims 9 --plan", "inner-steps has no claim 9: it has 1 to 2"),
         ("inner-steps --claims 1 --redraw", "--redraw trains nothing: leave one of them out"),
+        ("inner-steps --until 300 --redraw", "--until says what is trained, and --redraw trains nothing"),
+        ("inner-steps --seeds 5 --redraw", "--seeds says what is trained, and --redraw trains nothing"),
         ("inner-steps --claims 1 --authors-models .", "--authors-models trains nothing"),
     ],
 )
@@ -104,6 +112,7 @@ def test_claims_that_choose_no_runs_are_refused(capsys, words, message):
     assert message in refused(capsys, *words.split())
 
 
+@slow
 def test_records_of_another_configuration_are_refused(made, tmp_path, capsys):
     """A run's file is found by what decides the run; one that holds something else is not read as it."""
     for source in (made / "records" / "smoke").iterdir():
@@ -117,6 +126,7 @@ def test_records_of_another_configuration_are_refused(made, tmp_path, capsys):
     assert "is of another configuration" in refused(capsys, *words)
 
 
+@slow
 def test_what_holds_no_records_of_a_run_is_refused(made, tmp_path, capsys):
     for source in (made / "records" / "smoke").iterdir():
         target = tmp_path / "smoke" / source.name
@@ -126,6 +136,7 @@ def test_what_holds_no_records_of_a_run_is_refused(made, tmp_path, capsys):
     assert "holds no records of a run" in refused(capsys, *words)
 
 
+@slow
 def test_what_is_recorded_is_not_trained_again(made, tmp_path, monkeypatch, capsys):
     """The records suffice, without the folders of the runs."""
     monkeypatch.setattr("metacontrast.experiments.runs.train_run", None)

@@ -8,8 +8,10 @@ import pytest
 
 from metacontrast.cli.main import run
 from metacontrast.experiments.authors_models import load_authors
+from metacontrast.experiments.budgets import PLAIN_ANSWERS, rank_correlations
 from metacontrast.experiments.figure_records import load_records
 from metacontrast.experiments.figures import AUTHORS_TESTS, FIGURES
+from metacontrast.experiments.measurement import Table
 from metacontrast.experiments.pages import judge_figure
 from metacontrast.experiments.setting import Setting
 
@@ -53,7 +55,7 @@ def test_what_later_papers_claim_has_the_verdicts_of_the_figures():
     """A row for every claim; until the runs of `family` are made its rows say so."""
     page = (ROOT / "docs" / "later-claims.md").read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| ")][1:]
-    assert len(rows) == 11
+    assert len(rows) == 12
     waiting = [row for row in rows if "| `family`: " in row]
     assert len(waiting) == 6
     has_run = (PAGES / "family.md").exists()
@@ -62,6 +64,21 @@ def test_what_later_papers_claim_has_the_verdicts_of_the_figures():
     tested = [row for row in rows if "| [`steps-at-test`]" in row]
     told = [claim.outcome for claim in verdicts_of("steps-at-test")]
     assert [row.split("| ")[-1].removesuffix(" |").split(":")[0] for row in tested] == told
+
+
+def test_what_is_told_of_ways_to_classify_is_what_was_found():
+    """Verdicts, how many gains are the same, and the range of the rank correlations."""
+    page = (ROOT / "docs" / "later-claims.md").read_text(encoding="utf-8")
+    told = next(row for row in page.splitlines() if "| [`answers-at-test`]" in row).split("| ")[-1]
+    verdicts = verdicts_of("answers-at-test")
+    assert {each.outcome for each in verdicts} == {told.split(":")[0]}
+    outcomes = [judged.outcome for each in verdicts for judged in each.judged]
+    assert f"{outcomes.count('supported')} of {len(outcomes)} gains are the same" in told
+    test = FIGURES["answers-at-test"].authors_test
+    assert test is not None
+    table = Table([], load_authors(ROOT / "results" / "figures", [test]))
+    ranks = [float(row[-1]) for row in rank_correlations(test.kind, [*test.curves], table, PLAIN_ANSWERS)]
+    assert f"(rank correlations {min(ranks):.2f} to {max(ranks):.2f})".replace("0.", ".") in told
 
 
 def verdicts_of(name: str):

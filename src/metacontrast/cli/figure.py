@@ -61,9 +61,8 @@ def add_parser(new: Callable[..., Parser]) -> None:
     experiment.add_argument(
         "--seeds",
         type=int,
-        default=FEWEST_SEEDS,
         metavar="N",
-        help=f"training seeds; verdicts are given at {', '.join(map(str, LOOKS))} (default: %(default)s)",
+        help=f"training seeds; verdicts are given at {', '.join(map(str, LOOKS))} (default: {FEWEST_SEEDS})",
     )
     experiment.add_argument(
         "--claims",
@@ -122,9 +121,11 @@ def execute(args: argparse.Namespace) -> int:
     setting = _setting(args)
     if args.claims and len(figures) > 1:
         raise InputError("--claims counts the claims of one figure: name it in place of all")
-    if args.claims and (args.redraw or args.authors_models):
+    if args.redraw or args.authors_models:
         other = "--redraw" if args.redraw else "--authors-models"
-        raise InputError(f"--claims chooses what is trained, and {other} trains nothing: leave one of them out")
+        for name in ("claims", "until", "seeds"):
+            if getattr(args, name) not in ((), None):
+                raise InputError(f"--{name} says what is trained, and {other} trains nothing: leave one of them out")
     if not args.plan:
         runs = [] if args.redraw else [_context(args).runs, args.records]
         check_destinations([data_root(args.data_root)], folders=[*runs, _pages(setting, args)])
@@ -148,7 +149,7 @@ def _setting(args: argparse.Namespace) -> Setting:
     if args.until is not None and args.scale == "smoke":
         raise InputError(f"--until {args.until} with --scale smoke, which has 2 updates: leave one of them out")
     protocol = "authors" if args.protocol == "released" else args.protocol
-    setting = Setting(args.scale, protocol, until=args.until, seeds=args.seeds)
+    setting = Setting(args.scale, protocol, until=args.until, seeds=args.seeds or FEWEST_SEEDS)
     return replace(setting, colour=args.colour) if args.colour else choose_setting(setting, args.data_root)
 
 

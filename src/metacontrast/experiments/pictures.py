@@ -87,8 +87,10 @@ def _draw_answers(folder: Path, spec: FigureSpec, records: FigureRecords, table:
 
 
 def _ends(kind: TaskKind, curve: str, quantity: Quantity, table: Table) -> list[float]:
-    """Return the last value of every seed."""
-    return [points[max(points)] for points in table.values(kind, curve, quantity).values() if points]
+    """Return the values of all seeds that reached the last update."""
+    by_seed = table.values(kind, curve, quantity).values()
+    last = max((update for points in by_seed for update in points), default=0)
+    return [points[last] for points in by_seed if last in points]
 
 
 def _save_panels(

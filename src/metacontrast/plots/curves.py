@@ -208,7 +208,7 @@ def draw_gains(panels: Sequence[tuple[str, Sequence[MeanCurve]]], base: str) -> 
         axes.fill_between(ends, *([x + gain + d for x in ends] for d in (-1, 1)), color=COLORS["grey"], alpha=0.2, lw=0)
         for curve, x, y in zip(curves, across, up, strict=True):
             axes.errorbar(x, y, yerr=100 * curve.std[0], elinewidth=0.8, markersize=5, **_line(curve.look, False))
-        axes.set_title(f"{title}\nmean gain {gain:+.1f} points".replace("-", "−"), fontsize=8, loc="left")
+        axes.set_title(f"{title}\nmean gain {gain:+.1f}, band ± 1 point".replace("-", "−"), fontsize=8, loc="left")
         axes.set_xlabel(f"{base}, accuracy (%)", fontsize=8)
         axes.tick_params(labelsize=8)
     row[0].set_ylabel("accuracy (%), bar ± 1 s.d. over seeds", fontsize=8)
