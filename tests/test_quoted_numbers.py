@@ -9,6 +9,9 @@ from statistics import mean
 import pytest
 
 from metacontrast.experiments.authors import find_numbers
+from metacontrast.experiments.figures import find_figures
+from metacontrast.experiments.runs import all_runs, estimate_seconds
+from metacontrast.experiments.setting import Setting
 from metacontrast.experiments.spec import Accuracy, AuthorsCurve
 
 ROOT = Path(__file__).parents[1]
@@ -151,3 +154,30 @@ def test_accuracies_of_bundled_models_are_those_of_their_cards():
         assert told in rounded
         assert told in text_of("README.md")
         assert told in text_of("docs/classifier.md")
+
+
+def test_the_cost_of_reproducing_the_whole_paper():
+    """What `figure all --scale full --plan` lists; a run counts for the first figure that needs it."""
+    groups = [["initialization-and-zeroing", "feature-similarity", "zeroing-at-test"], ["inner-steps"]]
+    groups += [["first-and-second-order"], ["exact-reformulation", "dropping-interference-and-noise"]]
+    groups += [["channel-memorization"], ["second-order-one-shot", "twenty-five-shots"]]
+    seen = {}
+    for names, (_, *cells) in zip(groups, rows_of("docs/larger-work.md", "| runs | core-hours"), strict=True):
+        figures = [figure for name in names for figure in find_figures(name)]
+        runs = {run.key: run for run in all_runs(figures, Setting("full")) if run.key not in seen}
+        hours = sum(map(estimate_seconds, runs.values())) / 3600
+        assert cells == [str(len(runs)), f"{hours:.0f}", f"{hours / 2:.0f} hours"]
+        seen |= runs
+    assert seen.keys() == {run.key for run in all_runs(find_figures("all"), Setting("full"))}
+    text = " ".join(text_of("docs/larger-work.md").split())
+    hours = sum(map(estimate_seconds, seen.values())) / 3600
+    updates = dict.fromkeys(("omniglot", "cifar-fs"), 0)
+    for run in seen.values():
+        updates[run.config.dataset] += run.plan.end
+    assert f"lists {len(seen)} runs (" in text
+    assert f"{sum(updates.values()) / 1e6:.1f} million updates and about {hours:.0f} core-hours" in text
+    assert f"which is {hours / 48:.1f} days on two cores" in text
+    assert f"{updates['omniglot']:,} updates on Omniglot and {updates['cifar-fs'] / 1e6:.1f} million on colour" in text
+    plans = [run.plan for run in seen.values() if run.plan.what == "accuracy"]
+    tasks = sum(plan.tasks_at(update) for plan in plans for update in plan.updates)
+    assert f"Evaluation takes {tasks / 1e6:.1f} million test tasks" in text

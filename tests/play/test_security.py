@@ -273,6 +273,7 @@ def test_names_that_an_address_answers_to():
         (["--token", "a/b/c/d/e/f/g/h/i/j/k"], ("letters and digits",)),
         (["--port", "99999"], ("0 to 65535",)),
         (["--model", "no-such-model"], ("no-such-model",)),
+        (["--out", __file__], ("cannot write", "is a file")),
     ],
 )
 def test_the_command_refuses_in_one_line(words, parts, capsys):

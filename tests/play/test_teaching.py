@@ -298,6 +298,17 @@ ZIPS = {
 }
 
 
+def test_a_zip_that_names_an_encoder_from_elsewhere_is_refused_unread(monkeypatch):
+    """Loading it could download the encoder, because a file says so."""
+    monkeypatch.setattr(FewShotClassifier, "load", lambda folder: pytest.fail("it was loaded"))
+    about = {
+        "format": "metacontrast-classifier",
+        "model": {"name": "timm:resnet18", "source": {"name": "timm:resnet18"}},
+    }
+    with pytest.raises(InputError, match="comes from elsewhere"):
+        keep.load_zip(taught(1), zipped({"config.json": json.dumps(about).encode(), "model.safetensors": b""}))
+
+
 @pytest.mark.parametrize("case", ZIPS)
 def test_a_zip_that_is_not_the_page_s_is_refused(case, tmp_path, monkeypatch):
     """Nothing is unpacked outside its folder, nothing larger than the limit, and the page goes on."""

@@ -1,8 +1,9 @@
 """`model="auto"`: the installed model that suits the images best.
 
 Three kinds of models are tried: `omniglot-conv4` for drawings, `cifar-fs-conv4` for small photographs, and `photos` for
-photographs, or `photos-small` where only that is installed. Each is cross-validated with its default head on at most
-20 images of a class and 400 in all.
+photographs, or `photos-small` where only that is installed. Each is cross-validated on at most 20 images of a class
+and 400 in all, or two of each class where there are more than 200 classes: `photos` with ridge regression, the others
+with their own inner steps.
 
 Let d_i be how much the cross entropy of held-out image i is larger under the model that the images' look suggests
 than under the model with the least mean cross entropy. The former is taken unless mean d > one standard error of d.
@@ -172,7 +173,7 @@ def _score(name: str, found: HeldOut | None, chosen: bool) -> ModelScore:
 
 
 def fit_notes(state: State) -> tuple[str, ...]:
-    """What one should know about a fit: an accuracy near chance, or clearly below the baseline."""
+    """What one should know about a fit: an accuracy that cannot be told from chance, or clearly below the baseline."""
     chosen = next((score for score in state.fitted.scores if score.chosen), None)
     if chosen is None:
         return ()
@@ -181,8 +182,9 @@ def fit_notes(state: State) -> tuple[str, ...]:
     error = (chosen.balanced_accuracy * (1 - chosen.balanced_accuracy) / chosen.images) ** 0.5
     if chosen.balanced_accuracy - chance < 2 * max(error, (chance * (1 - chance) / chosen.images) ** 0.5):
         notes.append(
-            f"this classifier is near chance: {chosen.balanced_accuracy:.0%} right on {chosen.images} held-out images, "
-            f"and guessing among {ways} classes gives {chance:.0%}; try another model, or look at the labels"
+            f"this classifier cannot be told from chance: {chosen.balanced_accuracy:.0%} right on {chosen.images} "
+            f"held-out images, and guessing among {ways} classes gives {chance:.0%}; add images, try another model, or "
+            "look at the labels"
         )
     if chosen.difference + chosen.ci95 < 0:
         notes.append(

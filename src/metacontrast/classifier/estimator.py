@@ -86,7 +86,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
         compare_: how each way of adapting did in cross-validation, most accurate first.
         models_: how each model did, where `auto` chose among several.
         ignored_: name and reason of what was left out of a folder.
-        notes_: what one should know about this fit, such as an accuracy near chance.
+        notes_: what one should know about this fit, such as an accuracy that cannot be told from chance.
         support_: the images learned from.
     """
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from metacontrast.cli import shared
 from metacontrast.cli.parser import Parser
+from metacontrast.cli.shared import check_destinations
 from metacontrast.errors import one_line, require_extra
 
 
@@ -49,6 +50,7 @@ def execute(args: argparse.Namespace) -> None:
     from metacontrast.play.session import Sessions, available_models
 
     check_binding(args.host, args.token)
+    check_destinations([], folders=[args.out])
     play = Play(Sessions(available_models(args.model)), args.out)
     with listen(args.host, args.port) as bound:
         address = Address(args.host, bound.getsockname()[1], args.token or new_token())

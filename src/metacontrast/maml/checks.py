@@ -61,7 +61,8 @@ def check_rates(model: Model, params: Params) -> None:
         rows = 1 if rates is None or rates.ndim == 1 else rates.shape[1]
         if rows not in (1, model.ways):
             raise InputError(
-                f"inner rates were learned for a head of {rows} classes, not {model.ways}: take such tasks"
+                f"inner rates were learned for a head of {rows} classes, not {model.ways}: take tasks of {rows}, or "
+                "train with head='zeroed', whose rates serve any number"
             )
 
 

@@ -113,7 +113,8 @@ def _check_own(folder: Path) -> None:
         about = parse_json((folder / "config.json").read_bytes())
     except (OSError, ValueError) as error:
         raise InputError("this zip does not hold a complete classifier: its config.json is not JSON") from error
-    if isinstance(about, dict) and "source" in about:
+    model = about.get("model") if isinstance(about, dict) else None
+    if isinstance(model, dict) and "source" in model:
         raise InputError("this classifier's encoder comes from elsewhere: use it with `metacontrast predict`")
 
 

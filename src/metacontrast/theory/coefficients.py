@@ -32,8 +32,7 @@ def contrastive_coefficients(
     Args:
         query_probs: softmax outputs with the adapted head.
         query_y: labels u.
-        support_probs: softmax outputs with the head before the inner step; with a leading axis one set per
-        step, and
+        support_probs: softmax outputs with the head before the inner step; with a leading axis one set per step, and
             the weights of all steps are summed (Eq. 21).
         support_y: labels t.
 

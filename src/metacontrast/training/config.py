@@ -68,7 +68,11 @@ class TrainConfig:
         "bundled model, run, photos, timm:NAME, hf:NAME or torchvision:NAME to start from; none: random parameters",
     )
     weights: str | None = _option(None, "safetensors file for an encoder such as --start timm:NAME; none: its own")
-    head: HeadKind = _option("zeroed", "learned; zeroed after every update; shared: one row; prototype: class means")
+    head: HeadKind = _option(
+        "zeroed",
+        "learned; zeroed after every update; shared: one row; prototype: class means; cosine: the same by angle; "
+        "ridge: ridge regression",
+    )
     head_bias: bool = _option(True, "whether the head has a bias")
     head_init_scale: float = _option(1.0, "scale of the head's random initialization; 0: zero initialization")
     norm: AnyNorm = _option(

@@ -86,7 +86,7 @@ def train_config(
     workers: int = 1,
     on_record: Callable[[Record], None] = lambda record: None,
 ) -> TrainedRun:
-    """Train what `metacontrast train` trains, into the run directory `out`.
+    """Train what `metacontrast train` trains, into the run directory `out`, on the CPU.
 
     Args:
         config: everything that decides the result.

@@ -312,7 +312,7 @@ function showAnswer(probabilities) {
     return element("div", { class: `row${name === sorted[0][0] ? " best" : ""}` }, fill, element("span", { class: "name", title: name }, name), element("span", { class: "value" }, percent(value)), teach);
   });
   const more = all.length - listed.length;
-  const notes = [more > 0 ? `and ${more} less likely` : null, state.calibrated ? null : "not calibrated: no class has a second example"].filter(Boolean);
+  const notes = [more > 0 ? `and ${more} less likely` : null, state.calibrated ? null : `not calibrated: ${state.settings.scope === "head" ? "no class has a second example" : "the whole network adapts"}`].filter(Boolean);
   place.replaceChildren(...rows, ...(notes.length ? [element("p", { class: "hint" }, notes.join("; "))] : []));
   const best = state.classes.find((each) => each.name === sorted[0][0]);
   pads.get(best?.id)?.node.classList.add("answered");
