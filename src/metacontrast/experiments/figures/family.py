@@ -185,9 +185,9 @@ def _same_gain(kind: TaskKind, one: str, other: str) -> Comparison:
 
 def _smaller_gain(kind: TaskKind) -> Comparison:
     """Compare the gain by ConML with a learned head with that from a zeroed one."""
-    plus, minus = (_CONML, "MAML, SO, head zeroed"), ("MAML, SO, head learned", "ConML, head zeroed")
-    ends = (tuple(Endpoint(name, SELECTED) for name in names) for names in (plus, minus))
-    return Comparison("gain by ConML, head learned − zeroed", kind, *ends)
+    plus = Endpoint(_CONML, SELECTED), Endpoint("MAML, SO, head zeroed", SELECTED)
+    minus = Endpoint("MAML, SO, head learned", SELECTED), Endpoint("ConML, head zeroed", SELECTED)
+    return Comparison("gain by ConML, head learned − zeroed", kind, plus, minus)
 
 
 SPEC = FigureSpec(
