@@ -34,11 +34,22 @@ from metacontrast.device import find_device
 from metacontrast.errors import InputError, check_choice, did_you_mean
 from metacontrast.experiments.figures import FIGURES, find_figures
 from metacontrast.experiments.setting import MeasurementPlan, Setting, choose_setting
-from metacontrast.experiments.spec import Accuracy, Claim, Comparison, Endpoint, FigureSpec, Number, Solved
+from metacontrast.experiments.spec import (
+    Accuracy,
+    AuthorsTest,
+    Claim,
+    Comparison,
+    Endpoint,
+    FigureSpec,
+    MeasuredCurve,
+    Number,
+    Solved,
+)
 from metacontrast.fields import as_declared
 from metacontrast.maml.engine import Engine
 from metacontrast.methods import Method
 from metacontrast.model.encoders import build_encoder, conv4
+from metacontrast.plots.curves import Look
 from metacontrast.training.config import TrainConfig, config_from_values
 from metacontrast.training.evaluate import Evaluation
 from metacontrast.training.recipes import recipe
@@ -74,6 +85,8 @@ OPTIONS: dict[type, Callable[..., Any]] = {
     Endpoint: lambda **options: Endpoint("a", Number("b"), **options),
     Engine: Engine,
     Evaluation: Evaluation,
+    AuthorsTest: lambda **options: dataclasses.replace(FIGURES["steps-at-test"].authors_test, **options),
+    MeasuredCurve: lambda head="kept": MeasuredCurve(head, Look("red", "o")),
     FigureSpec: lambda **options: dataclasses.replace(FIGURES["inner-steps"], **options),
     ImageFormat: lambda **options: ImageFormat(1, 28, **options),
     mc.EpisodeSampler: tasks,

@@ -129,9 +129,8 @@ def measure_again(
     """Measure the last checkpoints of the runs that a test is of, where they are not recorded; yield what was done."""
     fields = {"shots": test.shots, "inner_scope": test.scope}
     for run in runs:
-        if run.curve in test.curves:
-            head, _ = test.curves[run.curve]
-            file, evaluation = run.checkpoints()[0], Evaluation(test.steps, (head,), test.tasks, test.solvers)
+        if curve := test.curves.get(run.curve):
+            file, evaluation = run.checkpoints()[0], Evaluation(test.steps, (curve.head,), test.tasks, test.solvers)
             if _measure(run, file, records / test.folder, data_root, resources, evaluation, fields, test.reorders):
                 yield f"{run.folder.name}, {file.name}: {test.shape}"
 

@@ -64,11 +64,12 @@ def _draw_steps(folder: Path, spec: FigureSpec, table: Table) -> list[Path]:
     """Draw accuracy against inner steps at test."""
     assert spec.authors_test is not None
     kind, lines = spec.authors_test.kind, []
-    for name, (head, look) in spec.authors_test.curves.items():
-        ends = {step: _ends(kind, name, Accuracy(head, step), table) for step in spec.authors_test.steps}
+    for name, curve in spec.authors_test.curves.items():
+        ends = {step: _ends(kind, name, Accuracy(curve.head, step), table) for step in spec.authors_test.steps}
         ends = {step: values for step, values in ends.items() if len(values) > 1}
         means, spreads = [*map(fmean, ends.values())], [*map(stdev, ends.values())]
-        lines += [MeanCurve(f"{name}, head {head} at test", look, [*ends], means, spreads)] if ends else []
+        label = f"{name}, head {curve.head} at test"
+        lines += [MeanCurve(label, curve.look, [*ends], means, spreads)] if ends else []
     return _save_panels(folder, spec, [(str(kind), lines)] if lines else [], "inner steps at test")
 
 
@@ -78,10 +79,10 @@ def _draw_answers(folder: Path, spec: FigureSpec, records: FigureRecords, table:
     panels = []
     for panel in spec.panels(records.settings[0]):
         points = []
-        for name, (_, look) in spec.authors_test.curves.items():
+        for name, curve in spec.authors_test.curves.items():
             base, found = (_ends(panel.kind, name, q, table) for q in (Solved("nearest-mean"), panel.quantity))
             if len(found) > 1:
-                points.append(MeanCurve(name, look, [fmean(base)], [fmean(found)], [stdev(found)]))
+                points.append(MeanCurve(name, curve.look, [fmean(base)], [fmean(found)], [stdev(found)]))
         panels += [(panel.title, points)] if points else []
     return [save_figure(draw_gains(panels, "nearest mean"), folder / f"{spec.name}.png")] if panels else []
 

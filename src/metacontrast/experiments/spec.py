@@ -320,13 +320,23 @@ class Panel:
 
 
 @dataclass(frozen=True)
+class MeasuredCurve:
+    """One of the authors' ways of training: from which head its models adapt at test, and how they are drawn."""
+
+    head: TestHead
+    look: Look
+
+    __post_init__ = check_fields
+
+
+@dataclass(frozen=True)
 class AuthorsTest:
     """A test of the last checkpoints of the authors' models.
 
     Args:
         folder: of its records.
         shape: of the test, in words.
-        curves: which ones, from which head their inner loop starts, and how they are drawn.
+        curves: which ones, by name.
         steps: numbers of inner steps.
         solvers: what else classifies the features.
         tasks: number of test tasks.
@@ -337,7 +347,7 @@ class AuthorsTest:
 
     folder: str
     shape: str
-    curves: Mapping[str, tuple[TestHead, Look]]
+    curves: Mapping[str, MeasuredCurve]
     steps: tuple[int, ...]
     solvers: tuple[Solver, ...] = ("nearest-mean",)
     tasks: int = 250

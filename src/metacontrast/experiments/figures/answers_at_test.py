@@ -8,6 +8,7 @@ from metacontrast.experiments.spec import (
     Comparison,
     Endpoint,
     FigureSpec,
+    MeasuredCurve,
     Panel,
     Quantity,
     Solved,
@@ -32,7 +33,7 @@ _LOOKS = {
 _TEST = AuthorsTest(
     folder="authors-answers",
     shape="trained in 1-shot, tested on 5-way 5-shot",
-    curves={name: ("zeroed", look) for name, look in _LOOKS.items()},
+    curves={name: MeasuredCurve("zeroed", look) for name, look in _LOOKS.items()},
     steps=(1, 10),
     solvers=("nearest-mean", "nearest-cosine", "ridge", "logistic"),
     shots=5,

@@ -10,6 +10,7 @@ from metacontrast.experiments.spec import (
     Endpoint,
     FigureSpec,
     Measure,
+    MeasuredCurve,
     Number,
     Panel,
     above,
@@ -20,11 +21,14 @@ _RANDOM, _TRICK = "MAML, SO, random", "MAML, SO, zeroing trick"
 _TEST = AuthorsTest(
     folder="authors-steps",
     shape="trained with one step of the head",
-    curves={_RANDOM: ("kept", Look("orange", "o")), _TRICK: ("zeroed", Look("blue", "^"))},
+    curves={
+        _RANDOM: MeasuredCurve("kept", Look("orange", "o")),
+        _TRICK: MeasuredCurve("zeroed", Look("blue", "^")),
+    },
     steps=(1, 5, 20),
     reorders=True,
 )
-_KEPT, _ZEROED = (Accuracy(head, 1) for head, _ in _TEST.curves.values())
+_KEPT, _ZEROED = (Accuracy(curve.head, 1) for curve in _TEST.curves.values())
 
 
 def _panels(setting: Setting) -> list[Panel]:
