@@ -142,7 +142,7 @@ def test_more_steps_and_orders_of_labels_are_measured_from_the_head_of_the_train
     """Of second-order MAML alone, once; one seed decides nothing, but the page stands and says how to go on."""
     runs = find_runs(released)
     done = list(measure_again(STEPS, runs, tmp_path, None, Resources("cpu")))
-    assert done == ["mini_maml_SO_init1_seed1, model_E1.pt: trained with one step of the head"]
+    assert done == ["mini_maml_SO_init1_seed1, model_E1.pt: 1, 5, 20 inner steps, nearest-mean"]
     assert list(measure_again(STEPS, runs, tmp_path, None, Resources("cpu"))) == []
     measured = read_run_records(tmp_path / "authors-steps" / "mini_maml_SO_init1_seed1.jsonl").measured
     names = {"kept/1", "kept/5", "kept/20", "nearest-mean"}

@@ -106,9 +106,15 @@ def test_an_unknown_figure_lists_the_names(capsys):
         ("inner-steps --until 300 --redraw", "--until says what is trained, and --redraw trains nothing"),
         ("inner-steps --seeds 5 --redraw", "--seeds says what is trained, and --redraw trains nothing"),
         ("inner-steps --claims 1 --authors-models .", "--authors-models trains nothing"),
+        ("inner-steps --seeds 5 --authors-models .", "--authors-models trains nothing"),
+        ("answers-at-test --until 300", "--until says what is trained, and the figure answers-at-test trains nothing"),
+        ("crowded-directions --seeds 5 --plan", "the figure crowded-directions trains nothing"),
+        ("inner-steps --redraw --authors-models .", "and --redraw does not: leave one of them out"),
+        ("inner-steps --plan --authors-models .", "and --plan does not: leave one of them out"),
+        ("inner-steps --scale smoke --authors-models .", "and --scale smoke does not: leave one of them out"),
     ],
 )
-def test_claims_that_choose_no_runs_are_refused(capsys, words, message):
+def test_what_has_no_effect_is_refused(capsys, words, message):
     assert message in refused(capsys, *words.split())
 
 

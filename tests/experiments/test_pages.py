@@ -8,11 +8,12 @@ import pytest
 
 from metacontrast.cli.main import run
 from metacontrast.experiments.authors_models import load_authors
-from metacontrast.experiments.budgets import PLAIN_ANSWERS, rank_correlations
+from metacontrast.experiments.budgets import answers_of, rank_correlations
 from metacontrast.experiments.figure_records import load_records
 from metacontrast.experiments.figures import AUTHORS_TESTS, FIGURES
 from metacontrast.experiments.measurement import Table
 from metacontrast.experiments.pages import judge_figure
+from metacontrast.experiments.rows import describe_interval
 from metacontrast.experiments.setting import Setting
 
 ROOT = Path(__file__).parents[2]
@@ -77,8 +78,10 @@ def test_what_is_told_of_ways_to_classify_is_what_was_found():
     test = FIGURES["answers-at-test"].authors_test
     assert test is not None
     table = Table([], load_authors(ROOT / "results" / "figures", [test]))
-    ranks = [float(row[-1]) for row in rank_correlations(test.kind, [*test.curves], table, PLAIN_ANSWERS)]
-    assert f"(rank correlations {min(ranks):.2f} to {max(ranks):.2f})".replace("0.", ".") in told
+    ranks = [float(row[-1]) for row in rank_correlations(test.kind, [*test.curves], table, answers_of(test))]
+    assert f"(rank correlations {min(ranks):.2f} to {max(ranks):.2f}, ".replace("0.", ".") in told
+    by_loss = next(each for each in verdicts[0].judged if "Eq. 7" in each.comparison.label)
+    assert describe_interval(by_loss).split(" points")[0].removeprefix("−") in told
 
 
 def verdicts_of(name: str):

@@ -239,7 +239,7 @@ def test_the_older_name_still_works(tmp_path, capsys):
         ({"method": "maml++", "explain_every": 2}, "the theory does not speak: leave out explain_every=2"),
         ({"method": "reptile", "head": "shared"}, "cannot have head=shared: add --head learned or zeroed"),
         ({"method": "reptiles"}, "did you mean 'reptile'"),
-        ({"method": "conml", "meta_batch": 3}, "takes 2 tasks at once, of which meta_batch=3 is no multiple"),
+        ({"method": "conml", "meta_batch": 3}, "takes 2 tasks at once, and meta_batch=3 is not a multiple of 2"),
         ({"method": "conml", "order": "first"}, "cannot have order=first: add --order second"),
         ({"method": "conml", "contrast_weight": 0.0}, "contrast_weight=0.0, but it must be above 0 and finite"),
         *(

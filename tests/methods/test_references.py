@@ -16,7 +16,7 @@ from metacontrast.methods.conml import added
 from metacontrast.methods.first_order import conjugate_gradients
 from metacontrast.model.model import Model
 from metacontrast.training.config import TrainConfig, with_fields
-from metacontrast.types import Episode, Inner, map_params, to_named
+from metacontrast.types import Episode, Inner, from_named, map_params, to_named
 from toy_images import numbered_images
 
 # Hundreds of float64 terms: rounding is 1e-14.
@@ -152,19 +152,20 @@ def test_meta_sgd():
     assert relative_error(to_named(gradient), mean_gradient(meta_sgd_loss, params, batch)) < NEAR
 
 
-def conml_losses(named, batch, steps, weight, order="second"):
+def conml_losses(named, batch, steps, weight, scope="all"):
     """Of every task, one after the other; e is what `steps` steps of 0.1 add, in one row."""
 
     def adapted(x, y):
         moved = {name: t for name, t in named.items() if not name.startswith("extra")}
+        moves = [name for name in moved if scope == "all" or name.startswith(scope)]
         for _ in range(steps):
             outputs = features(moved, x) @ moved["head.weight"].T + moved["head.bias"]
-            tensors = list(moved.values())
+            loss = F.cross_entropy(outputs, y)
             slopes = torch.autograd.grad(
-                F.cross_entropy(outputs, y), tensors, create_graph=True, materialize_grads=True
+                loss, [moved[name] for name in moves], None, True, True, materialize_grads=True
             )
-            moved = {name: t - 0.1 * g for (name, t), g in zip(moved.items(), slopes, strict=True)}
-        return moved, torch.cat([(moved[name] - named[name]).flatten() for name in moved])
+            moved = moved | {name: moved[name] - 0.1 * g for name, g in zip(moves, slopes, strict=True)}
+        return moved, torch.cat([(moved[name] - named[name]).flatten() for name in moves])
 
     losses, support, whole = [], [], []
     for support_x, support_y, query_x, query_y in zip(*batch, strict=True):
@@ -183,20 +184,48 @@ def conml_losses(named, batch, steps, weight, order="second"):
 
 @pytest.mark.parametrize("tasks", [2, 3])
 @pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("scope", ["all", "head", "encoder"])
 @pytest.mark.parametrize("head", ["learned", "zeroed"])
-def test_conml(head, steps, tasks):
+def test_conml(head, scope, steps, tasks):
     """The gradient of the sum over tasks; of a head of zeros, which is not learned, there is none."""
+    if (head, scope) == ("zeroed", "encoder"):
+        pytest.skip("nothing moves")
     model, batch = a_model(head), a_batch(tasks)
-    params, inner = start(model), Inner(steps, 0.1, order="second")
+    params, inner = start(model), Inner(steps, 0.1, scope, "second")
     found, metrics = conml(model, params, batch, inner, contrast_weight=0.7)
     named = {name: t.detach().clone().requires_grad_() for name, t in to_named(params).items()}
-    total = sum(conml_losses(named, batch, steps, 0.7))
+    total = sum(conml_losses(named, batch, steps, 0.7, scope))
     slopes = torch.autograd.grad(total, list(named.values()), materialize_grads=True)
     learned = {name: g for name, g in zip(named, slopes, strict=True) if head == "learned" or "head" not in name}
     found = {name: g for name, g in to_named(found).items() if name in learned}
     assert relative_error(found, learned) < NEAR
-    plain = sum(conml_losses(named, batch, steps, 0.0)).item()
+    plain = sum(conml_losses(named, batch, steps, 0.0, scope)).item()
     assert metrics.loss.sum().item() == pytest.approx(plain, rel=NEAR)
+
+
+@pytest.mark.parametrize("norm", ["transductive", "inductive"])
+def test_conml_with_batch_norm_adapts_every_task_alone(norm):
+    """Tasks together against tasks one by one, each adapted to its support images and to all of them."""
+    encoder = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, WIDTH))
+    model, g = Model(encoder, WAYS, WIDTH, norm=norm), torch.Generator().manual_seed(3)
+    params, inner = start(model), Inner(2, 0.1, order="second")
+    y = torch.arange(WAYS).repeat(2).expand(3, -1)
+    batch = Episode(*(t for _ in range(2) for t in (torch.randn(3, 6, 1, 4, 4, generator=g).double(), y.clone())))
+    found, _ = conml(model, params, batch, inner, contrast_weight=0.7)
+    named = {name: t.detach().clone().requires_grad_() for name, t in to_named(params).items()}
+    leaves, losses, support, whole = from_named(params, named), [], [], []
+    for x, labels, asked, wanted in zip(*batch, strict=True):
+        moved = adapt(model, leaves, x, labels, inner)
+        both = adapt(model, leaves, torch.cat([x, asked]), torch.cat([labels, wanted]), inner)
+        losses.append(F.cross_entropy(model.query_logits(moved, x, asked), wanted))
+        for each, rows in ((moved, support), (both, whole)):
+            rows.append(torch.cat([(t - named[name]).flatten() for name, t in to_named(each).items()]))
+    alike = [[F.cosine_similarity(a, b, dim=0) for b in whole] for a in whole]
+    within = [1 - F.cosine_similarity(a, b, dim=0) for a, b in zip(support, whole, strict=True)]
+    between = [sum(1 - alike[t][u] for u in range(3) if u != t) / 2 for t in range(3)]
+    total = sum(losses) + 0.7 * (sum(within) - sum(between))
+    slopes = torch.autograd.grad(total, list(named.values()), materialize_grads=True)
+    assert relative_error(to_named(found), dict(zip(named, slopes, strict=True))) < NEAR
 
 
 def test_conml_in_pairs_is_the_mean_over_pairs():

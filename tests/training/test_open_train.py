@@ -18,6 +18,8 @@ from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import meta_gradient
 from metacontrast.maml.inner import learned_rates
+from metacontrast.maml.outer import loss_gradient
+from metacontrast.methods import conml
 from metacontrast.model.model import Model
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import read_records
@@ -173,6 +175,51 @@ def test_threads_change_nothing_but_time():
         train(model, DoubleTasks(), INNER, updates=2, meta_batch=4, params=start(model), workers=n) for n in (1, 2)
     )
     assert all(torch.equal(a, b) for a, b in zip(to_tensors(one), to_tensors(two), strict=True))
+
+
+def test_a_gradient_may_compare_tasks():
+    """Two at a time: the sum of the parts that are compared, divided by all tasks; never one of another scale."""
+    model, inner, options = a_model(), Inner(1, 0.1, order="second"), {"updates": 1, "meta_batch": 4}
+    options |= {"params": start(model), "optimizer": lambda tensors: torch.optim.SGD(tensors, lr=1.0)}
+    moved = train(model, DoubleTasks(), inner, gradient=conml, tasks_at_once=2, **options)
+    tasks = DoubleTasks().batch(range(4))
+    pairs = [conml(model, start(model), Episode(*(t[part] for t in tasks)), inner)[0] for part in ([0, 1], [2, 3])]
+    by_hand = [t - (a + b) / 4 for t, a, b in zip(to_tensors(start(model)), *map(to_tensors, pairs), strict=True)]
+    for a, b in zip(to_tensors(moved), by_hand, strict=True):
+        assert torch.allclose(a, b, rtol=1e-12, atol=1e-14)
+    with pytest.raises(InputError, match=r"tasks_at_once=2 is for a gradient of your own"):
+        train(model, DoubleTasks(), inner, tasks_at_once=2, **options)
+    with pytest.raises(InputError, match=r"meta_batch=4 is not a multiple of tasks_at_once=3"):
+        train(model, DoubleTasks(), inner, gradient=conml, tasks_at_once=3, **options)
+
+    def of_all(model, params, episodes, inner):
+        return loss_gradient(params, lambda params: (params.head.weight.square().sum(), torch.tensor(0.0).double()))
+
+    with pytest.raises(InputError, match=r"gradient of 2 tasks came with metrics of 1: return the sum"):
+        train(model, DoubleTasks(), inner, gradient=of_all, tasks_at_once=2, **options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss_weights": (0.5, 0.5)}, "after the last inner step alone: leave out loss_weights"),
+        ({"order": "first"}, "no gradient beyond MAML's in first order"),
+    ],
+)
+def test_conml_refuses_what_it_would_ignore(changes, message):
+    inner = Inner(**({"steps": 2, "order": "second"} | changes))
+    with pytest.raises(InputError, match=message):
+        train(a_model(), DoubleTasks(), inner, updates=1, meta_batch=2, gradient=conml, tasks_at_once=2)
+
+
+def test_conml_checks_tasks_as_maml_does():
+    """Labels that are no classes, and a start of which nothing is learned."""
+    tasks, inner = DoubleTasks().batch(range(2)), Inner(1, 0.1, order="second")
+    with pytest.raises(InputError, match="query labels"):
+        conml(a_model(), start(a_model()), tasks._replace(query_y=tasks.query_y + 9), inner)
+    frozen = a_model("zeroed")
+    with pytest.raises(InputError, match="nothing is learned"):
+        conml(frozen, start(frozen)._replace(encoder={}), tasks, inner)
 
 
 def test_what_a_folder_refuses(tmp_path):

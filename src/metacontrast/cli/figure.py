@@ -121,11 +121,7 @@ def execute(args: argparse.Namespace) -> int:
     setting = _setting(args)
     if args.claims and len(figures) > 1:
         raise InputError("--claims counts the claims of one figure: name it in place of all")
-    if args.redraw or args.authors_models:
-        other = "--redraw" if args.redraw else "--authors-models"
-        for name in ("claims", "until", "seeds"):
-            if getattr(args, name) not in ((), None):
-                raise InputError(f"--{name} says what is trained, and {other} trains nothing: leave one of them out")
+    _check_together(args, setting, figures)
     if not args.plan:
         runs = [] if args.redraw else [_context(args).runs, args.records]
         check_destinations([data_root(args.data_root)], folders=[*runs, _pages(setting, args)])
@@ -140,6 +136,19 @@ def execute(args: argparse.Namespace) -> int:
         return INTERRUPTED
     _draw(figures, setting, args)
     return 0
+
+
+def _check_together(args: argparse.Namespace, setting: Setting, figures: Sequence[FigureSpec]) -> None:
+    """Raise `InputError` for flags of which one has no effect."""
+    others = {"--redraw": args.redraw, "--plan": args.plan, "--scale smoke": setting.scale == "smoke"}
+    if args.authors_models and (other := next((flag for flag, given in others.items() if given), None)):
+        raise InputError(f"--authors-models measures models, and {other} does not: leave one of them out")
+    untrained = {"--redraw": args.redraw, "--authors-models": args.authors_models}
+    untrained[f"the figure {args.name}"] = not any(figure.curves(setting) for figure in figures)
+    if other := next((flag for flag, given in untrained.items() if given), None):
+        for name in ("claims", "until", "seeds"):
+            if getattr(args, name) not in ((), None):
+                raise InputError(f"--{name} says what is trained, and {other} trains nothing: leave one of them out")
 
 
 def _setting(args: argparse.Namespace) -> Setting:

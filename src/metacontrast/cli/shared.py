@@ -108,13 +108,17 @@ out_folder.__name__ = "folder"
 
 
 @contextlib.contextmanager
-def resources(args: argparse.Namespace, tasks_at_once: int) -> Iterator[Resources]:
-    """Open threads over tasks on a CPU, the rest of the processors inside operators; or choose one GPU."""
+def resources(args: argparse.Namespace, parts: int) -> Iterator[Resources]:
+    """Open threads over parts of an update on a CPU, the rest of the processors inside operators; or choose one GPU.
+
+    Args:
+        parts: tasks, or groups of tasks that stay together.
+    """
     device = find_device(args.device)
     if not 1 <= args.workers <= MOST_WORKERS:
         raise InputError(f"--workers {args.workers}, but it must be 1 or more, and {MOST_WORKERS} at most")
     keep_freed_memory()
-    workers = min(args.workers, tasks_at_once)
+    workers = min(args.workers, parts)
     asked = {name: value for name in ("engine", "chunk", "memory") if (value := getattr(args, name, None)) is not None}
     found = Resources(device, **asked)
     torch.set_num_threads(max(1, args.workers // workers))

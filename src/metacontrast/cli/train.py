@@ -239,10 +239,11 @@ class SweepRun:
 
     def execute(self, context: RunContext, should_stop: Callable[[], bool]) -> RunStatus:
         """Train the run from its last saved state."""
-        tasks = len(self.processes.shard(range(self.config.meta_batch), self.config.tasks_at_once))
+        at_once = self.config.tasks_at_once
+        parts = len(self.processes.shard(range(self.config.meta_batch), at_once)) // at_once
         with self.processes.main_first():
             images = _load(self.config, context.data_root)
-        with determinism(self.args.deterministic), shared.resources(self.args, tasks) as asked:
+        with determinism(self.args.deterministic), shared.resources(self.args, parts) as asked:
             resources, need = fit_to_memory(self.config, images, replace(asked, distributed=self.processes))
             folder, note = context.runs / self.folder, need if self.is_first else ""
             show = self.show or (lambda record: None)

@@ -27,6 +27,7 @@ from metacontrast.experiments.measurement import (
     common_tasks,
     count_correct,
     label_order_spread,
+    measured_quantities,
 )
 from metacontrast.experiments.setting import BOTH, STAGE_TASKS
 from metacontrast.experiments.spec import AuthorsCurve, AuthorsTest, Measurement, TaskKind
@@ -132,7 +133,8 @@ def measure_again(
         if curve := test.curves.get(run.curve):
             file, evaluation = run.checkpoints()[0], Evaluation(test.steps, (curve.head,), test.tasks, test.solvers)
             if _measure(run, file, records / test.folder, data_root, resources, evaluation, fields, test.reorders):
-                yield f"{run.folder.name}, {file.name}: {test.shape}"
+                steps = ", ".join(map(str, test.steps))
+                yield f"{run.folder.name}, {file.name}: {steps} inner steps, {', '.join(test.solvers)}"
 
 
 def _measure(
@@ -154,10 +156,14 @@ def _measure(
     with exclusive(folder / f".{run.folder.name}.lock", "another process measures it: wait for it"):
         digest, records = hashlib.sha256(file.read_bytes()).hexdigest(), folder / f"{run.folder.name}.jsonl"
         known = read_run_records(records) if records.exists() else None
+        wanted = set(measured_quantities(evaluation))
         if known is not None and any(
-            each.get("sha256") == digest and each["tasks"] >= evaluation.episodes for each in known.measured.values()
+            each.get("sha256") == digest and each["tasks"] >= evaluation.episodes and wanted <= set(each["correct"])
+            for each in known.measured.values()
         ):
             return None
+        if known is not None and known.header.get("shots", 1) != fields.get("shots", 1):
+            raise InputError(f"{records} is of tasks with another number of shots: restore or remove it")
         adaptation = {"inner_lr": 0.1, "inner_steps": 1} if run.kind == HEAD_ONLY else {}
         start = {"head": "zeroed"} if evaluation.heads == ("zeroed",) else {}
         trained = load_released(file, dataset="mini-imagenet", **adaptation, **start, **fields)
@@ -172,6 +178,7 @@ def _measure(
             "kind": "header",
             "run": run.folder.name,
             "inner": trained.config.inner().plain_values(),
+            "shots": trained.config.shots,
             "made": [made],
         }
         measured = RunRecords(header, {trained.updates: line})

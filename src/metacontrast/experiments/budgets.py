@@ -13,7 +13,7 @@ import numpy as np
 
 from metacontrast.experiments.measurement import Table
 from metacontrast.experiments.rows import percent
-from metacontrast.experiments.spec import Accuracy, Curve, Quantity, Solved, TaskKind
+from metacontrast.experiments.spec import Accuracy, AuthorsTest, Curve, Quantity, Solved, TaskKind
 
 OWN = Accuracy("kept", None)
 """The method's own answer: from its own head, with the number of inner steps of its training."""
@@ -28,15 +28,6 @@ ANSWERS: dict[str, Quantity] = {
     "5 steps from zeros": Accuracy("zeroed", 5, is_selected=True),
 }
 """How a trained encoder classifies at test, by column."""
-PLAIN_ANSWERS: dict[str, Quantity] = {
-    "nearest mean": Solved("nearest-mean"),
-    "nearest cosine": Solved("nearest-cosine"),
-    "ridge": Solved("ridge"),
-    "logistic": Solved("logistic"),
-    "1 step from zeros": Accuracy("zeroed", 1),
-    "10 steps from zeros": Accuracy("zeroed", 10),
-}
-"""The same of one of the authors' models; the steps are of the head."""
 HEAD = ("", "core-seconds an update", *ANSWERS, "own head at equal core-time")
 
 
@@ -57,9 +48,16 @@ def _row(curve: Curve, taken: float | None, budget: float, table: Table) -> Sequ
     return (curve.name, "—" if taken is None else f"{taken:.3g}", *cells, timed)
 
 
-def answer_rows(kind: TaskKind, curves: Sequence[str], table: Table) -> list[Sequence[str]]:
-    """A row for each of the authors' models: accuracies in per cent under all `PLAIN_ANSWERS`."""
-    found = {name: [table.means(kind, name, quantity) for quantity in PLAIN_ANSWERS.values()] for name in curves}
+def answers_of(test: AuthorsTest) -> dict[str, Quantity]:
+    """How the authors' models classify in a test, by column; inner steps start from zeros."""
+    found: dict[str, Quantity] = {solver.replace("-", " "): Solved(solver) for solver in test.solvers}
+    return found | {f"{n} step{'s' * (n > 1)} from zeros": Accuracy("zeroed", n) for n in test.steps}
+
+
+def answer_rows(test: AuthorsTest, table: Table) -> list[Sequence[str]]:
+    """A row for each of the authors' ways of training: accuracies in per cent under all `answers_of` the test."""
+    answers = answers_of(test).values()
+    found = {name: [table.means(test.kind, name, quantity) for quantity in answers] for name in test.curves}
     return [(name, *(percent(each[max(each)]) for each in values)) for name, values in found.items() if all(values)]
 
 

@@ -121,6 +121,13 @@ def common_tasks(run: TrainedRun, images: ClassImages) -> EpisodeSampler:
     return replace(run.config.test_tasks(images), seed=TEST_SEED)
 
 
+def measured_quantities(evaluation: Evaluation, is_bound: bool = False) -> list[str]:
+    """Return the names of what an evaluation measures, in its order."""
+    steps = sorted(set(evaluation.steps))
+    names = [str(Accuracy(head, step, is_bound)) for head in evaluation.heads for step in steps]
+    return [*names, *(str(Solved(solver)) for solver in evaluation.solvers)]
+
+
 def count_correct(
     run: TrainedRun,
     tasks: EpisodeSampler,
@@ -132,9 +139,7 @@ def count_correct(
     """Evaluate and return, by quantity, the accuracy and the number of correct queries of every task."""
     model, params = run.model.to(resources.device), run.params_on(resources.device)
     scores = evaluate_tasks(model, params, tasks, inner, evaluation, resources.executor)
-    steps = sorted(set(evaluation.steps))
-    names = [str(Accuracy(head, step, is_bound)) for head in evaluation.heads for step in steps]
-    names += [str(Solved(solver)) for solver in evaluation.solvers]
+    names = measured_quantities(evaluation, is_bound)
     queries = tasks.ways * tasks.queries
     counts = (scores.T * queries).round().int()
     return {

@@ -235,9 +235,9 @@ _AUTHORS = (
 def _budgets(spec: FigureSpec, records: FigureRecords, table: Table) -> list[str]:
     """Build tables of accuracies at one budget, and of whether the order of methods depends on how they classify."""
     if spec.plot == "answers" and spec.authors_test:
-        kind, names = spec.authors_test.kind, [*spec.authors_test.curves]
-        rows = _markdown(("trained by", *budgets.PLAIN_ANSWERS), budgets.answer_rows(kind, names, table))
-        return [_ANSWERS, rows, *_ranks(kind, names, table, budgets.PLAIN_ANSWERS)]
+        test, answers = spec.authors_test, budgets.answers_of(spec.authors_test)
+        rows = _markdown(("trained by", *answers), budgets.answer_rows(test, table))
+        return [_ANSWERS, rows, *_ranks(test.kind, [*test.curves], table, answers)]
     if spec.plot != "costs":
         return []
     parts = [_BUDGETS]
@@ -254,8 +254,8 @@ def _ranks(kind: TaskKind, curves: Sequence[str], table: Table, answers: Mapping
 
 
 _RANKS = (
-    "Below, Spearman's rank correlation of the methods under two ways to classify: near 1 their order does not depend "
-    "on the classifier."
+    "Below, Spearman's rank correlation of the methods under two ways to classify, without an interval: near 1 their "
+    "order does not depend on the classifier."
 )
 _ANSWERS = f"Accuracy in per cent, mean over seeds, on the common test tasks. {_RANKS}"
 

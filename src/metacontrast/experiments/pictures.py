@@ -81,8 +81,9 @@ def _draw_answers(folder: Path, spec: FigureSpec, records: FigureRecords, table:
         points = []
         for name, curve in spec.authors_test.curves.items():
             base, found = (_ends(panel.kind, name, q, table) for q in (Solved("nearest-mean"), panel.quantity))
-            if len(found) > 1:
-                points.append(MeanCurve(name, curve.look, [fmean(base)], [fmean(found)], [stdev(found)]))
+            gains = [after - before for after, before in zip(found, base, strict=True)]
+            if len(gains) > 1:
+                points.append(MeanCurve(name, curve.look, [fmean(base)], [fmean(found)], [stdev(gains)]))
         panels += [(panel.title, points)] if points else []
     return [save_figure(draw_gains(panels, "nearest mean"), folder / f"{spec.name}.png")] if panels else []
 

@@ -419,6 +419,12 @@ def same(kind: TaskKind, one: str, other: str, quantity: Quantity, margin: float
     return replace(above(kind, one, other, quantity, when, margin), measure="equal")
 
 
+def same_gain(kind: TaskKind, one: str, other: str, better: Quantity, base: Quantity, margin: float) -> Comparison:
+    """Compare two curves: `better` gains the same over `base` on both, within `margin`."""
+    plus, minus = (Endpoint(one, better), Endpoint(other, base)), (Endpoint(one, base), Endpoint(other, better))
+    return Comparison(f"gain of {better} on {one} − on {other}", kind, plus, minus, "equal", margin)
+
+
 def faster(kind: TaskKind, fast: str, slow: str, quantity: Quantity) -> Comparison:
     """Compare two curves: `fast` reaches common levels in fewer updates than `slow`."""
     label = f"{slow} needs more updates than {fast}, {quantity}"

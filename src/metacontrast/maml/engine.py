@@ -146,13 +146,28 @@ def mean_task_gradient(
 
     Args:
         gradient: of one task; tasks run one after the other or spread over threads.
-        tasks_at_once: if more than one, `gradient` is the sum over as many tasks, stacked along a leading axis.
+        tasks_at_once: if more than one, `gradient` takes as many tasks, stacked along a leading axis, and returns the
+            sum of their gradients, and metrics with a number for each of them.
         precision: of products, see the module.
         episodes, executor: as for `meta_gradient`.
+
+    Raises:
+        InputError: the tasks cannot be divided into groups, or the metrics are not of every task.
     """
-    one = at_precision(precision, lambda episode: gradient(model, params, episode, inner))
+    if len(episodes.query_y) % tasks_at_once:
+        raise InputError(f"{len(episodes.query_y)} tasks cannot be divided into groups of {tasks_at_once}: change one")
+
+    def of_part(episode: Episode) -> tuple[Params, Metrics]:
+        found, metrics = gradient(model, params, episode, inner)
+        if len(metrics.loss) != tasks_at_once:
+            raise InputError(
+                f"the gradient of {tasks_at_once} tasks came with metrics of {len(metrics.loss)}: return the sum of "
+                "their gradients, and a loss and an accuracy for each"
+            )
+        return found, metrics
+
     parts = unstack(episodes) if tasks_at_once == 1 else split(episodes, tasks_at_once)
-    return _mean(one, params, parts, executor)
+    return _mean(at_precision(precision, of_part), params, parts, executor)
 
 
 def unstack(episodes: Episode) -> Iterator[Episode]:

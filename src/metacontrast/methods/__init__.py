@@ -52,7 +52,8 @@ class Method:
         fields: values of further fields, which may be changed.
         options: fields that no other method has; they are keyword arguments of `gradient` and `inner`.
         gradient: of one task; None is MAML's.
-        tasks_at_once: how many tasks `gradient` takes together, stacked along a leading axis; 1 has no such axis.
+        tasks_at_once: how many tasks `gradient` takes together, stacked along a leading axis, to return the sum of
+            their gradients. 1 has no such axis.
         inner: the inner loop, from that of the configuration, the share of all updates that are done, and the options;
             None leaves it as it is.
         start: adds to the starting parameters what else is learned, given a generator and the number of training

@@ -2,12 +2,14 @@
 
     mean over tasks of  L_t + λ (d(e_t(S), e_t(S ∪ Q)) − mean over the other tasks u of d(e_t(S ∪ Q), e_u(S ∪ Q)))
 
-e_t(D) is what the inner loop on the images D of task t adds to the parameters, d(a, b) = 1 − cos(a, b). A task is to be
-learned alike from its support images and from all of its images, and unlike other tasks. Here tasks are compared in
-pairs, whose expectation is that of all of an update's tasks.
+e_t(D) stands for the model that the inner loop makes of the images D of task t, d(a, b) = 1 − cos(a, b). The models of
+one task should agree, those of different tasks should not. Three choices are made here: e_t is what the inner loop adds
+to the parameters, because the parameters themselves are nearly equal for all tasks; the support set S is the one part
+of a task's images that is compared with all of them; and tasks are compared in pairs, whose expectation is that of all
+of an update's tasks.
 
-In first order e_t counts as a constant, and the objective has no gradient. From a head of zeros, one step adds to row k
-of the head η/|D| Σ_s (1{t=k} − 1/K) φ(s): then the models that are contrasted are class means.
+With this e_t the objective has no gradient in first order, where e_t counts as a constant. From a head of zeros, one
+step adds to row k of the head η/|D| Σ_s (1{t=k} − 1/K) φ(s): then the models that are contrasted are class means.
 """
 
 import torch
@@ -16,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from metacontrast.errors import InputError
-from metacontrast.maml.checks import check_method, check_support
+from metacontrast.maml.checks import check_method, check_tasks
 from metacontrast.maml.inner import autograd_vjp, task_losses, trajectory
 from metacontrast.maml.outer import Metrics, accuracies
 from metacontrast.model.model import Model, apply_head
@@ -37,8 +39,11 @@ def conml(
     if inner.order != "second":
         raise InputError("conml has no gradient beyond MAML's in first order: use order='second'")
     if episodes.support_y.ndim == 1 or len(episodes.support_y) < 2:
-        raise InputError("conml compares tasks, but was given one: let it take two at once (tasks_at_once=2)")
-    check_support(model, params, episodes.support_x, episodes.support_y, inner.scope, inner.loss)
+        raise InputError("conml compares tasks, but was given one: let it take two or more at once (tasks_at_once=2)")
+    if inner.loss_weights or params.step_norms:
+        given = "loss_weights" if inner.loss_weights else "norms of their own after every inner step"
+        raise InputError(f"conml compares models after the last inner step alone: leave out {given}")
+    check_tasks(model, params, episodes, inner.scope, (inner.loss, inner.outer_loss))
     support = episodes.support_x, episodes.support_y
     whole = torch.cat([support[0], episodes.query_x], 1), torch.cat([support[1], episodes.query_y], 1)
 

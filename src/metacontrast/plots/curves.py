@@ -196,7 +196,8 @@ def draw_gains(panels: Sequence[tuple[str, Sequence[MeanCurve]]], base: str) -> 
     """Draw points of one accuracy against another one, in a row of panels with a band where the gain is the mean one.
 
     Args:
-        panels: titles, and curves of one point each, drawn against the accuracy of `base`.
+        panels: titles, and curves of one point each, drawn against the accuracy of `base`; their deviation is that of
+            the gain over seeds.
     """
     figure = new_figure(6.8, 3.4)
     row = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
@@ -208,10 +209,11 @@ def draw_gains(panels: Sequence[tuple[str, Sequence[MeanCurve]]], base: str) -> 
         axes.fill_between(ends, *([x + gain + d for x in ends] for d in (-1, 1)), color=COLORS["grey"], alpha=0.2, lw=0)
         for curve, x, y in zip(curves, across, up, strict=True):
             axes.errorbar(x, y, yerr=100 * curve.std[0], elinewidth=0.8, markersize=5, **_line(curve.look, False))
-        axes.set_title(f"{title}\nmean gain {gain:+.1f}, band ± 1 point".replace("-", "−"), fontsize=8, loc="left")
+        shown = f"{gain:+.1f}".replace("-", "−")
+        axes.set_title(f"{title}\nmean gain {shown}, band ± 1 point", fontsize=8, loc="left")
         axes.set_xlabel(f"{base}, accuracy (%)", fontsize=8)
         axes.tick_params(labelsize=8)
-    row[0].set_ylabel("accuracy (%), bar ± 1 s.d. over seeds", fontsize=8)
+    row[0].set_ylabel("accuracy (%), bar: gain ± 1 s.d.", fontsize=8)
     _add_legend(figure, _looks(curve for _, curves in panels for curve in curves), is_line=False)
     return figure
 

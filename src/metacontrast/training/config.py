@@ -257,8 +257,8 @@ def _check_method(config: TrainConfig) -> None:
         raise InputError(f"method={config.method} cannot have inner_steps={config.inner_steps}: add --inner-steps 1")
     if config.meta_batch % method.tasks_at_once:
         raise InputError(
-            f"method={config.method} takes {method.tasks_at_once} tasks at once, of which meta_batch="
-            f"{config.meta_batch} is no multiple: change --meta-batch"
+            f"method={config.method} takes {method.tasks_at_once} tasks at once, and meta_batch={config.meta_batch} is "
+            f"not a multiple of {method.tasks_at_once}: change --meta-batch"
         )
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     for owner, each in METHODS.items():

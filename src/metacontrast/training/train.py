@@ -106,7 +106,8 @@ def train(
         params: where to start, moved on a copy; None draws a start from `seed`.
         seed: of the start.
         gradient: of one task, followed in place of MAML's, such as `metacontrast.methods.reptile`.
-        tasks_at_once: how many tasks `gradient` takes together, for one that compares tasks.
+        tasks_at_once: how many tasks `gradient` takes together, for one that compares tasks, such as
+            `metacontrast.methods.conml`; it returns the sum of their gradients.
         engine: how the tasks of an update run; tasks of a `gradient` run one by one.
         workers: threads that tasks are spread over on a CPU.
         on_update: sees the updates done, the parameters and the metrics after every update; True stops the training.
@@ -121,8 +122,10 @@ def train(
         InputError: a loss or gradient is not finite; tasks do not fit the model; `out` holds another run.
     """
     check_counts(updates=updates, meta_batch=meta_batch, workers=workers, tasks_at_once=tasks_at_once)
+    if gradient is None and tasks_at_once > 1:
+        raise InputError(f"tasks_at_once={tasks_at_once} is for a gradient of your own: leave it out")
     if meta_batch % tasks_at_once:
-        raise InputError(f"meta_batch={meta_batch} is not divisible by tasks_at_once={tasks_at_once}: change one")
+        raise InputError(f"meta_batch={meta_batch} is not a multiple of tasks_at_once={tasks_at_once}: change one")
     inner_at = inner if callable(inner) else lambda _: inner
     start = params if params is not None else model.init(torch.Generator().manual_seed(seed))
     start = map_params(lambda tensor: tensor.detach().clone(), start)

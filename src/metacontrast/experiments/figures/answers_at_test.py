@@ -5,13 +5,12 @@ from metacontrast.experiments.spec import (
     Accuracy,
     AuthorsTest,
     Claim,
-    Comparison,
-    Endpoint,
     FigureSpec,
     MeasuredCurve,
     Panel,
     Quantity,
     Solved,
+    same_gain,
 )
 from metacontrast.plots.curves import Look
 
@@ -52,19 +51,12 @@ def _panels(setting: Setting) -> list[Panel]:
     return [Panel(_TEST.kind, answer, name) for name, answer in _ANSWERS.items()]
 
 
-def _same_gain(other: str, answer: Quantity) -> Comparison:
-    """Compare the gain of a classifier over the nearest class mean on two encoders."""
-    plus = Endpoint(other, answer), Endpoint(_REFERENCE, _BASE)
-    minus = Endpoint(other, _BASE), Endpoint(_REFERENCE, answer)
-    return Comparison(f"gain of {answer} on {other} − on {_REFERENCE}", _TEST.kind, plus, minus, "equal", 0.01)
-
-
 def _claims(setting: Setting) -> list[Claim]:
     return [
         Claim(
             f"The gain of {name} over the nearest class mean is the same, within one point, on encoders of five ways "
             "of training (Luo et al. 2023: training and adaptation can be chosen independently).",
-            tuple(_same_gain(other, answer) for other in _OTHERS),
+            tuple(same_gain(_TEST.kind, other, _REFERENCE, answer, _BASE, 0.01) for other in _OTHERS),
             "—",
             "end",
         )
