@@ -8,6 +8,7 @@ import pytest
 
 from metacontrast.experiments.figures import FIGURES
 from metacontrast.experiments.measurement import Table, decode_counts, encode_counts
+from metacontrast.experiments.pictures import Drawn, mean_curve
 from metacontrast.experiments.rows import data_and_updates, describe_interval
 from metacontrast.experiments.setting import MeasurementPlan, Setting
 from metacontrast.experiments.spec import (
@@ -390,3 +391,15 @@ def test_the_published_lengths():
     for spec in FIGURES.values():
         full = spec.full_updates(setting)
         assert all(curve.updates[-1] <= full[curve.kind, curve.name] for curve in spec.curves(setting))
+
+
+def test_a_curve_is_drawn_as_far_as_three_seeds_got():
+    """Two of five stop early: up to there the mean of five, beyond it of three; of fewer seeds all must get there."""
+    (curve,) = curves("one")
+    far, near = means({"one": [[0.1, 0.2, 0.3]] * 3}), means({"one": [[0.1, 0.2]] * 5}, UPDATES[:2])
+    late = [replace(each, record=each.record | {"values": {"zeroed/1": 0.7}}) for each in near if each.seed > 2]
+    drawn = mean_curve(Drawn(curve, LOOK, ZEROED), Table([curve], [*far, *late]))
+    assert drawn.updates == [10, 20, 100]
+    assert drawn.mean == pytest.approx([(0.3 + 1.4) / 5, (0.6 + 1.4) / 5, 0.3])
+    two = [each for each in far if each.seed == 0] + [each for each in near if each.seed == 1]
+    assert mean_curve(Drawn(curve, LOOK, ZEROED), Table([curve], two)).updates == [10, 20]

@@ -15,6 +15,7 @@ from metacontrast.experiments.figure_records import FigureRecords
 from metacontrast.experiments.measurement import Table
 from metacontrast.experiments.setting import Setting
 from metacontrast.experiments.spec import Accuracy, Curve, FigureSpec, Panel, Quantity, Solved, TaskKind
+from metacontrast.experiments.statistics import FEWEST_SEEDS
 from metacontrast.plots import save_figure
 from metacontrast.plots.curves import Look, MeanCurve, SideBySide, draw_gains, draw_panels, draw_side_by_side
 from metacontrast.plots.images import Moment, draw_heatmaps
@@ -54,7 +55,9 @@ def _draw_costs(folder: Path, spec: FigureSpec, records: FigureRecords, table: T
     """Draw accuracy against core-time, in one picture; curves whose time is not known are left out."""
     panels = []
     for panel in panels_of(spec, records.settings, table):
-        lines = [(_here(line, table), table.core_seconds(panel.kind, line.curve.name)) for line in _lines(panel, table)]
+        lines = [
+            (mean_curve(line, table), table.core_seconds(panel.kind, line.curve.name)) for line in _lines(panel, table)
+        ]
         curves = [replace(curve, updates=[s * u for u in curve.updates]) for curve, s in lines if s]
         panels += [(panel.title, curves)] if curves else []
     return _save_panels(folder, spec, panels, "core-seconds of training")
@@ -124,7 +127,7 @@ class Drawn(NamedTuple):
 
 def _side_by_side(panel: Panel, table: Table) -> SideBySide:
     lines = _lines(panel, table)
-    here = [_here(line, table) for line in lines]
+    here = [mean_curve(line, table) for line in lines]
     found = [_authors(line) for line in lines]
     theirs = [curve for curve in found if curve is not None]
     curves = [line.curve for line in lines]
@@ -160,8 +163,8 @@ def _span(counts: Iterable[int]) -> str:
     return f"{known[0]} to {known[-1]}" if len(known) > 1 else "".join(map(str, known))
 
 
-def _here(line: Drawn, table: Table) -> MeanCurve:
-    """Compute mean and deviation over seeds; differences are paired by seed."""
+def mean_curve(line: Drawn, table: Table) -> MeanCurve:
+    """Compute mean and deviation over the seeds that got as far, three at least; differences are paired by seed."""
     curves = [line.curve] if line.minus is None else [line.curve, line.minus]
     one, *other = (table.values(curve.kind, curve.name, line.quantity) for curve in curves)
     by_seed = [
@@ -173,8 +176,10 @@ def _here(line: Drawn, table: Table) -> MeanCurve:
         for seed, points in one.items()
         if points and all(seed in each for each in other)
     ]
-    updates = sorted(set.intersection(*map(set, by_seed)))
-    values = [[points[update] for points in by_seed] for update in updates]
+    enough = min(FEWEST_SEEDS, len(by_seed))
+    reached = {update: [points[update] for points in by_seed if update in points] for update in set().union(*by_seed)}
+    updates = sorted(update for update, values in reached.items() if len(values) >= enough)
+    values = [reached[update] for update in updates]
     spreads = [stdev(each) if len(each) > 1 else 0.0 for each in values]
     return MeanCurve(line.curve.name, line.look, updates, [*map(fmean, values)], spreads)
 
