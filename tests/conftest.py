@@ -19,7 +19,7 @@ from metacontrast.data import image_format, images  # noqa: E402
 from metacontrast.model.model import Model  # noqa: E402
 from metacontrast.types import map_params  # noqa: E402
 
-LONGEST = ("test_docs.py", "test_commands.py", "test_browser.py")
+LONGEST = ("test_docs.py", "test_commands.py", "test_browser.py", "test_gpu_path.py", "test_engine.py", "test_site.py")
 
 
 def pytest_collection_modifyitems(items):
