@@ -160,7 +160,7 @@ def run_line(line: str) -> None:
             if words[1] == "figure":  # `test_figures` trains them all
                 assert words[2] in {"all", *FIGURES}, line
                 words[2] = "comparing-features"
-                for flag in {"--until", "--claims", "--seeds"} & {*words}:  # of runs, of which it has none
+                for flag in {"--until", "--claims", "--seeds"} & {*words}:  # they choose runs, and it has none
                     del words[words.index(flag) : words.index(flag) + 2]
             if "--help" in words:
                 with pytest.raises(SystemExit, match=r"^0$"):

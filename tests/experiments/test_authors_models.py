@@ -192,6 +192,8 @@ def test_ways_to_classify_are_measured_on_features_in_five_shot(released, tmp_pa
         authors_models.Evaluation((1, 10), ("zeroed",), TASKS, ANSWERS.solvers),
     )
     assert [*records.measured[8]["values"].values()] == pytest.approx([row.accuracy for row in rows], abs=1e-5)
+    with pytest.raises(InputError, match=r"of tasks with another number of shots: restore or remove it"):
+        list(measure_again(replace(ANSWERS, shots=1), find_runs(released), tmp_path, None, Resources("cpu")))
     assert run(["figure", "answers-at-test", "--redraw", "--records", str(tmp_path), "--pages", str(tmp_path)]) == 0
     assert capsys.readouterr().out.count("NOT TESTABLE YET") == 3
 

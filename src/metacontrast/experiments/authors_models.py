@@ -156,14 +156,14 @@ def _measure(
     with exclusive(folder / f".{run.folder.name}.lock", "another process measures it: wait for it"):
         digest, records = hashlib.sha256(file.read_bytes()).hexdigest(), folder / f"{run.folder.name}.jsonl"
         known = read_run_records(records) if records.exists() else None
+        if known is not None and known.header.get("shots", 1) != fields.get("shots", 1):
+            raise InputError(f"{records} is of tasks with another number of shots: restore or remove it")
         wanted = set(measured_quantities(evaluation))
         if known is not None and any(
             each.get("sha256") == digest and each["tasks"] >= evaluation.episodes and wanted <= set(each["correct"])
             for each in known.measured.values()
         ):
             return None
-        if known is not None and known.header.get("shots", 1) != fields.get("shots", 1):
-            raise InputError(f"{records} is of tasks with another number of shots: restore or remove it")
         adaptation = {"inner_lr": 0.1, "inner_steps": 1} if run.kind == HEAD_ONLY else {}
         start = {"head": "zeroed"} if evaluation.heads == ("zeroed",) else {}
         trained = load_released(file, dataset="mini-imagenet", **adaptation, **start, **fields)

@@ -133,7 +133,7 @@ def _side_by_side(panel: Panel, table: Table) -> SideBySide:
     curves = [line.curve for line in lines]
     data = "Omniglot" if any(curve.config.dataset == "omniglot" for curve in curves) else "miniImageNet"
     data += ",\ntested on bound tasks" if any(map(is_of_bound_tasks, curves)) else ""
-    ours = _span(len(table.values(line.curve.kind, line.curve.name, line.quantity)) for line in lines)
+    ours = _span(len(values) for line in lines for values in _values(line, table).values())
     seeds = _span(numbers.seeds for line in lines if (numbers := authors_numbers(line.curve, line.quantity)))
     labels = f"here: {ours} seeds, band ± 1 s.d.", f"authors ({data}): {seeds} seeds, ± 1 s.d."
     if not panel.minus:
@@ -165,6 +165,13 @@ def _span(counts: Iterable[int]) -> str:
 
 def mean_curve(line: Drawn, table: Table) -> MeanCurve:
     """Compute mean and deviation over the seeds that got as far, three at least; differences are paired by seed."""
+    values = _values(line, table)
+    spreads = [stdev(each) if len(each) > 1 else 0.0 for each in values.values()]
+    return MeanCurve(line.curve.name, line.look, [*values], [*map(fmean, values.values())], spreads)
+
+
+def _values(line: Drawn, table: Table) -> dict[int, list[float]]:
+    """Return what is drawn, by update: one value for each seed that got as far."""
     curves = [line.curve] if line.minus is None else [line.curve, line.minus]
     one, *other = (table.values(curve.kind, curve.name, line.quantity) for curve in curves)
     by_seed = [
@@ -176,12 +183,8 @@ def mean_curve(line: Drawn, table: Table) -> MeanCurve:
         for seed, points in one.items()
         if points and all(seed in each for each in other)
     ]
-    enough = min(FEWEST_SEEDS, len(by_seed))
-    reached = {update: [points[update] for points in by_seed if update in points] for update in set().union(*by_seed)}
-    updates = sorted(update for update, values in reached.items() if len(values) >= enough)
-    values = [reached[update] for update in updates]
-    spreads = [stdev(each) if len(each) > 1 else 0.0 for each in values]
-    return MeanCurve(line.curve.name, line.look, updates, [*map(fmean, values)], spreads)
+    reached = {u: [points[u] for points in by_seed if u in points] for u in sorted(set().union(*by_seed))}
+    return {u: values for u, values in reached.items() if len(values) >= min(FEWEST_SEEDS, len(by_seed))}
 
 
 def _authors(line: Drawn) -> MeanCurve | None:

@@ -81,8 +81,7 @@ class Engine:
     def group_size(self, model: Model, inner: Inner, images: Tensor, tasks: int) -> int:
         """How many tasks run as one group, whatever the number of workers, so that the result does not depend on it.
 
-        In a loop a group is small enough for every core of the machine to have one, and for its images to fit into a
-        processor's cache.
+        In a loop, groups are small enough that every core gets one and that the images of a group fit into the cache.
 
         Args:
             images: the query images of one task.

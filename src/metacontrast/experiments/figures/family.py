@@ -55,8 +55,6 @@ _STARTS = {
 }
 """Variants of MAML that a claim speaks of."""
 _MAML, _PROTONET, _BASELINE, _CONML = (_METHODS[name][0] for name in ("maml", "protonet", "supervised", "conml"))
-
-
 _RIDGE, _MEAN = Solved("ridge", is_selected=True), Solved("nearest-mean", is_selected=True)
 
 
