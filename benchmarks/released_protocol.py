@@ -30,7 +30,8 @@ import torch
 
 from metacontrast.data import ClassImages, ReadOptions, load_dataset
 from metacontrast.experiments.authors import find_numbers
-from metacontrast.experiments.spec import Accuracy, AuthorsCurve
+from metacontrast.experiments.claims import Accuracy
+from metacontrast.experiments.spec import AuthorsCurve
 from metacontrast.training.records import read_records
 
 HEADS = {

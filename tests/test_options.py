@@ -32,19 +32,10 @@ from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.data.image_format import ImageFormat
 from metacontrast.device import find_device
 from metacontrast.errors import InputError, check_choice, did_you_mean
+from metacontrast.experiments.claims import Accuracy, Claim, Comparison, Endpoint, Number, Solved
 from metacontrast.experiments.figures import FIGURES, find_figures
 from metacontrast.experiments.setting import MeasurementPlan, Setting, choose_setting
-from metacontrast.experiments.spec import (
-    Accuracy,
-    AuthorsTest,
-    Claim,
-    Comparison,
-    Endpoint,
-    FigureSpec,
-    MeasuredCurve,
-    Number,
-    Solved,
-)
+from metacontrast.experiments.spec import AuthorsTest, FigureSpec, MeasuredCurve
 from metacontrast.fields import as_declared
 from metacontrast.maml.engine import Engine
 from metacontrast.methods import Method

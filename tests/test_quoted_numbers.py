@@ -9,10 +9,11 @@ from statistics import mean
 import pytest
 
 from metacontrast.experiments.authors import find_numbers
+from metacontrast.experiments.claims import Accuracy
 from metacontrast.experiments.figures import find_figures
 from metacontrast.experiments.runs import all_runs, estimate_seconds
 from metacontrast.experiments.setting import Setting
-from metacontrast.experiments.spec import Accuracy, AuthorsCurve
+from metacontrast.experiments.spec import AuthorsCurve
 
 ROOT = Path(__file__).parents[1]
 CASES = ("a", "a0", "b", "b0", "c", "d", "d84")

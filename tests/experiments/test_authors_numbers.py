@@ -3,11 +3,12 @@
 import pytest
 
 from metacontrast.experiments.authors import authors_numbers, authors_similarities
+from metacontrast.experiments.claims import Accuracy
 from metacontrast.experiments.figures import FIGURES
 from metacontrast.experiments.measurement import Table
 from metacontrast.experiments.rows import authors_whole
 from metacontrast.experiments.setting import Setting
-from metacontrast.experiments.spec import Accuracy, Measurement
+from metacontrast.experiments.spec import Measurement
 
 SPEC = FIGURES["initialization-and-zeroing"]
 ZEROED = Accuracy("zeroed", 1)

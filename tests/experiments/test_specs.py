@@ -7,11 +7,12 @@ import pytest
 
 from metacontrast.diagnostics.task_view import MAPS
 from metacontrast.experiments.authors_models import load_authors
+from metacontrast.experiments.claims import Accuracy
 from metacontrast.experiments.figures import FIGURES
 from metacontrast.experiments.measurement import Table, measured_names
 from metacontrast.experiments.rows import numbers_rows
 from metacontrast.experiments.setting import Setting, base_config
-from metacontrast.experiments.spec import Accuracy, Curve, FigureSpec, Measurement
+from metacontrast.experiments.spec import Curve, FigureSpec, Measurement
 from metacontrast.experiments.verdicts import judge
 
 SETTINGS = [Setting(scale, protocol) for scale in ("smoke", "local", "full") for protocol in ("authors", "paper")]

@@ -6,23 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from metacontrast.experiments.claims import Accuracy, Claim, Comparison, Endpoint, TaskKind, above, faster, same
 from metacontrast.experiments.figures import FIGURES
 from metacontrast.experiments.measurement import Table, decode_counts, encode_counts
 from metacontrast.experiments.pictures import Drawn, mean_curve
 from metacontrast.experiments.rows import data_and_updates, describe_interval
 from metacontrast.experiments.setting import MeasurementPlan, Setting
-from metacontrast.experiments.spec import (
-    Accuracy,
-    Claim,
-    Comparison,
-    Curve,
-    Endpoint,
-    Measurement,
-    TaskKind,
-    above,
-    faster,
-    same,
-)
+from metacontrast.experiments.spec import Curve, Measurement
 from metacontrast.experiments.statistics import estimate_speed_up, reached_between, speed_up, updates_to_reach
 from metacontrast.experiments.verdicts import Verdict, judge, judge_together
 from metacontrast.plots.curves import Look

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from metacontrast.experiments.spec import EARLY, Accuracy, AuthorsCurve, Curve, Quantity, Similarity, When
+from metacontrast.experiments.claims import EARLY, Accuracy, Quantity, Similarity, When
+from metacontrast.experiments.spec import AuthorsCurve, Curve
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from metacontrast.data.catalog import load_dataset
 from metacontrast.data.decode import ReadOptions
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
+from metacontrast.experiments.claims import TaskKind
 from metacontrast.experiments.figure_records import RunRecords, read_run_records, write_run_records
 from metacontrast.experiments.measurement import (
     LABEL_ORDER,
@@ -30,7 +31,7 @@ from metacontrast.experiments.measurement import (
     measured_quantities,
 )
 from metacontrast.experiments.setting import BOTH, STAGE_TASKS
-from metacontrast.experiments.spec import AuthorsCurve, AuthorsTest, Measurement, TaskKind
+from metacontrast.experiments.spec import AuthorsCurve, AuthorsTest, Measurement
 from metacontrast.files import exclusive
 from metacontrast.training.authors_checkpoints import load_released
 from metacontrast.training.evaluate import Evaluation

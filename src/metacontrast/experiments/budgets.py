@@ -11,9 +11,10 @@ from itertools import combinations
 
 import numpy as np
 
+from metacontrast.experiments.claims import Accuracy, Quantity, Solved, TaskKind
 from metacontrast.experiments.measurement import Table
 from metacontrast.experiments.rows import percent
-from metacontrast.experiments.spec import Accuracy, AuthorsTest, Curve, Quantity, Solved, TaskKind
+from metacontrast.experiments.spec import AuthorsTest, Curve
 
 OWN = Accuracy("kept", None)
 """The method's own answer: from its own head, with the number of inner steps of its training."""

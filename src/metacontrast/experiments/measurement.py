@@ -19,13 +19,10 @@ from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.data.images import ClassImages
 from metacontrast.diagnostics.gradient import cyclic_orders, label_order_accuracy, spread
 from metacontrast.diagnostics.task_view import MAPS, contrasts, similarity_maps
-from metacontrast.experiments.setting import STAGE_TASKS, MeasurementPlan
-from metacontrast.experiments.spec import (
+from metacontrast.experiments.claims import (
     EARLY,
     Accuracy,
-    Curve,
     Endpoint,
-    Measurement,
     Number,
     Quantity,
     Similarity,
@@ -33,6 +30,8 @@ from metacontrast.experiments.spec import (
     TaskKind,
     When,
 )
+from metacontrast.experiments.setting import STAGE_TASKS, MeasurementPlan
+from metacontrast.experiments.spec import Curve, Measurement
 from metacontrast.experiments.statistics import FEWEST_SEEDS
 from metacontrast.training.evaluate import Evaluation, evaluate_tasks
 from metacontrast.training.records import Record

@@ -12,6 +12,7 @@ from typing import Any, get_args
 from metacontrast.experiments import budgets
 from metacontrast.experiments.authors import is_same_test, source
 from metacontrast.experiments.authors_models import published_updates
+from metacontrast.experiments.claims import Quantity, TaskKind
 from metacontrast.experiments.deviations import deviations
 from metacontrast.experiments.figure_records import FigureRecords
 from metacontrast.experiments.measurement import Table
@@ -27,7 +28,7 @@ from metacontrast.experiments.rows import (
     steps_row,
 )
 from metacontrast.experiments.setting import Setting
-from metacontrast.experiments.spec import FigureSpec, Panel, Quantity, TaskKind
+from metacontrast.experiments.spec import FigureSpec, Panel
 from metacontrast.experiments.statistics import holm
 from metacontrast.experiments.verdicts import Decision, Verdict, judge_together
 from metacontrast.files import write_text

@@ -11,10 +11,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from metacontrast.experiments.authors import authors_numbers, authors_similarities, is_of_bound_tasks
+from metacontrast.experiments.claims import Accuracy, Quantity, Solved, TaskKind
 from metacontrast.experiments.figure_records import FigureRecords
 from metacontrast.experiments.measurement import Table
 from metacontrast.experiments.setting import Setting
-from metacontrast.experiments.spec import Accuracy, Curve, FigureSpec, Panel, Quantity, Solved, TaskKind
+from metacontrast.experiments.spec import Curve, FigureSpec, Panel
 from metacontrast.experiments.statistics import FEWEST_SEEDS
 from metacontrast.plots import save_figure
 from metacontrast.plots.curves import Look, MeanCurve, SideBySide, draw_gains, draw_panels, draw_side_by_side

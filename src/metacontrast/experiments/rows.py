@@ -13,19 +13,10 @@ from metacontrast.experiments.authors import (
     is_same_test,
 )
 from metacontrast.experiments.authors_models import PUBLISHED
+from metacontrast.experiments.claims import Accuracy, Comparison, Endpoint, Number, Quantity, Similarity, TaskKind
 from metacontrast.experiments.measurement import CORE_SECONDS, LABEL_ORDER, NEAREST_MEAN, Table
 from metacontrast.experiments.pictures import curves_of
-from metacontrast.experiments.spec import (
-    Accuracy,
-    Comparison,
-    Curve,
-    Endpoint,
-    Number,
-    Panel,
-    Quantity,
-    Similarity,
-    TaskKind,
-)
+from metacontrast.experiments.spec import Curve, Panel
 from metacontrast.experiments.statistics import ERROR, common_levels, mean_log_ratio
 from metacontrast.experiments.verdicts import Judged, Verdict
 

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from metacontrast.experiments.claims import Claim, Comparison, When
 from metacontrast.experiments.measurement import Table
-from metacontrast.experiments.spec import Claim, Comparison, When
 from metacontrast.experiments.statistics import (
     ERROR,
     FEWEST_SEEDS,

@@ -1,17 +1,8 @@
 """Ways to classify at test, on encoders that the authors trained in different ways."""
 
+from metacontrast.experiments.claims import Accuracy, Claim, Quantity, Solved, same_gain
 from metacontrast.experiments.setting import Setting
-from metacontrast.experiments.spec import (
-    Accuracy,
-    AuthorsTest,
-    Claim,
-    FigureSpec,
-    MeasuredCurve,
-    Panel,
-    Quantity,
-    Solved,
-    same_gain,
-)
+from metacontrast.experiments.spec import AuthorsTest, FigureSpec, MeasuredCurve, Panel
 from metacontrast.plots.curves import Look
 
 _REFERENCE = "MAML, SO, zeroing trick"

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from metacontrast.data.episodes import Labels
+from metacontrast.experiments.claims import Accuracy, Claim, Comparison, Endpoint, TaskKind, above, same
 from metacontrast.experiments.figures.treatments import (
     THREE,
     colour_first_order,
@@ -12,18 +13,7 @@ from metacontrast.experiments.figures.treatments import (
     task_kind,
 )
 from metacontrast.experiments.setting import Family, Setting, measurement_plan
-from metacontrast.experiments.spec import (
-    Accuracy,
-    Claim,
-    Comparison,
-    Curve,
-    Endpoint,
-    FigureSpec,
-    Panel,
-    TaskKind,
-    above,
-    same,
-)
+from metacontrast.experiments.spec import Curve, FigureSpec, Panel
 from metacontrast.plots.curves import Look
 
 _ORDINARY = "ordinary tasks, zeroing trick"

@@ -4,23 +4,21 @@ from dataclasses import replace
 from typing import Any
 
 from metacontrast.experiments.budgets import OWN, SELECTED
-from metacontrast.experiments.figures.treatments import task_kind
-from metacontrast.experiments.measurement import LABEL_ORDER
-from metacontrast.experiments.setting import BOTH, Family, Setting, base_config, measurement_plan
-from metacontrast.experiments.spec import (
+from metacontrast.experiments.claims import (
     Claim,
     Comparison,
-    Curve,
     Endpoint,
-    FigureSpec,
     Number,
-    Panel,
     Solved,
     TaskKind,
     above,
     same,
     same_gain,
 )
+from metacontrast.experiments.figures.treatments import task_kind
+from metacontrast.experiments.measurement import LABEL_ORDER
+from metacontrast.experiments.setting import BOTH, Family, Setting, base_config, measurement_plan
+from metacontrast.experiments.spec import Curve, FigureSpec, Panel
 from metacontrast.plots.curves import Look
 from metacontrast.training.config import with_fields
 

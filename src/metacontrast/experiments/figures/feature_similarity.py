@@ -2,19 +2,10 @@
 
 from dataclasses import replace
 
+from metacontrast.experiments.claims import Claim, Comparison, Endpoint, Similarity, TaskKind, above
 from metacontrast.experiments.figures.treatments import THREE, head_curves, task_kind
 from metacontrast.experiments.setting import MeasurementPlan, Setting
-from metacontrast.experiments.spec import (
-    Claim,
-    Comparison,
-    Curve,
-    Endpoint,
-    FigureSpec,
-    Panel,
-    Similarity,
-    TaskKind,
-    above,
-)
+from metacontrast.experiments.spec import Curve, FigureSpec, Panel
 
 _IMAGES = 20
 _ACROSS, _AMONG = Similarity("query-support"), Similarity("query-query")

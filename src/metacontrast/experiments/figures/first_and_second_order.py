@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from metacontrast.experiments.claims import Accuracy, Claim, Comparison, Endpoint, TaskKind, above, faster, same
 from metacontrast.experiments.figures.treatments import (
     THREE,
     colour_first_order,
@@ -12,19 +13,7 @@ from metacontrast.experiments.figures.treatments import (
     task_kind,
 )
 from metacontrast.experiments.setting import Setting
-from metacontrast.experiments.spec import (
-    Accuracy,
-    Claim,
-    Comparison,
-    Curve,
-    Endpoint,
-    FigureSpec,
-    Panel,
-    TaskKind,
-    above,
-    faster,
-    same,
-)
+from metacontrast.experiments.spec import Curve, FigureSpec, Panel
 
 _STEP_1, _STEP_3 = Accuracy("zeroed", 1), Accuracy("zeroed", 3)
 

@@ -5,9 +5,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from metacontrast.experiments.claims import Claim, Number, TaskKind, above, same
 from metacontrast.experiments.measurement import measured_once
 from metacontrast.experiments.setting import Setting
-from metacontrast.experiments.spec import Claim, FigureSpec, Measurement, Number, TaskKind, above, same
+from metacontrast.experiments.spec import FigureSpec, Measurement
 from metacontrast.plots.theory import draw_illustration, draw_preconditioner
 from metacontrast.theory import FeatureTask, head_gradient, head_preconditioner, mean_square_error_illustration
 from metacontrast.training.records import Record

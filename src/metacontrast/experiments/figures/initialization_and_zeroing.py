@@ -1,5 +1,6 @@
 """Fig. 5 and 12: does a smaller start of the head, or zeroing it, speed up learning?"""
 
+from metacontrast.experiments.claims import Accuracy, Claim, above, faster, same
 from metacontrast.experiments.figures.treatments import (
     OMNIGLOT_HEADS,
     THREE,
@@ -10,7 +11,7 @@ from metacontrast.experiments.figures.treatments import (
     task_kind,
 )
 from metacontrast.experiments.setting import Setting
-from metacontrast.experiments.spec import Accuracy, Claim, Curve, FigureSpec, Panel, above, faster, same
+from metacontrast.experiments.spec import Curve, FigureSpec, Panel
 
 _ZEROED = Accuracy("zeroed", 1)
 

@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
+from metacontrast.experiments.claims import Accuracy, Claim, above, faster, same
 from metacontrast.experiments.figures.treatments import colour_first_order, head_curves, task_kind
 from metacontrast.experiments.setting import BOTH, Setting, measurement_plan
-from metacontrast.experiments.spec import Accuracy, Claim, Curve, FigureSpec, Panel, above, faster, same
+from metacontrast.experiments.spec import Curve, FigureSpec, Panel
 from metacontrast.plots.curves import Look
 
 _HEADS = ("random", "zeroing trick")

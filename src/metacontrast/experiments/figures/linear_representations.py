@@ -13,9 +13,10 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from metacontrast.experiments.claims import Claim, Comparison, Number, TaskKind, above, same
 from metacontrast.experiments.measurement import measured_once
 from metacontrast.experiments.setting import Setting
-from metacontrast.experiments.spec import Claim, Comparison, FigureSpec, Measurement, Number, TaskKind, above, same
+from metacontrast.experiments.spec import FigureSpec, Measurement
 from metacontrast.plots.curves import draw_checkpoints
 from metacontrast.training.records import Record
 

@@ -5,9 +5,10 @@ from typing import Any
 
 from metacontrast.experiments.authors import final_difference
 from metacontrast.experiments.authors_models import HEAD_ONLY, PUBLISHED
+from metacontrast.experiments.claims import Accuracy, Claim, TaskKind, above, same
 from metacontrast.experiments.figures.treatments import TREATMENTS, task_kind
 from metacontrast.experiments.setting import Setting, base_config, measurement_plan
-from metacontrast.experiments.spec import Accuracy, AuthorsCurve, Claim, Curve, FigureSpec, Panel, TaskKind, above, same
+from metacontrast.experiments.spec import AuthorsCurve, Curve, FigureSpec, Panel
 from metacontrast.plots.curves import Look
 
 _ZEROED = Accuracy("zeroed", 1)

@@ -1,20 +1,9 @@
 """Inner steps at test and the order of labels, on the second-order models that the authors published."""
 
+from metacontrast.experiments.claims import Accuracy, Claim, Comparison, Endpoint, Measure, Number, above
 from metacontrast.experiments.measurement import LABEL_ORDER
 from metacontrast.experiments.setting import Setting
-from metacontrast.experiments.spec import (
-    Accuracy,
-    AuthorsTest,
-    Claim,
-    Comparison,
-    Endpoint,
-    FigureSpec,
-    Measure,
-    MeasuredCurve,
-    Number,
-    Panel,
-    above,
-)
+from metacontrast.experiments.spec import AuthorsTest, FigureSpec, MeasuredCurve, Panel
 from metacontrast.plots.curves import Look
 
 _RANDOM, _TRICK = "MAML, SO, random", "MAML, SO, zeroing trick"

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from metacontrast.experiments.claims import Quantity, TaskKind
 from metacontrast.experiments.setting import BOTH, Family, MeasurementPlan, Setting, base_config, measurement_plan
-from metacontrast.experiments.spec import AuthorsCurve, Curve, Panel, Quantity, TaskKind
+from metacontrast.experiments.spec import AuthorsCurve, Curve, Panel
 from metacontrast.plots.curves import Look
 
 DATASET_NAMES = {"glyphs": "glyphs", "omniglot": "Omniglot", "cifar-fs": "CIFAR-FS", "mini-imagenet": "miniImageNet"}

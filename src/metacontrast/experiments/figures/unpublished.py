@@ -1,8 +1,9 @@
 """Not in the paper, but among the authors' data: SOMAML on Omniglot from one shot, and 25 shots."""
 
+from metacontrast.experiments.claims import Accuracy, Claim, above, faster
 from metacontrast.experiments.figures.treatments import THREE, head_curves, omniglot_second_order, panel, task_kind
 from metacontrast.experiments.setting import Setting, measurement_plan
-from metacontrast.experiments.spec import Accuracy, Claim, Curve, FigureSpec, above, faster
+from metacontrast.experiments.spec import Curve, FigureSpec
 
 _SHOTS = 25
 _STEP_1, _STEP_5 = Accuracy("zeroed", 1), Accuracy("zeroed", 5)

@@ -1,6 +1,7 @@
 """Fig. 3 and 11: does zeroing the head before a test task help?"""
 
 from metacontrast.experiments.authors_models import HEAD_ONLY
+from metacontrast.experiments.claims import Accuracy, Claim, Comparison, Endpoint, TaskKind, When
 from metacontrast.experiments.figures.treatments import (
     THREE,
     colour_first_order,
@@ -8,17 +9,7 @@ from metacontrast.experiments.figures.treatments import (
     task_kind,
 )
 from metacontrast.experiments.setting import Family, Setting
-from metacontrast.experiments.spec import (
-    Accuracy,
-    Claim,
-    Comparison,
-    Curve,
-    Endpoint,
-    FigureSpec,
-    Panel,
-    TaskKind,
-    When,
-)
+from metacontrast.experiments.spec import Curve, FigureSpec, Panel
 
 _SHOWN: tuple[tuple[Family, int], ...] = (("omniglot", 1), ("omniglot", 5), ("colour", 1))
 _STARTS = ("random", "zero init")
