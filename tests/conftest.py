@@ -17,6 +17,7 @@ import torch  # noqa: E402
 
 from metacontrast.data import image_format, images  # noqa: E402
 from metacontrast.model.model import Model  # noqa: E402
+from metacontrast.plots import _RC  # noqa: E402
 from metacontrast.types import map_params  # noqa: E402
 
 LONGEST = ("test_docs.py", "test_commands.py", "test_browser.py", "test_gpu_path.py", "test_engine.py", "test_site.py")
@@ -55,6 +56,14 @@ def own_cache(tmp_path_factory):
     """Cache files of the tests go to a folder of their own, made once for all of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("METACONTRAST_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def outlined_letters():
+    """PDF files describe their letters by outlines, which takes a third less time than TrueType fonts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(_RC, "pdf.fonttype", 3)
         yield
 
 
