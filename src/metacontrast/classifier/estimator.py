@@ -2,24 +2,27 @@
 
 import logging
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import ClassifierMixin, TransformerMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
 
+from metacontrast.classifier import storage
 from metacontrast.classifier.candidates import Baseline, HeadChoice, Method, Plan, check_max_pixels, make_plan
 from metacontrast.classifier.choice import Chosen, choose, fit_notes
 from metacontrast.classifier.confidence import prediction_sets, set_threshold
 from metacontrast.classifier.explanation import Explanation, draw_explanation, explainer
 from metacontrast.classifier.fitted import Answers, Prediction, fit_support, predict_each
-from metacontrast.classifier.inputs import as_array, as_items, check_reject_label, weighted_mean
-from metacontrast.classifier.sharing import Sharing
-from metacontrast.classifier.starting_point import INNER, StartingPoint, load_starting_point
+from metacontrast.classifier.inputs import as_array, as_items, check_reject_label, from_json, to_json, weighted_mean
+from metacontrast.classifier.sharing import downloaded, holds_classifier, push, write_card
+from metacontrast.classifier.starting_point import INNER, StartingPoint, load_starting_point, save_starting_point
 from metacontrast.classifier.storage import State
 from metacontrast.classifier.support import (
     ADVICE,
@@ -38,6 +41,7 @@ from metacontrast.data.folder import Nested
 from metacontrast.device import find_device
 from metacontrast.errors import InputError, check_choice
 from metacontrast.fields import as_declared, no_type_check
+from metacontrast.files import as_path
 from metacontrast.types import Inner
 
 if TYPE_CHECKING:
@@ -45,8 +49,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("metacontrast")
 
+_NOT_SAVED = ("model", "weights", "device", "verbose")
 
-class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
+
+class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
     """A classifier of a user's images from a few examples of each class; any number of classes.
 
     Images are a folder, a data set, or a list or stack of paths, files, PIL images, arrays or tensors, see
@@ -241,6 +247,81 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, Sharing):
         why = explainer(state) if explain else None
         stream = state.start.images.read_each(as_items(X), check_max_pixels(self.max_pixels))
         return predict_each(fitted, state.support.classes, stream, why)
+
+    @classmethod
+    def from_pretrained(cls, model: str | Path, **parameters: Any) -> "FewShotClassifier":
+        """A classifier that will start from a model of that name or in that folder, or what a Hub repository holds.
+
+        Args:
+            model: as of the class, or `user/repository` on the Hugging Face Hub, which may hold a fitted classifier.
+        """
+        if (folder := downloaded(model)) is not None:
+            if holds_classifier(folder):
+                return cls.load(folder).set_params(**parameters)
+            model = folder
+        if model != "auto":
+            load_starting_point(model, parameters.get("weights"))
+        return cls(model, **parameters)
+
+    def save_pretrained(self, folder: str | Path, *, weights_inside: bool = False) -> None:
+        """Write the starting point, without what was fitted: `config.json`, `model.safetensors` and a model card.
+
+        The card is `README.md`, and an existing one is kept. Where `steps`, `lr` or `scope` are given they become what
+        the saved model adapts with by default.
+
+        Args:
+            weights_inside: write the weights of an encoder from elsewhere too, not its name and digest alone.
+        """
+        start = self.state_.start if self.model == "auto" and hasattr(self, "state_") else self._start()
+        start = replace(start, inner=self._plan(start).inner)
+        save_starting_point(start, as_path(folder), weights_inside=weights_inside)
+        write_card(as_path(folder), as_path(folder).resolve().name, None)
+
+    def save(self, folder: str | Path, *, weights_inside: bool = False) -> None:
+        """Write the fitted classifier: `config.json` and `model.safetensors`.
+
+        It holds the support images, of frozen encoders small pictures of them, and their file names. Labels must be
+        text, numbers or tuples of these.
+
+        Args:
+            weights_inside: write the weights of an encoder from elsewhere too, not its name and digest alone.
+        """
+        parameters = {name: value for name, value in self.get_params().items() if name not in _NOT_SAVED}
+        if (label := parameters["reject_label"]) is not None:
+            parameters["reject_label"] = to_json(label)
+        storage.save(as_path(folder), self._fitted_state(), parameters, weights_inside=weights_inside)
+
+    @classmethod
+    def load(cls, folder: str | Path, model: str | Path | StartingPoint | None = None) -> "FewShotClassifier":
+        """The fitted classifier that `save` or `metacontrast fit` wrote, or that a Hub repository holds.
+
+        Args:
+            model: what it starts from, where that is a user's own code, which no file may name for running.
+        """
+        folder = downloaded(folder) or as_path(folder)
+        state, parameters = storage.load(folder, None if model is None else load_starting_point(model))
+        try:
+            loaded = cls().set_params(**parameters | {"reject_label": from_json(parameters.get("reject_label"))})
+            loaded._plan(state.start)
+            check_max_pixels(loaded.max_pixels)
+            check_reject_label(loaded.reject_label, state.support.classes)
+        except ValueError as error:
+            raise InputError(f"{folder / storage.CONFIG}: parameters: {error}") from error
+        return loaded.set_params(model=state.start)._remember(state)
+
+    def push_to_hub(self, repository: str, *, private: bool = False, weights_inside: bool = False) -> str:
+        """Put the fitted classifier, or before a fit the starting point, into a repository of the Hugging Face Hub.
+
+        Args:
+            repository: `user/name`.
+            private: whether only its owner may see it, if it is made now.
+            weights_inside: as of `save`.
+
+        Returns:
+            The address of what was written.
+        """
+        write = self.save if hasattr(self, "state_") else self.save_pretrained
+        return push(repository, partial(write, weights_inside=weights_inside), getattr(self, "state_", None), private)
 
     def __sklearn_tags__(self) -> Tags:
         """What scikit-learn may expect: images, not a table of numbers."""

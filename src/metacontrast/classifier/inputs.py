@@ -310,6 +310,7 @@ def to_json(label: Hashable) -> Any:
     >>> from_json(to_json(("left", (1, 2.5))))
     ('left', (1, 2.5))
     """
+    label = as_plain(label)
     if type(label) is tuple:
         return [to_json(part) for part in label]
     if type(label) not in SCALARS:

@@ -61,7 +61,7 @@ def load_zip(session: Session, data: bytes) -> None:
             f"this classifier predicts with a {candidate.method} head, which the page does not explain: use it with "
             "`metacontrast predict`"
         )
-    name = session.add_model(loaded.model)
+    name = session.add_model(loaded.state_.start)
     settings = Settings(name, candidate.steps or None, candidate.lr or None, loaded.scope, loaded.random_head)
     session.start_over(boards, settings)
 
