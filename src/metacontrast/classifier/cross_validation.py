@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm import tqdm
 
 from metacontrast.classifier.candidates import Candidate, Method, on_features, solve
 from metacontrast.classifier.confidence import cross_entropy, fit_temperature
-from metacontrast.classifier.support import Track, unseen
 from metacontrast.model.head import class_means
 from metacontrast.model.model import Model, apply_head
 from metacontrast.model.solvers import balanced_weights
@@ -100,17 +100,18 @@ def cross_validate(
     inner: Inner,
     candidates: Sequence[Candidate],
     folds: int,
-    track: Track = unseen,
+    verbose: bool = False,
 ) -> dict[Candidate, HeldOut]:
     """The candidates' answers; empty where no class has a second image or `folds` is below 2.
 
     Args:
         model, params: from `candidates.task_start`.
         folds: the most parts that the support set is divided into.
-        track: shows how far it is.
+        verbose: show a progress bar on standard error.
     """
     parts: dict[Candidate, list[HeldOut]] = {}
-    for rows in track(held_out_folds(y.cpu(), folds), "cross-validating", "fold"):
+    rows_of_folds = held_out_folds(y.cpu(), folds)
+    for rows in tqdm(rows_of_folds, "cross-validating", unit="fold", leave=False, disable=not verbose):
         held = torch.zeros_like(y, dtype=torch.bool)
         held[torch.from_numpy(rows)] = True
         rest, rest_y, apart = x[~held], y[~held], x[held]

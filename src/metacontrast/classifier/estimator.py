@@ -24,18 +24,7 @@ from metacontrast.classifier.inputs import as_array, as_items, check_reject_labe
 from metacontrast.classifier.sharing import downloaded, holds_classifier, push, write_card
 from metacontrast.classifier.starting_point import INNER, StartingPoint, load_starting_point, save_starting_point
 from metacontrast.classifier.storage import State
-from metacontrast.classifier.support import (
-    ADVICE,
-    Read,
-    Track,
-    emptied,
-    join,
-    labelled,
-    make_support,
-    read,
-    unseen,
-    with_bar,
-)
+from metacontrast.classifier.support import ADVICE, Read, emptied, join, labelled, make_support, read
 from metacontrast.data.decode import MAX_PIXELS, Item
 from metacontrast.data.folder import Nested
 from metacontrast.device import find_device
@@ -165,7 +154,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
             self._begun, self.support_, self.models_ = start, support, models
             return self
         check_reject_label(self.reject_label, support.classes)
-        fitted = fit_support(start, support, plan, find_device(self.device), self._track)
+        fitted = fit_support(start, support, plan, find_device(self.device), self.verbose)
         self.models_ = models
         self._remember(State(start, support, plan, fitted))
         for note in self.notes_:
@@ -381,7 +370,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
             frozen=start.keeps_features(inner),
             skip_unreadable=as_declared("skip_unreadable", self.skip_unreadable, bool),
             device=find_device(self.device),
-            track=self._track,
+            verbose=self.verbose,
         )
 
     def _answer(self, items: list[Item]) -> Answers:
@@ -390,10 +379,6 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
     def _pixels(self, items: list[Item]) -> torch.Tensor:
         limit = check_max_pixels(self.max_pixels)
         return self._fitted_state().start.images.read(items, limit, advice=ADVICE)[1]
-
-    @property
-    def _track(self) -> Track:
-        return with_bar if self.verbose else unseen
 
     def _labels(self, answers: Answers) -> NDArray[Any]:
         guesses = answers.probabilities.argmax(1).numpy()

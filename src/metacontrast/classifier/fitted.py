@@ -16,7 +16,7 @@ from metacontrast.classifier import confidence
 from metacontrast.classifier.candidates import PROTOTYPE, Candidate, Plan, on_features, solve, task_start, with_features
 from metacontrast.classifier.cross_validation import HeldOut, Score, best, cross_validate, report, similarity
 from metacontrast.classifier.starting_point import StartingPoint
-from metacontrast.classifier.support import Support, Track, each_alone, unseen
+from metacontrast.classifier.support import Support, each_alone
 from metacontrast.data.decode import BATCH, Item, UnreadableImage
 from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError
@@ -138,24 +138,24 @@ class Fitted:
 
 
 def fit_support(
-    start: StartingPoint, support: Support, plan: Plan, device: str = "cpu", track: Track = unseen
+    start: StartingPoint, support: Support, plan: Plan, device: str = "cpu", verbose: bool = False
 ) -> Fitted:
     """Choose the way, calibrate, then learn from the whole support set, in IEEE single precision.
 
     Args:
         device: where it is computed; the result is on the CPU.
-        track: shows how far the cross-validation is.
+        verbose: show how far the cross-validation is.
     """
     with arithmetic("float32", torch.device(device)):
-        return _fit_support(start, support, plan, device, track)
+        return _fit_support(start, support, plan, device, verbose)
 
 
-def _fit_support(start: StartingPoint, support: Support, plan: Plan, device: str, track: Track) -> Fitted:
+def _fit_support(start: StartingPoint, support: Support, plan: Plan, device: str, verbose: bool) -> Fitted:
     model, params, x = task_of(start, support, device, plan.random_head)
     y = support.y.to(device)
     wanted = plan.wanted(model.ways)
     tried = (PROTOTYPE, *(each for each in wanted if each != PROTOTYPE))
-    held_out = cross_validate(model, params, x, y, plan.inner, tried, plan.folds, track)
+    held_out = cross_validate(model, params, x, y, plan.inner, tried, plan.folds, verbose)
     chosen = best(held_out, wanted) if held_out else plan.default
     net, begin, shown = on_features(model, params, x) if plan.inner.scope == "head" else (model, params, x)
     ((_, adapted),) = solve(net, begin, shown, y, plan.inner, [chosen])

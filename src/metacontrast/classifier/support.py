@@ -6,7 +6,7 @@ They are kept in an order that does not depend on how they were given.
 import copy
 import logging
 import os
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -35,18 +35,6 @@ CPU = torch.device("cpu")
 ADVICE = "replace or remove them, or raise max_pixels for those that are too large"
 
 logger = logging.getLogger("metacontrast")
-
-Track = Callable[[Sequence[Any], str, str], Iterable[Any]]
-
-
-def unseen(work: Sequence[Any], name: str, unit: str) -> Iterable[Any]:
-    """The work itself, without a progress bar."""
-    return work
-
-
-def with_bar(work: Sequence[Any], name: str, unit: str) -> Iterable[Any]:
-    """The work, with a progress bar on standard error while it is gone through."""
-    return tqdm(work, desc=name, unit=unit, leave=False)
 
 
 @dataclass(frozen=True)
@@ -180,17 +168,16 @@ def read(
     frozen: bool,
     skip_unreadable: bool,
     device: str,
-    track: Track,
+    verbose: bool,
 ) -> Read:
     """Items as a starting point sees them.
 
     Args:
         frozen: give features, with small pictures to show.
-        max_pixels, skip_unreadable, device: as of the classifier.
-        track: shows how far it is.
+        max_pixels, skip_unreadable, device, verbose: as of the classifier.
     """
     stream = start.images.read_readable(
-        track(items, "reading", "image"),
+        tqdm(items, "reading", unit="image", leave=False, disable=not verbose),
         max_pixels,
         skip_unreadable=skip_unreadable,
         advice=f"{ADVICE}, or leave them out with skip_unreadable",
