@@ -197,6 +197,15 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
+def read_facts(file: Path) -> dict[str, Any]:
+    """What the object in a JSON file says; nothing where there is no such file, or something else in it."""
+    try:
+        facts = parse_json(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
 def flush_to_disk(path: Path) -> None:
     """Wait until what was written to the file, or renamed in the folder, has reached the disk."""
     handle = os.open(path, os.O_RDONLY)

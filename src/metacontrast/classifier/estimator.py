@@ -21,7 +21,7 @@ from metacontrast.classifier.confidence import prediction_sets, set_threshold
 from metacontrast.classifier.explanation import Explanation, draw_explanation, explainer
 from metacontrast.classifier.fitted import Answers, Prediction, fit_support, predict_each
 from metacontrast.classifier.inputs import as_array, as_items, check_reject_label, from_json, to_json, weighted_mean
-from metacontrast.classifier.sharing import downloaded, holds_classifier, push, write_card
+from metacontrast.classifier.sharing import downloaded, push, write_card
 from metacontrast.classifier.starting_point import INNER, StartingPoint, load_starting_point, save_starting_point
 from metacontrast.classifier.storage import State
 from metacontrast.classifier.support import ADVICE, Read, emptied, join, labelled, make_support, read
@@ -30,7 +30,7 @@ from metacontrast.data.folder import Nested
 from metacontrast.device import find_device
 from metacontrast.errors import InputError, check_choice
 from metacontrast.fields import as_declared, no_type_check
-from metacontrast.files import as_path
+from metacontrast.files import as_path, read_facts
 from metacontrast.types import Inner
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
             model: as of the class, or `user/repository` on the Hugging Face Hub, which may hold a fitted classifier.
         """
         if (folder := downloaded(model)) is not None:
-            if holds_classifier(folder):
+            if read_facts(folder / storage.CONFIG).get("format") == storage.FORMAT:
                 return cls.load(folder).set_params(**parameters)
             model = folder
         if model != "auto":

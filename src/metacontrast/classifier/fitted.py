@@ -24,7 +24,7 @@ from metacontrast.maml.engine import arithmetic
 from metacontrast.model.frozen import freeze
 from metacontrast.model.head import class_means
 from metacontrast.model.model import Model, apply_head
-from metacontrast.types import Head, Params
+from metacontrast.types import Head, Params, map_params
 
 if TYPE_CHECKING:
     from metacontrast.classifier.explanation import Explanation
@@ -183,7 +183,8 @@ def task_of(
 ) -> tuple[Model, Params, Tensor]:
     """The model for the support set's classes, its parameters, and what it learns from: images, or their features."""
     on_device = start.model if device == "cpu" else start.model.to(device)
-    model, params = task_start(on_device, start.params_on(device), len(support.classes), random_head)
+    params = map_params(lambda t: t.to(device), start.params)
+    model, params = task_start(on_device, params, len(support.classes), random_head)
     if support.features is not None:
         return with_features(model, params, support.features.to(device))
     return model, params, start.images.to_input(support.images.to(device))

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from metacontrast.classifier.storage import FORMAT, State
+from metacontrast.classifier.storage import State
 from metacontrast.errors import InputError
-from metacontrast.files import as_path, parse_json, write_text
+from metacontrast.files import as_path, write_text
 
 REPOSITORY = re.compile(r"(?:https?://)?(?:hf\.co/|huggingface\.co/)?([\w.-]+/[\w.-]+)")
 FILES = ("config.json", "model*.safetensors")
@@ -42,14 +42,6 @@ def downloaded(name: Any) -> Path | None:
         raise InputError(
             f"{found[1]} cannot be fetched from the Hub ({_reason(error)}): check name and network"
         ) from error
-
-
-def holds_classifier(folder: Path) -> bool:
-    """Whether the folder holds a fitted classifier, not a model to start from."""
-    try:
-        return parse_json((folder / "config.json").read_bytes()).get("format") == FORMAT
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def push(repository: str, write: Callable[[Path], None], state: State | None, private: bool) -> str:

@@ -21,7 +21,7 @@ from metacontrast.classifier.candidates import FALL_WITH_WAYS, TEMPERATURES, Can
 from metacontrast.classifier.stored_values import stored_inner, stored_source, stored_temperatures
 from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError, check_choice
-from metacontrast.files import as_path, check_writable, parse_json, write_text
+from metacontrast.files import as_path, check_writable, parse_json, read_facts, write_text
 from metacontrast.methods import METHODS
 from metacontrast.model.frozen import freeze
 from metacontrast.model.model import Model
@@ -29,7 +29,7 @@ from metacontrast.training import checkpoint, sources
 from metacontrast.training.run import TrainedRun, load_run, save_model
 from metacontrast.training.sources import TENSORS, Source, find_model
 from metacontrast.training.start import INNER, format_of
-from metacontrast.types import Head, Inner, Params, Scope, map_params
+from metacontrast.types import Head, Inner, Params, Scope
 
 FORMAT, VERSION = "metacontrast-model", 2
 CONFIG = "config.json"
@@ -94,10 +94,6 @@ class StartingPoint:
     def keeps_features(self, inner: Inner) -> bool:
         """Whether an image's features are the same at every fit, so that they can stand for the image."""
         return self.batch_stats == "running" and inner.scope == "head"
-
-    def params_on(self, device: str) -> Params:
-        """The parameters on `device`."""
-        return map_params(lambda t: t.to(device), self.params)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "StartingPoint":
         """Itself: nothing of it ever changes."""
@@ -202,7 +198,7 @@ def load_starting_point(model: Any, weights: str | Path | None = None) -> Starti
     folder = find_model(model)
     facts = _read_format(folder / CONFIG)
     if "source" in facts:
-        return _load_sourced(facts, folder)
+        return rebuild(facts["source"], checkpoint.load(folder / TENSORS).tensors, folder / CONFIG, None)
     start, where = from_run(str(model), load_run(folder)), folder / CONFIG
     if "adaptation" in facts:
         start = dataclasses.replace(start, inner=stored_inner(facts["adaptation"], where))
@@ -213,7 +209,7 @@ def rebuild(facts: Any, tensors: dict[str, torch.Tensor], where: Path, given: St
     """The starting point on an encoder that a file names, a check of its digest included.
 
     Args:
-        facts: what `source_facts` wrote.
+        facts: what `start_facts` wrote of its source.
         tensors: of the encoder, where they lie in the file.
         given: what the caller says that it is; a user's own code is run only then.
     """
@@ -243,23 +239,26 @@ def rebuild(facts: Any, tensors: dict[str, torch.Tensor], where: Path, given: St
     return dataclasses.replace(given, images=images, inner=inner, source=source, **brought)
 
 
-def source_facts(start: StartingPoint, stored: bool) -> dict[str, Any]:
-    """What a file says of a starting point on an encoder from elsewhere."""
+def start_facts(start: StartingPoint, weights_inside: bool) -> dict[str, Any]:
+    """What a file says of a starting point: its run, or the encoder from elsewhere that it stands on.
+
+    Args:
+        weights_inside: the file holds the weights of an encoder from elsewhere too.
+    """
+    temperatures = {"temperatures": dict(start.temperatures)}
+    adaptation = {"adaptation": start.inner.plain_values()}
+    if start.run is not None:
+        config = dataclasses.asdict(start.run.config)
+        return adaptation | temperatures | {"updates": start.run.updates, "config": config}
     assert start.source is not None
-    if stored and start.batch_stats == "support":
+    if weights_inside and start.batch_stats == "support":
         raise InputError(
             f"the weights of {start.name} cannot be written beside the statistics of a support set: leave out "
             "weights_inside"
         )
     about = dataclasses.asdict(start.source) | {"batch_stats": start.batch_stats, "head": start.head}
-    about |= {"images": dataclasses.asdict(start.images), "adaptation": start.inner.plain_values()}
-    about |= {"temperatures": dict(start.temperatures)}
-    return about | {"stored_digest": sources.digest_of(start.encoder)} if stored else about
-
-
-def source_tensors(start: StartingPoint) -> dict[str, torch.Tensor]:
-    """The encoder's weights."""
-    return sources.stored_tensors(start.encoder)
+    about |= {"images": dataclasses.asdict(start.images)} | adaptation | temperatures
+    return {"source": about | ({"stored_digest": sources.digest_of(start.encoder)} if weights_inside else {})}
 
 
 def load_model(model: str | Path) -> TrainedRun:
@@ -285,25 +284,17 @@ def save_starting_point(start: StartingPoint, folder: Path, *, weights_inside: b
         weights_inside: of an encoder from elsewhere, write its weights; otherwise its name and digest are written.
     """
     check_replaceable(folder, FORMAT)
+    about = start_facts(start, weights_inside)
     facts: dict[str, Any] = {"format": FORMAT, "format_version": VERSION if start.run is None else 1}
     if start.run is None:
-        tensors = source_tensors(start) if weights_inside else {}
+        tensors = sources.stored_tensors(start.encoder) if weights_inside else {}
         checkpoint.save(folder / TENSORS, checkpoint.Stored(tensors, {}))
-        facts |= {"source": source_facts(start, weights_inside)}
     else:
         save_model(folder, start.run)
-        facts |= {"images": _image_facts(start.images), "adaptation": start.inner.plain_values()}
-        facts |= {"temperatures": dict(start.temperatures)}
-        facts |= {"updates": start.run.updates, "config": dataclasses.asdict(start.run.config)}
+        images = dataclasses.asdict(start.images)
+        facts["images"] = {name: value for name, value in images.items() if value is not None}
+    facts |= about
     write_text(folder / CONFIG, json.dumps(facts, indent=1) + "\n")
-
-
-def _image_facts(images: ImageFormat) -> dict[str, Any]:
-    return {name: value for name, value in dataclasses.asdict(images).items() if name != "crop" or value is not None}
-
-
-def _load_sourced(facts: dict[str, Any], folder: Path) -> StartingPoint:
-    return rebuild(facts["source"], checkpoint.load(folder / TENSORS).tensors, folder / CONFIG, None)
 
 
 def check_format(text: bytes, file: Path, known: str, version: int) -> dict[str, Any]:
@@ -327,15 +318,9 @@ def check_format(text: bytes, file: Path, known: str, version: int) -> dict[str,
 def check_replaceable(folder: Path, known: str) -> None:
     """Raise when `folder` cannot be written, or holds a model of another kind, such as a training run."""
     check_writable(folder)
-    if any((folder / name).exists() for name in (CONFIG, TENSORS)) and _format_of(folder / CONFIG) != known:
+    is_taken = any((folder / name).exists() for name in (CONFIG, TENSORS))
+    if is_taken and read_facts(folder / CONFIG).get("format") != known:
         raise InputError(f"{folder} holds files that are not those of a {known}: choose another folder to write to")
-
-
-def _format_of(file: Path) -> str | None:
-    try:
-        return parse_json(file.read_text(encoding="utf-8"))["format"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _read_format(file: Path) -> dict[str, Any]:

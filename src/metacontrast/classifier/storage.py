@@ -34,15 +34,14 @@ from metacontrast.classifier.starting_point import (
     check_replaceable,
     from_run,
     rebuild,
-    source_facts,
-    source_tensors,
+    start_facts,
 )
 from metacontrast.classifier.stored_values import CLASSIFIER, RUN, check_values, stored_images, stored_temperatures
 from metacontrast.classifier.support import Support
 from metacontrast.errors import InputError
 from metacontrast.files import as_utf8, exclusive, is_folder, remove_leftovers, why_no_folder, write_text
 from metacontrast.model.frozen import frozen_like
-from metacontrast.training import checkpoint
+from metacontrast.training import checkpoint, sources
 from metacontrast.training.checkpoint import ModelFacts
 from metacontrast.training.config import config_from_values
 from metacontrast.training.run import run_from_tensors, run_tensors
@@ -186,21 +185,15 @@ def _facts(state: State, parameters: dict[str, Any], weights_inside: bool) -> di
         "true_probabilities": fitted.true_probabilities,
         "compare": [dataclasses.asdict(score) for score in fitted.scores],
         "plan": dataclasses.asdict(state.plan) | {"inner": state.plan.inner.plain_values()},
-        "model": {"name": state.start.name} | _about_start(state.start, weights_inside),
+        "model": {"name": state.start.name} | start_facts(state.start, weights_inside),
         "support": state.support.names,
     }
 
 
-def _about_start(start: StartingPoint, weights_inside: bool) -> dict[str, Any]:
-    if start.run is None:
-        return {"source": source_facts(start, weights_inside)}
-    about = {"updates": start.run.updates, "config": dataclasses.asdict(start.run.config)}
-    return about | {"adaptation": start.inner.plain_values(), "temperatures": dict(start.temperatures)}
-
-
 def _tensors(state: State, weights_inside: bool) -> dict[str, Tensor]:
     start, support = state.start, state.support
-    before = run_tensors(start.run) if start.run is not None else source_tensors(start) if weights_inside else {}
+    own = sources.stored_tensors(start.encoder) if start.run is None and weights_inside else {}
+    before = own if start.run is None else run_tensors(start.run)
     network = state.fitted.network.state_dict()
     if support.features is not None:
         network = {name: t for name, t in network.items() if not name.startswith("encoder.")}

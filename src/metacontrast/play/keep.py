@@ -16,7 +16,7 @@ from metacontrast.classifier.explanation import save_explanation
 from metacontrast.classifier.export import export
 from metacontrast.data.decode import to_png
 from metacontrast.errors import InputError
-from metacontrast.files import parse_json
+from metacontrast.files import read_facts
 from metacontrast.play.answers import ready
 from metacontrast.play.session import MOST_CLASSES, MOST_EXAMPLES, Session, Settings
 
@@ -109,11 +109,7 @@ def _unpack(data: bytes, folder: Path) -> None:
 
 def _check_own(folder: Path) -> None:
     """Refuse a classifier whose encoder comes from elsewhere: loading it may download, because a file says so."""
-    try:
-        about = parse_json((folder / "config.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError("this zip does not hold a complete classifier: its config.json is not JSON") from error
-    model = about.get("model") if isinstance(about, dict) else None
+    model = read_facts(folder / "config.json").get("model")
     if isinstance(model, dict) and "source" in model:
         raise InputError("this classifier's encoder comes from elsewhere: use it with `metacontrast predict`")
 

@@ -17,7 +17,7 @@ from metacontrast.data.catalog import DATASETS, FOLDER, find_dataset
 from metacontrast.data.image_format import ImageFormat
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
-from metacontrast.files import parse_json
+from metacontrast.files import read_facts
 from metacontrast.methods import METHODS
 from metacontrast.training import sources
 from metacontrast.training.config import TrainConfig
@@ -145,11 +145,7 @@ def _resolved(start: str, weights: str | None) -> tuple[str, str | None]:
 
 def _saved_source(folder: Path) -> dict[str, Any] | None:
     """What the folder of a saved model says of its encoder from elsewhere, if it has one."""
-    try:
-        facts = parse_json((folder / "config.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    source = facts.get("source") if isinstance(facts, dict) else None
+    source = read_facts(folder / "config.json").get("source")
     return source if isinstance(source, dict) else None
 
 
