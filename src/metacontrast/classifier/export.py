@@ -9,7 +9,6 @@ file's metadata: of an ONNX model the property `metacontrast`, of a torch progra
 """
 
 import contextlib
-import importlib.util
 import json
 import logging
 import warnings
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from metacontrast.classifier.fitted import Fitted, Network
 from metacontrast.classifier.inputs import to_json
 from metacontrast.classifier.storage import State
-from metacontrast.errors import InputError, check_choice
+from metacontrast.errors import check_choice, require_extra
 from metacontrast.files import as_utf8, atomic_path, check_writable
 
 Format = Literal["onnx", "torch"]
@@ -54,7 +53,7 @@ def export(state: State, path: Path, form: Format) -> Path:
     check_writable(path.parent, path.name)
     facts = as_utf8(json.dumps(_facts(state), ensure_ascii=False)).decode()
     if form == "onnx":
-        _check_onnx()
+        require_extra("--format onnx", "onnx", "onnx", "onnxscript")
     program = _program(state)
     with atomic_path(path) as temporary, _quiet():
         if form == "torch":
@@ -71,12 +70,6 @@ def _program(state: State) -> torch.export.ExportedProgram:
     batch = {"images": {0: torch.export.Dim("batch", min=1)}}
     with _quiet():
         return torch.export.export(Exported(state.fitted).eval(), (example,), dynamic_shapes=batch, strict=False)
-
-
-def _check_onnx() -> None:
-    for package in ("onnx", "onnxscript"):
-        if importlib.util.find_spec(package) is None:
-            raise InputError("--format onnx needs an extra: pip install 'metacontrast[onnx]'")
 
 
 def _save_onnx(program: torch.export.ExportedProgram, path: Path, facts: str) -> None:
