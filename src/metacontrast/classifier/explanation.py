@@ -30,16 +30,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metacontrast.classifier.candidates import Candidate, on_features
-from metacontrast.classifier.fitted import Fitted, task_of
+from metacontrast.classifier.fitted import task_of
 from metacontrast.classifier.storage import State
-from metacontrast.classifier.support import Support
 from metacontrast.errors import InputError, one_line
 from metacontrast.maml.inner import standing_steps, task_losses, trajectory
 from metacontrast.model.frozen import freeze
 from metacontrast.model.head import class_means, one_hot
 from metacontrast.model.model import Model, apply_head
 from metacontrast.model.solvers import balanced_weights, penalty_unit
-from metacontrast.types import Head, Inner, Params, to_tensors
+from metacontrast.types import Head, Inner, Params
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -118,7 +117,8 @@ def explainer(state: State) -> Callable[[UInt8[Tensor, "channel height width"]],
             f"{start.name} adapts by learned rates, which no sum over support images describes: fit it with "
             "head='prototype' or 'ridge' to explain answers"
         )
-    found = _doubled(trace(model, params, x, support.y, plan.inner, fitted.candidate, fitted.network))
+    head = Head(fitted.network.weight, fitted.network.bias)
+    found = trace(model, params, x, support.y, plan.inner, fitted.candidate, head)
     before = freeze(model, params.encoder, x) if found.moved else None
 
     def explain(image: UInt8[Tensor, "channel height width"]) -> Explanation:
@@ -126,7 +126,22 @@ def explainer(state: State) -> Callable[[UInt8[Tensor, "channel height width"]],
             shown = start.images.to_input(image[None])
             query = fitted.network.encoder(shown)[0]
             unmoved = query if before is None else before(shown)[0]
-        return _explain(found, fitted, support, query, unmoved)
+        logits, elsewhere = (apply_head(head, features[None])[0].double() for features in (query, unmoved))
+        one, other = logits.topk(2).indices.tolist()
+        parts, coefficients, similarities, begun = contributions(found, query.double(), one, other)
+        difference = (logits[one] - logits[other]).item()
+        return Explanation(
+            support.classes[one],
+            support.classes[other],
+            difference,
+            parts.numpy(),
+            coefficients.numpy(),
+            similarities.numpy(),
+            begun.item(),
+            difference - (elsewhere[one] - elsewhere[other]).item(),
+            support.names,
+            tuple(support.labels),
+        )
 
     return explain
 
@@ -138,20 +153,20 @@ def trace(
     y: Int[Tensor, " support"],
     inner: Inner,
     candidate: Candidate,
-    head: object = None,
+    head: Head | None = None,
 ) -> Trace:
-    """The trace of a candidate's head; the arguments are those of `candidates.solve`.
+    """The trace of a candidate's head, in float64; the arguments are those of `candidates.solve`.
 
     Args:
-        head: with `weight` and `bias`, what a closed form or a solver found.
+        head: what ridge or logistic regression found.
     """
     if candidate.method != "adapted":
         with torch.no_grad():
             features = model.features(params.encoder, x)
         if candidate.method == "prototype":
             return _trace_means(features, y, model.ways)
-        weight, bias = getattr(head, "weight"), getattr(head, "bias")  # noqa: B009
-        return _trace_stationary(features, y, Head(weight, bias), candidate)
+        assert head is not None
+        return _trace_stationary(features, y, head, candidate)
     weights = balanced_weights(y, x.dtype)
     steps = Inner(candidate.steps, candidate.lr, inner.scope, "first", inner.loss)
     if standing_steps(model, steps) == steps.steps:
@@ -161,11 +176,16 @@ def trace(
     for after in islice(trajectory(model, params, x, y, steps, weights), 1, None):
         with torch.no_grad():
             features = model.features(current.encoder, x)
-        parts.append((candidate.lr * _errors(apply_head(current.head, features), y, steps, weights), features))
+        coefficients = candidate.lr * _errors(apply_head(current.head, features), y, steps, weights)
+        parts.append((coefficients.double(), features.double()))
         current = after
-    offset = torch.stack([coefficients.double() for coefficients, _ in parts]).sum(0)
-    moved = any(not torch.equal(a, b) for a, b in zip(_encoder(first), _encoder(current), strict=True))
-    return Trace(parts, offset if first.head.bias is not None else torch.zeros_like(offset), first.head, moved)
+    offset = torch.stack([coefficients for coefficients, _ in parts]).sum(0)
+    encoders = zip(first.encoder.values(), current.encoder.values(), strict=True)
+    moved = any(not torch.equal(before, now) for before, now in encoders)
+    weight, bias = first.head.weight.detach().double(), first.head.bias
+    if bias is None:
+        return Trace(parts, torch.zeros_like(offset), Head(weight, None), moved)
+    return Trace(parts, offset, Head(weight, bias.detach().double()), moved)
 
 
 def contributions(found: Trace, query: Float[Tensor, " feature"], one: int, other: int) -> Contributions:
@@ -219,32 +239,13 @@ def _shown(label: object) -> str:
     return one_line(str(label)).replace("$", r"\$")
 
 
-def _explain(found: Trace, fitted: Fitted, support: Support, query: Tensor, unmoved: Tensor) -> Explanation:
-    head = Head(fitted.network.weight, fitted.network.bias)
-    logits, elsewhere = (apply_head(head, features[None])[0].double() for features in (query, unmoved))
-    one, other = logits.topk(2).indices.tolist()
-    parts, coefficients, similarities, start = contributions(found, query.double(), one, other)
-    difference = (logits[one] - logits[other]).item()
-    return Explanation(
-        support.classes[one],
-        support.classes[other],
-        difference,
-        parts.numpy(),
-        coefficients.numpy(),
-        similarities.numpy(),
-        start.item(),
-        difference - (elsewhere[one] - elsewhere[other]).item(),
-        support.names,
-        tuple(support.labels),
-    )
-
-
 def _trace_means(features: Float[Tensor, "support feature"], y: Int[Tensor, " support"], ways: int) -> Trace:
     members = one_hot(y, ways, features.dtype)
     share = members / members.sum(0)
     means = class_means(features, y, ways)
-    nothing = Head(features.new_zeros(ways, features.shape[1]), None)
-    return Trace([(2 * share, features)], -share * (features @ means.T), nothing, False)
+    offset = -share * (features @ means.T)
+    nothing = Head(torch.zeros(ways, features.shape[1], dtype=torch.float64), None)
+    return Trace([(2 * share.double(), features.double())], offset.double(), nothing, False)
 
 
 def _trace_stationary(
@@ -272,17 +273,3 @@ def _errors(
         leaf = logits.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(task_losses(leaf, y, inner.loss, weights), leaf)
     return -gradient
-
-
-def _encoder(params: Params) -> list[Tensor]:
-    return to_tensors(params)[: len(params.encoder)]
-
-
-def _doubled(found: Trace) -> Trace:
-    weight, bias = found.start
-    return Trace(
-        [(coefficients.double(), features.double()) for coefficients, features in found.parts],
-        found.offset.double(),
-        Head(weight.detach().double(), None if bias is None else bias.detach().double()),
-        found.moved,
-    )
