@@ -135,7 +135,7 @@ def test_pictures_are_made_of_the_mistakes_that_are_shown(monkeypatch):
     wrong = [f"class{(int(label[-1]) + 1) % 3}" for label in labels]
     report = scoring.report_on(classifier.state_, wrong, classifier.predict_each(images))
     made = []
-    monkeypatch.setattr(scoring, "_png", lambda pixels: made.append(pixels) or b"")
+    monkeypatch.setattr(scoring, "to_png", lambda pixels: made.append(pixels) or b"")
     page = scoring.as_page(report, classifier.state_, "title")
     assert (report.right, len(made), page.count("<figure>")) == (0, scoring.MISTAKES, scoring.MISTAKES)
 

@@ -3,14 +3,12 @@
 The interval of the accuracy is Wilson's for a share of n images.
 """
 
-import io
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int, UInt8
-from PIL import Image
 from torch import Tensor
 
 from metacontrast import html
@@ -18,6 +16,7 @@ from metacontrast.classifier.explanation import as_seen
 from metacontrast.classifier.fitted import Prediction
 from metacontrast.classifier.storage import State
 from metacontrast.classifier.support import pictures
+from metacontrast.data.decode import to_png
 from metacontrast.errors import InputError
 
 MISTAKES = 24
@@ -147,7 +146,7 @@ def as_page(report: Report, state: State, title: str) -> str:
         body.append(html.heading("The most confident mistakes"))
         body += [
             html.png_figure(
-                _png(as_seen(state, pictures(each.pixels[None])[0])),
+                to_png(as_seen(state, pictures(each.pixels[None])[0]).transpose(1, 2, 0)),
                 f"{each.image}: {each.label}, taken for {each.answer} ({each.probability:.0%})",
             )
             for each in report.mistakes
@@ -168,9 +167,3 @@ def _class_rows(report: Report) -> list[list[str]]:
         share = "" if recall is None else f"{100 * recall:.1f} %"
         rows.append([str(label), str(count), share if k < report.known else "not a class of the classifier", most])
     return rows
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(np.squeeze(pixels.transpose(1, 2, 0))).save(file, "PNG")
-    return file.getvalue()

@@ -322,7 +322,7 @@ def _report(summary: str, options: ReadOptions) -> None:
 
 
 def to_png(image: NDArray[np.uint8]) -> bytes:
-    """Encode an image `(height, width)` or `(height, width, 3)` as PNG."""
+    """Encode an image `(height, width)`, `(height, width, 1)` or `(height, width, 3)` as PNG."""
     file = BytesIO()
-    Image.fromarray(image).save(file, "PNG")
+    Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image).save(file, "PNG")
     return file.getvalue()

@@ -128,5 +128,5 @@ def _boards(loaded: FewShotClassifier) -> tuple[tuple[str, tuple[bytes, ...]], .
     boards: dict[str, list[bytes]] = {}
     for image, label in zip(support.images.numpy(), support.labels, strict=True):
         shown: Any = 255 - image if invert else image
-        boards.setdefault(str(label), []).append(to_png(shown[0] if len(shown) == 1 else shown.transpose(1, 2, 0)))
+        boards.setdefault(str(label), []).append(to_png(shown.transpose(1, 2, 0)))
     return tuple((name, tuple(images)) for name, images in boards.items())
