@@ -1,7 +1,7 @@
 """Ready examples, so that a first visitor sees something work at once; all of them are made on this computer."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,23 +40,6 @@ def open_entry(session: Session, name: str) -> None:
 
 
 @cache
-def _letters() -> tuple[dict[str, list[bytes]], bytes]:
-    """Five Lao letters: no letter of that alphabet was in the drawings that the model was trained on."""
-    return _glyphs("ກຄງຈມ", 3, ask=4)
-
-
-@cache
-def _twenty() -> tuple[dict[str, list[bytes]], bytes]:
-    """The Georgian alphabet's first twenty letters with five drawings each."""
-    return _glyphs("აბგდევზთიკლმნოპჟრსტუ", 5, ask=3)
-
-
-@cache
-def _look_alikes() -> tuple[dict[str, list[bytes]], bytes]:
-    return _glyphs("OQ0CG", 4, ask=1)
-
-
-@cache
 def _digits() -> tuple[dict[str, list[bytes]], bytes]:
     """scikit-learn's handwritten digits, 8 × 8 pixels, enlarged."""
     from sklearn.datasets import load_digits
@@ -81,7 +64,9 @@ def _photographs() -> tuple[dict[str, list[bytes]], bytes]:
     return {label: images[:3] for label, images in pieces.items()}, pieces["pagoda"][3]
 
 
+@cache
 def _glyphs(characters: str, shots: int, ask: int) -> tuple[dict[str, list[bytes]], bytes]:
+    """The first `shots` drawings of every character, and the next one of the character at place `ask`."""
     drawn = [images[:, 0] for _, images in draw_characters(characters, SIDE)]
     shown = {c: [to_png(image) for image in images] for c, images in zip(characters, drawn, strict=True)}
     return {c: images[:shots] for c, images in shown.items()}, shown[characters[ask]][shots]
@@ -94,9 +79,18 @@ _CORNERS = {
     "dahlia": ("flower", [(100, 180), (140, 260), (220, 220)]),
 }
 GALLERY = {
-    "letters": Entry("Five letters", "Lao, an alphabet the model never saw", False, _letters),
-    "look-alikes": Entry("Look-alikes", "O, Q, 0, C and G: see which examples mislead", False, _look_alikes),
+    "letters": Entry(
+        "Five letters", "Lao, an alphabet the model never saw", False, partial(_glyphs, "ກຄງຈມ", 3, ask=4)
+    ),
+    "look-alikes": Entry(
+        "Look-alikes", "O, Q, 0, C and G: see which examples mislead", False, partial(_glyphs, "OQ0CG", 4, ask=1)
+    ),
     "digits": Entry("Ten digits", "Handwriting from scikit-learn", False, _digits),
     "photographs": Entry("Photographs", "Pieces of two photographs, in colour", True, _photographs),
-    "twenty": Entry("Twenty classes", "The Georgian alphabet, five drawings each", False, _twenty),
+    "twenty": Entry(
+        "Twenty classes",
+        "The Georgian alphabet, five drawings each",
+        False,
+        partial(_glyphs, "აბგდევზთიკლმნოპჟრსტუ", 5, ask=3),
+    ),
 }
