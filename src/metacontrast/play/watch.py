@@ -11,9 +11,8 @@ head the zeroing trick. What is shown of it:
 
 import threading
 import time
-from collections import deque
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -29,13 +28,15 @@ from metacontrast.maml.inner import adapt
 from metacontrast.model.encoders import conv4
 from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model, apply_head
-from metacontrast.types import Episode, Inner, Params, head_tensors, to_tensors
+from metacontrast.training.checkpoint import TrainState
+from metacontrast.training.step import OuterStep
+from metacontrast.types import Episode, Inner, Params, to_tensors
 
 WAYS, SHOTS, QUERIES, SIDE, FILTERS = 5, 1, 3, 28, 16
 META_BATCH, INNER, OUTER_LR = 4, Inner(steps=1, lr=0.4, order="first"), 3e-3
 TEST_TASKS, PROBE, PROBED_QUERIES = 10, 100, 5
 SLOWEST, FASTEST, MOST_SEED = 1.0, 60.0, 999_999
-MOST_UPDATES, KEPT = 2000, 2000
+MOST_UPDATES = 2000
 UNSEEN_FOR = 15.0
 HEADS = ("random", "zeroed")
 TRAIN = (*range(0x0391, 0x03AA), *range(0x03B1, 0x03CA), *range(0x0410, 0x0450), *range(0x0531, 0x0557))
@@ -62,13 +63,8 @@ class Learner:
 
     def update(self, episodes: Episode) -> None:
         """One outer update."""
-        gradient, _ = meta_gradient(self.model, self.params, episodes, INNER, engine=Engine("vmap"))
-        for tensor, part in zip(to_tensors(self.params), to_tensors(gradient), strict=True):
-            tensor.grad = part
-        self.optimizer.step()
-        if self.model.head == "zeroed":
-            for tensor in head_tensors(self.params.head):
-                tensor.zero_()
+        step = OuterStep(self.model, lambda updates: INNER, partial(meta_gradient, engine=Engine("vmap")), META_BATCH)
+        step(TrainState(self.params, self.optimizer), episodes)
 
     def accuracy(self, episodes: Episode) -> float:
         """Share of query images that are right after adapting, mean over tasks."""
@@ -139,7 +135,7 @@ class Watch:
     def _reset(self, seed: int) -> None:
         self._seed, self._steps, self._update = seed, 0, 0
         self._generation = time.monotonic_ns()
-        self._records: deque[dict[str, Any]] = deque(maxlen=KEPT)
+        self._records: list[dict[str, Any]] = []
         self._latest: dict[str, Any] | None = None
         self._learners: dict[str, Learner] | None = None
         self._playing, self._problem = False, ""
@@ -191,14 +187,11 @@ class Watch:
             if batch is not None:
                 learner.update(batch)
             view = view_task(learner.model, learner.params, INNER, probe)
-            return {"accuracy": learner.accuracy(tested)} | _shares(view), _shown(view)
+            shown = {"map": view.before[0].tolist(), "weights": view.coefficients[0].tolist()}
+            return {"accuracy": learner.accuracy(tested)} | _shares(view), shown
 
-        found = {head: one(pair[head]) for head in HEADS}
-        return (
-            pair,
-            {head: record for head, (record, _) in found.items()},
-            {h: shown for h, (_, shown) in found.items()},
-        )
+        records, latest = zip(*(one(pair[head]) for head in HEADS), strict=True)
+        return pair, dict(zip(HEADS, records, strict=True)), dict(zip(HEADS, latest, strict=True))
 
     def _keep(self, generation: int, pair: dict[str, Learner], record: dict[str, Any], latest: dict[str, Any]) -> None:
         with self._changed:
@@ -213,22 +206,21 @@ class Watch:
 @cache
 def characters() -> tuple[ClassImages, ClassImages]:
     """The characters to train on and those to test on, drawn once."""
-    wanted = [[chr(c) for c in codes if fonts_with(chr(c))] for codes in (TRAIN, TEST)]
-    train, test = (
-        [c for c in each if split_of(c) == split] for each, split in zip(wanted, ("train", "test"), strict=True)
-    )
-    return (
-        group_by_class("glyphs/train", draw_characters(train, SIDE)),
-        group_by_class("glyphs/test", draw_characters(test, SIDE)),
-    )
+
+    def drawn(split: str, codes: tuple[int, ...]) -> ClassImages:
+        wanted = [c for c in map(chr, codes) if fonts_with(c) and split_of(c) == split]
+        return group_by_class(f"glyphs/{split}", draw_characters(wanted, SIDE))
+
+    return drawn("train", TRAIN), drawn("test", TEST)
 
 
 @cache
 def probed_images() -> dict[str, bytes]:
     """The probed task's images as PNGs, by name."""
     _, test = characters()
-    rows = _probe_rows(test)
-    return {name: to_png(test.images[row, 0].numpy()) for name, row in rows.items()}
+    rows = EpisodeSampler(test, WAYS, SHOTS, PROBED_QUERIES, seed=PROBE).rows(0)
+    named = {"query": rows.query[0]} | {f"support-{k}": row for k, row in enumerate(rows.support)}
+    return {name: to_png(test.images[int(row), 0].numpy()) for name, row in named.items()}
 
 
 def _shares(view: TaskView) -> dict[str, float]:
@@ -239,12 +231,3 @@ def _shares(view: TaskView) -> dict[str, float]:
     contrast = found["contrastive_query"].share + found["contrastive_support"].share
     rest = found["head_curvature"].share + found[REMAINDER].share
     return {"contrast": contrast, "interference": found["interference"].share, "rest": rest}
-
-
-def _shown(view: TaskView) -> dict[str, Any]:
-    return {"map": view.before[0].tolist(), "weights": view.coefficients[0].tolist()}
-
-
-def _probe_rows(test: ClassImages) -> dict[str, int]:
-    rows = EpisodeSampler(test, WAYS, SHOTS, PROBED_QUERIES, seed=PROBE).rows(0)
-    return {"query": int(rows.query[0])} | {f"support-{k}": int(row) for k, row in enumerate(rows.support)}
