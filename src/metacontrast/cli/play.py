@@ -1,6 +1,7 @@
 """`metacontrast play`: a page on which one teaches classes, and sees why the model decides."""
 
 import argparse
+import secrets
 import webbrowser
 from collections.abc import Callable
 from pathlib import Path
@@ -46,14 +47,14 @@ def execute(args: argparse.Namespace) -> None:
     """Serve the page until Ctrl-C."""
     require_extra("play", "page", "starlette", "uvicorn")
     from metacontrast.play.security import Address, check_binding
-    from metacontrast.play.server import Play, listen, make_server, new_token
+    from metacontrast.play.server import Play, listen, make_server
     from metacontrast.play.session import Sessions, available_models
 
     check_binding(args.host, args.token)
     check_destinations([], folders=[args.out])
     play = Play(Sessions(available_models(args.model)), args.out)
     with listen(args.host, args.port) as bound:
-        address = Address(args.host, bound.getsockname()[1], args.token or new_token())
+        address = Address(args.host, bound.getsockname()[1], args.token or secrets.token_hex(16))
         print(one_line(address.url), flush=True)
         shared.say("the page is at the address above; Ctrl-C ends it")
         bound.listen()

@@ -12,12 +12,12 @@ import asyncio
 import contextlib
 import hmac
 import ipaddress
-import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from metacontrast.errors import InputError
@@ -48,7 +48,7 @@ class Refused(Exception):
 
     def __init__(self, status: int, sentence: str):
         super().__init__(sentence)
-        self.status = status
+        self.response = JSONResponse({"error": sentence}, status, {"connection": "close"})
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Guard:
         except (Refused, TimeoutError, ClientDisconnect) as error:
             if not started and not isinstance(error, ClientDisconnect):
                 refused = error if isinstance(error, Refused) else Refused(503, "this took too long: try less at once")
-                await _refuse(guarded, refused)
+                await refused.response(scope, receive, guarded)
 
     def _checked(self, scope: HttpScope) -> HttpScope:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
@@ -207,14 +207,6 @@ class Impatient(H11Protocol):
     def _give_up(self) -> None:
         if self.cycle is None or self.cycle.response_complete:
             self.transport.abort()
-
-
-async def _refuse(send: Send, refused: Refused) -> None:
-    body = json.dumps({"error": str(refused)}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    close = [(b"connection", b"close")]
-    await send({"type": "http.response.start", "status": refused.status, "headers": headers + close})
-    await send({"type": "http.response.body", "body": body})
 
 
 _HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]

@@ -6,7 +6,6 @@ server goes on answering other pages meanwhile.
 
 import asyncio
 import json
-import secrets
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -105,20 +104,16 @@ class Play:
         if type(name) is not str or name not in _ACTIONS or set(given) - set(_ACTIONS[name]):
             raise InputError("the page asked for something unknown: reload it")
         if name == "gallery":
-            entry = _text(given, "name", GALLERY)
-            await self._run(session, open_entry, entry)
-        elif name == "settings":
-            await self._run(session, lambda session: session.set_settings(**given))
-        else:
-            texts = {key: _text(given, key) for key in _ACTIONS[name]}
-            await self._run(session, lambda session: getattr(session, name)(**texts))
-        return JSONResponse({"state": await self._run(session, describe)})
+            return await self._changed(session, open_entry, _text(given, "name", GALLERY))
+        if name == "settings":
+            return await self._changed(session, lambda session: session.set_settings(**given))
+        texts = {key: _text(given, key) for key in _ACTIONS[name]}
+        return await self._changed(session, lambda session: getattr(session, name)(**texts))
 
     async def add_example(self, request: Request) -> Response:
         """An image for a class."""
         session, data = self.session(request), await read_body(request, IMAGE_LIMIT)
-        await self._run(session, lambda session: session.add_example(request.path_params["id"], data))
-        return JSONResponse({"state": await self._run(session, describe)})
+        return await self._changed(session, Session.add_example, request.path_params["id"], data)
 
     async def example(self, request: Request) -> Response:
         """An example as it was given; the page keeps it in case the server goes away."""
@@ -153,8 +148,7 @@ class Play:
     async def load(self, request: Request) -> Response:
         """Go on from a zip."""
         session, data = self.session(request), await read_body(request, keep.ZIP_LIMIT)
-        await self._run(session, keep.load_zip, data)
-        return JSONResponse({"state": await self._run(session, describe)})
+        return await self._changed(session, keep.load_zip, data)
 
     async def download(self, make: Callable[[Session], bytes], media_type: str, request: Request) -> Response:
         """A file that is made now."""
@@ -201,6 +195,11 @@ class Play:
             session.watch = Watch()
         return session.watch
 
+    async def _changed(self, session: Session, change: Callable[..., object], *given: Any) -> Response:
+        """What is taught after a change of it."""
+        await self._run(session, change, *given)
+        return JSONResponse({"state": await self._run(session, describe)})
+
     async def _run(
         self, session: Session, work: Callable[..., T], *given: Any, pool: ThreadPoolExecutor | None = None
     ) -> T:
@@ -224,11 +223,6 @@ def assets() -> dict[str, bytes]:
     """The page's files by name; nothing else can be asked for."""
     folder = resources.files("metacontrast.play") / "static"
     return {file.name: file.read_bytes() for file in folder.iterdir() if Path(file.name).suffix in TYPES}
-
-
-def new_token() -> str:
-    """A token that cannot be guessed."""
-    return secrets.token_hex(16)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -311,7 +305,7 @@ async def _bad_input(request: Request, error: Exception) -> Response:
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
-    return JSONResponse({"error": str(error)}, error.status, {"connection": "close"})
+    return error.response
 
 
 async def _not_found(request: Request, error: Exception) -> Response:
