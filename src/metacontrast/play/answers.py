@@ -32,7 +32,12 @@ def describe(session: Session) -> dict[str, Any]:
         ],
         "settings": asdict(task.settings) | {"steps": inner.steps, "lr": inner.lr, "scope": inner.scope},
         "models": [
-            {"name": name, "channels": start.images.channels, "size": start.images.size, "updates": _updates(start)}
+            {
+                "name": name,
+                "channels": start.images.channels,
+                "size": start.images.size,
+                "updates": start.run.updates if start.run is not None else 0,
+            }
             for name, start in session.models.items()
         ],
         "ready": classifier is not None,
@@ -47,11 +52,12 @@ def describe(session: Session) -> dict[str, Any]:
 def answer(session: Session, image: bytes) -> dict[str, Any]:
     """Probabilities and what every example did for and against the answer."""
     classifier = ready(session)
-    probabilities = classifier.predict_proba({"this file": image})[0]
+    probabilities = classifier.predict_proba({"this file": image})[0].tolist()
     assert session.explain is not None
     found = session.explain(image)
     session.query = image
-    return {"probabilities": _named(classifier, probabilities), "explanation": _explained(found)}
+    named = dict(zip(classifier.classes_.tolist(), probabilities, strict=True))
+    return {"probabilities": named, "explanation": _explained(found)}
 
 
 def ready(session: Session) -> FewShotClassifier:
@@ -97,10 +103,6 @@ def _best(classifier: FewShotClassifier, image: bytes) -> dict[str, Any]:
     return {"label": classifier.classes_[k][1], "probability": float(probabilities[k])}
 
 
-def _named(classifier: FewShotClassifier, probabilities: Any) -> dict[str, float]:
-    return dict(zip(classifier.classes_.tolist(), probabilities.tolist(), strict=True))
-
-
 def _explained(found: Explanation) -> dict[str, Any]:
     columns = (found.names, found.labels, found.contributions, found.coefficients, found.similarities)
     names = ("id", "label", "contribution", "coefficient", "similarity")
@@ -114,7 +116,3 @@ def _explained(found: Explanation) -> dict[str, Any]:
         "exact": found.is_exact,
         "support": [dict(zip(names, row, strict=True)) for row in zip(*map(list, columns), strict=True)],
     }
-
-
-def _updates(start: Any) -> int:
-    return start.run.updates if start.run is not None else 0

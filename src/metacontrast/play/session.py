@@ -42,7 +42,7 @@ class Example:
     Args:
         id: what the page and the classifier call it.
         data: the file.
-        thumbnail: a small PNG.
+        thumbnail: a small PNG, square as the model sees it.
     """
 
     id: str
@@ -196,7 +196,8 @@ class Session:
 
     def make_example(self, data: bytes) -> Example:
         """An image, decoded as `fit` does, so that what `fit` would refuse is refused here."""
-        return Example(self.new_id(), data, thumbnail(data))
+        pixels = decode(data, THUMBNAIL, "RGB", "bicubic", name="this file", max_pixels=MAX_PIXELS)
+        return Example(self.new_id(), data, to_png(pixels.transpose(1, 2, 0)))
 
     def inner(self, settings: Settings) -> Inner:
         """How the classifier of these settings adapts, with the model's own values filled in."""
@@ -306,12 +307,6 @@ class Sessions:
                 if session.watch is not None:
                     session.watch.close()
                 del self._open[id]
-
-
-def thumbnail(data: bytes, size: int = THUMBNAIL) -> bytes:
-    """A small PNG of an image, square as the model sees it; `UnreadableImage` as `fit` would raise it."""
-    pixels = decode(data, size, "RGB", "bicubic", name="this file", max_pixels=MAX_PIXELS)
-    return to_png(pixels.transpose(1, 2, 0))
 
 
 def _extends(new: dict[str, tuple[bytes, str]], old: dict[str, tuple[bytes, str]]) -> bool:
