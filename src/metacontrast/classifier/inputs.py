@@ -15,7 +15,7 @@ itself, so that it is read alike in any company.
 
 import logging
 import unicodedata
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,26 +61,19 @@ def dataset_items(images: Any) -> tuple[list[Item], list[Hashable]] | None:
         return None
     first = images[0]
     if isinstance(first, Mapping):
-        return _rows(images, first)
-    if not (isinstance(first, tuple) and len(first) == 2):
+        keys = [next((key for key in known if key in first), None) for known in (IMAGE_COLUMNS, LABEL_COLUMNS)]
+        if None in keys:
+            raise InputError(
+                f"the rows of the data set have {', '.join(map(str, first))}, but no image and label: name their "
+                "columns 'image' and 'label'"
+            )
+        names = getattr((getattr(images, "features", None) or {}).get(keys[1]), "names", None)
+    elif isinstance(first, tuple) and len(first) == 2:
+        keys, names = [0, 1], getattr(images, "classes", None)
+    else:
         return None
-    names = getattr(images, "classes", None)
-    pairs = [images[i] for i in range(len(images))]
-    items = [Item("", *named) for named in _named([image for image, _ in pairs])]
-    return items, [_named_label(label, names) for _, label in pairs]
-
-
-def _rows(images: Any, first: Mapping[str, Any]) -> tuple[list[Item], list[Hashable]]:
-    image, label = (next((name for name in names if name in first), None) for names in (IMAGE_COLUMNS, LABEL_COLUMNS))
-    if image is None or label is None:
-        raise InputError(
-            f"the rows of the data set have {', '.join(map(str, first))}, but no image and label: name their columns "
-            "'image' and 'label'"
-        )
-    names = getattr((getattr(images, "features", None) or {}).get(label), "names", None)
-    rows = [images[i] for i in range(len(images))]
-    items = [Item("", *named) for named in _named([row[image] for row in rows])]
-    return items, [_named_label(row[label], names) for row in rows]
+    rows = [[row[key] for key in keys] for row in (images[number] for number in range(len(images)))]
+    return _items([image for image, _ in rows]), [_named_label(label, names) for _, label in rows]
 
 
 def _named_label(label: Any, names: Sequence[str] | None) -> Hashable:
@@ -111,37 +104,31 @@ def as_items(images: Any) -> list[Item]:
         images = [images]
     elif (found := dataset_items(images)) is not None:
         return found[0]
-    return [Item("", *named) for named in _named(images)]
+    return _items(images)
 
 
-def _named(images: Any) -> Iterator[tuple[str, ImageSource]]:
+def _items(images: Any) -> list[Item]:
     if isinstance(images, dict):
-        yield from ((str(name), _source(image, str(name))) for name, image in images.items())
-        return
-    for index, image in enumerate(_stack(images)):
-        name = str(image) if isinstance(image, str | Path) else f"image {index}"
-        yield name, _source(image, name)
+        return [Item("", str(name), _source(image, str(name))) for name, image in images.items()]
+    numbered = enumerate(_stack(images))
+    named = ((str(each) if isinstance(each, str | Path) else f"image {number}", each) for number, each in numbered)
+    return [Item("", name, _source(image, name)) for name, image in named]
 
 
 def _source(image: Any, name: str) -> ImageSource:
-    image = _unwrapped(image, name)
-    if isinstance(image, str | Path):
-        return as_path(image)
-    return image if isinstance(image, bytes | Image.Image) else _pixels(image, name)
-
-
-def _unwrapped(image: Any, name: str) -> Any:
-    """What a row, a file that is open or a buffer holds; anything else as it is."""
+    """An image as `decode` takes it, or what a row, an open file or a buffer holds."""
     if isinstance(image, Mapping):
         found = next((image[key] for key in (*IMAGE_COLUMNS, "bytes", "path") if image.get(key) is not None), None)
         if found is None:
             raise InputError(f"{name} is a row with {', '.join(map(str, image))}, but no image: name it 'image'")
-        return _unwrapped(found, name)
+        return _source(found, name)
+    if isinstance(image, str | Path):
+        return as_path(image)
+    if isinstance(image, bytes | Image.Image):
+        return image
     if isinstance(image, bytearray | memoryview):
         return bytes(image)
-    if callable(getattr(image, "read", None)) and not isinstance(image, Image.Image):
-        return _content(image, name)
-    return image
+    return _content(image, name) if callable(getattr(image, "read", None)) else _pixels(image, name)
 
 
 def _content(file: Any, name: str) -> bytes:
@@ -188,17 +175,13 @@ def _pixels(image: Any, name: str) -> NDArray[np.uint8]:
     """An array or tensor as uint8 `(height, width)` or `(height, width, channel)`."""
     image = as_numpy(image)
     if isinstance(image, torch.Tensor):
-        array, is_tensor = image.detach().cpu().to(_plain_type(image)).numpy(), True
+        image = image.float() if image.dtype == torch.bfloat16 else image  # NumPy has no bfloat16
+        array, is_tensor = image.detach().cpu().numpy(), True
     elif isinstance(image, np.ndarray):
         array, is_tensor = image, False
     else:
         raise InputError(f"{name} is a {type(image).__name__}: give a path, bytes, a PIL image, an array or a tensor")
     return _to_8_bits(_channels_last(array, name, is_tensor), name)
-
-
-def _plain_type(image: torch.Tensor) -> torch.dtype:
-    """NumPy has no bfloat16."""
-    return torch.float32 if image.dtype == torch.bfloat16 else image.dtype
 
 
 def _channels_last(array: np.ndarray, name: str, is_tensor: bool) -> np.ndarray:
@@ -243,7 +226,10 @@ def as_labels(labels: Any, images: int) -> list[Hashable]:
     if len(plain) != images:
         raise InputError(f"{images} images and {len(plain)} labels: there must be one label for each image")
     for label in plain:
-        _check_label(label)
+        if not isinstance(label, Hashable):
+            raise InputError(f"label {label!r} is a {type(label).__name__}, not hashable: use text or numbers")
+        if label is None or label != label:
+            raise InputError(f"a label is {label!r}: give every image a label, or leave the image out")
     return plain
 
 
@@ -335,10 +321,3 @@ def as_plain(label: Any) -> Any:
 def _check_clashes(names: Sequence[str]) -> None:
     if clash := first_clash(names):
         raise InputError(f"labels {clash[0]!r} and {clash[1]!r} are the same text to a reader: rename one of them")
-
-
-def _check_label(label: object) -> None:
-    if not isinstance(label, Hashable):
-        raise InputError(f"label {label!r} is a {type(label).__name__}, not hashable: use text or numbers")
-    if label is None or label != label:
-        raise InputError(f"a label is {label!r}: give every image a label, or leave the image out")
