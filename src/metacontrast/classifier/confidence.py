@@ -60,10 +60,6 @@ def cross_entropy(
 
 def rejection_threshold(scores: Float[Tensor, " image"], rate: float) -> float:
     """The score below which at most a share `rate` of images of known classes falls."""
-    if not 0 < rate < 1:
-        raise InputError(
-            f"reject={rate}, but it must lie between 0 and 1: the share of known images that may be refused"
-        )
     if len(scores) == 0:
         raise InputError(
             f"reject={rate} is set on held-out images, and no class has a second image to hold out: add images"
@@ -105,11 +101,6 @@ def prediction_sets(probabilities: Float[Tensor, "image way"], threshold: float)
     """Which classes belong to each image's set; the most probable one always does."""
     best = torch.nn.functional.one_hot(probabilities.argmax(1), probabilities.shape[1]).bool()
     return best | (probabilities >= threshold)
-
-
-def is_rejected(scores: Float[Tensor, " image"], threshold: float | None) -> Bool[Tensor, " image"]:
-    """Which images are refused; none without a threshold."""
-    return scores < (-math.inf if threshold is None else threshold)
 
 
 def _quantile(values: Float[Tensor, " image"], share: float) -> float | None:

@@ -181,17 +181,14 @@ def _score(candidate: Candidate, found: HeldOut, base: HeldOut, chosen: bool) ->
     means = (by_class * gain[:, None]).sum(0) / counts
     variances = (by_class * (gain[:, None] - means).square()).sum(0) / counts
     return Score(
-        candidate.method,
-        candidate.steps,
-        candidate.lr,
-        found.right.mean().item(),
-        difference,
-        1.96 * (variances / counts).sum().sqrt().item() / len(counts),
-        found.cross_entropy,
-        len(gain),
-        chosen,
-        found.balanced_accuracy,
-        candidate.strength,
+        **vars(candidate),
+        accuracy=found.right.mean().item(),
+        difference=difference,
+        ci95=1.96 * (variances / counts).sum().sqrt().item() / len(counts),
+        cross_entropy=found.cross_entropy,
+        images=len(gain),
+        chosen=chosen,
+        balanced_accuracy=found.balanced_accuracy,
     )
 
 
@@ -205,5 +202,4 @@ def _answer(model: Model, adapted: Params, x: Tensor, y: Tensor, query: Tensor, 
 
 
 def _joined(parts: Sequence[HeldOut]) -> HeldOut:
-    logits, y, similarities = ([getattr(part, name) for part in parts] for name in ("logits", "y", "similarity"))
-    return HeldOut(torch.cat(logits), torch.cat(y), torch.cat(similarities))
+    return HeldOut(*(torch.cat([getattr(part, name) for part in parts]) for name in ("logits", "y", "similarity")))

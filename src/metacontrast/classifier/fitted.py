@@ -1,6 +1,7 @@
 """A support set learned: what answers for an image by itself, and for any number of images in turn."""
 
 import copy
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -12,9 +13,9 @@ from jaxtyping import Bool, Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from metacontrast.classifier import confidence
 from metacontrast.classifier.candidates import PROTOTYPE, Candidate, Plan, on_features, solve, task_start, with_features
-from metacontrast.classifier.cross_validation import HeldOut, Score, best, cross_validate, report, similarity
+from metacontrast.classifier.confidence import rejection_threshold
+from metacontrast.classifier.cross_validation import Score, best, cross_validate, report, similarity
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.classifier.support import Support, each_alone
 from metacontrast.data.decode import BATCH, Item, UnreadableImage
@@ -33,12 +34,13 @@ if TYPE_CHECKING:
 class Network(nn.Module):
     """Pixels in, logits and similarity out; one image's answer depends on that image alone, up to rounding.
 
+    Similarity is seen from `centre`, the mean of the class means.
+
     Args:
         encoder: with the support set's statistics in it.
         head: the classifier on its features.
         means: the class means of the support features.
         images: how pixels are normalized.
-        centre: from where `similarity` is seen; None is the mean of the means.
     """
 
     def __init__(
@@ -47,14 +49,13 @@ class Network(nn.Module):
         head: Head,
         means: Float[Tensor, "way feature"],
         images: ImageFormat,
-        centre: Float[Tensor, " feature"] | None = None,
     ):
         super().__init__()
         self.encoder = encoder
         self.images = images
         bias = torch.zeros_like(head.weight[:, 0]) if head.bias is None else head.bias
-        centre = means.mean(0) if centre is None else centre
-        plain = (t.detach().clone(memory_format=torch.contiguous_format) for t in (head.weight, bias, means, centre))
+        values = (head.weight, bias, means, means.mean(0))
+        plain = (t.detach().clone(memory_format=torch.contiguous_format) for t in values)
         self.weight, self.bias, self.means, self.centre = (nn.Parameter(t, requires_grad=False) for t in plain)
 
     def forward(
@@ -117,7 +118,7 @@ class Fitted:
         probabilities, found = (
             torch.cat(part) for part in zip(*each_alone(self._answer, pixels, self.device), strict=True)
         )
-        return Answers(probabilities, found, confidence.is_rejected(found, self.threshold))
+        return Answers(probabilities, found, found < (-math.inf if self.threshold is None else self.threshold))
 
     def features(self, pixels: UInt8[Tensor, "image channel height width"]) -> Float[Tensor, "image feature"]:
         """What the encoder makes of the images."""
@@ -162,8 +163,13 @@ def _fit_support(start: StartingPoint, support: Support, plan: Plan, device: str
     with torch.no_grad():
         means = class_means(net.features(adapted.encoder, shown), y, model.ways)
     if not all(t.isfinite().all() for t in (means, adapted.head.weight)):
-        raise InputError(_not_finite(chosen, x))
+        if chosen.steps and x.isfinite().all():
+            raise InputError(f"adapting with lr={chosen.lr:g} and steps={chosen.steps} diverged: lower one of them")
+        raise InputError(
+            "the encoder's features of these images are not finite: its weights or its preprocessing are wrong"
+        )
     found = held_out.get(chosen)
+    seen = found.similarity if found else torch.empty(0)
     encoder = (
         start.frozen_encoder if support.features is not None else freeze(model, adapted.encoder or params.encoder, x)
     )
@@ -171,7 +177,7 @@ def _fit_support(start: StartingPoint, support: Support, plan: Plan, device: str
         Network(encoder, adapted.head, means, start.images).eval().cpu(),
         chosen,
         found.temperature if found else start.temperature(chosen, plan.inner.scope, model.ways),
-        _threshold(plan.reject, found),
+        None if plan.reject is None else rejection_threshold(seen, plan.reject),
         len(found.y) if found else 0,
         report(held_out, PROTOTYPE, chosen),
         tuple(found.true_probabilities.tolist()) if found else (),
@@ -188,18 +194,6 @@ def task_of(
     if support.features is not None:
         return with_features(model, params, support.features.to(device))
     return model, params, start.images.to_input(support.images.to(device))
-
-
-def _not_finite(chosen: Candidate, x: Tensor) -> str:
-    if chosen.steps and x.isfinite().all():
-        return f"adapting with lr={chosen.lr:g} and steps={chosen.steps} diverged: lower one of them"
-    return "the encoder's features of these images are not finite: its weights or its preprocessing are wrong"
-
-
-def _threshold(rate: float | None, found: HeldOut | None) -> float | None:
-    if rate is None:
-        return None
-    return confidence.rejection_threshold(found.similarity if found else torch.empty(0), rate)
 
 
 class Prediction(NamedTuple):
@@ -240,16 +234,13 @@ def predict_each(
     """
     while batch := list(islice(stream, BATCH)):
         readable = [pixels for _, pixels in batch if isinstance(pixels, np.ndarray)]
-        answers = _rows(fitted.answer(torch.from_numpy(np.stack(readable)))) if readable else iter(())
+        answers = fitted.answer(torch.from_numpy(np.stack(readable))) if readable else None
+        rows = zip(answers.probabilities.tolist(), answers.rejected.tolist(), strict=True) if answers else iter(())
         for item, pixels in batch:
             if isinstance(pixels, UnreadableImage):
                 yield Prediction(item.name, problem=str(pixels))
                 continue
-            probabilities, rejected = next(answers)
+            probabilities, rejected = next(rows)
             image, k = torch.from_numpy(pixels), int(np.argmax(probabilities))
             why = None if explain is None else explain(image)
             yield Prediction(item.name, classes[k], probabilities[k], rejected, None, image, why, tuple(probabilities))
-
-
-def _rows(answers: Answers) -> Iterator[tuple[list[float], bool]]:
-    return zip(answers.probabilities.tolist(), answers.rejected.tolist(), strict=True)

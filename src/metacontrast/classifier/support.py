@@ -89,9 +89,8 @@ def join(one: Support, other: Support) -> Support:
     """The union of two support sets; `InputError` where only one of them holds features in place of images."""
     if (one.features is None) != (other.features is None):
         raise InputError("scope was changed between the examples: call fit with all of them")
-    features = None
-    if one.features is not None and other.features is not None:
-        features = torch.cat([one.features, other.features])
+    both = [each.features for each in (one, other) if each.features is not None]
+    features = torch.cat(both) if both else None
     images = torch.cat([one.images, other.images])
     return make_support(images, [*one.labels, *other.labels], [*one.names, *other.names], features, least=1)
 
