@@ -205,7 +205,7 @@ def test_a_run_that_kept_nothing_has_no_curves(found):
 
 def test_every_number_has_a_meaning_and_the_headline_adds_up(found):
     listed = facts(found)
-    assert all(fact.name and fact.value and fact.meaning.endswith(".") for fact in listed)
+    assert all(name and value and meaning.endswith(".") for name, value, meaning in listed)
     assert len(listed) == 20
     assert sum(map(int, re.findall(r"(-?\d+) %", headline(found)))) == pytest.approx(100, abs=2)
 
@@ -216,7 +216,7 @@ def test_a_gradient_of_zero_is_said_in_words(run_path):
     boil = dataclasses.replace(run, config=dataclasses.replace(run.config, head="learned", inner_scope="encoder"))
     found = explain_run(boil, [], run.config.test_tasks(TEST), 2)
     assert "gradient is zero, but the theory's is not" in headline(found)
-    assert "distance of the theory" not in {fact.name for fact in facts(found)}
+    assert "distance of the theory" not in {name for name, *_ in facts(found)}
     assert "gradient-parts" not in figures(found)
     assert as_json(found)["scalars"]["distance"] is None
     nothing = {name: Part(0.0, 0.0, 0.0) for name in found.explanation.parts}

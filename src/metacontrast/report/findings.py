@@ -2,18 +2,18 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import Any
 
 import torch
 
-from metacontrast.data.episodes import EpisodeRows, EpisodeSampler
+from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.diagnostics.gradient import GradientExplanation, explain
 from metacontrast.diagnostics.task_view import MAPS
 from metacontrast.errors import InputError
 from metacontrast.methods import METHODS
 from metacontrast.training.run import TrainedRun
 from metacontrast.training.step import ONE_CPU, Resources
-from metacontrast.types import Episode
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +36,6 @@ class Findings:
         """Explanation of the model itself."""
         return self.history[self.run.updates]
 
-    @property
-    def first_task(self) -> EpisodeRows:
-        """Task whose coefficients are shown."""
-        return self.tasks.rows(0)
-
 
 def explain_run(
     run: TrainedRun,
@@ -60,21 +55,12 @@ def explain_run(
     """
     if not METHODS[method := run.config.method].explains:
         raise InputError(f"the theory is that of one rate and plain gradient steps, not of method={method}")
-    episodes = tasks.batch(range(count))
-
-    def explained(model: TrainedRun) -> GradientExplanation:
-        found = _explain(model, episodes, resources)
+    episodes, device, history = tasks.batch(range(count)), resources.device, {}
+    for each in chain((copy for copy in kept if copy.updates != run.updates), [run]):
+        model, params = each.model.to(device), each.params_on(device)
+        history[each.updates] = explain(model, params, episodes, each.config.inner(), resources.executor)
         on_model()
-        return found
-
-    history = {each.updates: explained(each) for each in kept if each.updates != run.updates}
-    history[run.updates] = explained(run)
     return Findings(run, tasks, dict(sorted(history.items())))
-
-
-def _explain(run: TrainedRun, episodes: Episode, resources: Resources) -> GradientExplanation:
-    model, params = run.model.to(resources.device), run.params_on(resources.device)
-    return explain(model, params, episodes, run.config.inner(), resources.executor)
 
 
 def as_json(found: Findings) -> dict[str, Any]:
@@ -113,14 +99,6 @@ def _plain(values: torch.Tensor) -> list:
     if values.ndim > 1:
         return [_plain(each) for each in values]
     return [None if value != value else round(value, 7) for value in values.tolist()]
-
-
-class Fact(NamedTuple):
-    """A number with its name and what it means."""
-
-    name: str
-    value: str
-    meaning: str
 
 
 def headline(found: Findings) -> str:
@@ -162,11 +140,11 @@ def setting(found: Findings) -> str:
 _SCOPES = {"all": "encoder and head", "head": "the head", "encoder": "the encoder"}
 
 
-def facts(found: Findings) -> list[Fact]:
-    """List every scalar that has a value."""
+def facts(found: Findings) -> list[tuple[str, str, str]]:
+    """List every scalar that has a value: its name, the value and what it means."""
     scalars = found.explanation.scalars()
     return [
-        Fact(name, form.format(value), meaning)
+        (name, form.format(value), meaning)
         for key, (name, form, meaning) in _FACTS.items()
         if (value := scalars[key]) is not None
     ]
@@ -174,7 +152,7 @@ def facts(found: Findings) -> list[Fact]:
 
 def findings_text(found: Findings) -> str:
     """Format the summary for a terminal."""
-    lines = (f"{fact.name:<44}{fact.value:>10}" for fact in facts(found))
+    lines = (f"{name:<44}{value:>10}" for name, value, _ in facts(found))
     return "\n".join([headline(found), "", *lines])
 
 

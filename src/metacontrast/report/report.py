@@ -1,7 +1,7 @@
 """The report folder of an explained run: pictures as PNG and PDF, one JSON file, one page."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,24 +33,19 @@ def write_report(folder: Path, found: Findings, command: str) -> Path:
     Args:
         command: what to type to get the same report.
     """
-    pictures = list(draw_pictures(found))
-    paths = [save_picture(picture, folder) for picture in pictures]
-    write_text(folder / "explain.json", json.dumps({"command": command} | as_json(found), ensure_ascii=False) + "\n")
-    report = folder / "explain.html"
-    write_text(report, _page(found, pictures, paths, command))
-    return report
-
-
-def _page(found: Findings, pictures: Sequence[Picture], paths: Sequence[Path], command: str) -> str:
-    body = [
-        html.paragraph(headline(found)),
-        html.paragraph(setting(found)),
-        *(html.figure(path, picture.caption) for path, picture in zip(paths, pictures, strict=True)),
+    body = [html.paragraph(headline(found)), html.paragraph(setting(found))]
+    for picture in draw_pictures(found):
+        save_figure(picture.figure, folder / f"{picture.name}.pdf")
+        body.append(html.figure(save_figure(picture.figure, folder / f"{picture.name}.png"), picture.caption))
+    body += [
         html.heading("Every number"),
         html.table(("quantity", "value", "what it means"), facts(found)),
         html.footer(command, found.tasks.images.digest),
     ]
-    return html.render_page("Why this model learns: a decomposition of its outer gradient", body)
+    write_text(folder / "explain.json", json.dumps({"command": command} | as_json(found), ensure_ascii=False) + "\n")
+    report = folder / "explain.html"
+    write_text(report, html.render_page("Why this model learns: a decomposition of its outer gradient", body))
+    return report
 
 
 def draw_pictures(found: Findings) -> Iterator[Picture]:
@@ -65,12 +60,6 @@ def draw_pictures(found: Findings) -> Iterator[Picture]:
         yield Picture("similarity-checkpoints", _similarity_history(found), _SIMILARITY_HISTORY)
 
 
-def save_picture(picture: Picture, folder: Path) -> Path:
-    """Write the PDF and the PNG, and return the path of the PNG."""
-    save_figure(picture.figure, folder / f"{picture.name}.pdf")
-    return save_figure(picture.figure, folder / f"{picture.name}.png")
-
-
 def _parts(found: Findings) -> Figure:
     explanation = found.explanation
     whole = explanation.gradient_norm
@@ -79,10 +68,8 @@ def _parts(found: Findings) -> Figure:
 
 
 def _coefficients(found: Findings) -> Figure:
-    explanation, images = found.explanation, found.tasks.images.images.cpu()
-    query, support = (
-        drawable(images[torch.from_numpy(rows)].numpy()) for rows in (found.first_task.query, found.first_task.support)
-    )
+    explanation, images, first = found.explanation, found.tasks.images.images.cpu(), found.tasks.rows(0)
+    query, support = (drawable(images[torch.from_numpy(rows)].numpy()) for rows in (first.query, first.support))
     matrix, labels = explanation.coefficients.numpy(), (explanation.query_y.numpy(), explanation.support_y.numpy())
     shown = np.concatenate([np.flatnonzero(labels[0] == way)[:SHOWN_QUERIES] for way in range(found.tasks.ways)])
     return draw_coefficients(
