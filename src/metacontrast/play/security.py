@@ -65,11 +65,6 @@ class Address:
     token: str
 
     @property
-    def is_loopback(self) -> bool:
-        """Whether only this computer reaches it."""
-        return is_loopback(self.host)
-
-    @property
     def url(self) -> str:
         """What to open in a browser."""
         return f"http://{self.name}:{self.port}/{self.token}/"
@@ -88,7 +83,7 @@ class Address:
         name, colon, port = host.rpartition(":")
         if not colon or port != str(self.port):
             return False
-        if self.is_loopback:
+        if is_loopback(self.host):
             return name in (self.name, *LOOPBACK)
         return name == self.name or _is_number(name.strip("[]"))
 

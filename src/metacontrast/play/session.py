@@ -8,7 +8,6 @@ import itertools
 import secrets
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -117,7 +116,7 @@ class Session:
         self.query = b""
         self.variants: Any = None
         self.watch: Any = None
-        self.seconds = 0.0
+        self.seconds = self.last_seen = 0.0
         self._learned = Task(self.task.settings)
         self._history: list[Task] = []
 
@@ -193,6 +192,11 @@ class Session:
             before = self._history.pop()
             self._learn(before)
             self.task = before
+
+    def close(self) -> None:
+        """End what trains."""
+        if self.watch is not None:
+            self.watch.close()
 
     def make_example(self, data: bytes) -> Example:
         """An image, decoded as `fit` does, so that what `fit` would refuse is refused here."""
@@ -270,26 +274,26 @@ class Sessions:
     def __init__(self, models: dict[str, StartingPoint], clock: Callable[[], float] = time.monotonic):
         self.models, self._clock = models, clock
         self._lock = threading.Lock()
-        self._open: OrderedDict[str, tuple[Session, float]] = OrderedDict()
+        self._open: dict[str, Session] = {}
 
     def add(self) -> tuple[str, Session]:
         """A new session and its id; `InputError` where too many pages are in use."""
         with self._lock:
-            self._drop_idle()
+            for id, session in list(self._open.items()):
+                if self._clock() - session.last_seen > IDLE:
+                    session.close()
+                    del self._open[id]
             if len(self._open) >= MOST_SESSIONS:
                 raise InputError(f"{MOST_SESSIONS} pages are open already: close one and wait {IDLE / 60:g} minutes")
             id, session = secrets.token_urlsafe(16), Session(self.models)
-            self._open[id] = session, self._clock()
+            self._open[id], session.last_seen = session, self._clock()
             return id, session
 
     def find(self, id: str) -> Session | None:
         """The session of that id, which is then in use."""
         with self._lock:
-            if id not in self._open:
-                return None
-            session, _ = self._open[id]
-            self._open[id] = session, self._clock()
-            self._open.move_to_end(id)
+            if (session := self._open.get(id)) is not None:
+                session.last_seen = self._clock()
             return session
 
     def __len__(self) -> int:
@@ -297,16 +301,8 @@ class Sessions:
 
     def close(self) -> None:
         """End what trains."""
-        for session, _ in self._open.values():
-            if session.watch is not None:
-                session.watch.close()
-
-    def _drop_idle(self) -> None:
-        for id, (session, last) in list(self._open.items()):
-            if self._clock() - last > IDLE:
-                if session.watch is not None:
-                    session.watch.close()
-                del self._open[id]
+        for session in self._open.values():
+            session.close()
 
 
 def _extends(new: dict[str, tuple[bytes, str]], old: dict[str, tuple[bytes, str]]) -> bool:
