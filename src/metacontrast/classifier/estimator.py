@@ -22,7 +22,7 @@ from metacontrast.classifier.explanation import Explanation, draw_explanation, e
 from metacontrast.classifier.fitted import Answers, Prediction, fit_support, predict_each
 from metacontrast.classifier.inputs import as_array, as_items, check_reject_label, from_json, to_json, weighted_mean
 from metacontrast.classifier.sharing import downloaded, push, write_card
-from metacontrast.classifier.starting_point import INNER, StartingPoint, load_starting_point, save_starting_point
+from metacontrast.classifier.starting_point import StartingPoint, load_starting_point, save_starting_point
 from metacontrast.classifier.storage import State
 from metacontrast.classifier.support import ADVICE, Read, emptied, join, labelled, make_support, read
 from metacontrast.data.decode import MAX_PIXELS, Item
@@ -140,7 +140,9 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         begun = self._check()
         items, labels, found = labelled(X, y, self.nested)
         self.ignored_ = tuple(found.ignored) if found else ()
-        start, models, seen = begun or self._chosen(items, labels)
+        start, models, seen = begun or choose(
+            items, labels, self._read, int(self.folds), check_max_pixels(self.max_pixels)
+        )
         plan = self._plan(start)
         if seen is not None and start.keeps_features(plan.inner) != (seen.features is not None):
             seen = None
@@ -325,11 +327,6 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
             raise InputError("model='auto' is chosen by the images that are fitted: call fit first, or name a model")
         return load_starting_point(self.model, self.weights)
 
-    def _chosen(self, items: list[Item], labels: list[Hashable]) -> Chosen:
-        """The starting point that suits the images best."""
-        limit, folds = check_max_pixels(self.max_pixels), make_plan(INNER, **self._wishes).folds
-        return choose(items, labels, lambda start, some: self._read(start, some, start.inner), folds, limit)
-
     @property
     def _wishes(self) -> dict[str, Any]:
         names = ("steps", "lr", "scope", "baseline", "head", "folds", "reject", "random_head")
@@ -362,12 +359,12 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         fallback: Method = "adapted" if start.head == "adapted" else "ridge"
         return make_plan(start.inner, **self._wishes, default_head=default, fallback=fallback)
 
-    def _read(self, start: StartingPoint, items: Sequence[Item], inner: Inner) -> Read:
+    def _read(self, start: StartingPoint, items: Sequence[Item], inner: Inner | None = None) -> Read:
         return read(
             start,
             items,
             check_max_pixels(self.max_pixels),
-            frozen=start.keeps_features(inner),
+            frozen=start.keeps_features(inner or start.inner),
             skip_unreadable=as_declared("skip_unreadable", self.skip_unreadable, bool),
             device=find_device(self.device),
             verbose=self.verbose,

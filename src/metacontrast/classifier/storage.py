@@ -111,7 +111,8 @@ def _write(folder: Path, facts: dict[str, Any], tensors: dict[str, Tensor]) -> N
     for name in (CONFIG, _PATTERN):
         remove_leftovers(folder, name)
     try:
-        checkpoint.save(folder / facts["tensors"], checkpoint.Stored(tensors, {"config": _digest(as_utf8(text))}))
+        digest = hashlib.sha256(as_utf8(text)).hexdigest()
+        checkpoint.save(folder / facts["tensors"], checkpoint.Stored(tensors, {"config": digest}))
         write_text(folder / CONFIG, text)
     except BaseException:
         with contextlib.suppress(OSError, InputError):
@@ -137,7 +138,7 @@ def _load(folder: Path, text: bytes, given: StartingPoint | None) -> tuple[State
     if _number(name) is None:
         raise InputError(f"{folder / CONFIG} names tensors {name!r}, which is not a file of a classifier: fit it again")
     stored = checkpoint.load(folder / name)
-    if stored.facts.get("config") != _digest(text):
+    if stored.facts.get("config") != hashlib.sha256(text).hexdigest():
         raise InputError(f"{folder}: {CONFIG} and {name} do not belong together: restore both from one copy")
     if isinstance(facts.get("plan"), dict):
         facts["plan"].setdefault("random_head", None)  # which earlier versions did not know
@@ -277,7 +278,3 @@ def _plain(value: Any) -> Any:
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-
-
-def _digest(text: bytes) -> str:
-    return hashlib.sha256(text).hexdigest()
