@@ -8,8 +8,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int, UInt8
-from torch import Tensor
+from jaxtyping import Int
 
 from metacontrast import html
 from metacontrast.classifier.explanation import as_seen
@@ -24,17 +23,6 @@ WIDEST = 30
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """An image that was answered wrongly, with the answer's probability and the pixels that the model saw."""
-
-    image: str
-    label: Hashable
-    answer: Hashable
-    probability: float
-    pixels: UInt8[Tensor, "channel height width"]
-
-
-@dataclass(frozen=True)
 class Report:
     """What came of asking about labelled images.
 
@@ -42,14 +30,14 @@ class Report:
         classes: the labels, those that the classifier does not know last.
         confusion: how many images of each class got each answer; refused images are the last column.
         known: how many of the classes the classifier knows.
-        mistakes: the most confident ones first.
+        mistakes: wrong answers, each behind the right label, the most confident ones first.
         unreadable: images that could not be read, with the reason.
     """
 
     classes: tuple[Hashable, ...]
     confusion: Int[np.ndarray, "label answer"]
     known: int
-    mistakes: tuple[Mistake, ...]
+    mistakes: tuple[tuple[Hashable, Prediction], ...]
     unreadable: tuple[tuple[str, str], ...]
 
     @property
@@ -114,9 +102,8 @@ def report_on(state: State, labels: Sequence[Hashable], answers: Iterator[Predic
             continue
         confusion[number[label], len(known) if answer.rejected else number[answer.label]] += 1
         if not answer.rejected and answer.label != label:
-            assert answer.pixels is not None
-            mistakes.append(Mistake(answer.image, label, answer.label, answer.probability, answer.pixels))
-            mistakes = sorted(mistakes, key=lambda each: -each.probability)[:MISTAKES]
+            mistakes.append((label, answer))
+            mistakes = sorted(mistakes, key=lambda each: -each[1].probability)[:MISTAKES]
     if not confusion.sum():
         raise InputError("none of the images could be read: there is nothing to score")
     return Report(tuple(classes), confusion, len(known), tuple(mistakes), tuple(unreadable))
@@ -144,13 +131,11 @@ def as_page(report: Report, state: State, title: str) -> str:
         ]
     if report.mistakes:
         body.append(html.heading("The most confident mistakes"))
-        body += [
-            html.png_figure(
-                to_png(as_seen(state, pictures(each.pixels[None])[0]).transpose(1, 2, 0)),
-                f"{each.image}: {each.label}, taken for {each.answer} ({each.probability:.0%})",
-            )
-            for each in report.mistakes
-        ]
+        for label, answer in report.mistakes:
+            assert answer.pixels is not None
+            seen = as_seen(state, pictures(answer.pixels[None])[0])
+            caption = f"{answer.image}: {label}, taken for {answer.label} ({answer.probability:.0%})"
+            body.append(html.png_figure(to_png(seen.transpose(1, 2, 0)), caption))
     if report.unreadable:
         body += [html.heading("Not read"), html.table(("image", "why"), report.unreadable)]
     return html.render_page(title, body)
