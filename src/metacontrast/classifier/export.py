@@ -51,38 +51,8 @@ def export(state: State, path: Path, form: Format) -> Path:
     """Write the file, whole or not at all."""
     check_choice("form", form, get_args(Format))
     check_writable(path.parent, path.name)
-    facts = as_utf8(json.dumps(_facts(state), ensure_ascii=False)).decode()
-    if form == "onnx":
-        require_extra("--format onnx", "onnx", "onnx", "onnxscript")
-    program = _program(state)
-    with atomic_path(path) as temporary, _quiet():
-        if form == "torch":
-            with temporary.open("wb") as file:  # given a path, PyTorch takes only UTF-8
-                torch.export.save(program, file, extra_files={f"{METADATA}.json": facts})
-        else:
-            _save_onnx(program, temporary, facts)
-    return path
-
-
-def _program(state: State) -> torch.export.ExportedProgram:
-    """The classifier as a graph, for any batch size."""
-    example = torch.zeros(2, *state.start.images.shape, dtype=torch.uint8)
-    batch = {"images": {0: torch.export.Dim("batch", min=1)}}
-    with _quiet():
-        return torch.export.export(Exported(state.fitted).eval(), (example,), dynamic_shapes=batch, strict=False)
-
-
-def _save_onnx(program: torch.export.ExportedProgram, path: Path, facts: str) -> None:
-    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["probabilities", "similarity"]}
-    onnx = torch.onnx.export(program, dynamo=True, verbose=False, **names)
-    assert onnx is not None
-    onnx.model.metadata_props[METADATA] = facts
-    onnx.save(path, external_data=False)
-
-
-def _facts(state: State) -> dict[str, Any]:
     images = state.start.images
-    return {
+    about = {
         "classes": [to_json(label) for label in state.support.classes],
         "threshold": state.fitted.threshold,
         "channels": images.channels,
@@ -90,6 +60,24 @@ def _facts(state: State) -> dict[str, Any]:
         "resample": images.resample,
         "crop": images.crop,
     }
+    facts = as_utf8(json.dumps(about, ensure_ascii=False)).decode()
+    if form == "onnx":
+        require_extra("--format onnx", "onnx", "onnx", "onnxscript")
+    example = torch.zeros(2, *images.shape, dtype=torch.uint8)
+    any_batch = {"images": {0: torch.export.Dim("batch", min=1)}}
+    with _quiet(), atomic_path(path) as temporary:
+        exported = Exported(state.fitted).eval()
+        program = torch.export.export(exported, (example,), dynamic_shapes=any_batch, strict=False)
+        if form == "torch":
+            with temporary.open("wb") as file:  # given a path, PyTorch takes only UTF-8
+                torch.export.save(program, file, extra_files={f"{METADATA}.json": facts})
+            return path
+        names: dict[str, Any] = {"input_names": ["images"], "output_names": ["probabilities", "similarity"]}
+        onnx = torch.onnx.export(program, dynamo=True, verbose=False, **names)
+        assert onnx is not None
+        onnx.model.metadata_props[METADATA] = facts
+        onnx.save(temporary, external_data=False)
+    return path
 
 
 @contextlib.contextmanager
