@@ -13,7 +13,6 @@ apart. Every such pass also moves the running averages, which all clones share w
 batches of all tasks, before and after adaptation, in the order of the calls. In evaluation mode it normalizes by them.
 """
 
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -103,21 +102,18 @@ class MAML(nn.Module):
             raise InputError("the loss depends on no parameter: compute it from the learner, outside torch.no_grad()")
         second_order = not _either(first_order, self.first_order)
         named = dict(self.module.named_parameters())
-        gradients = _gradients(loss, named, second_order)
-        still = [name for name, gradient in zip(named, gradients, strict=True) if gradient is None]
+        moving = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
+        found = torch.autograd.grad(loss, list(moving.values()), create_graph=second_order, allow_unused=True)
+        gradients = {name: gradient for name, gradient in zip(moving, found, strict=True) if gradient is not None}
         if not _either(allow_nograd, self.allow_nograd):
-            _refuse([name for name in still if not named[name].requires_grad], "is frozen", "allow_nograd")
+            _refuse([name for name in named if name not in moving], "is frozen", "allow_nograd")
         if not _either(allow_unused, self.allow_unused):
-            _refuse([name for name in still if named[name].requires_grad], "is not part of the loss", "allow_unused")
-        moved = zip(named.values(), gradients, strict=True)
-        replace_parameters(self.module, {t: t if g is None else t - self.lr * g for t, g in moved})
-
-
-def _gradients(loss: Tensor, named: Mapping[str, Tensor], create_graph: bool) -> list[Tensor | None]:
-    """The gradient of `loss` for every parameter; None for those that are frozen or have no part in it."""
-    moving = [parameter for parameter in named.values() if parameter.requires_grad]
-    found = iter(torch.autograd.grad(loss, moving, create_graph=create_graph, allow_unused=True))
-    return [next(found) if parameter.requires_grad else None for parameter in named.values()]
+            _refuse([name for name in moving if name not in gradients], "is not part of the loss", "allow_unused")
+        moved = {t: t - self.lr * gradients[name] if name in gradients else t for name, t in named.items()}
+        for each in self.module.modules():
+            parameters: dict[str, Any] = each._parameters
+            parameters.update({name: moved[old] for name, old in parameters.items() if old is not None})
+            _list_parameters_again(each)
 
 
 def _refuse(names: list[str], reason: str, switch: str) -> None:
@@ -140,14 +136,6 @@ def clone_module(module: AnyModule) -> AnyModule:
     (running averages) are the original's own, and so are attributes of other kinds (numbers, lists, hooks).
     """
     return _clone(module, {})
-
-
-def replace_parameters(module: nn.Module, replacements: Mapping[Tensor, Tensor]) -> None:
-    """Put other tensors in the place of parameters, in `module` itself; every parameter must have its replacement."""
-    for each in module.modules():
-        parameters: dict[str, Any] = each._parameters
-        parameters.update({name: replacements[old] for name, old in parameters.items() if old is not None})
-        _list_parameters_again(each)
 
 
 def _clone(part: Any, clones: dict[int, Any]) -> Any:
