@@ -226,12 +226,7 @@ def predict_each(
     stream: Iterator[tuple[Item, NDArray[np.uint8] | UnreadableImage]],
     explain: "Callable[[Tensor], Explanation] | None" = None,
 ) -> Iterator[Prediction]:
-    """A prediction for every item, in order, a batch at a time; an image that cannot be read is named.
-
-    Args:
-        stream: items with their pixels.
-        explain: explains the answer to one image.
-    """
+    """A prediction for every item with its pixels, in order, a batch at a time; one that cannot be read is named."""
     while batch := list(islice(stream, BATCH)):
         readable = [pixels for _, pixels in batch if isinstance(pixels, np.ndarray)]
         answers = fitted.answer(torch.from_numpy(np.stack(readable))) if readable else None

@@ -45,11 +45,7 @@ def downloaded(name: Any) -> Path | None:
 
 
 def push(repository: str, write: Callable[[Path], None], state: State | None, private: bool) -> str:
-    """Write a folder into a repository, which is made if it is not there.
-
-    Args:
-        state: of a fitted classifier, for the card.
-    """
+    """Write a folder, with a card of its own, into a repository, which is made if it is not there."""
     if (found := REPOSITORY.fullmatch(repository)) is None:
         raise InputError(f"{repository!r} is not a repository: write user/name")
     hub = _library("the Hub")
@@ -67,12 +63,7 @@ def push(repository: str, write: Callable[[Path], None], state: State | None, pr
 
 
 def write_card(folder: Path, name: str, state: State | None) -> None:
-    """Write a model card, the Hub's header and a text for readers, unless the folder has one.
-
-    Args:
-        name: of the repository or folder.
-        state: of a fitted classifier.
-    """
+    """Write a model card, the Hub's header and a text for readers, unless the folder has one."""
     use = ["from metacontrast import FewShotClassifier", "", f"FewShotClassifier.from_pretrained({name!r})"]
     if not (folder / CARD).exists():
         lines = [_HEADER, f"# {name}", "", *_contents(state), "", "```python", *use, "```", ""]

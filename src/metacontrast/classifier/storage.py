@@ -55,14 +55,7 @@ _PATTERN = "model*.safetensors"
 
 @dataclass(frozen=True)
 class State:
-    """All that `fit` made.
-
-    Args:
-        start: what was started from.
-        support: what was learned from.
-        plan: how it was to be learned.
-        fitted: what came of it.
-    """
+    """All that `fit` made: what it started from, what it learned from, how it was to learn, and what came of it."""
 
     start: StartingPoint
     support: Support
