@@ -21,14 +21,9 @@ def heading(text: str, level: int = 2) -> str:
     return f"<h{level}>{html.escape(text)}</h{level}>"
 
 
-def figure(picture: Path, caption: str) -> str:
-    """Embed a PNG picture, with its caption below."""
-    return png_figure(picture.read_bytes(), caption)
-
-
-def png_figure(png: bytes, caption: str) -> str:
-    """Embed the bytes of a PNG file, with a caption below."""
-    data = base64.b64encode(png).decode()
+def figure(picture: Path | bytes, caption: str) -> str:
+    """Embed a PNG picture, a file or its bytes, with its caption below."""
+    data = base64.b64encode(picture if isinstance(picture, bytes) else picture.read_bytes()).decode()
     text = html.escape(caption)
     return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -79,9 +79,8 @@ def choose(items: Sequence[Item], labels: Sequence[Hashable], read: ReadFor, fol
     starts = {name: load_starting_point(name) for name in names}
     seen = {name: read(start, some) for name, start in starts.items()}
     found = {name: _held_out(start, _in_order(seen[name], labels), folds) for name, start in starts.items()}
-    chosen = favourite
-    if all(each is not None for each in found.values()):
-        chosen = _best({name: each for name, each in found.items() if each is not None}, favourite)
+    compared = {name: each for name, each in found.items() if each is not None}
+    chosen = _best(compared, favourite) if len(compared) == len(names) else favourite
     scores = tuple(_score(name, found[name], name == chosen) for name in names)
     whole = seen[chosen] if len(some) == len(items) else None
     return starts[chosen], tuple(sorted(scores, key=lambda score: score.cross_entropy)), whole
@@ -152,18 +151,15 @@ def _held_out(start: StartingPoint, support: Support, folds: int) -> HeldOut | N
 
 
 def _best(found: dict[str, HeldOut], favourite: str) -> str:
-    losses = {name: _losses(each) for name, each in found.items()}
+    """The one with the least cross entropy, unless the favourite cannot be told from it."""
+    losses = {}
+    for name, each in found.items():  # image by image, in an order that is the same for every model
+        logs = (each.logits.double() / each.temperature).log_softmax(1)
+        losses[name] = -each.weights * logs[torch.arange(len(each.y)), each.y]
     best = min(losses, key=lambda name: losses[name].sum().item())
     excess = losses[favourite] - losses[best]
     error = excess.std(correction=0) * len(excess) ** 0.5
     return best if excess.sum() > error else favourite
-
-
-def _losses(found: HeldOut) -> Float[Tensor, " image"]:
-    """What each image adds to the cross entropy, in an order that is the same for every model."""
-    logits = found.logits.double() / found.temperature
-    each = -logits.log_softmax(1)[torch.arange(len(found.y)), found.y]
-    return found.weights * each
 
 
 def _score(name: str, found: HeldOut | None, chosen: bool) -> ModelScore:

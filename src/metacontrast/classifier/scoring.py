@@ -135,7 +135,7 @@ def as_page(report: Report, state: State, title: str) -> str:
             assert answer.pixels is not None
             seen = as_seen(state, pictures(answer.pixels[None])[0])
             caption = f"{answer.image}: {label}, taken for {answer.label} ({answer.probability:.0%})"
-            body.append(html.png_figure(to_png(seen.transpose(1, 2, 0)), caption))
+            body.append(html.figure(to_png(seen.transpose(1, 2, 0)), caption))
     if report.unreadable:
         body += [html.heading("Not read"), html.table(("image", "why"), report.unreadable)]
     return html.render_page(title, body)

@@ -72,12 +72,12 @@ def save(folder: Path, state: State, parameters: dict[str, Any], *, weights_insi
     check_replaceable(folder, FORMAT)
     facts, tensors = _facts(state, parameters, weights_inside), _tensors(state, weights_inside)
     with exclusive(folder / ".lock", f"another process is saving to {folder}: wait or choose another folder", PATIENCE):
-        before = set(folder.glob(_PATTERN)) if (folder / CONFIG).exists() else set()
-        number = 1 + max((n for file in folder.glob(_PATTERN) if (n := _number(file.name)) is not None), default=-1)
+        is_replaced = (folder / CONFIG).exists()
+        before = {file: n for file in folder.glob(_PATTERN) if (n := _number(file.name)) is not None}
+        number = 1 + max(before.values(), default=-1)
         _write(folder, facts | {"tensors": f"model-{number}.safetensors" if number else TENSORS}, tensors)
-        for file in before:
-            if _number(file.name) is not None:
-                file.unlink(missing_ok=True)
+        for file in before if is_replaced else ():
+            file.unlink(missing_ok=True)
 
 
 def load(folder: Path, given: StartingPoint | None = None) -> tuple[State, dict[str, Any]]:

@@ -52,13 +52,7 @@ def stored_inner(values: Any, where: Path) -> Inner:
 def stored_temperatures(facts: Mapping[str, Any], where: Path, usual: Mapping[str, float]) -> dict[str, float]:
     """The temperatures by head: those that a file says, the others as usual."""
     found = facts.get("temperatures", {})
-    if not (
-        isinstance(found, dict) and found.keys() <= {*METHODS} and all(_ABOVE_0[0](each) for each in found.values())
-    ):
-        raise InputError(
-            f"{where}: temperatures is {str(found)[:_SHOWN]}, but it must give heads ({', '.join(METHODS)}) a finite "
-            "number above 0: restore the file or fit again"
-        )
+    check_values({"temperatures": found}, {"temperatures": _TEMPERATURES}, where)
     return {**usual, **found}
 
 
@@ -128,6 +122,10 @@ def _are_classes(value: Any) -> bool:
 _NOTHING, _SHOWN = object(), 80
 _ABOVE_0: Rule = (lambda value: type(value) in (int, float) and 0 < value <= LARGEST, "a finite number above 0")
 _FLAG, _TEXT = _one_of(True, False), (lambda value: isinstance(value, str), "text")
+_TEMPERATURES: Rule = (
+    lambda value: isinstance(value, dict) and value.keys() <= {*METHODS} and all(map(_ABOVE_0[0], value.values())),
+    f"heads ({', '.join(METHODS)}), each with a finite number above 0",
+)
 INNER: dict[str, Rule] = {
     "steps": _whole(0, MOST_STEPS),
     "lr": _ABOVE_0,

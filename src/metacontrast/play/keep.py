@@ -9,10 +9,9 @@ import zipfile
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from metacontrast.classifier.estimator import FewShotClassifier
-from metacontrast.classifier.explanation import save_explanation
+from metacontrast.classifier.explanation import as_seen, save_explanation
 from metacontrast.classifier.export import export
 from metacontrast.data.decode import to_png
 from metacontrast.errors import InputError
@@ -96,11 +95,8 @@ def _unpack(data: bytes, folder: Path) -> None:
                 raise InputError(f"this zip unpacks to more than {ZIP_LIMIT // 10**6} MB: it is not one of this page")
             for each, name in zip(members, found, strict=True):
                 assert name is not None
-                with archive.open(each) as packed:
-                    content = packed.read(ZIP_LIMIT + 1)
-                if len(content) > ZIP_LIMIT:
-                    raise InputError("this zip unpacks to more than it says: it is damaged")
-                (folder / name[1]).write_bytes(content)
+                with archive.open(each) as packed:  # gives no more than the size that was checked
+                    (folder / name[1]).write_bytes(packed.read(ZIP_LIMIT))
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -118,7 +114,7 @@ def _boards(loaded: FewShotClassifier) -> tuple[tuple[str, tuple[bytes, ...]], .
     """The examples as the model saw them, as PNGs, which are read back without loss."""
     if loaded.support_.features is not None:
         raise InputError("this classifier keeps features in place of its images: use it with `metacontrast predict`")
-    support, invert = loaded.support_, loaded.state_.start.images.invert
+    support = loaded.support_
     counts = support.counts.tolist()
     if len(counts) > MOST_CLASSES or max(counts) > MOST_EXAMPLES:
         raise InputError(
@@ -126,7 +122,6 @@ def _boards(loaded: FewShotClassifier) -> tuple[tuple[str, tuple[bytes, ...]], .
             f"{MOST_CLASSES} with {MOST_EXAMPLES}: use it with `metacontrast predict`"
         )
     boards: dict[str, list[bytes]] = {}
-    for image, label in zip(support.images.numpy(), support.labels, strict=True):
-        shown: Any = 255 - image if invert else image
-        boards.setdefault(str(label), []).append(to_png(shown.transpose(1, 2, 0)))
+    for image, label in zip(as_seen(loaded.state_, support.images), support.labels, strict=True):
+        boards.setdefault(str(label), []).append(to_png(image.transpose(1, 2, 0)))
     return tuple((name, tuple(images)) for name, images in boards.items())
