@@ -167,16 +167,10 @@ def make_plan(
     asked = any(each is not None for each in (steps, lr, scope, random_head))
     named: dict[Any, HeadChoice] = {"prototype": "prototype", "auto": "auto", "none": "adapted"}
     chosen: HeadChoice | None = head or named.get(baseline)
-    wanted = replace(inner, steps=own, lr=float(lr or inner.lr), scope=scope or inner.scope)
-    return Plan(
-        wanted,
-        automatic,
-        chosen or ("adapted" if asked else default_head),
-        int(folds),
-        None if reject is None else float(reject),
-        fallback,
-        None if random_head is None else int(random_head),
-    )
+    wanted = replace(inner, steps=own, lr=lr or inner.lr, scope=scope or inner.scope)
+    final = chosen or ("adapted" if asked else default_head)
+    share = None if reject is None else float(reject)
+    return Plan(wanted, automatic, final, folds, share, fallback, random_head)
 
 
 def check_max_pixels(value: Any) -> int:

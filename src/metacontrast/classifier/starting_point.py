@@ -160,14 +160,11 @@ def from_module(
     model = Model(encoder, ways=2, feature_size=size, head="zeroed", norm=norm)
     frozen: HeadChoice = "auto" if inner.scope == "head" else "adapted"
     measured = TEMPERATURES if inner == INNER else TEMPERATURES | {"adapted": 1.0}
-    return StartingPoint(source.name, model, _own_params(model), images, inner, None, source, head or frozen, measured)
-
-
-def _own_params(model: Model) -> Params:
-    """The encoder's own values, which `Model.init` draws again for encoders of this library, and a head of zeros."""
+    # the encoder's own values, which Model.init draws again for encoders of this library, and a head of zeros
     own = {name: p.detach().clone() for name, p in model.encoder.named_parameters() if name in model._trained}
     like = next(iter(own.values()), torch.zeros(0))
-    return Params(own, Head(like.new_zeros(model.ways, model.feature_size), like.new_zeros(model.ways)))
+    params = Params(own, Head(like.new_zeros(2, size), like.new_zeros(2)))
+    return StartingPoint(source.name, model, params, images, inner, None, source, head or frozen, measured)
 
 
 def from_run(name: str, run: TrainedRun) -> StartingPoint:
