@@ -256,13 +256,11 @@ class Session:
         if len({label for _, label in new.values()}) < 2:
             classifier = None
         elif self.classifier is not None and after.settings == self._learned.settings and _extends(new, old):
-            added = {id: image for id, image in new.items() if id not in old}
-            classifier = self.classifier
-            if added:
-                classifier.partial_fit({id: data for id, (data, _) in added.items()}, [y for _, y in added.values()])
+            classifier, new = self.classifier, {id: image for id, image in new.items() if id not in old}
         else:
             classifier = self.new_classifier(after.settings)
-            classifier.fit({id: data for id, (data, _) in new.items()}, [label for _, label in new.values()])
+        if classifier is not None and new:
+            classifier.partial_fit({id: data for id, (data, _) in new.items()}, [label for _, label in new.values()])
         explain = classifier.explainer() if classifier is not None else None
         self.classifier, self.explain, self._learned, self.variants = classifier, explain, after, None
         self.seconds = time.perf_counter() - started
