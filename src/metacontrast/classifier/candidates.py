@@ -37,6 +37,9 @@ SCOPES = ("head", "all")
 MOST_STEPS = 10_000
 STEPS = (1, 2, 3, 5, 10)
 FACTORS = (1.0, 0.25, 0.0625)
+"""Of the model's step size, among which `steps="auto"` chooses: with many images of few classes the first full step
+already answers with certainty, and no later one then improves anything.
+"""
 MOST_LOGISTIC = 50
 RIDGE = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 LOGISTIC = (0.1, 0.01, 0.001)
@@ -100,8 +103,10 @@ class Plan:
         """The ways among which cross-validation chooses; `auto` leaves out logistic regression of many classes, which
         takes minutes and does what ridge does.
         """
+        rates = [self.inner.lr * factor for factor in (FACTORS if self.automatic else (1.0,))]
+        counts = STEPS if self.automatic else (self.inner.steps,)
         ways: dict[Method, tuple[Candidate, ...]] = {
-            "adapted": grid(self.inner) if self.automatic else (Candidate(self.inner.lr, self.inner.steps),),
+            "adapted": tuple(Candidate(lr, steps) for lr in rates for steps in counts),
             "prototype": (PROTOTYPE,),
             "ridge": tuple(Candidate(method="ridge", strength=each) for each in RIDGE),
             "logistic": tuple(Candidate(method="logistic", strength=each) for each in LOGISTIC),
@@ -109,15 +114,6 @@ class Plan:
         if self.head == "auto" and classes > MOST_LOGISTIC:
             del ways["logistic"]
         return tuple(each for method, some in ways.items() if self.head in (method, "auto") for each in some)
-
-
-def grid(inner: Inner) -> tuple[Candidate, ...]:
-    """What `steps="auto"` chooses from: a few numbers of steps, of the model's step size and of smaller ones.
-
-    Smaller, because with many images of few classes the first full step already answers with certainty, and no later
-    one then improves anything.
-    """
-    return tuple(Candidate(inner.lr * factor, steps) for factor in FACTORS for steps in STEPS)
 
 
 def make_plan(

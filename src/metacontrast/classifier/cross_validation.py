@@ -165,14 +165,6 @@ def report(held_out: dict[Candidate, HeldOut], baseline: Candidate, chosen: Cand
     return tuple(sorted(rows, key=lambda row: (-row.balanced_accuracy, row.cross_entropy, row.method, row.steps)))
 
 
-def best(held_out: dict[Candidate, HeldOut], among: Sequence[Candidate]) -> Candidate:
-    """The least cross entropy of calibrated answers, then the first of `among`.
-
-    Cross entropy, for it counts by how much an answer is right: of few images that distinguishes better than accuracy.
-    """
-    return min(among, key=lambda candidate: held_out[candidate].cross_entropy)
-
-
 def _score(candidate: Candidate, found: HeldOut, base: HeldOut, chosen: bool) -> Score:
     gain = found.right - base.right
     difference = (found.weights * gain).sum().item()

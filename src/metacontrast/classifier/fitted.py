@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from metacontrast.classifier.candidates import PROTOTYPE, Candidate, Plan, on_features, solve, task_start, with_features
 from metacontrast.classifier.confidence import rejection_threshold
-from metacontrast.classifier.cross_validation import Score, best, cross_validate, report, similarity
+from metacontrast.classifier.cross_validation import Score, cross_validate, report, similarity
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.classifier.support import Support, each_alone
 from metacontrast.data.decode import BATCH, Item, UnreadableImage
@@ -157,7 +157,8 @@ def _fit_support(start: StartingPoint, support: Support, plan: Plan, device: str
     wanted = plan.wanted(model.ways)
     tried = (PROTOTYPE, *(each for each in wanted if each != PROTOTYPE))
     held_out = cross_validate(model, params, x, y, plan.inner, tried, plan.folds, verbose)
-    chosen = best(held_out, wanted) if held_out else plan.default
+    # cross entropy counts by how much an answer is right, which tells more of few images than accuracy does
+    chosen = min(wanted, key=lambda way: held_out[way].cross_entropy) if held_out else plan.default
     net, begin, shown = on_features(model, params, x) if plan.inner.scope == "head" else (model, params, x)
     ((_, adapted),) = solve(net, begin, shown, y, plan.inner, [chosen])
     with torch.no_grad():

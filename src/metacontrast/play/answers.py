@@ -75,7 +75,12 @@ def compare_starts(session: Session, image: bytes) -> dict[str, Any]:
     ready(session)
     if session.variants is None:
         session.variants = list(_variants(session))
-    rows = [{"seed": seed, "turn": turn} | _best(fitted, image) for seed, turn, fitted in session.variants]
+    rows = []
+    for seed, turn, fitted in session.variants:
+        probabilities = fitted.predict_proba([image])[0]
+        k = int(probabilities.argmax())
+        label = fitted.classes_[k][1]
+        rows.append({"seed": seed, "turn": turn, "label": label, "probability": float(probabilities[k])})
     return {"random": session.task.settings.random_head is not None, "rows": rows}
 
 
@@ -95,12 +100,6 @@ def _fit_turned(session: Session, settings: Settings, turn: int) -> FewShotClass
     place = {name: ((k + turn) % len(names), name) for k, name in enumerate(names)}
     images = {id: data for id, (data, _) in session.task.labelled.items()}
     return session.new_classifier(settings).fit(images, [place[y] for _, y in session.task.labelled.values()])
-
-
-def _best(classifier: FewShotClassifier, image: bytes) -> dict[str, Any]:
-    probabilities = classifier.predict_proba([image])[0]
-    k = int(probabilities.argmax())
-    return {"label": classifier.classes_[k][1], "probability": float(probabilities[k])}
 
 
 def _explained(found: Explanation) -> dict[str, Any]:

@@ -10,8 +10,6 @@ const blobs = new Map(); // what was taught, so that it can be taught again
 let state = null, explanation = null, openPad = new Set(), closedPad = new Set(), pads = new Map();
 let asking = false, askAgain = false, query = null, guard = (work) => work();
 
-export function currentState() { return state; }
-
 export function begin(opened, guarded) {
   guard = guarded;
   query = new Pad(at("query-pad"), { label: "Query board", onchange: ask, onproblem: (file) => askFile(file) });
