@@ -94,16 +94,15 @@ class Fitted:
         candidate: the way it was learned.
         temperature: of the probabilities; the model's own, mostly 1, where nothing could be held out.
         threshold: similarity below which an image is refused; None refuses nothing.
-        held_out: how many support images temperature and threshold were set on.
         scores: the cross-validation report, empty where nothing could be held out.
-        true_probabilities: of the held-out images' own classes, from which prediction sets are made.
+        true_probabilities: of the held-out images' own classes, from which prediction sets are made; temperature and
+            threshold were set on the same images.
     """
 
     network: Network
     candidate: Candidate
     temperature: float
     threshold: float | None
-    held_out: int
     scores: tuple[Score, ...]
     true_probabilities: tuple[float, ...] = ()
 
@@ -179,7 +178,6 @@ def _fit_support(start: StartingPoint, support: Support, plan: Plan, device: str
         chosen,
         found.temperature if found else start.temperature(chosen, plan.inner.scope, model.ways),
         None if plan.reject is None else rejection_threshold(seen, plan.reject),
-        len(found.y) if found else 0,
         report(held_out, PROTOTYPE, chosen),
         tuple(found.true_probabilities.tolist()) if found else (),
     )

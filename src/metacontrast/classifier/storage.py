@@ -175,7 +175,7 @@ def _facts(state: State, parameters: dict[str, Any], weights_inside: bool) -> di
         "adaptation": dataclasses.asdict(fitted.candidate),
         "temperature": fitted.temperature,
         "threshold": fitted.threshold,
-        "held_out": fitted.held_out,
+        "held_out": len(fitted.true_probabilities),
         "true_probabilities": fitted.true_probabilities,
         "compare": [dataclasses.asdict(score) for score in fitted.scores],
         "plan": dataclasses.asdict(state.plan) | {"inner": state.plan.inner.plain_values()},
@@ -205,7 +205,6 @@ def _state(facts: dict[str, Any], tensors: dict[str, Tensor], folder: Path, give
         Candidate(**facts["adaptation"]),
         facts["temperature"],
         facts["threshold"],
-        facts["held_out"],
         tuple(Score(**score) for score in facts["compare"]),
         tuple(facts["true_probabilities"]),
     )

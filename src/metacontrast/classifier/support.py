@@ -31,7 +31,6 @@ from metacontrast.files import as_path, why_no_folder
 from metacontrast.maml.engine import arithmetic
 
 PICTURE, GPU_BATCH = 64, 256
-CPU = torch.device("cpu")
 ADVICE = "replace or remove them, or raise max_pixels for those that are too large"
 
 logger = logging.getLogger("metacontrast")
@@ -220,7 +219,7 @@ def pictures(pixels: UInt8[Tensor, "image channel height width"]) -> UInt8[Tenso
 
 
 def each_alone(
-    function: Callable[[Tensor], Any], pixels: UInt8[Tensor, "image channel height width"], device: torch.device = CPU
+    function: Callable[[Tensor], Any], pixels: UInt8[Tensor, "image channel height width"], device: torch.device
 ) -> list[Any]:
     """A function of images, applied to one image at a time on a CPU, in IEEE single precision.
 
