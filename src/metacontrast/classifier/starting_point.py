@@ -125,16 +125,15 @@ class StartingPoint:
         return from_module(encoder, images, inner, feature_size, batch_stats, source, head)
 
 
-def from_source(name: str, weights: str | Path | None = None, *, trained: bool = True) -> StartingPoint:
+def from_source(name: str, weights: str | Path | None = None) -> StartingPoint:
     """The starting point on an encoder of `sources`, frozen and with its running averages.
 
     One that a user's own function returns is itself, with its inner loop, head and parameters.
 
     Args:
         weights: a file of safetensors in place of the source's own weights.
-        trained: False leaves the weights to be loaded later.
     """
-    built = sources.build(name, None if weights is None else as_path(weights), trained=trained)
+    built = sources.build(name, None if weights is None else as_path(weights))
     digest = built.digest or sources.digest_of(built.encoder)
     source = Source(name, digest, not name.startswith("python:") and weights is None)
     if isinstance(built.made, StartingPoint):
