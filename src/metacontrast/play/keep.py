@@ -46,7 +46,9 @@ def load_zip(session: Session, data: bytes) -> None:
     """Go on from a classifier that was taken home: its model, its settings and its examples."""
     with TemporaryDirectory() as folder:
         _unpack(data, Path(folder))
-        _check_own(Path(folder))
+        model = read_facts(Path(folder) / "config.json").get("model")
+        if isinstance(model, dict) and "source" in model:  # to load it may download, because a file says so
+            raise InputError("this classifier's encoder comes from elsewhere: use it with `metacontrast predict`")
         try:
             loaded = FewShotClassifier.load(folder)
         except InputError as error:
@@ -101,13 +103,6 @@ def _unpack(data: bytes, folder: Path) -> None:
         if isinstance(error, InputError):
             raise
         raise InputError("this file is not a valid zip: choose one that the page made") from error
-
-
-def _check_own(folder: Path) -> None:
-    """Refuse a classifier whose encoder comes from elsewhere: loading it may download, because a file says so."""
-    model = read_facts(folder / "config.json").get("model")
-    if isinstance(model, dict) and "source" in model:
-        raise InputError("this classifier's encoder comes from elsewhere: use it with `metacontrast predict`")
 
 
 def _boards(loaded: FewShotClassifier) -> tuple[tuple[str, tuple[bytes, ...]], ...]:
