@@ -293,6 +293,9 @@ ZIPS = {
     "one file twice": lambda: zipped({"a/config.json": b"{}", "b/config.json": b"{}"}),
     "a bomb": lambda: zipped({"config.json": b"{}", "model.safetensors": bytes(70_000_000)}),
     "a bomb that lies": lambda: lying_size(zipped({"config.json": bytes(70_000_000), "model.safetensors": b""})),
+    "damaged inside": lambda: zipped({"config.json": bytes(9), "model.safetensors": b""}).replace(
+        b"jsonc", b"json\xff"
+    ),
     "no classifier": lambda: zipped({"config.json": b"{}", "model.safetensors": b""}),
     "half a classifier": lambda: keep.as_zip(taught(1))[:-300],
 }

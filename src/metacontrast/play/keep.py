@@ -6,6 +6,7 @@ before it is unpacked.
 
 import re
 import zipfile
+import zlib
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -99,7 +100,7 @@ def _unpack(data: bytes, folder: Path) -> None:
                 assert name is not None
                 with archive.open(each) as packed:  # gives no more than the size that was checked
                     (folder / name[1]).write_bytes(packed.read(ZIP_LIMIT))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError("this file is not a valid zip: choose one that the page made") from error
