@@ -73,19 +73,6 @@ def _show_defaults(parser: Parser, own: Mapping[str, Any], words: Sequence[str])
         action.shown = (texts | {"recipe": name}).get(action.dest)  # type: ignore[attr-defined]
 
 
-def add_vary_flag(parser: argparse._ActionsContainer) -> None:
-    """Add `--vary`, whose values become a list of pairs: a field's name, and the values that it takes."""
-    parser.add_argument(
-        "--vary",
-        type=_field_and_values,
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE,VALUE",
-        help="train variants of any field, such as head=learned,zeroed or inner-lr=.1,.4, each into "
-        "DIR/FIELD=VALUE/seed-S; may be given several times for all combinations",
-    )
-
-
 def add_some_config_flags(parser: argparse.ArgumentParser, names: Collection[str]) -> None:
     """Add a flag for each of these fields."""
     for field in dataclasses.fields(TrainConfig):
@@ -142,7 +129,8 @@ def _default_recipe(dataset: str, shots: int) -> str:
         return "glyphs"  # reading the folder says what is wrong with it
 
 
-def _field_and_values(text: str) -> tuple[str, list[Any]]:
+def field_and_values(text: str) -> tuple[str, list[Any]]:
+    """Parse what `--vary` takes: a field's name, and the values that its variants have."""
     flag, equals, values = text.partition("=")
     name = flag.removeprefix("--").replace("-", "_")
     if name not in VARIED or not equals:

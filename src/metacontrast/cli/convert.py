@@ -9,7 +9,6 @@ from pathlib import Path
 from metacontrast.cli import shared
 from metacontrast.cli.config_flags import add_some_config_flags, given_fields
 from metacontrast.cli.parser import Parser
-from metacontrast.cli.shared import check_destinations
 from metacontrast.training.authors_checkpoints import load_released
 from metacontrast.training.run import TrainedRun, write_run
 
@@ -31,12 +30,11 @@ def add_parser(new: Callable[..., Parser]) -> None:
     parser.add_argument("--out", type=shared.out_folder, required=True, metavar="DIR", help="run directory to write")
     add_some_config_flags(parser, _FLAGS)
     shared.add_json_flag(parser)
-    parser.set_defaults(execute=execute)
 
 
 def execute(args: argparse.Namespace) -> None:
     """Convert a checkpoint and print what it was recognized as."""
-    check_destinations([args.checkpoint], folders=[args.out])
+    shared.check_destinations([args.checkpoint], folders=[args.out])
     run = load_released(args.checkpoint, **given_fields(args))
     digest = hashlib.sha256(args.checkpoint.read_bytes()).hexdigest()
     write_run(args.out, run, {"file": args.checkpoint.name, "sha256": digest})

@@ -18,7 +18,6 @@ from metacontrast import html
 from metacontrast.cli import shared
 from metacontrast.cli.config_flags import COMMON, add_config_flags, config_from_flags
 from metacontrast.cli.parser import Parser
-from metacontrast.cli.shared import check_destinations, images_folder
 from metacontrast.cli.train import train_with_progress
 from metacontrast.data import load_dataset
 from metacontrast.data.images import ClassImages
@@ -61,7 +60,7 @@ def add_parser(new: Callable[..., Parser]) -> None:
     shared.add_data_root_flag(groups["data"])
     shared.add_compute_flags(groups["run"])
     shared.add_json_flag(groups["run"])
-    parser.set_defaults(execute=execute, **_AS_IN_TRAIN)
+    parser.set_defaults(**_AS_IN_TRAIN)
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -71,7 +70,7 @@ def execute(args: argparse.Namespace) -> int:
             raise InputError(f"demo compares a learned and a zeroed head: leave out --{flag.replace('_', '-')}")
     base = _config(args)
     Evaluation(episodes=args.episodes)
-    check_destinations(images_folder(base.dataset), folders=[args.out])
+    shared.check_destinations(shared.images_folder(base.dataset), folders=[args.out])
     images = load_dataset(base.dataset, "test", args.data_root, base.read_options())
     results = []
     for (label, config), color in zip(demo_configs(base).items(), _COLORS, strict=True):

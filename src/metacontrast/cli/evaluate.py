@@ -67,7 +67,6 @@ def add_parser(new: Callable[..., Parser]) -> None:
     run = parser.add_argument_group("run")
     shared.add_compute_flags(run)
     shared.add_json_flag(run)
-    parser.set_defaults(execute=execute)
 
 
 def execute(args: argparse.Namespace) -> None:

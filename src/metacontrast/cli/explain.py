@@ -12,7 +12,6 @@ from tqdm import tqdm
 from metacontrast.cli import shared
 from metacontrast.cli.evaluate import images_like_the_runs
 from metacontrast.cli.parser import Parser
-from metacontrast.cli.shared import check_destinations, images_folder
 from metacontrast.errors import check_counts, one_line
 from metacontrast.report.findings import explain_run, findings_text, setting
 from metacontrast.report.report import write_report
@@ -37,7 +36,6 @@ def add_parser(new: Callable[..., Parser]) -> None:
     shared.add_data_root_flag(parser)
     shared.add_compute_flags(parser)
     shared.add_json_flag(parser)
-    parser.set_defaults(execute=execute)
 
 
 def execute(args: argparse.Namespace) -> None:
@@ -48,7 +46,7 @@ def execute(args: argparse.Namespace) -> None:
     is_file = args.run.is_file()
     run, kept = load_model(args.run), [] if is_file else load_kept(args.run)
     out = args.out or (args.run.with_name(f"{args.run.stem}-explain") if is_file else args.run / "explain")
-    check_destinations([args.run, *images_folder(args.dataset or run.config.dataset)], folders=[out])
+    shared.check_destinations([args.run, *shared.images_folder(args.dataset or run.config.dataset)], folders=[out])
     config = run.config if args.seed is None else replace(run.config, seed=args.seed)
     images = images_like_the_runs(args, run)
     with (

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 from metacontrast.cli import shared
 from metacontrast.cli.parser import Parser
-from metacontrast.cli.shared import check_destinations
 from metacontrast.errors import one_line
 
 
@@ -22,7 +21,6 @@ def add_parser(new: Callable[..., Parser]) -> None:
         "--out", type=shared.path, metavar="FILE", help="default: DIR/classifier.onnx or DIR/classifier.pt2"
     )
     shared.add_json_flag(parser)
-    parser.set_defaults(execute=execute)
 
 
 def execute(args: argparse.Namespace) -> None:
@@ -33,6 +31,6 @@ def execute(args: argparse.Namespace) -> None:
 
     state, _ = load(args.classifier, None if args.model is None else load_starting_point(args.model))
     path = args.out or args.classifier / f"classifier{SUFFIXES[args.format]}"
-    check_destinations([args.classifier], files=[path], endings=tuple(SUFFIXES.values()))
+    shared.check_destinations([args.classifier], files=[path], endings=tuple(SUFFIXES.values()))
     export(state, path, args.format)
     shared.print_json({"file": str(path), "format": args.format}) if args.json else print(one_line(str(path)))

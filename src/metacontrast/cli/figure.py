@@ -13,7 +13,6 @@ from metacontrast.cli import shared
 from metacontrast.cli.grid import add_grid_flags, as_time, check_grid_flags, chosen_runner, execute_grid, jobs_at_once
 from metacontrast.cli.parser import Parser
 from metacontrast.cli.progress import stop_on_interrupt
-from metacontrast.cli.shared import check_destinations
 from metacontrast.data.catalog import data_root, runs_folder
 from metacontrast.device import DEVICES, find_device, keep_freed_memory
 from metacontrast.errors import InputError
@@ -106,7 +105,6 @@ def add_parser(new: Callable[..., Parser]) -> None:
     add_grid_flags(run, "--engine")
     run.add_argument("--device", choices=DEVICES, default="cpu", help="where to compute (default: %(default)s)")
     shared.add_json_flag(run)
-    parser.set_defaults(execute=execute)
 
 
 _PAGES = (
@@ -124,7 +122,7 @@ def execute(args: argparse.Namespace) -> int:
     _check_together(args, setting, figures)
     if not args.plan:
         runs = [] if args.redraw else [_context(args).runs, args.records]
-        check_destinations([data_root(args.data_root)], folders=[*runs, _pages(setting, args)])
+        shared.check_destinations([data_root(args.data_root)], folders=[*runs, _pages(setting, args)])
     for line in all_deviations(setting, figures):
         shared.say(f"{'deviation' if figures[0].of_paper else 'setting'}: {line}")
     if args.plan:

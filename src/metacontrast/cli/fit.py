@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from metacontrast.cli import shared
 from metacontrast.cli.parser import Parser
-from metacontrast.cli.shared import check_destinations
 from metacontrast.data.decode import MAX_PIXELS
 from metacontrast.errors import one_line
 
@@ -73,7 +72,6 @@ def add_parser(new: Callable[..., Parser]) -> None:
     run = parser.add_argument_group("run")
     shared.add_device_flag(run)
     shared.add_json_flag(run)
-    parser.set_defaults(execute=execute)
 
 
 def add_max_pixels_flag(parser: argparse._ActionsContainer) -> None:
@@ -98,7 +96,7 @@ def execute(args: argparse.Namespace) -> None:
 
     parameters = {name: getattr(args, name) for name in (*_PARAMETERS, "max_pixels", "device")}
     classifier = FewShotClassifier(args.model, **parameters, verbose=sys.stderr.isatty())
-    check_destinations([args.folder, *_model_folder(args.model)], folders=[args.out])
+    shared.check_destinations([args.folder, *_model_folder(args.model)], folders=[args.out])
     check_replaceable(args.out, FORMAT)
     classifier.fit(args.folder)
     classifier.save(args.out, weights_inside=args.weights_inside)

@@ -7,7 +7,7 @@ import gc
 import importlib
 import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 from metacontrast.cli.parser import Parser
 from metacontrast.cli.terminal import shown_controls, with_flags
@@ -46,7 +46,9 @@ def build_parser(wanted: Collection[str] = COMMANDS.keys()) -> Parser:
     for name, summary in COMMANDS.items():
         new = functools.partial(commands.add_parser, name, help=summary)
         if name in wanted:
-            importlib.import_module(f"metacontrast.cli.{name}").add_parser(new)
+            command = importlib.import_module(f"metacontrast.cli.{name}")
+            command.add_parser(new)
+            commands.choices[name].set_defaults(execute=getattr(command, "execute", None))  # or its verbs do
         else:
             new()
     return parser
@@ -57,8 +59,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     with shown_controls():
         args = argparse.Namespace(flags={})
         try:
-            with _without_collection():
+            gc.disable()  # imports make many objects and drop few
+            try:
                 parser = build_parser(sys.argv[1:] if arguments is None else arguments)
+            finally:
+                gc.enable()
             args = parser.parse_args(arguments)
             status = args.execute(args) or 0
             sys.stdout.flush()
@@ -73,18 +78,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
             _drop_output()
             return _refuse(what_failed(error))
         return status
-
-
-@contextlib.contextmanager
-def _without_collection() -> Iterator[None]:
-    """Collect no garbage inside the block: imports make many objects and drop few."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _refuse(message: str) -> int:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from metacontrast.cli import shared
 from metacontrast.cli.parser import Parser
-from metacontrast.cli.shared import check_destinations
 from metacontrast.errors import one_line, require_extra
 
 
@@ -40,7 +39,6 @@ def add_parser(new: Callable[..., Parser]) -> None:
         help="where to listen; needs --token (default: %(default)s)",
     )
     parser.add_argument("--token", metavar="TEXT", help="the secret part of the address (default: drawn at random)")
-    parser.set_defaults(execute=execute)
 
 
 def execute(args: argparse.Namespace) -> None:
@@ -51,7 +49,7 @@ def execute(args: argparse.Namespace) -> None:
     from metacontrast.play.session import Sessions, available_models
 
     check_binding(args.host, args.token)
-    check_destinations([], folders=[args.out])
+    shared.check_destinations([], folders=[args.out])
     play = Play(Sessions(available_models(args.model)), args.out)
     with listen(args.host, args.port) as bound:
         address = Address(args.host, bound.getsockname()[1], args.token or secrets.token_hex(16))

@@ -12,7 +12,6 @@ from tqdm import tqdm
 from metacontrast.cli import shared
 from metacontrast.cli.fit import add_max_pixels_flag
 from metacontrast.cli.parser import Parser
-from metacontrast.cli.shared import check_destinations
 from metacontrast.cli.terminal import with_flags
 from metacontrast.errors import InputError, check_counts, one_line
 from metacontrast.files import is_folder
@@ -56,7 +55,6 @@ def add_parser(new: Callable[..., Parser]) -> None:
     )
     add_max_pixels_flag(parser)
     shared.add_device_flag(parser)
-    parser.set_defaults(execute=execute)
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -74,7 +72,7 @@ def execute(args: argparse.Namespace) -> int:
     files = _files(args.images)
     if args.pictures:
         pictures = (_picture(args.pictures, number) for number in range(len(files)))
-        check_destinations([args.classifier, *files], folders=[args.pictures], files=pictures)
+        shared.check_destinations([args.classifier, *files], folders=[args.pictures], files=pictures)
     classifier = FewShotClassifier.load(args.classifier, args.model)
     classifier.set_params(max_pixels=args.max_pixels, device=args.device)
     found = classifier.predict_each(files, explain=args.explain)

@@ -9,7 +9,6 @@ from tqdm import tqdm
 from metacontrast.cli import shared
 from metacontrast.cli.fit import add_max_pixels_flag
 from metacontrast.cli.parser import Parser
-from metacontrast.cli.shared import check_destinations
 from metacontrast.errors import one_line
 from metacontrast.files import write_text
 
@@ -36,7 +35,6 @@ def add_parser(new: Callable[..., Parser]) -> None:
     add_max_pixels_flag(parser)
     shared.add_device_flag(parser)
     shared.add_json_flag(parser)
-    parser.set_defaults(execute=execute)
 
 
 def execute(args: argparse.Namespace) -> None:
@@ -47,7 +45,7 @@ def execute(args: argparse.Namespace) -> None:
     from metacontrast.classifier.support import labelled
 
     target = args.page or args.classifier / "score.html"
-    check_destinations([args.folder], files=[target], endings=(".html",))
+    shared.check_destinations([args.folder], files=[target], endings=(".html",))
     classifier = FewShotClassifier.load(args.classifier, args.model)
     classifier.set_params(max_pixels=args.max_pixels, device=args.device)
     items, labels, found = labelled(args.folder, nested=args.nested, use="test")

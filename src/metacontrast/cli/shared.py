@@ -9,14 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
 from metacontrast.device import DEVICES, find_device, keep_freed_memory
 from metacontrast.errors import CONTROLS, InputError, one_line
 from metacontrast.files import as_path, check_writable
-from metacontrast.maml.engine import EngineName
 from metacontrast.training.distributed import processes_here
 from metacontrast.training.step import Resources
 
@@ -40,20 +39,6 @@ def add_device_flag(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: %(default)s)")
 
 
-def add_engine_flags(parser: argparse._ActionsContainer) -> None:
-    """Add `--engine`, `--chunk` and `--memory`: how the tasks of an update run."""
-    parser.add_argument(
-        "--engine",
-        choices=get_args(EngineName),
-        default="auto",
-        help="how tasks run; auto chooses by device and shape",
-    )
-    parser.add_argument("--chunk", type=int, metavar="N", help="tasks at once under vmap (default: as fits in memory)")
-    parser.add_argument(
-        "--memory", type=_gigabytes, metavar="GB", help="memory that may be used (default: what is free at the start)"
-    )
-
-
 def add_data_root_flag(parser: argparse._ActionsContainer) -> None:
     """Add `--data-root`: the folder of data sets."""
     parser.add_argument(
@@ -72,16 +57,6 @@ def add_json_flag(parser: argparse._ActionsContainer) -> None:
 def step_list(text: str) -> tuple[int, ...]:
     """Parse `1,3,10` as numbers."""
     return tuple(int(part) for part in text.split(","))
-
-
-def _gigabytes(text: str) -> int:
-    """Parse a number of gigabytes; return bytes."""
-    if not 0 < (size := float(text)) < float("inf"):
-        raise ValueError
-    return int(size * 1e9)
-
-
-_gigabytes.__name__ = "number of gigabytes above 0"
 
 
 step_list.__name__ = "comma-separated whole numbers"
@@ -186,15 +161,6 @@ def _real(path: Path) -> str:
 def _lies_in(file: Path, folders: set[str]) -> bool:
     """Whether the file exists already, in one of these folders."""
     return os.path.lexists(file) and any(str(parent) in folders for parent in Path(_real(file)).parents)
-
-
-def add_deterministic_flag(parser: argparse._ActionsContainer) -> None:
-    """Add `--deterministic`: whether to use deterministic kernels only, which may be slower."""
-    parser.add_argument(
-        "--deterministic",
-        action="store_true",
-        help="use only deterministic kernels, on GPUs; CPU kernels always are",
-    )
 
 
 @contextlib.contextmanager

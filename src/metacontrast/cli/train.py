@@ -8,25 +8,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from metacontrast.cli import shared
-from metacontrast.cli.config_flags import (
-    COMMON,
-    add_config_flags,
-    add_vary_flag,
-    config_from_flags,
-    given_fields,
-)
+from metacontrast.cli.config_flags import COMMON, add_config_flags, config_from_flags, field_and_values, given_fields
 from metacontrast.cli.grid import add_grid_flags, check_grid_flags, chosen_runner, execute_grid, jobs_at_once
 from metacontrast.cli.parser import Parser
 from metacontrast.cli.progress import Progress, row_in_words, stop_on_interrupt
-from metacontrast.cli.shared import add_deterministic_flag, check_destinations, determinism, images_folder
+from metacontrast.cli.shared import check_destinations, determinism, images_folder
 from metacontrast.data.catalog import data_root, dataset_files
 from metacontrast.data.images import ClassImages
 from metacontrast.device import find_device
 from metacontrast.errors import InputError
 from metacontrast.experiments.runners import Grid, RunContext, RunStatus, run_locally
+from metacontrast.maml.engine import EngineName
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.distributed import ALONE, Distributed, is_restarted, joined
 from metacontrast.training.memory import fit_to_memory
@@ -63,14 +58,38 @@ def add_parser(new: Callable[..., Parser]) -> None:
     run.add_argument(
         "--seeds", "--replicas", type=int, metavar="N", help="train N seeds, from --seed on, into DIR/seed-S each"
     )
-    add_vary_flag(run)
+    run.add_argument(
+        "--vary",
+        type=field_and_values,
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE,VALUE",
+        help="train variants of any field, such as head=learned,zeroed or inner-lr=.1,.4, each into "
+        "DIR/FIELD=VALUE/seed-S; may be given several times for all combinations",
+    )
     shared.add_compute_flags(run)
-    shared.add_engine_flags(run)
+    engines = get_args(EngineName)
+    run.add_argument("--engine", choices=engines, default="auto", help="how tasks run; auto: by device and shape")
+    run.add_argument("--chunk", type=int, metavar="N", help="tasks at once under vmap (default: as fits in memory)")
+    run.add_argument(
+        "--memory", type=_gigabytes, metavar="GB", help="memory that may be used (default: what is free at the start)"
+    )
     add_grid_flags(run, default_jobs=1)
-    add_deterministic_flag(run)
+    run.add_argument(
+        "--deterministic", action="store_true", help="use only deterministic kernels, on GPUs; CPU kernels always are"
+    )
     run.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events (an extra)")
     shared.add_json_flag(run)
-    parser.set_defaults(execute=execute)
+
+
+def _gigabytes(text: str) -> int:
+    """Parse a number of gigabytes; return bytes."""
+    if not 0 < (size := float(text)) < float("inf"):
+        raise ValueError
+    return int(size * 1e9)
+
+
+_gigabytes.__name__ = "number of gigabytes above 0"
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -78,7 +97,7 @@ def execute(args: argparse.Namespace) -> int:
     config = config_from_flags(args)
     check_grid_flags(args)
     check_destinations(images_folder(config.dataset), folders=[args.out])
-    with joined(find_device(args.device)) as processes, _reported_by(processes), determinism(args.deterministic):
+    with joined(find_device(args.device)) as processes, _reported_by(processes):
         status, results = train_with_progress(config, args, processes=processes)
         if status == "stopped":
             shared.say(f"stopped and saved; continue with: metacontrast {command_that_goes_on(args)}")
