@@ -22,7 +22,7 @@ from PIL import Image
 
 from classifier_kit import grey_images, tiny_model_folder
 from metacontrast import FewShotClassifier
-from metacontrast.data import cifar_fs, published, safe_pickle
+from metacontrast.data import cifar_fs, safe_pickle
 from metacontrast.data.cache import cached
 from metacontrast.data.decode import decode
 from metacontrast.data.mini_imagenet import open_csv, open_parquet, open_pickle
@@ -69,7 +69,7 @@ def zip_of_images(folder: Path) -> Path:
 def read_zip(path: Path) -> None:
     with open_tree(path) as tree:
         for name in tree.names:
-            published.open_image(tree.read(name), "L", 8, name)
+            tree.open_image(name, "L", 8)
 
 
 def tar_of_pickles(folder: Path) -> Path:

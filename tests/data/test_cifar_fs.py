@@ -100,11 +100,6 @@ def test_a_set_that_is_not_there_is_told_with_the_way_to_get_it(tmp_path):
         cifar_fs.read(tmp_path, "train", PLAIN)
 
 
-def test_an_unknown_split_is_told_with_those_that_are():
-    with pytest.raises(InputError, match="no split 'dev', only train, val, test"):
-        cifar_fs.read(Path(), "dev", PLAIN)
-
-
 def test_the_published_lists_are_64_16_and_20_different_classes():
     lists = [split_list(f"cifar_fs_{split}") for split in cifar_fs.CLASSES]
     assert [len(names) for names in lists] == [64, 16, 20]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from metacontrast.data import safe_pickle
 from metacontrast.data.decode import ClassArrays, ReadOptions, to_png
 from metacontrast.data.images import ClassImages, group_by_class
-from metacontrast.data.published import FileTree, fetch, find_source, open_image, open_tree, pixels, split_list
+from metacontrast.data.published import FileTree, check_complete, fetch, find_source, open_tree, pixels, split_list
 from metacontrast.errors import InputError
 from metacontrast.files import atomic_path
 
@@ -40,22 +40,15 @@ LARGEST_PICKLE = 2**28
 
 def sources(root: Path, options: ReadOptions) -> list[Path]:
     """Find the archive or folder that holds the set."""
-    found = find_source(root, FOLDERS, ("cifar100.zip", "cifar100"))
-    if found is None:
-        raise InputError(
-            f"cifar-fs: no cifar100.zip or cifar100/ in {root} or {root / 'cifar-fs'}; run `metacontrast "
-            "data get cifar-fs` or set METACONTRAST_DATA to the folder that holds it"
-        )
-    return [found]
+    return [find_source("cifar-fs", root, FOLDERS, "cifar100")]
 
 
 def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
     """Read one split, verified by counts: all its classes, with 600 images each."""
-    if split not in CLASSES:
-        raise InputError(f"cifar-fs has no split {split!r}, only {', '.join(CLASSES)}")
     with open_tree(sources(root, options)[0]) as tree:
         by_class = read_classes(tree, class_names(tree, split), options)
-    check_complete(tree.path, {name: len(images) for name, images in by_class}, CLASSES[split])
+    counts = {name: len(images) for name, images in by_class}
+    check_complete(str(tree.path), counts, CLASSES[split], IMAGES, ("classes", "images"), "cifar-fs")
     return group_by_class(f"cifar-fs/{split}", by_class, mean=MEAN, std=STD)
 
 
@@ -80,23 +73,11 @@ def read_classes(tree: FileTree, names: Iterable[str], options: ReadOptions) -> 
         folders = PurePosixPath(file).parts[-3:]
         if len(folders) == 3 and folders[0] == "data" and folders[1] in files and file.endswith(".png"):
             files[folders[1]].append(file)
-    return [(name, _read_files(tree, files[name], options)) for name in files if files[name]]
 
+    def read_image(file: str) -> NDArray[np.uint8]:
+        return pixels(tree.open_image(file, "RGB", SIDE), options.image_size, options.resample)
 
-def check_complete(path: Path, counts: dict[str, int], expected: int) -> None:
-    """Raise `InputError` unless there are this many classes with 600 images each."""
-    short = [f"{name} has {count}" for name, count in counts.items() if count != IMAGES]
-    if short or len(counts) != expected:
-        raise InputError(
-            f"{path} is incomplete: {len(counts)} of {expected} classes and {sum(counts.values())} of "
-            f"{expected * IMAGES} images found{f' ({short[0]} of {IMAGES})' if short else ''}; run "
-            "`metacontrast data get cifar-fs`"
-        )
-
-
-def _read_files(tree: FileTree, files: list[str], options: ReadOptions) -> np.ndarray:
-    images = (open_image(tree.read(file), "RGB", SIDE, f"{tree.path}: {file}") for file in files)
-    return np.stack([pixels(image, options.image_size, options.resample) for image in images])
+    return [(name, np.stack([*map(read_image, found)])) for name, found in files.items() if found]
 
 
 def convert(published: Path, path: Path, splits: Mapping[str, Sequence[str]]) -> Path:

@@ -270,9 +270,10 @@ def gather(where: str, items: Iterable[Item], mode: Mode, options: ReadOptions) 
         else:
             images.append(image)
     emptied = [label for label, images in by_class.items() if not images]
-    if unreadable:
-        total = sum(map(len, by_class.values())) + len(unreadable)
-        _report(_summary(where, unreadable, emptied, total), options)
+    note = f", and nothing is left of class {enumerate_some(emptied)}" if emptied else ""
+    total = sum(map(len, by_class.values())) + len(unreadable)
+    advice = "replace or remove them, or leave them out with skip_unreadable"
+    report_unreadable(unreadable, total, options.skip_unreadable, advice, f"{where}: ", note)
     return [(label, np.stack(images)) for label, images in by_class.items() if images]
 
 
@@ -310,15 +311,15 @@ def decode_all(items: Iterable[Item], decode_item: Callable[[Item], Decoded]) ->
             yield from zip(batch, found, strict=True)
 
 
-def _summary(where: str, unreadable: Sequence[str], emptied: Sequence[str], total: int) -> str:
-    emptied_note = f", and nothing is left of class {enumerate_some(emptied)}" if emptied else ""
-    return f"{where}: {len(unreadable)} of {total} images cannot be used: {enumerate_some(unreadable)}{emptied_note}"
-
-
-def _report(summary: str, options: ReadOptions) -> None:
-    if not options.skip_unreadable:
-        raise InputError(f"{summary}; replace or remove them, or leave them out with skip_unreadable")
-    logger.warning("%s; they are left out", summary)
+def report_unreadable(
+    findings: Sequence[str], total: int, skip: bool, advice: str, where: str = "", note: str = ""
+) -> None:
+    """Raise `InputError` if there are images that cannot be read, or warn of them where they may be skipped."""
+    summary = f"{where}{len(findings)} of {total} images cannot be used: {enumerate_some(findings)}{note}"
+    if findings and not skip:
+        raise InputError(f"{summary}; {advice}")
+    if findings:
+        logger.warning("%s; they are left out", summary)
 
 
 def to_png(image: NDArray[np.uint8]) -> bytes:

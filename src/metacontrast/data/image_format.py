@@ -1,6 +1,5 @@
 """What a model's images look like, and how images of a user are made to look the same."""
 
-import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,13 +11,11 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metacontrast.data.decode import MAX_PIXELS, Item, Resample, UnreadableImage, decode_all, decoder, enumerate_some
+from metacontrast.data.decode import MAX_PIXELS, Item, Resample, UnreadableImage, decode_all, decoder, report_unreadable
 from metacontrast.data.folder import class_files, items_of, split_classes, split_for
 from metacontrast.data.images import ClassImages, group_by_class, normalize
 from metacontrast.errors import InputError
 from metacontrast.fields import check_fields
-
-logger = logging.getLogger("metacontrast")
 
 
 @dataclass(frozen=True)
@@ -83,11 +80,7 @@ class ImageFormat:
             else:
                 count += 1
                 yield item, found
-        summary = f"{len(problems)} of {len(problems) + count} images cannot be used: {enumerate_some(problems)}"
-        if problems and not skip_unreadable:
-            raise InputError(f"{summary}; {advice}")
-        if problems:
-            logger.warning("%s; they are left out", summary)
+        report_unreadable(problems, len(problems) + count, skip_unreadable, advice)
         if not count:
             raise InputError("there are no images to read: give at least one")
 
@@ -119,5 +112,5 @@ def read_folder_like(form: ImageFormat, folder: Path, split: str | None) -> Clas
     split = split or split_for(folder, found, "test")
     items, pixels = form.read(items_of(folder, split_classes(folder, found, split)))
     rows = groupby(range(len(items)), key=lambda row: items[row].label)
-    by_class = [(label, np.stack([pixels[row].numpy() for row in group])) for label, group in rows]
+    by_class = [(label, pixels[list(group)].numpy()) for label, group in rows]
     return group_by_class(f"folder:{folder.resolve().name}/{split}", by_class, mean=form.mean, std=form.std)

@@ -22,7 +22,7 @@ import numpy as np
 
 from metacontrast.data.decode import ClassArrays, ReadOptions, with_variants
 from metacontrast.data.images import ClassImages, group_by_class
-from metacontrast.data.published import FileTree, fetch, find_source, open_image, open_tree, pixels, split_list
+from metacontrast.data.published import FileTree, check_complete, fetch, find_source, open_tree, pixels, split_list
 from metacontrast.errors import InputError, NoSplitError
 
 READER_VERSION = 1
@@ -51,14 +51,7 @@ Drawings = dict[str, list[tuple[FileTree, str]]]
 
 def sources(root: Path, options: ReadOptions) -> list[Path]:
     """Find the two archives or folders that hold the set."""
-    found = [find_source(root, FOLDERS, (f"{part}.zip", part)) for part in PARTS]
-    for part, path in zip(PARTS, found, strict=True):
-        if path is None:
-            raise InputError(
-                f"omniglot: no {part}.zip or {part}/ in {root} or {root / 'omniglot'}; run `metacontrast "
-                "data get omniglot` or set METACONTRAST_DATA to the folder that holds it"
-            )
-    return [path for path in found if path is not None]
+    return [find_source("omniglot", root, FOLDERS, part) for part in PARTS]
 
 
 def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
@@ -67,7 +60,8 @@ def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
     with ExitStack() as stack:
         trees = [stack.enter_context(open_tree(path)) for path in sources(root, options)]
         drawings = drawings_by_character(trees)
-        check_complete(drawings, [name for names in map(characters, DIGESTS) for name in names])
+        counts = {name: len(drawings.get(name, ())) for names in map(characters, DIGESTS) for name in names}
+        check_complete("omniglot", counts, len(counts), DRAWINGS, ("characters", "drawings"), "omniglot")
         by_class = [pair for name in lists for pair in _read_list(name, drawings, options)]
     by_class.sort(key=lambda pair: pair[0])
     named = [(name.split("/", 1)[1], images) for name, images in by_class]
@@ -108,30 +102,16 @@ def drawings_by_character(trees: Sequence[FileTree]) -> Drawings:
     return found
 
 
-def check_complete(drawings: Drawings, expected: Sequence[str]) -> None:
-    """Raise `InputError` unless each of these characters has its 20 drawings."""
-    counts = {name: len(drawings.get(name, [])) for name in expected}
-    gaps = [f"{name} has {count}" for name, count in counts.items() if count != DRAWINGS]
-    if gaps:
-        found = sum(count > 0 for count in counts.values())
-        raise InputError(
-            f"omniglot is incomplete: {found} of {len(counts)} characters and {sum(counts.values())} of "
-            f"{DRAWINGS * len(counts)} drawings found ({gaps[0]} of {DRAWINGS}); run "
-            "`metacontrast data get omniglot`"
-        )
-
-
 def read_characters(names: Sequence[str], drawings: Drawings, options: ReadOptions) -> tuple[ClassArrays, str]:
     """Read the resized drawings of some characters, and the SHA-256 of their pixels before resizing."""
     digest = hashlib.sha256()
     by_class: ClassArrays = []
     for name in names:
-        images = [open_image(tree.read(file), "L", SIDE, f"{tree.path}: {file}") for tree, file in drawings[name]]
+        images = [tree.open_image(file, "L", SIDE) for tree, file in drawings[name]]
         for image in images:
             digest.update(image.tobytes())
-        by_class.append(
-            (name, np.stack([pixels(image, options.image_size or 28, options.resample) for image in images]))
-        )
+        resized = [pixels(image, options.image_size or 28, options.resample) for image in images]
+        by_class.append((name, np.stack(resized)))
     return by_class, digest.hexdigest()
 
 

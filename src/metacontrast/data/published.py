@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
 from metacontrast.data.decode import Mode, Resample, channels_first
@@ -51,6 +51,17 @@ class FileTree:
     names: tuple[str, ...]
     read: Callable[[str], bytes]
 
+    def open_image(self, name: str, mode: Mode, side: int) -> Image.Image:
+        """Decode the published image of that name, as grey (`L`) or `RGB`; it must be `side` × `side` pixels large."""
+        where, data = f"{self.path}: {name}", self.read(name)
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                if image.size == (side, side):
+                    return image.convert(mode)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise InputError(f"{where} is not a readable image ({error}); fetch the data set again") from error
+        raise InputError(f"{where} has {image.width} × {image.height} pixels, not {side} × {side}; fetch it again")
+
 
 @contextmanager
 def open_tree(path: Path) -> Iterator[FileTree]:
@@ -66,10 +77,29 @@ def open_tree(path: Path) -> Iterator[FileTree]:
         yield FileTree(path, _archive_names(path, archive), lambda name: _read_member(path, archive, name))
 
 
-def find_source(root: Path, folders: Sequence[str], names: Sequence[str]) -> Path | None:
-    """Find the first of `names` that exists in one of `folders` below `root`, or in `root` itself."""
+def find_source(dataset: str, root: Path, folders: Sequence[str], name: str) -> Path:
+    """Find the archive or folder of that name in one of `folders` below `root`, or in `root` itself."""
     places = [*(root / folder for folder in folders), root]
-    return next((place / name for place in places for name in names if (place / name).exists()), None)
+    for path in (place / each for place in places for each in (f"{name}.zip", name)):
+        if path.exists():
+            return path
+    raise InputError(
+        f"{dataset}: no {name}.zip or {name}/ in {root} or {root / dataset}; run `metacontrast data get {dataset}` or "
+        "set METACONTRAST_DATA to the folder that holds it"
+    )
+
+
+def check_complete(
+    where: str, counts: Mapping[str, int], expected: int, each: int, kinds: tuple[str, str], dataset: str
+) -> None:
+    """Raise `InputError` unless there are so many classes with so many images each; `kinds` is what they are called."""
+    gaps = [f"{name} has {count}" for name, count in counts.items() if count != each]
+    if gaps or len(counts) != expected:
+        found = sum(count > 0 for count in counts.values())
+        raise InputError(
+            f"{where} is incomplete: {found} of {expected} {kinds[0]} and {sum(counts.values())} of {expected * each} "
+            f"{kinds[1]} found{f' ({gaps[0]} of {each})' if gaps else ''}; run `metacontrast data get {dataset}`"
+        )
 
 
 def _folder_names(folder: Path) -> tuple[str, ...]:
@@ -109,28 +139,6 @@ def _read_member(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
         return archive.read(name)
     except DAMAGE as error:
         raise InputError(f"{path}: {name} is damaged ({error}); fetch the archive again") from error
-
-
-def open_image(data: bytes, mode: Mode, side: int, where: str) -> Image.Image:
-    """Decode a published image from a file's bytes, as grey or colour.
-
-    Args:
-        data: the whole file.
-        mode: Pillow's `L` (grey) or `RGB`.
-        side: width and height that the image must have, in pixels.
-        where: the file's name for messages.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.size != (side, side):
-                raise InputError(
-                    f"{where} has {image.width} × {image.height} pixels, not {side} × {side}; fetch it again"
-                )
-            return image.convert(mode)
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{where} is not a readable image ({error}); fetch the data set again") from error
 
 
 def pixels(image: Image.Image, size: int | None = None, resample: Resample | None = None) -> NDArray[np.uint8]:
