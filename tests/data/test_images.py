@@ -124,10 +124,3 @@ def test_a_cache_folder_that_cannot_be_made_costs_only_time(tmp_path):
     for _ in range(2):
         assert cached(tmp_path / "file" / "cache", "made", "v1", build).digest == images_of(2, 3).digest
     assert build.calls == 2
-
-
-def test_without_a_cache_folder_images_are_built_every_time():
-    build = Builder()
-    cached(None, "made", "v1", build)
-    cached(None, "made", "v1", build)
-    assert build.calls == 2

@@ -7,7 +7,7 @@ reader.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,20 +22,14 @@ from metacontrast.files import open_tensors, parse_json, write_tensors
 
 def fingerprint(root: Path, sources: Sequence[Path], options: ReadOptions, reader_version: int) -> str:
     """Compute a digest over all files' names, sizes and times, the options, the reader and Pillow's version."""
-    listing = [_facts(root, file) for source in sources for file in _files(source)]
+    found = [sorted(filter(Path.is_file, each.rglob("*"))) if each.is_dir() else [each] for each in sources]
+    listing = [_facts(root, file) for files in found for file in files]
     return _digest([listing, asdict(options), reader_version, PIL.__version__])
 
 
 def cache_name(name: str, split: str, root: Path, options: ReadOptions) -> str:
     """Name a cache file: one for each data set, split, folder and choice of options."""
     return f"{name}-{split}-{_digest([str(root.resolve()), asdict(options)])[:12]}"
-
-
-def _files(source: Path) -> Iterator[Path]:
-    if not source.is_dir():
-        yield source
-        return
-    yield from sorted(file for file in source.rglob("*") if file.is_file())
 
 
 def _facts(root: Path, file: Path) -> tuple[str, int, int]:
@@ -48,27 +42,24 @@ def _digest(facts: object) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def cached(folder: Path | None, name: str, source: str, build: Callable[[], ClassImages]) -> ClassImages:
+def cached(folder: Path, name: str, source: str, build: Callable[[], ClassImages]) -> ClassImages:
     """Build images, or map them from the file under `folder` where they were kept before.
 
     Args:
-        folder: where cache files lie; None builds every time.
+        folder: where cache files lie.
         name: what the file is called.
         source: a text that changes whenever the images would: files, their sizes and times, options, reader version.
         build: makes the images when the file is missing, stale or damaged.
     """
-    if folder is None:
-        return build()
     path = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}.safetensors"
-    found = _read_cache(path, source)
-    if found is None:
-        built = build()
-        try:
-            _write_cache(path, source, built)
-        except InputError:
-            return built
-        found = _read_cache(path, source) or built
-    return found
+    if found := _read_cache(path, source):
+        return found
+    built = build()
+    try:
+        _write_cache(path, source, built)
+    except InputError:
+        return built
+    return _read_cache(path, source) or built
 
 
 def _write_cache(path: Path, source: str, images: ClassImages) -> None:

@@ -74,7 +74,10 @@ class ClassImages:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over names, borders, shape and pixels. Two sets with the same digest hold the same images."""
-        return content_digest(self.images, self.starts, self.classes)
+        header = json.dumps([list(self.classes), self.starts.tolist(), list(self.images.shape)], ensure_ascii=True)
+        digest = hashlib.sha256(header.encode())
+        digest.update(self.images.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
 
     def pixels(self, rows: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows channel height width"]:
         """Return the images in `rows` as float32, scaled and normalized, on the device where the images lie."""
@@ -215,15 +218,3 @@ def first_clash(names: Sequence[str]) -> tuple[str, str] | None:
             return seen[key], name
         seen[key] = name
     return None
-
-
-def content_digest(
-    images: UInt8[Tensor, "image channel height width"],
-    starts: Int[Tensor, " classes_plus_one"],
-    classes: Sequence[str],
-) -> str:
-    """Compute SHA-256 over class names, class borders, image shape and pixels, in hexadecimal."""
-    header = json.dumps([list(classes), starts.tolist(), list(images.shape)], ensure_ascii=True)
-    digest = hashlib.sha256(header.encode())
-    digest.update(images.cpu().contiguous().numpy().data)
-    return digest.hexdigest()
