@@ -146,12 +146,12 @@ def decode(
 
 
 def is_grey(file: Path) -> bool:
-    """Tell from a file's header whether it has no colours; `UnreadableImage` if it has no header."""
+    """Tell from a file's header whether it has no colours, as one has none that cannot be read."""
     try:
         with quiet(), _open(file) as image:
             return image.mode in GREY_MODES
-    except Exception as error:  # as above
-        raise UnreadableImage(str(file), _reason(file, error)) from error
+    except Exception:  # as above
+        return True
 
 
 def quiet() -> AbstractContextManager[None]:
@@ -220,13 +220,10 @@ def _reason(source: ImageSource, error: Exception) -> str:
     if isinstance(error, FileNotFoundError) and isinstance(source, Path) and is_address(source):
         return "is an address, not a file: download it first"
     if isinstance(error, UnidentifiedImageError):
-        return "is empty (0 bytes)" if _is_empty(source) else "is not an image of a known format"
+        is_empty = source.stat().st_size == 0 if isinstance(source, Path) else source == b""
+        return "is empty (0 bytes)" if is_empty else "is not an image of a known format"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return f"cannot be read ({' '.join(text.split()) or type(error).__name__})"
-
-
-def _is_empty(source: ImageSource) -> bool:
-    return not source if isinstance(source, bytes) else isinstance(source, Path) and source.stat().st_size == 0
 
 
 DEFAULT_SIZE = 84

@@ -19,15 +19,16 @@ import hashlib
 import logging
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 from metacontrast.data.decode import (
     Item,
     ReadOptions,
-    UnreadableImage,
     enumerate_some,
     gather,
     is_grey,
@@ -80,7 +81,7 @@ def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
     found = class_files(root)
     _warn_of_shared_classes(root, found)
     classes = split_classes(root, found, split, options.split_seed)
-    mode = "L" if _all_grey(file for files in found.values() for file in files) else "RGB"
+    mode = "L" if all(map(is_grey, chain(*found.values()))) else "RGB"
     by_class = gather(where, items_of(root, classes), mode, options)
     if len(by_class) < 2:
         only = ", ".join(repr(name) for name, _ in by_class) or "none"
@@ -95,7 +96,7 @@ def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
 
 def sources(root: Path, options: ReadOptions) -> list[Path]:
     """List the image files of all splits: even one outside a split decides between grey and RGB."""
-    return [file for files in class_files(root).values() for file in files if file.exists()]
+    return [file for file in chain(*class_files(root).values()) if file.exists()]
 
 
 def image_folders(root: Path, ignored: list[tuple[str, str]] | None = None) -> ClassFiles:
@@ -160,7 +161,7 @@ def _flattened(classes: ClassFiles) -> ClassFiles:
 
 def is_coloured(root: Path) -> bool:
     """Whether any image of a folder says that it has colours."""
-    return not _all_grey(file for files in class_files(root).values() for file in files)
+    return not all(map(is_grey, chain(*class_files(root).values())))
 
 
 def split_for(root: Path, found: ClassFiles, use: Use) -> str:
@@ -217,12 +218,10 @@ def _split_folders(root: Path, found: ClassFiles) -> dict[str, str]:
 
 
 def _warn_of_shared_classes(root: Path, found: ClassFiles) -> None:
-    tops, splits_of = _split_folders(root, found), dict[str, set[str]]()
-    for path in found:
-        top, _, name = path.partition("/")
-        if name and top in tops:
-            splits_of.setdefault(name, set()).add(tops[top])
-    if shared := [name for name, splits in splits_of.items() if len(splits) > 1]:
+    tops = _split_folders(root, found)
+    parts = (path.partition("/") for path in found)
+    places = dict.fromkeys((name, tops[top]) for top, _, name in parts if name and top in tops)
+    if shared := [name for name, splits in Counter(name for name, _ in places).items() if splits > 1]:
         logger.warning(
             "%s: %s in more than one split, so testing does not show new classes", root, enumerate_some(shared)
         )
@@ -264,15 +263,20 @@ def _why_not(entry: Path) -> str:
 
 
 def _is_far_link(link: Path, root: Path, ignored: list[tuple[str, str]] | None) -> bool:
-    """Whether a link leads outside; unless it may be left out, that is an `InputError`."""
-    try:
-        _refuse_far_link(link, root)
-    except InputError:
-        if ignored is None:
-            raise
-        ignored.append((link.relative_to(root).as_posix(), "is a link out of the folder, or to a folder"))
-        return True
-    return False
+    """Whether a link leads outside, or to a folder, which would duplicate a class or make a cycle.
+
+    Unless it may be left out, that is an `InputError`.
+    """
+    target = Path(os.path.realpath(link))  # unlike Path.resolve, this does not raise on a link to itself
+    if not target.is_dir() and target.is_relative_to(root.resolve()):
+        return False
+    if ignored is None:
+        raise InputError(
+            f"{link} is a symbolic link to {link.readlink()}, which is a folder or lies outside {root}: put "
+            "a copy in its place or remove it"
+        )
+    ignored.append((link.relative_to(root).as_posix(), "is a link out of the folder, or to a folder"))
+    return True
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -284,27 +288,6 @@ def _visible(folder: Path) -> list[Path]:
 
 def _is_image_file(entry: Path) -> bool:
     return entry.suffix.lower() in suffixes() and (entry.is_file() or (entry.is_symlink() and not entry.is_dir()))
-
-
-def _refuse_far_link(link: Path, root: Path) -> None:
-    """Refuse links except to files inside: a link to a folder would duplicate a class or make a cycle."""
-    target = Path(os.path.realpath(link))  # unlike Path.resolve, this does not raise on a link to itself
-    if target.is_dir() or not target.is_relative_to(root.resolve()):
-        raise InputError(
-            f"{link} is a symbolic link to {link.readlink()}, which is a folder or lies outside {root}: put "
-            "a copy in its place or remove it"
-        )
-
-
-def _all_grey(files: Iterable[Path]) -> bool:
-    return all(map(_is_grey_or_unreadable, files))
-
-
-def _is_grey_or_unreadable(file: Path) -> bool:
-    try:
-        return is_grey(file)
-    except UnreadableImage:
-        return True
 
 
 def items_of(root: Path, classes: ClassFiles) -> Iterator[Item]:
