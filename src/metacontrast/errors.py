@@ -32,16 +32,16 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
         raise InputError(f"{name}={not_one_of(value, known)}")
 
 
-def check_counts(**values: int) -> None:
-    """Raise `InputError` unless every value is 1 or more.
+def check_counts(least: int = 1, /, **values: int | None) -> None:
+    """Raise `InputError` unless every value is `least` or more, or None.
 
     >>> check_counts(updates=0)
     Traceback (most recent call last):
     metacontrast.errors.InputError: updates=0, but it must be 1 or more
     """
     for name, value in values.items():
-        if value < 1:
-            raise InputError(f"{name}={value}, but it must be 1 or more")
+        if value is not None and value < least:
+            raise InputError(f"{name}={value}, but it must be {least} or more")
 
 
 def not_one_of(value: object, choices: Iterable[str]) -> str:

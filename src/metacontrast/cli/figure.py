@@ -15,7 +15,7 @@ from metacontrast.cli.parser import Parser
 from metacontrast.cli.progress import stop_on_interrupt
 from metacontrast.data.catalog import data_root, runs_folder
 from metacontrast.device import DEVICES, find_device, keep_freed_memory
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, check_counts
 from metacontrast.experiments.authors_models import find_runs, load_authors, measure_again, measure_all
 from metacontrast.experiments.deviations import all_deviations
 from metacontrast.experiments.figure_records import collect, load_records, recorded
@@ -150,9 +150,7 @@ def _check_together(args: argparse.Namespace, setting: Setting, figures: Sequenc
 
 
 def _setting(args: argparse.Namespace) -> Setting:
-    for name, least in (("until", 1), ("seeds", 1)):
-        if (value := getattr(args, name)) is not None and value < least:
-            raise InputError(f"--{name} {value}, but it must be {least} or more")
+    check_counts(until=args.until, seeds=args.seeds)
     if args.until is not None and args.scale == "smoke":
         raise InputError(f"--until {args.until} with --scale smoke, which has 2 updates: leave one of them out")
     protocol = "authors" if args.protocol == "released" else args.protocol

@@ -11,12 +11,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int
 from numpy.typing import NDArray
-from torch import Tensor
 
 from metacontrast.data.images import ClassImages
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, check_counts
 from metacontrast.fields import check_fields
 from metacontrast.types import Episode
 
@@ -90,7 +88,9 @@ class EpisodeSampler:
 
         Where sizes are drawn they must be tasks of one block.
         """
-        support, support_y, query, query_y = map(self._to_device, self._rows(indices))
+        device = self.images.images.device
+        rows = (torch.from_numpy(each).to(device, non_blocking=True) for each in self._rows(indices))
+        support, support_y, query, query_y = rows
         pixels = self.images.pixels(torch.cat([support.flatten(), query.flatten()]))
         support_x, query_x = pixels.split([support.numel(), query.numel()])
         tasks = (len(indices), -1)
@@ -137,9 +137,6 @@ class EpisodeSampler:
         every = np.broadcast_to(labels[..., None], rows.shape)
         chosen = (each[where].reshape(tasks) for where in (in_support, in_query) for each in (rows, every))
         return EpisodeRows(*chosen)
-
-    def _to_device(self, numbers: NDArray[np.int64]) -> Int[Tensor, "task image"]:
-        return torch.from_numpy(numbers).to(self.images.images.device, non_blocking=True)
 
     def _task_number(self, index: int) -> int:
         if self.pool_size is None:
@@ -222,9 +219,8 @@ def check_seed(seed: int) -> None:
 
 
 def _check_sizes(sampler: EpisodeSampler) -> None:
-    for name, least in (("ways", 2), ("shots", 1), ("queries", 1)):
-        if (value := getattr(sampler, name)) < least:
-            raise InputError(f"{name}={value}, but it must be {least} or more")
+    check_counts(2, ways=sampler.ways)
+    check_counts(shots=sampler.shots, queries=sampler.queries, block=sampler.block)
     if sampler.pool_size is not None and sampler.pool_size < 1:
         raise InputError(f"pool_size={sampler.pool_size}, but it must be 1 or more, or left out for fresh tasks")
     check_seed(sampler.seed)
@@ -234,15 +230,10 @@ def _check_sizes(sampler: EpisodeSampler) -> None:
 
 def _check_varied(sampler: EpisodeSampler) -> None:
     """Raise `InputError` for drawn sizes that no task can have, or that contradict another option."""
-    for name, least, most in (
-        ("least_ways", 2, sampler.ways),
-        ("least_shots", 1, sampler.shots),
-        ("block", 1, None),
-    ):
+    for name, least, most in (("least_ways", 2, sampler.ways), ("least_shots", 1, sampler.shots)):
         value = getattr(sampler, name)
-        if value is not None and (value < least or (most is not None and value > most)):
-            upto = "or more" if most is None else f"to {most}, the largest size"
-            raise InputError(f"{name}={value}, but it must be {least} {upto}")
+        if value is not None and not least <= value <= most:
+            raise InputError(f"{name}={value}, but it must be {least} to {most}, the largest size")
     if sampler.least_ways is None and sampler.least_shots is None:
         return
     if sampler.labels != "fresh" or sampler.pool_size is not None:

@@ -9,13 +9,12 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from metacontrast.data.augment import AugmentationName
 from metacontrast.data.decode import ReadOptions, Resample, SplitScheme
 from metacontrast.data.episodes import BalancedBatches, EpisodeSampler, Labels
 from metacontrast.data.images import ClassImages
-from metacontrast.errors import InputError, check_choice
+from metacontrast.errors import InputError, check_choice, check_counts
 from metacontrast.fields import as_declared, check_fields, field_types
 from metacontrast.maml.engine import Precision, TaskGradient
 from metacontrast.methods import METHODS
@@ -116,9 +115,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         _check_method(self)
-        for name, least in _LEAST.items():
-            if (value := getattr(self, name)) is not None and value < least:
-                raise InputError(f"{name}={value}, but it must be {least} or more")
+        for least, names in _LEAST.items():
+            check_counts(least, **{name: getattr(self, name) for name in names})
         for name in ("inner_lr", "outer_lr", "clip_norm", "penalty", "contrast_weight"):
             if (value := getattr(self, name)) is not None and not 0 < value < float("inf"):
                 raise InputError(f"{name}={value}, but it must be above 0 and finite")
@@ -184,17 +182,14 @@ class TrainConfig:
         Args:
             trained: False leaves the weights of a start's encoder to be loaded later.
         """
-        encoder, size = self._encoder(image_shape, trained)
-        return Model(encoder, self.ways, size, head=self.head, head_bias=self.head_bias, norm=self.norm)
-
-    def _encoder(self, image_shape: tuple[int, int, int], trained: bool) -> tuple[nn.Module, int]:
-        """The encoder and the length of its features."""
         if self.encoder != "start":
             encoder = build_encoder(self.encoder, image_shape, self.filters)
-            return encoder, encoder.feature_size
-        assert self.start is not None
-        found = sources.starting_encoder(self.start, self.weights, trained)
-        return found.encoder, sources.feature_size(found.encoder, found.images, self.start)
+            size = encoder.feature_size
+        else:
+            assert self.start is not None
+            found = sources.starting_encoder(self.start, self.weights, trained)
+            encoder, size = found.encoder, sources.feature_size(found.encoder, found.images, self.start)
+        return Model(encoder, self.ways, size, head=self.head, head_bias=self.head_bias, norm=self.norm)
 
     def init(self, model: Model, generator: torch.Generator, classes: int) -> Params:
         """Draw the starting values of everything that the method learns.
@@ -214,10 +209,6 @@ class TrainConfig:
         options = {name: getattr(self, name) for name in names}
         return replace(self.test_tasks(images), block=self.meta_batch, **options)
 
-    def largest_tasks(self, images: ClassImages) -> EpisodeSampler | BalancedBatches:
-        """The same with the largest size throughout."""
-        return replace(self, least_ways=None, least_shots=None).training_tasks(images)
-
     def test_tasks(self, images: ClassImages) -> EpisodeSampler:
         """Ordinary tasks of the same size and seed, whatever the training tasks are."""
         return EpisodeSampler(images, self.ways, self.shots, self.queries, seed=self.seed)
@@ -226,24 +217,12 @@ class TrainConfig:
 LARGEST_WIDTH = 4096
 
 _LEAST = {
-    "ways": 2,
-    "shots": 1,
-    "queries": 1,
-    "pool_size": 1,
-    "image_size": 4,
-    "split_seed": 0,
-    "filters": 1,
-    "inner_steps": 0,
-    "cg_steps": 1,
-    "meta_batch": 1,
-    "updates": 1,
-    "eval_every": 0,
-    "eval_episodes": 2,
-    "explain_every": 0,
-    "checkpoint_every": 1,
-    "keep_every": 0,
-    "seed": 0,
+    0: ("inner_steps", "split_seed", "eval_every", "explain_every", "keep_every", "seed"),
+    1: ("shots", "queries", "pool_size", "filters", "cg_steps", "meta_batch", "updates", "checkpoint_every"),
+    2: ("ways", "eval_episodes"),
+    4: ("image_size",),
 }
+"""The least values of fields."""
 
 
 def _check_method(config: TrainConfig) -> None:

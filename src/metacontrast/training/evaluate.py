@@ -17,7 +17,7 @@ from torch import Tensor
 
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.device import FILLED, free_bytes, peak_bytes
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, check_counts
 from metacontrast.fields import check_fields
 from metacontrast.maml.checks import check_rates
 from metacontrast.maml.engine import AUTO, Engine, at_precision
@@ -70,8 +70,7 @@ class Evaluation:
         check_fields(self)
         if not self.steps or min(self.steps) < 0:
             raise InputError(f"steps={self.steps}, but it needs at least one number, each 0 or more")
-        if self.episodes < 2:
-            raise InputError(f"episodes={self.episodes}, but an interval needs 2 or more")
+        check_counts(2, episodes=self.episodes)
 
 
 def evaluate(
