@@ -34,7 +34,7 @@ from metacontrast.files import exclusive, write_text
 from metacontrast.model.head import BUILT_HEADS
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import Record, read_records
-from metacontrast.training.run import BEST, load_model_copy, load_run, model_copy, open_run
+from metacontrast.training.run import BEST, load_run, model_copy, open_run
 from metacontrast.training.step import Resources
 from metacontrast.training.train import update_tasks
 from metacontrast.training.train_run import initial_state, outer_step, train_run
@@ -110,7 +110,7 @@ class PlannedRun:
             for update in self.missing(context.runs):
                 if not _train_to(self, update, folder, (images[0], images[1]), resources, should_stop):
                     return RunStatus.STOPPED
-                record = measure(load_model_copy(folder, update), self.plan, *seen, resources)
+                record = measure(load_run(model_copy(folder, update)), self.plan, *seen, resources)
                 if self.plan.selects and update == self.plan.end:
                     record = self._with_selected(record, folder, seen, resources)
                 self.note(context.runs, {"update": update, **record})

@@ -189,18 +189,14 @@ def load_state(folder: Path) -> Stored | None:
         return load(folder / LAST)
     except InputError as error:
         problem = f"{folder / LAST} is missing" if not (folder / LAST).exists() else str(error)
-    stored = _load_before(folder, problem)
+    try:
+        stored = load(folder / BEFORE)
+    except InputError as error:
+        raise InputError(f"{problem}, and the checkpoint before it, {BEFORE}, cannot be used either") from error
     logger.warning("%s; continuing from the checkpoint before it, %s", problem, folder / BEFORE)
     if (folder / LAST).exists():
         (folder / LAST).replace(folder / _DAMAGED)
     return stored
-
-
-def _load_before(folder: Path, problem: str) -> Stored:
-    try:
-        return load(folder / BEFORE)
-    except InputError as error:
-        raise InputError(f"{problem}, and the checkpoint before it, {BEFORE}, cannot be used either") from error
 
 
 class ModelFacts(NamedTuple):

@@ -23,17 +23,7 @@ from metacontrast.files import as_path, exclusive, parse_json, remove_leftovers,
 from metacontrast.methods.batches import CLASSIFIER
 from metacontrast.model.model import Model
 from metacontrast.training import checkpoint, records
-from metacontrast.training.checkpoint import (
-    BEFORE,
-    LAST,
-    ModelFacts,
-    TrainState,
-    load_state,
-    model_facts,
-    restore_state,
-    save_state,
-    store_state,
-)
+from metacontrast.training.checkpoint import BEFORE, LAST, ModelFacts, TrainState, load_state, store_state
 from metacontrast.training.config import TrainConfig, config_from_values
 from metacontrast.training.sources import TENSORS, digest_of_start
 from metacontrast.types import Params, map_params, to_named
@@ -72,8 +62,12 @@ class RunDirectory:
         is written again.
         """
         if stored := load_state(self.path):
-            state = restore_state(state, stored, str(self.path / LAST))
-            self._restore_model(state)
+            state = checkpoint.restore_state(state, stored, str(self.path / LAST))
+            try:
+                load_params(self.path, state.params)
+            except InputError as error:
+                logger.warning("%s; it is written again from the checkpoint after update %d", error, state.updates)
+                self.write_model(self.path / _MODEL, state.params, state.updates)
         records.forget_after(self.path / _RECORDS, state.updates)
         return state
 
@@ -81,7 +75,7 @@ class RunDirectory:
         """Write a checkpoint: the model for use and the state for resuming, after all records up to it."""
         records.flush_records(self.path / _RECORDS)
         self.write_model(self.path / _MODEL, state.params, state.updates)
-        save_state(self.path, store_state(state))
+        checkpoint.save_state(self.path, store_state(state))
 
     def keep(self, state: TrainState) -> None:
         """Write a copy of the model that later checkpoints leave alone."""
@@ -89,9 +83,10 @@ class RunDirectory:
 
     def keep_best(self, state: TrainState, accuracy: float) -> None:
         """Write a copy of the model as the best one, unless an earlier one was as good."""
-        before = best_model(self.path)
-        if before is None or accuracy > before[1] or before[0] > state.updates:
-            self.write_model(self.path / BEST, state.params, state.updates, accuracy=accuracy)
+        file = self.path / BEST
+        before = checkpoint.load(file).facts if file.exists() else None
+        if before is None or accuracy > before["accuracy"] or before["updates"] > state.updates:
+            self.write_model(file, state.params, state.updates, accuracy=accuracy)
 
     def write_model(self, file: Path, params: Params, updates: int, **more: Any) -> None:
         """Write a model for use, with the run's facts beside it."""
@@ -109,14 +104,6 @@ class RunDirectory:
         """Append one measurement."""
         records.append_records(self.path / _RECORDS, [record])
 
-    def _restore_model(self, state: TrainState) -> None:
-        """Write the model again where its file is missing or damaged."""
-        try:
-            load_params(self.path, state.params)
-        except InputError as error:
-            logger.warning("%s; it is written again from the checkpoint after update %d", error, state.updates)
-            self.write_model(self.path / _MODEL, state.params, state.updates)
-
 
 class NullRunDirectory(RunDirectory):
     """A run directory that writes nothing and restores nothing: of a process that is not the main one, or of none."""
@@ -125,17 +112,10 @@ class NullRunDirectory(RunDirectory):
         """`state` as given."""
         return state
 
-    def save(self, state: TrainState) -> None:
+    def _write_nothing(self, *_: object, **__: object) -> None:
         """Write nothing."""
 
-    def keep(self, state: TrainState) -> None:
-        """Write nothing."""
-
-    def keep_best(self, state: TrainState, accuracy: float) -> None:
-        """Write nothing."""
-
-    def record(self, record: records.Record) -> None:
-        """Write nothing."""
+    save = keep = keep_best = record = _write_nothing
 
     def last_checkpoint(self) -> str:
         """That there is none."""
@@ -181,7 +161,9 @@ def open_run(
     Args:
         images: what is trained and what is tested on.
     """
-    _check_possible(config, images)
+    config.training_tasks(images[0])  # an error before anything is written where these images cannot make such tasks
+    config.test_tasks(images[1])
+    model = config.model(images[0].shape)
     data = {each.name: each.digest for each in images}
     if config.start is not None:
         data[config.start] = digest_of_start(config.start, config.weights)
@@ -191,9 +173,8 @@ def open_run(
         else:
             _check_unused(path)
         _begin(path, {"config": dataclasses.asdict(config), **records.provenance(device), "data": data})
-        train_images = images[0]
-        facts = _facts(config, data, train_images.shape, train_images.mean, train_images.std)
-        yield RunDirectory(path, facts, fixed_tensors(config.model(train_images.shape)))
+        facts = _facts(config, images[0].shape, images[0].mean, images[0].std) | {"data": data}
+        yield RunDirectory(path, facts, fixed_tensors(model))
 
 
 def write_run(path: Path, run: TrainedRun, origin: dict[str, str]) -> None:
@@ -206,33 +187,35 @@ def write_run(path: Path, run: TrainedRun, origin: dict[str, str]) -> None:
         if (path / _CONFIG).exists():
             raise InputError(f"{path} holds a run already: choose another --out")
         _check_unused(path)
-        facts = _facts(run.config, {}, run.image_shape, run.mean, run.std)
+        facts = _facts(run.config, run.image_shape, run.mean, run.std) | {"data": {}}
         header = {"config": facts["config"], **records.provenance("cpu"), "data": {}, "origin": origin}
         write_text(path / _CONFIG, json.dumps(header, indent=1) + "\n")
         RunDirectory(path, facts).write_model(path / _MODEL, run.params, run.updates)
 
 
 def _facts(
-    config: TrainConfig,
-    data: dict[str, str],
-    image_shape: tuple[int, int, int],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
+    config: TrainConfig, image_shape: tuple[int, int, int], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> dict[str, Any]:
-    """What a model file says of itself, but for the number of updates."""
-    values = dataclasses.asdict(config)
-    return {"config": values, "data": data, "image_shape": image_shape, "mean": mean, "std": std}
+    """What a model file says of itself, but for the number of updates and the data."""
+    return {"config": dataclasses.asdict(config), "image_shape": image_shape, "mean": mean, "std": std}
 
 
 def read_config(path: Path) -> TrainConfig | None:
     """The configuration of the run in `path`; None when there is no run."""
     file = path / _CONFIG
-    return config_from_values(_header(file).get("config"), str(file)) if file.exists() else None
+    return config_from_values(read_header(path).get("config"), str(file)) if file.exists() else None
 
 
 def read_header(path: Path) -> dict[str, Any]:
     """How the run in `path` is made: configuration, versions, device, revision and digests of the data."""
-    return _header(path / _CONFIG)
+    file = path / _CONFIG
+    try:
+        header = parse_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}): restore it or choose another --out") from error
+    if not isinstance(header, dict):
+        raise InputError(f"{file} is not a run's configuration: restore it or choose another --out")
+    return header
 
 
 @contextlib.contextmanager
@@ -242,7 +225,7 @@ def open_own_run(path: Path, *, resume: bool) -> Iterator[RunDirectory]:
         if (path / _CONFIG).exists():
             if not resume:
                 raise InputError(f"{path} holds a run already: continue it with resume=True or choose another out")
-            if "own" not in _header(path / _CONFIG):
+            if "own" not in read_header(path):
                 raise InputError(f"{path} holds a run of the command line: resume it there or choose another out")
         else:
             _check_unused(path)
@@ -311,33 +294,29 @@ def run_from_tensors(config: TrainConfig, about: ModelFacts, tensors: Mapping[st
 
 def load_run(path: str | Path) -> TrainedRun:
     """The trained model of a run directory, or of a model file in it such as `best.safetensors`."""
-    path = as_path(path)
-    if path.is_file():
-        return _load_model(path)
-    if not path.is_dir():
-        raise InputError(f"{path} is not a run directory: give the folder that `metacontrast train --out` wrote")
-    if not (path / _MODEL).exists():
-        raise InputError(f"{path} holds no trained model yet: train at least to the first checkpoint")
-    return _load_model(path / _MODEL)
-
-
-def best_model(path: Path) -> tuple[int, float] | None:
-    """After how many updates the run directory `path` keeps its best model, and that one's accuracy; None without."""
-    file = path / BEST
-    facts = checkpoint.load(file).facts if file.exists() else None
-    return None if facts is None else (facts["updates"], facts["accuracy"])
+    file = as_path(path)
+    if not file.is_file():
+        if not file.is_dir():
+            raise InputError(f"{file} is not a run directory: give the folder that `metacontrast train --out` wrote")
+        if not (file / _MODEL).exists():
+            raise InputError(f"{file} holds no trained model yet: train at least to the first checkpoint")
+        file = file / _MODEL
+    stored, where = checkpoint.load(file), str(file)
+    if "own" in stored.facts:
+        raise InputError(f"{where} is of your own model: use load_params with parameters of its structure")
+    config = config_from_values(stored.facts.get("config"), where)
+    return run_from_tensors(config, checkpoint.model_facts(stored.facts, where), stored.tensors, where)
 
 
 def save_model(path: Path, run: TrainedRun) -> None:
     """Write a trained model so that `load_run` reads it from the folder `path`; nothing to resume from."""
-    facts = {"config": dataclasses.asdict(run.config), "updates": run.updates}
-    facts |= {"image_shape": run.image_shape, "mean": run.mean, "std": run.std}
+    facts = _facts(run.config, run.image_shape, run.mean, run.std) | {"updates": run.updates}
     checkpoint.save(path / _MODEL, checkpoint.Stored(run_tensors(run), facts))
 
 
 def load_kept(path: Path) -> list[TrainedRun]:
     """The copies of the model that training kept in the run directory `path`, by number of updates."""
-    return [_load_model(file) for file in sorted((path / _KEPT).glob("*.safetensors"))]
+    return [load_run(file) for file in sorted((path / _KEPT).glob("*.safetensors"))]
 
 
 def model_copy(path: Path, updates: int) -> Path:
@@ -345,25 +324,11 @@ def model_copy(path: Path, updates: int) -> Path:
     return path / _KEPT / f"{updates:06d}.safetensors"
 
 
-def load_model_copy(path: Path, updates: int) -> TrainedRun:
-    """The copy of the model that the run directory `path` keeps after this update."""
-    return _load_model(model_copy(path, updates))
-
-
-def _load_model(file: Path) -> TrainedRun:
-    stored, where = checkpoint.load(file), str(file)
-    facts = stored.facts
-    if "own" in facts:
-        raise InputError(f"{where} is of your own model: use load_params with parameters of its structure")
-    config = config_from_values(facts.get("config"), where)
-    return run_from_tensors(config, model_facts(facts, where), stored.tensors, where)
-
-
 def _check_same(path: Path, config: TrainConfig, data: dict[str, str], resume: bool) -> None:
     """Raise when `path` holds a run and it is not this one, or going on was not asked for."""
     if not resume:
         raise InputError(f"{path} holds a run already: continue it with --resume or choose another --out")
-    header = _header(path / _CONFIG)
+    header = read_header(path)
     if "origin" in header:
         raise InputError(f"{path} holds a converted model, which cannot be resumed: choose another --out")
     before = config_from_values(header.get("config"), str(path / _CONFIG))
@@ -382,23 +347,6 @@ def _check_same(path: Path, config: TrainConfig, data: dict[str, str], resume: b
                 f"{path} was trained on other data: the digest of {name} was {digest[:12]}, now it is "
                 f"{data.get(name, 'missing')[:12]}; restore the data or choose another --out"
             )
-
-
-def _header(path: Path) -> dict[str, Any]:
-    try:
-        header = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}): restore it or choose another --out") from error
-    if not isinstance(header, dict):
-        raise InputError(f"{path} is not a run's configuration: restore it or choose another --out")
-    return header
-
-
-def _check_possible(config: TrainConfig, images: tuple[ClassImages, ClassImages]) -> None:
-    """Raise, before anything is written, when the images cannot make such tasks or the model cannot see them."""
-    config.training_tasks(images[0])
-    config.test_tasks(images[1])
-    config.model(images[0].shape)
 
 
 def _check_unused(path: Path) -> None:
