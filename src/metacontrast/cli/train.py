@@ -19,14 +19,14 @@ from metacontrast.cli.shared import check_destinations, determinism, images_fold
 from metacontrast.data.catalog import data_root, dataset_files
 from metacontrast.data.images import ClassImages
 from metacontrast.device import find_device
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, require_extra
 from metacontrast.experiments.runners import Grid, RunContext, RunStatus, run_locally
 from metacontrast.maml.engine import EngineName
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.distributed import ALONE, Distributed, is_restarted, joined
 from metacontrast.training.memory import fit_to_memory
 from metacontrast.training.recipes import first_run, sweep_configs
-from metacontrast.training.records import Record, read_records, require_tensorboard, tensorboard_writer
+from metacontrast.training.records import Record, read_records, tensorboard_writer
 from metacontrast.training.run import NullRunDirectory, RunDirectory, open_run, read_config
 from metacontrast.training.step import Resources
 from metacontrast.training.train_run import load_images, train_run
@@ -116,7 +116,7 @@ def train_with_progress(
     """
     configs = _configs(config, args)
     if args.tensorboard:
-        require_tensorboard()
+        require_extra("--tensorboard", "tensorboard", "tensorboard")
     status = _train(configs, args, label, processes)
     runs = configs.items() if processes.is_main else ()
     return status, [_place_of(run, each) | row for run, each in runs for row in last_evaluation(args.out / run)]
@@ -258,15 +258,26 @@ class SweepRun:
 
     def execute(self, context: RunContext, should_stop: Callable[[], bool]) -> RunStatus:
         """Train the run from its last saved state."""
-        at_once = self.config.tasks_at_once
-        parts = len(self.processes.shard(range(self.config.meta_batch), at_once)) // at_once
+        config, args, folder, at_once = self.config, self.args, context.runs / self.folder, self.config.tasks_at_once
+        parts = len(self.processes.shard(range(config.meta_batch), at_once)) // at_once
         with self.processes.main_first():
-            images = _load(self.config, context.data_root)
-        with determinism(self.args.deterministic), shared.resources(self.args, parts) as asked:
-            resources, need = fit_to_memory(self.config, images, replace(asked, distributed=self.processes))
-            folder, note = context.runs / self.folder, need if self.is_first else ""
-            show = self.show or (lambda record: None)
-            status = _train_one(self.config, folder, self.args, images, resources, note, show, should_stop)
+            images = _load(config, context.data_root)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(determinism(args.deterministic))
+            asked = stack.enter_context(shared.resources(args, parts))
+            resources, need = fit_to_memory(config, images, replace(asked, distributed=self.processes))
+            run = stack.enter_context(_run_directory(folder, config, images, resources, args.resume))
+            is_logged = args.tensorboard and self.processes.is_main
+            log = stack.enter_context(tensorboard_writer(folder if is_logged else None))
+            if self.is_first:
+                shared.say(need)
+
+            def on_record(record: Record) -> None:
+                log(record)
+                if self.show is not None:
+                    self.show(record)
+
+            status = train_run(config, run, *images, resources, on_record=on_record, should_stop=should_stop)
         return RunStatus.COMPLETE if status == "finished" else RunStatus.STOPPED
 
 
@@ -276,28 +287,6 @@ def _load(config: TrainConfig, root: Path | None) -> tuple[ClassImages, ClassIma
     if both := set(train_images.classes) & set(test_images.classes):
         shared.say(f"note: {len(both)} classes are trained on and tested on: accuracy says little about new classes")
     return train_images, test_images
-
-
-def _train_one(
-    config: TrainConfig,
-    folder: Path,
-    args: argparse.Namespace,
-    images: tuple[ClassImages, ClassImages],
-    resources: Resources,
-    note: str,
-    show: Callable[[Record], None],
-    should_stop: Callable[[], bool],
-) -> str:
-    logged = folder if args.tensorboard and resources.distributed.is_main else None
-    with _run_directory(folder, config, images, resources, args.resume) as run, tensorboard_writer(logged) as log:
-        if note:
-            shared.say(note)
-
-        def on_record(record: Record) -> None:
-            log(record)
-            show(record)
-
-        return train_run(config, run, *images, resources, on_record=on_record, should_stop=should_stop)
 
 
 def last_evaluation(run: Path) -> list[Record]:

@@ -125,7 +125,7 @@ def tensorboard_writer(folder: Path | None) -> Iterator[Callable[[Record], None]
     if folder is None:
         yield lambda record: None
         return
-    require_tensorboard()
+    require_extra("--tensorboard", "tensorboard", "tensorboard")
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(folder / "tensorboard") as writer:
@@ -135,8 +135,3 @@ def tensorboard_writer(folder: Path | None) -> Iterator[Callable[[Record], None]
                 writer.add_scalar(name, value, record["update"])
 
         yield log
-
-
-def require_tensorboard() -> None:
-    """Raise `InputError` when the extra is not installed."""
-    require_extra("--tensorboard", "tensorboard", "tensorboard")

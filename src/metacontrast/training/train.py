@@ -131,7 +131,8 @@ def train(
     start = map_params(lambda tensor: tensor.detach().clone(), start)
     made = optimizer(to_tensors(start))
     state = TrainState(start, made, schedule=None if schedule is None else schedule(made))
-    with _folder(out, resume) as run, threads(workers) as executor:
+    nowhere = contextlib.nullcontext(NullRunDirectory(Path(), {}))
+    with nowhere if out is None else open_own_run(as_path(out), resume=resume) as run, threads(workers) as executor:
         state = run.restore(state)
         of_batch = gradient_of_batch(gradient, executor, engine, tasks_at_once)
         step = OuterStep(model, inner_at, of_batch, meta_batch, clip_norm, tasks_at_once=tasks_at_once)
@@ -179,13 +180,6 @@ def means(metrics: Metrics) -> dict[str, float]:
     """Mean loss and accuracy over the tasks, the latter where labels are classes."""
     found = {name: value.mean().item() for name, value in metrics._asdict().items()}
     return {name: value for name, value in found.items() if value == value}
-
-
-def _folder(out: str | Path | None, resume: bool) -> contextlib.AbstractContextManager[RunDirectory]:
-    """Open the folder of a training; without one nothing is written."""
-    if out is None:
-        return contextlib.nullcontext(NullRunDirectory(Path(), {}))
-    return open_own_run(as_path(out), resume=resume)
 
 
 def threads(workers: int) -> contextlib.AbstractContextManager[Executor | None]:

@@ -18,7 +18,7 @@ from metacontrast.maml.outer import Metrics
 from metacontrast.model.model import Model
 from metacontrast.training.checkpoint import TrainState
 from metacontrast.training.config import OptimizerName, TrainConfig
-from metacontrast.training.evaluate import Evaluation, Row, evaluate
+from metacontrast.training.evaluate import Evaluation, evaluate
 from metacontrast.training.records import Record
 from metacontrast.training.run import RunDirectory, TrainedRun, load_run, open_run
 from metacontrast.training.start import as_start_sees, starting_params
@@ -159,8 +159,11 @@ class _Observer:
     def note(self, metrics: Metrics) -> None:
         """Record an update, and evaluate, explain and keep the model where that is due."""
         self._record("training", **means(metrics))
-        if self.resources.distributed.is_main:
-            self._measure()
+        is_main = self.resources.distributed.is_main
+        if is_main and (self.is_done() or self._is_due(self.config.eval_every)):
+            self._evaluate()
+        if is_main and self._is_due(self.config.explain_every):
+            self._explain()
         if self._is_due(self.config.keep_every):
             self.run.keep(self.state)
 
@@ -169,12 +172,6 @@ class _Observer:
         if now or self.is_done() or self._is_due(self.config.checkpoint_every):
             self.run.save(self.state)
 
-    def _measure(self) -> None:
-        if self.is_done() or self._is_due(self.config.eval_every):
-            self._evaluate()
-        if self._is_due(self.config.explain_every):
-            self._explain()
-
     def _evaluate(self) -> None:
         """On fixed tasks, one record per row; the best model so far is kept if that was asked for."""
         wanted = Evaluation(self.config.eval_steps, self.config.test_heads(), self.config.eval_episodes)
@@ -182,8 +179,9 @@ class _Observer:
         rows = evaluate(self.model, params, self.test_tasks, inner, wanted, self.resources.executor)
         for row in rows:
             self._record("evaluation", **asdict(row))
-        if self.config.select:
-            self.run.keep_best(self.state, _selected(rows).accuracy)
+        if self.config.select:  # from the head as it was trained, with the most inner steps that are evaluated
+            best = max((row for row in rows if row.head == "kept"), key=lambda row: row.steps)
+            self.run.keep_best(self.state, best.accuracy)
 
     def _explain(self) -> None:
         """The outer gradient on the first test tasks, as many as an update has."""
@@ -198,8 +196,3 @@ class _Observer:
 
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.state.updates % every == 0
-
-
-def _selected(rows: list[Row]) -> Row:
-    """What models are compared by: from the head as it was trained, with the most inner steps that are evaluated."""
-    return max((row for row in rows if row.head == "kept"), key=lambda row: row.steps)
