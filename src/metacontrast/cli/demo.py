@@ -68,7 +68,7 @@ def execute(args: argparse.Namespace) -> int:
     for flag in ("head", "head_init_scale"):
         if hasattr(args, flag):
             raise InputError(f"demo compares a learned and a zeroed head: leave out --{flag.replace('_', '-')}")
-    base = _config(args)
+    base = config_from_flags(args, **_own_defaults(getattr(args, "updates", UPDATES)))
     Evaluation(episodes=args.episodes)
     shared.check_destinations(shared.images_folder(base.dataset), folders=[args.out])
     images = load_dataset(base.dataset, "test", args.data_root, base.read_options())
@@ -83,19 +83,15 @@ def execute(args: argparse.Namespace) -> int:
         rows, findings = _measure(run, images, args, label)
         results.append(DemoResult(label, color, place, run, rows, findings))
     page = write_demo_page(args.out, results, images, shlex.join(["metacontrast", *sys.argv[1:]]))
-    print(results_table(results))
+    print("\n\n".join(f"{r.label}\n{as_table(r.rows)}\n{headline(r.findings)}" for r in results))
     print(f"\nreport: {one_line(str(page))}")
     if args.json:
         shared.print_json({"report": str(page), "results": {r.label: [vars(row) for row in r.rows] for r in results}})
     return 0
 
 
-def _config(args: argparse.Namespace) -> TrainConfig:
-    """Build the configuration of a short training with a handful of evaluations, unless flags say otherwise."""
-    return config_from_flags(args, **_own_defaults(getattr(args, "updates", UPDATES)))
-
-
 def _own_defaults(updates: int) -> dict[str, Any]:
+    """The fields of a short training with a handful of evaluations."""
     return {
         "updates": updates,
         "eval_every": max(1, updates // 6),
@@ -153,9 +149,10 @@ def write_demo_page(folder: Path, results: Sequence[DemoResult], images: ClassIm
     """Write pictures, `results.json`, an `explain` folder per run and one self-contained page; return its path."""
     for result in results:
         write_report(_explain_folder(folder, result), result.findings, command)
+    episodes = draw_episodes([_episode_picture(results[-1], images, index) for index in (0, 1)])
     pictures = [
         save_figure(_curves(results), folder / "learning-curves.png"),
-        save_figure(_episodes(results, images), folder / "episodes.png"),
+        save_figure(episodes, folder / "episodes.png"),
     ]
     facts = {"command": command, "results": {r.label: [asdict(row) for row in r.rows] for r in results}}
     write_text(folder / "results.json", json.dumps(facts, indent=1) + "\n")
@@ -166,11 +163,6 @@ def write_demo_page(folder: Path, results: Sequence[DemoResult], images: ClassIm
 
 def _explain_folder(folder: Path, result: DemoResult) -> Path:
     return folder / f"explain-{result.run.config.head}"
-
-
-def results_table(results: Sequence[DemoResult]) -> str:
-    """Format the evaluations and explanations of both trainings as text."""
-    return "\n\n".join(f"{r.label}\n{as_table(r.rows)}\n{headline(r.findings)}" for r in results)
 
 
 def _curves(results: Sequence[DemoResult]) -> Figure:
@@ -195,12 +187,8 @@ def short_name(dataset: str) -> str:
     return Path(dataset.removeprefix("folder:")).name if dataset.startswith("folder:") else dataset
 
 
-def _episodes(results: Sequence[DemoResult], images: ClassImages) -> Figure:
-    """Draw the first two test tasks, predicted by the model of the last result."""
-    return draw_episodes([_episode_picture(results[-1], images, index) for index in (0, 1)])
-
-
 def _episode_picture(result: DemoResult, images: ClassImages, index: int) -> EpisodePicture:
+    """A test task, predicted by the model of the result."""
     config, model, params = result.run.config, result.run.model, result.run.params
     tasks = config.test_tasks(images)
     episode, rows = tasks[index], tasks.rows(index)

@@ -99,24 +99,17 @@ def execute(args: argparse.Namespace) -> None:
             )
             for config, wanted, of_size in zip(configs, evaluations, tasks, strict=True)
         ]
-    rows = [_named(run, of_size) for of_size in found]
-    shared.say(f"{args.run}: {run.updates} updates; {_sizes(configs)} tasks of {images.name}")
+    method = run.config.method  # of the adapted model's rows; the others are a solver's
+    rows = [[replace(row, method=method) if row.method == "maml" else row for row in of_size] for of_size in found]
+    sizes = [f"{config.ways}-way {config.shots}-shot" for config in configs]
+    shared.say(f"{args.run}: {run.updates} updates; {', '.join(sizes)} tasks of {images.name}")
     if args.json:
         shared.print_json(_as_json(run, configs, rows, images, args))
         return
-    for config, of_size in zip(configs, rows, strict=True):
+    for size, of_size in zip(sizes, rows, strict=True):
         if len(configs) > 1:
-            print(f"{config.ways}-way {config.shots}-shot")
+            print(size)
         print(as_table(of_size))
-
-
-def _named(run: TrainedRun, rows: list[Row]) -> list[Row]:
-    """Name the rows of the adapted model after the method that trained it."""
-    return [replace(row, method=run.config.method) if row.method == "maml" else row for row in rows]
-
-
-def _sizes(configs: list[TrainConfig]) -> str:
-    return ", ".join(f"{config.ways}-way {config.shots}-shot" for config in configs)
 
 
 def _as_json(

@@ -91,6 +91,7 @@ _PARAMETERS = ("weights", "head", "steps", "lr", "scope", "baseline", "reject", 
 def execute(args: argparse.Namespace) -> None:
     """Fit, save, say what was learned and how well each way does."""
     from metacontrast.classifier.estimator import FewShotClassifier
+    from metacontrast.classifier.export import SUFFIXES
     from metacontrast.classifier.starting_point import check_replaceable
     from metacontrast.classifier.storage import FORMAT
 
@@ -101,7 +102,9 @@ def execute(args: argparse.Namespace) -> None:
     classifier.fit(args.folder)
     classifier.save(args.out, weights_inside=args.weights_inside)
     print("\n".join(_learned(classifier) + _models(classifier) + _ways(classifier)))
-    _name_old_exports(args.out)
+    for file in (args.out / f"classifier{suffix}" for suffix in SUFFIXES.values()):
+        if file.exists():
+            shared.say(f"note: {file} is from the previous classifier: export again")
     run = classifier.state_.start.run
     if run is not None and run.config.norm == "transductive":
         shared.say("note: the model was trained with --norm transductive; single images get inductive statistics")
@@ -115,14 +118,6 @@ def _model_folder(model: str) -> list[Path]:
     from metacontrast.training.sources import find_model, is_source
 
     return [] if model == "auto" or is_source(model) else [find_model(model)]
-
-
-def _name_old_exports(folder: Path) -> None:
-    from metacontrast.classifier.export import SUFFIXES
-
-    for file in (folder / f"classifier{suffix}" for suffix in SUFFIXES.values()):
-        if file.exists():
-            shared.say(f"note: {file} is from the previous classifier: export again")
 
 
 _UNCALIBRATED = "nothing was held out (no class has a second image, or --folds 0): probabilities are not calibrated"

@@ -3,7 +3,7 @@
 import argparse
 import csv
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +60,7 @@ def add_parser(new: Callable[..., Parser]) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Answer image by image; 1 when one could not be read."""
     from metacontrast.classifier.estimator import FewShotClassifier
-    from metacontrast.classifier.inputs import to_json
+    from metacontrast.classifier.inputs import files_below, to_json
 
     if args.pictures and not args.explain:
         raise InputError("--pictures draws explanations: add --explain")
@@ -69,7 +69,7 @@ def execute(args: argparse.Namespace) -> int:
     if args.csv and args.sets is not None:
         raise InputError("--csv has no column for sets: use --json with --sets")
     check_counts(top=args.top)
-    files = _files(args.images)
+    files = [file for path in args.images for file in (files_below(path) if is_folder(path) else [path])]
     if args.pictures:
         pictures = (_picture(args.pictures, number) for number in range(len(files)))
         shared.check_destinations([args.classifier, *files], folders=[args.pictures], files=pictures)
@@ -100,12 +100,6 @@ def execute(args: argparse.Namespace) -> int:
         others = "; the others are answered" if len(broken) < len(files) else ""
         shared.say(f"{len(broken)} of {len(files)} images could not be read{others}")
     return 1 if broken else 0
-
-
-def _files(paths: Iterable[Path]) -> list[Path]:
-    from metacontrast.classifier.inputs import files_below
-
-    return [file for path in paths for file in (files_below(path) if is_folder(path) else [path])]
 
 
 def _picture(folder: Path, number: int) -> Path:
