@@ -48,20 +48,33 @@ Transform = Callable[[Episode, Sequence[int]], Episode]
 
 
 def outer_updates(
-    step: OuterStep, tasks: TaskSource, state: TrainState, transform: Transform | None = None
+    step: OuterStep,
+    tasks: TaskSource,
+    state: TrainState,
+    updates: int,
+    run: RunDirectory,
+    transform: Transform | None = None,
 ) -> Iterator[Metrics]:
-    """Move `state` by one outer update for every value that is asked for: the metrics of its tasks.
+    """Move `state` by the outer updates that it lacks: the metrics of the tasks of each.
 
     Raises:
-        NotFinite: the state is then invalid: continue from an earlier one.
+        InputError: a loss or gradient is not finite; names the tasks, and the last checkpoint of `run`.
     """
     ways_at = getattr(tasks, "ways_at", lambda index: None)
-    while True:
-        indices = step.distributed.shard(update_tasks(state.updates, step.meta_batch), step.tasks_at_once)
+    while state.updates < updates:
+        numbers = update_tasks(state.updates, step.meta_batch)
+        indices = step.distributed.shard(numbers, step.tasks_at_once)
         episodes = tasks.batch(indices)
         if transform is not None:
             episodes = transform(episodes, indices)
-        yield step(state, episodes, ways_at(indices[0]))
+        try:
+            metrics = step(state, episodes, ways_at(indices[0]))
+        except NotFinite as error:
+            raise InputError(
+                f"the loss or its gradient is not finite in update {state.updates}, tasks {numbers[0]} to "
+                f"{numbers[-1]}: lower --inner-lr or --outer-lr; {run.last_checkpoint()}"
+            ) from error
+        yield metrics
 
 
 def update_tasks(updates: int, meta_batch: int) -> range:
@@ -136,7 +149,7 @@ def train(
         state = run.restore(state)
         of_batch = gradient_of_batch(gradient, executor, engine, tasks_at_once)
         step = OuterStep(model, inner_at, of_batch, meta_batch, clip_norm, tasks_at_once=tasks_at_once)
-        for metrics in follow(outer_updates(step, tasks, state, transform), state, updates, meta_batch, run):
+        for metrics in outer_updates(step, tasks, state, updates, run, transform):
             run.record({"kind": "training", "update": state.updates, **means(metrics)})
             stop = on_update(state.updates, state.params, metrics) is True
             if stop or state.updates == updates or state.updates % checkpoint_every == 0:
@@ -159,21 +172,6 @@ def gradient_of_batch(
         precision=engine.precision,
         tasks_at_once=tasks_at_once,
     )
-
-
-def follow(
-    done: Iterator[Metrics], state: TrainState, updates: int, meta_batch: int, run: RunDirectory
-) -> Iterator[Metrics]:
-    """The metrics of the updates that `state` lacks; one that is not finite is an `InputError` that names its tasks."""
-    while state.updates < updates:
-        try:
-            yield next(done)
-        except NotFinite as error:
-            numbers = update_tasks(state.updates - 1, meta_batch)
-            raise InputError(
-                f"the loss or its gradient is not finite in update {state.updates}, tasks {numbers[0]} to "
-                f"{numbers[-1]}: lower --inner-lr or --outer-lr; {run.last_checkpoint()}"
-            ) from error
 
 
 def means(metrics: Metrics) -> dict[str, float]:

@@ -23,7 +23,7 @@ from metacontrast.training.records import Record
 from metacontrast.training.run import RunDirectory, TrainedRun, load_run, open_run
 from metacontrast.training.start import as_start_sees, starting_params
 from metacontrast.training.step import ONE_CPU, GradientOf, OuterStep, Resources
-from metacontrast.training.train import follow, gradient_of_batch, means, outer_updates, threads
+from metacontrast.training.train import gradient_of_batch, means, outer_updates, threads
 from metacontrast.types import map_params, to_tensors
 
 Status = Literal["finished", "stopped"]
@@ -67,8 +67,8 @@ def train_run(
         run.keep(state)
     observer = _Observer(config, run, model, config.test_tasks(images[1]), resources, state, on_record)
     transform = Augmentation(config.augment, config.seed) if config.augment else None
-    updates = outer_updates(outer_step(config, model, resources), config.training_tasks(images[0]), state, transform)
-    for metrics in follow(updates, state, config.updates, config.meta_batch, run):
+    step, tasks = outer_step(config, model, resources), config.training_tasks(images[0])
+    for metrics in outer_updates(step, tasks, state, config.updates, run, transform):
         observer.note(metrics)
         stop = resources.distributed.any(should_stop())
         observer.save(now=stop)
