@@ -54,13 +54,10 @@ def free_bytes(device: str, root: Path = Path("/")) -> int | None:
     if torch.device(device).type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
-    found = [_available(root), *(_left(root, line) for line in _read(root / "proc/self/cgroup").splitlines())]
-    return min((each for each in found if each is not None), default=None)
-
-
-def _available(root: Path) -> int | None:
     kilobytes = _field(_read(root / "proc/meminfo"), "MemAvailable:")
-    return None if kilobytes is None else kilobytes * 1024
+    found = [None if kilobytes is None else 1024 * kilobytes]
+    found += [_left(root, line) for line in _read(root / "proc/self/cgroup").splitlines()]
+    return min((each for each in found if each is not None), default=None)
 
 
 def _left(root: Path, line: str) -> int | None:

@@ -23,6 +23,8 @@ from metacontrast.fields import check_fields
 from metacontrast.types import Episode
 
 AugmentationName = Literal["flip", "crop", "colour"]
+Images = Float[Tensor, "image channel height width"]
+Numbers = Float[Tensor, "image 5"]
 
 _LARGEST_SHIFT = 1 / 8
 _CONTRAST, _BRIGHTNESS = 0.4, 0.4
@@ -59,15 +61,11 @@ class Augmentation:
         return episodes._replace(support_x=support_x, query_x=query_x)
 
 
-def _flip(
-    images: Float[Tensor, "image channel height width"], numbers: Float[Tensor, "image 5"]
-) -> Float[Tensor, "image channel height width"]:
+def _flip(images: Images, numbers: Numbers) -> Images:
     return torch.where((numbers[:, 0] < 0.5)[:, None, None, None], images.flip(-1), images)
 
 
-def _crop(
-    images: Float[Tensor, "image channel height width"], numbers: Float[Tensor, "image 5"]
-) -> Float[Tensor, "image channel height width"]:
+def _crop(images: Images, numbers: Numbers) -> Images:
     moved = images
     for axis, number in ((2, numbers[:, 1]), (3, numbers[:, 2])):
         side = images.shape[axis]
@@ -79,9 +77,7 @@ def _crop(
     return moved
 
 
-def _colour(
-    images: Float[Tensor, "image channel height width"], numbers: Float[Tensor, "image 5"]
-) -> Float[Tensor, "image channel height width"]:
+def _colour(images: Images, numbers: Numbers) -> Images:
     contrast = 1 + _CONTRAST * (2 * numbers[:, 3] - 1)[:, None, None, None]
     brightness = _BRIGHTNESS * (2 * numbers[:, 4] - 1)[:, None, None, None]
     mean = images.mean((1, 2, 3), keepdim=True)

@@ -76,11 +76,8 @@ def class_names(split: str) -> tuple[str, ...]:
 
 def locate(root: Path, split: str) -> tuple[DiskLayout, list[Path]] | None:
     """Find the first layout that holds the split, with its files, in `root` or a folder named after the set."""
-    for folder in FOLDERS:
-        for layout in LAYOUTS:
-            if files := layout.find(root / folder, split):
-                return layout, files
-    return None
+    found = ((layout, layout.find(root / folder, split)) for folder in FOLDERS for layout in LAYOUTS)
+    return next((each for each in found if each[1]), None)
 
 
 def check_complete(where: str, counts: Mapping[str, int], expected: Sequence[str]) -> None:

@@ -120,10 +120,9 @@ class TrainConfig:
         for name in ("inner_lr", "outer_lr", "clip_norm", "penalty", "contrast_weight"):
             if (value := getattr(self, name)) is not None and not 0 < value < float("inf"):
                 raise InputError(f"{name}={value}, but it must be above 0 and finite")
-        if self.weight_decay is not None and not 0 <= self.weight_decay < float("inf"):
-            raise InputError(f"weight_decay={self.weight_decay}, but it must be 0 or more and finite")
-        if not 0 <= self.head_init_scale < float("inf"):
-            raise InputError(f"head_init_scale={self.head_init_scale}, but it must be 0 or more and finite")
+        for name in ("weight_decay", "head_init_scale"):
+            if (value := getattr(self, name)) is not None and not 0 <= value < float("inf"):
+                raise InputError(f"{name}={value}, but it must be 0 or more and finite")
         if not self.eval_steps or min(self.eval_steps) < 0:
             raise InputError(f"eval_steps={self.eval_steps}, but it needs at least one number, each 0 or more")
         if self.filters is not None and self.filters > LARGEST_WIDTH:

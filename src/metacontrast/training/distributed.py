@@ -207,16 +207,13 @@ def _judge(store: Store, rank: int, heard: Heard, is_over: threading.Event) -> N
     while not is_over.wait(_BEAT):
         since = time.monotonic() - SILENCE
         if lost := [other for other, (last, when) in heard.items() if when < since and last < _LEFT]:
-            print(f"metacontrast: error: {_complaint(lost)}", file=sys.__stderr__, flush=True)
+            names = ("process " if len(lost) == 1 else "processes ") + ", ".join(map(str, lost))
+            complaint = (
+                f"{names} of this training gave no sign of life for {SILENCE:g} s, its machine or the network to it is "
+                "lost: torchrun starts all again if it may, else do so with --resume"
+            )
+            print(f"metacontrast: error: {complaint}", file=sys.__stderr__, flush=True)
             os._exit(1)
-
-
-def _complaint(lost: list[int]) -> str:
-    names = ("process " if len(lost) == 1 else "processes ") + ", ".join(map(str, lost))
-    return (
-        f"{names} of this training gave no sign of life for {SILENCE:g} s, its machine or the network to it is lost: "
-        "torchrun starts all again if it may, else do so with --resume"
-    )
 
 
 def _key(rank: int) -> str:

@@ -8,6 +8,7 @@ A sweep is a run directory for each seed, in a folder for each variant.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
@@ -66,20 +67,17 @@ def _colour(dataset: str, shots: int) -> dict[str, TrainConfig]:
     }
 
 
-def _all_recipes() -> dict[str, TrainConfig]:
-    found = {"glyphs": TrainConfig(inner_steps=2, eval_steps=(1, 2, 3)), "photos": _PHOTOS}
-    for shots in (1, 5):
-        families = {
-            "omniglot": _omniglot(shots),
-            "mini-imagenet": _colour("mini-imagenet", shots),
-            "cifar-fs": _colour("cifar-fs", shots),
-        }
-        for dataset, variants in families.items():
-            found |= {f"{dataset}-5w{shots}s-{variant}": config for variant, config in variants.items()}
-    return found
-
-
-RECIPES = _all_recipes()
+_FAMILIES = {
+    "omniglot": _omniglot,
+    "mini-imagenet": partial(_colour, "mini-imagenet"),
+    "cifar-fs": partial(_colour, "cifar-fs"),
+}
+RECIPES = {"glyphs": TrainConfig(inner_steps=2, eval_steps=(1, 2, 3)), "photos": _PHOTOS} | {
+    f"{dataset}-5w{shots}s-{variant}": config
+    for shots in (1, 5)
+    for dataset, family in _FAMILIES.items()
+    for variant, config in family(shots).items()
+}
 
 
 def recipe(name: str) -> TrainConfig:

@@ -129,9 +129,7 @@ class TrainedRun:
     Args:
         config: how it was trained.
         model, params: the trained model.
-        updates: outer updates behind it.
-        image_shape: channels, height and width of its images.
-        mean, std: normalization of its images.
+        updates, image_shape, mean, std: as of `ModelFacts`.
     """
 
     config: TrainConfig
