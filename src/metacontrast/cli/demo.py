@@ -54,7 +54,7 @@ def add_parser(new: Callable[..., Parser]) -> None:
     )
     parser.add_argument("--episodes", type=int, default=600, metavar="N", help="test tasks (default: %(default)s)")
     parser.add_argument(
-        "--out", type=shared.out_folder, default=Path("demo-report"), metavar="DIR", help="default: %(default)s"
+        "--out", type=shared.path, default=Path("demo-report"), metavar="DIR", help="default: %(default)s"
     )
     groups = add_config_flags(parser, **_own_defaults(UPDATES))
     shared.add_data_root_flag(groups["data"])
@@ -118,16 +118,7 @@ SHOWN_QUERIES = 5
 
 @dataclass(frozen=True)
 class DemoResult:
-    """One of the two trainings.
-
-    Args:
-        label: what it is called.
-        color: its colour in pictures.
-        folder: its run directory.
-        run: the trained model.
-        rows: its evaluation.
-        findings: its gradient, explained.
-    """
+    """One of the two trainings: its name, colour in pictures and run directory, and what was found of it."""
 
     label: str
     color: str

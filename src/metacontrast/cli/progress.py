@@ -30,10 +30,8 @@ class Progress:
         self._done_before = 0
         self.seen: set[int] = set()
 
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """End the bar."""
         self._bar.close()
 
     def show(self, number: int, record: Record) -> None:

@@ -50,7 +50,7 @@ def add_parser(new: Callable[..., Parser]) -> None:
             ("show the defaults of a recipe", "metacontrast train --recipe cifar-fs-5w5s-paper --help"),
         ),
     )
-    parser.add_argument("--out", type=shared.out_folder, required=True, metavar="DIR", help="run directory to write")
+    parser.add_argument("--out", type=shared.path, required=True, metavar="DIR", help="run directory to write")
     groups = add_config_flags(parser)
     shared.add_data_root_flag(groups["data"])
     run = groups["run"]
@@ -183,7 +183,8 @@ def _train(configs: dict[Path, TrainConfig], args: argparse.Namespace, label: st
             raise InputError("--jobs and --runner ray start processes of their own: leave them out under torchrun")
         return _train_apart(configs, args, jobs)
     names = ["".join(f"{part}, " for part in run.parts) for run in configs]
-    with Progress(list(configs.values()), names, label) as progress, stop_on_interrupt() as should_stop:
+    bar = contextlib.closing(Progress(list(configs.values()), names, label))
+    with bar as progress, stop_on_interrupt() as should_stop:
         runs = [
             SweepRun(folder, config, args, processes, partial(progress.show, number), is_first=number == 0)
             for number, (folder, config) in enumerate(configs.items())
