@@ -28,7 +28,7 @@ from metacontrast.errors import InputError
 from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model
 from metacontrast.training.config import TrainConfig
-from metacontrast.training.recipes import RECIPES, recipe
+from metacontrast.training.recipes import RECIPES
 from metacontrast.training.run import TrainedRun
 from metacontrast.types import from_tensors, to_tensors
 
@@ -60,7 +60,8 @@ class ReleasedWeights:
         }
 
 
-_GREY, _COLOUR = ("omniglot",), ("mini-imagenet", "cifar-fs")
+_LIKELY = {1: ("omniglot",), 3: ("mini-imagenet", "cifar-fs")}
+"""Data sets that a checkpoint may be of, by the channels of its images, the likeliest first."""
 _HEADS = ("learned", "zeroed")
 Shape = tuple[int, int, int]
 
@@ -97,51 +98,35 @@ def _first_that_fits(
     problems = []
     for config, shape in _candidates(weights, fields, path):
         model = config.model(shape)
-        problem = _misfit(weights, model)
-        if problem is None:
+        pairs = zip(weights.variables, to_tensors(model.empty_params()), strict=False)
+        shapes = [(tuple(found.shape), tuple(wanted.shape)) for found, wanted in pairs]
+        place = next((place for place, (found, wanted) in enumerate(shapes) if found != wanted), None)
+        if place is None:
             return config, model, shape
-        problems.append(f"{problem}, which {config.encoder} has on {shape[1]}×{shape[2]} images of {config.dataset}")
+        problems.append(
+            f"vars.{place} has shape {shapes[place][0]}, not the {shapes[place][1]}, which {config.encoder} has on "
+            f"{shape[1]}×{shape[2]} images of {config.dataset}"
+        )
     raise InputError(f"{path}: {problems[0]}: name another --dataset, --image-size or --encoder")
 
 
 def _candidates(weights: ReleasedWeights, fields: Mapping[str, Any], path: Path) -> Iterator[tuple[TrainConfig, Shape]]:
     """What the file may be, the likeliest first: a configuration and the shape of its images."""
-    likely = {1: _GREY, 3: _COLOUR}.get(weights.channels)
+    likely = _LIKELY.get(weights.channels)
     if likely is None:
         raise InputError(f"{path}: vars.0 takes images of {weights.channels} channels, but there are only 1 and 3")
+    suffix = f"-5w{1 if fields.get('shots', 1) < 3 else 5}s-released"
     for dataset in (fields["dataset"],) if "dataset" in fields else likely:
         own = find_dataset(dataset)[0].shape
         if own is not None and own[0] != weights.channels:
             raise InputError(f"{path}: vars.0 takes {weights.channels} channels, but images of {dataset} have {own[0]}")
-        for side in _sides(own, fields.get("image_size"), likely):
+        base = RECIPES.get(dataset + suffix) or replace(RECIPES[likely[0] + suffix], split_scheme="default")
+        asked = fields.get("image_size")
+        shapes = [own] if own is not None else [DATASETS[name].shape for name in likely]
+        for side in [asked] if asked is not None else [shape[1] for shape in shapes if shape is not None]:
             size = None if own is not None and own[1] == side else side
             changes = {"head": "learned", **weights.fields, **fields, "dataset": dataset, "image_size": size}
-            yield replace(_base(dataset, fields.get("shots", 1), likely), **changes), (weights.channels, side, side)
-
-
-def _sides(own: Shape | None, asked: int | None, likely: tuple[str, ...]) -> list[int]:
-    """Sides that the images may have: as asked, as in the data set, or for a folder as in any likely one."""
-    if asked is not None:
-        return [asked]
-    shapes = [own] if own is not None else [DATASETS[name].shape for name in likely]
-    return [shape[1] for shape in shapes if shape is not None]
-
-
-def _base(dataset: str, shots: int, likely: tuple[str, ...]) -> TrainConfig:
-    """The released recipe of the data set, or of the likeliest one where it has none."""
-    suffix = f"-5w{1 if shots < 3 else 5}s-released"
-    if dataset + suffix in RECIPES:
-        return recipe(dataset + suffix)
-    return replace(recipe(likely[0] + suffix), split_scheme="default")
-
-
-def _misfit(weights: ReleasedWeights, model: Model) -> str | None:
-    """The first tensor that has another shape than the model's, in words."""
-    expected = to_tensors(model.empty_params())
-    for place, (found, wanted) in enumerate(zip(weights.variables, expected, strict=False)):
-        if found.shape != wanted.shape:
-            return f"vars.{place} has shape {tuple(found.shape)}, not the {tuple(wanted.shape)}"
-    return None
+            yield replace(base, **changes), (weights.channels, side, side)
 
 
 BLOCKS = 4
@@ -159,7 +144,11 @@ def read_released(path: Path) -> ReleasedWeights:
     if unknown := [key for key in checkpoint if key not in _AROUND]:
         raise InputError(f"{path} has an unknown entry {unknown[0]!r}: it is not one of the authors' checkpoints")
     state = checkpoint["model_state_dict"]
-    _check_names(state, path)
+    required = [*VARIABLES[:-1], *AVERAGES]
+    if missing := [name for name in required if name not in state]:
+        raise InputError(f"{path} lacks {missing[0]}: it is not one of the authors' checkpoints")
+    if unknown := [name for name in state if name not in (*required, _HEAD_BIAS)]:
+        raise InputError(f"{path} has an unknown tensor {unknown[0]!r}: it is not one of the authors' checkpoints")
     for name in state:
         _check_tensor(name, state[name], path)
     _check_averages(state, path)
@@ -177,14 +166,6 @@ def _read_weights_only(path: Path) -> Any:
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"asks for {asked[1]}, which is not run" if asked else "is no checkpoint of weights alone, or is damaged"
         raise InputError(f"{path} {what}: get it from its authors again") from error
-
-
-def _check_names(state: Mapping[Any, Any], path: Path) -> None:
-    required = [*VARIABLES[:-1], *AVERAGES]
-    if missing := [name for name in required if name not in state]:
-        raise InputError(f"{path} lacks {missing[0]}: it is not one of the authors' checkpoints")
-    if unknown := [name for name in state if name not in (*required, _HEAD_BIAS)]:
-        raise InputError(f"{path} has an unknown tensor {unknown[0]!r}: it is not one of the authors' checkpoints")
 
 
 def _check_tensor(name: str, tensor: Any, path: Path) -> None:
