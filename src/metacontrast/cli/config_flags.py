@@ -12,6 +12,7 @@ from metacontrast.cli.parser import Parser
 from metacontrast.cli.shared import images_folder, step_list, word_list
 from metacontrast.data.folder import is_coloured
 from metacontrast.errors import InputError, did_you_mean, not_one_of
+from metacontrast.fields import field_types
 from metacontrast.training.config import TrainConfig, with_fields
 from metacontrast.training.recipes import RECIPES, VARIED, first_run, recipe
 from metacontrast.training.run import read_config
@@ -82,8 +83,7 @@ def add_some_config_flags(parser: argparse.ArgumentParser, names: Collection[str
 
 def given_fields(args: argparse.Namespace) -> dict[str, Any]:
     """Return the fields that were given as flags."""
-    names = {field.name for field in dataclasses.fields(TrainConfig)}
-    return {name: value for name, value in vars(args).items() if name in names}
+    return {name: value for name, value in vars(args).items() if name in field_types(TrainConfig)}
 
 
 def config_from_flags(args: argparse.Namespace, **defaults: Any) -> TrainConfig:
@@ -103,7 +103,7 @@ def config_from_flags(args: argparse.Namespace, **defaults: Any) -> TrainConfig:
 
 
 def _add_flag(parser: argparse._ActionsContainer, field: dataclasses.Field[Any], default: str = "") -> None:
-    hint = typing.get_type_hints(TrainConfig)[field.name]
+    hint = field_types(TrainConfig)[field.name]
     help_text = field.metadata["help"].replace("%", "%%") + default
     flags = ["--" + field.name.replace("_", "-"), *_OLDER_FLAGS.get(field.name, ())]
     parsing = {"action": _OneSizeOrRange, "metavar": "N"} if field.name in ("ways", "shots") else _parsing(hint)
@@ -146,7 +146,7 @@ def field_and_values(text: str) -> tuple[str, list[Any]]:
 def _read_as_flag(name: str, flag: str, text: str) -> Any:
     """Parse the text as the field's own flag would."""
     truth = {"true": True, "false": False}
-    if typing.get_type_hints(TrainConfig)[name] is bool:
+    if field_types(TrainConfig)[name] is bool:
         if text not in truth:
             raise argparse.ArgumentTypeError(f"{flag} cannot be {text!r}: choose true or false")
         return truth[text]

@@ -56,13 +56,18 @@ def sources(root: Path, options: ReadOptions) -> list[Path]:
 
 def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
     """Read one split, verified: every character and drawing is there and every pixel is as published."""
-    lists = lists_of(split, options)
+    scheme = SCHEMES[options.split_scheme]
+    if split not in scheme:
+        raise NoSplitError(
+            f"omniglot has no split {split!r} with split_scheme={options.split_scheme!r}, only "
+            f"{', '.join(scheme)}: choose one of these"
+        )
     with ExitStack() as stack:
         trees = [stack.enter_context(open_tree(path)) for path in sources(root, options)]
         drawings = drawings_by_character(trees)
         counts = {name: len(drawings.get(name, ())) for names in map(characters, DIGESTS) for name in names}
         check_complete("omniglot", counts, len(counts), DRAWINGS, ("characters", "drawings"), "omniglot")
-        by_class = [pair for name in lists for pair in _read_list(name, drawings, options)]
+        by_class = [pair for name in scheme[split] for pair in _read_list(name, drawings, options)]
     by_class.sort(key=lambda pair: pair[0])
     named = [(name.split("/", 1)[1], images) for name, images in by_class]
     return group_by_class(f"omniglot/{split}", with_variants(named, options))
@@ -73,17 +78,6 @@ def get(root: Path) -> Path:
     for part in PARTS:
         fetch(f"{URL}/{part}.zip", root / "omniglot" / f"{part}.zip", MD5[part])
     return root / "omniglot"
-
-
-def lists_of(split: str, options: ReadOptions) -> tuple[str, ...]:
-    """Return the published lists that make up a split."""
-    scheme = SCHEMES[options.split_scheme]
-    if split not in scheme:
-        raise NoSplitError(
-            f"omniglot has no split {split!r} with split_scheme={options.split_scheme!r}, only "
-            f"{', '.join(scheme)}: choose one of these"
-        )
-    return scheme[split]
 
 
 def characters(list_name: str) -> tuple[str, ...]:

@@ -110,7 +110,10 @@ def evaluate_tasks(
     check_rates(model, params)
     inner = inner.at_test(max(evaluation.steps))
     distinct = replace(evaluation, heads=_distinct_heads(params, evaluation.heads))
-    starts = [_start(model, params, head) for head in distinct.heads]
+    starts = [
+        (model, params) if head == "kept" else (model.with_head("zeroed"), zero_head(params, model.ways))
+        for head in distinct.heads
+    ]
     scores_of = at_precision("float32", lambda episodes: _scores(starts, episodes, inner, evaluation))
 
     def score(indices: Sequence[int]) -> Float[Tensor, "episode row"]:
@@ -169,11 +172,6 @@ def _scores(
     if not torch.isfinite(found).all():
         raise InputError("the model's outputs are not finite: it diverged; lower --inner-lr, or --outer-lr at training")
     return found
-
-
-def _start(model: Model, params: Params, head: TestHead) -> tuple[Model, Params]:
-    """The model and parameters that the inner loop starts from."""
-    return (model, params) if head == "kept" else (model.with_head("zeroed"), zero_head(params, model.ways))
 
 
 def logits_after(

@@ -23,7 +23,7 @@ from metacontrast.errors import InputError
 from metacontrast.maml.inner import standing_steps
 from metacontrast.methods import METHODS
 from metacontrast.model.model import Model
-from metacontrast.training.checkpoint import TrainState, store_state
+from metacontrast.training.checkpoint import store_state
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.step import Resources, move
 from metacontrast.training.train_run import gradient_of, initial_state
@@ -59,7 +59,10 @@ def fit_to_memory(
     Raises:
         InputError: it does not fit into what is free, or into `resources.memory`; says what to change.
     """
-    room = _share_of_free_memory(resources) if resources.memory is None else resources.memory
+    free = free_bytes(resources.device)
+    if free is not None and resources.device == "cpu":
+        free //= resources.distributed.here  # which share a machine's memory; a GPU is one process's
+    room = free if resources.memory is None else resources.memory
     try:
         need = estimate_memory(config, images, resources, room)
     except MoreThanAllowed:
@@ -75,12 +78,6 @@ def fit_to_memory(
     if need.total > room:
         raise InputError(_refusal(text, _advice(config, need, resources, room)))
     return resources, text
-
-
-def _share_of_free_memory(resources: Resources) -> int | None:
-    """What is free; processes that share a machine's memory get as much each, a GPU is one process's."""
-    free = free_bytes(resources.device)
-    return free if free is None or resources.device != "cpu" else free // resources.distributed.here
 
 
 def _in_words(need: MemoryEstimate) -> str:
@@ -121,10 +118,7 @@ def estimate_memory(
     resources: Resources,
     most: int | None = None,
 ) -> MemoryEstimate:
-    """The need of an update on `resources`.
-
-    Args:
-        images: what is trained and tested on; on a GPU they will lie there too.
+    """The need of an update on `resources`; the images are as of `fit_to_memory`.
 
     Raises:
         MoreThanAllowed: a part alone takes more than `most` bytes.
@@ -136,7 +130,9 @@ def estimate_memory(
     tasks = Episode(*(t.to(device) for t in largest.batch(range(config.meta_batch))))
     measured = partial(_gradient_bytes, model, state.params, tasks, config, resources, most)
     images_there = 0 if device.type == "cpu" else _size(*(each.images for each in images))
-    fixed = images_there + _state_bytes(state) + _size(*tasks)
+    move(state, map_params(torch.zeros_like, state.params))  # the optimizer's moments are there from the first step on
+    state_and_gradient = _size(*store_state(state).tensors.values(), *to_tensors(state.params))
+    fixed = images_there + state_and_gradient + _size(*tasks)
     if not resources.are_batched(config):
         at_once = _tasks_of_a_worker(config, model, tasks, resources)
         is_mamls = config.task_gradient() is None
@@ -186,12 +182,6 @@ def _gradient_bytes(
         return at(config.inner_steps)
     run = at(most)
     return run + (config.inner_steps - most) * max(0, run - at(most - 1))
-
-
-def _state_bytes(state: TrainState) -> int:
-    """Parameters, a gradient, and the optimizer's moments, which are there from the first step on."""
-    move(state, map_params(torch.zeros_like, state.params))
-    return _size(*store_state(state).tensors.values(), *to_tensors(state.params))
 
 
 def _size(*tensors: torch.Tensor) -> int:
