@@ -1,7 +1,7 @@
 """A training from a configuration into a run directory: records, evaluations, checkpoints, the best model."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,11 +10,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from metacontrast.data.augment import Augmentation
 from metacontrast.data.catalog import load_dataset, load_evaluation_split
-from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.data.images import ClassImages
 from metacontrast.diagnostics.gradient import explain
 from metacontrast.files import as_path
-from metacontrast.maml.outer import Metrics
 from metacontrast.model.model import Model
 from metacontrast.training.checkpoint import TrainState
 from metacontrast.training.config import OptimizerName, TrainConfig
@@ -65,14 +63,39 @@ def train_run(
     state = resources.distributed.broadcast(run.restore(state))
     if state.updates == 0 and config.keep_every:
         run.keep(state)
-    observer = _Observer(config, run, model, config.test_tasks(images[1]), resources, state, on_record)
     transform = Augmentation(config.augment, config.seed) if config.augment else None
     step, tasks = outer_step(config, model, resources), config.training_tasks(images[0])
+    test_tasks = config.test_tasks(images[1])
+    evaluation = Evaluation(config.eval_steps, config.test_heads(), config.eval_episodes)
+
+    def record(kind: str, **values: Any) -> None:
+        made = {"kind": kind, "update": state.updates, **values}
+        run.record(made)
+        on_record(made)
+
+    def is_due(every: int) -> bool:
+        return every > 0 and state.updates % every == 0
+
     for metrics in outer_updates(step, tasks, state, config.updates, run, transform):
-        observer.note(metrics)
+        record("training", **means(metrics))
+        is_done, is_main = state.updates >= config.updates, resources.distributed.is_main
+        if is_main and (is_done or is_due(config.eval_every)):
+            rows = evaluate(model, state.params, test_tasks, config.inner(), evaluation, resources.executor)
+            for row in rows:
+                record("evaluation", **asdict(row))
+            if config.select:  # from the head as it was trained, with the most inner steps that are evaluated
+                best = max((row for row in rows if row.head == "kept"), key=lambda row: row.steps)
+                run.keep_best(state, best.accuracy)
+        if is_main and is_due(config.explain_every):  # on as many test tasks as an update has
+            episodes = test_tasks.batch(range(config.meta_batch))
+            found = explain(model, state.params, episodes, config.inner(), resources.executor)
+            record("explanation", **found.scalars())
+        if is_due(config.keep_every):
+            run.keep(state)
         stop = resources.distributed.any(should_stop())
-        observer.save(now=stop)
-        if stop and not observer.is_done():
+        if stop or is_done or is_due(config.checkpoint_every):
+            run.save(state)
+        if stop and not is_done:
             return "stopped"
     return "finished"
 
@@ -139,60 +162,3 @@ def gradient_of(config: TrainConfig, resources: Resources) -> GradientOf:
     """The gradient of a batch of tasks that the method follows."""
     engine = resources.engine_of(config)
     return gradient_of_batch(config.task_gradient(), resources.executor, engine, config.tasks_at_once)
-
-
-@dataclass(frozen=True)
-class _Observer:
-    """What is recorded and kept of a training under way; `state` moves in place."""
-
-    config: TrainConfig
-    run: RunDirectory
-    model: Model
-    test_tasks: EpisodeSampler
-    resources: Resources
-    state: TrainState
-    on_record: Callable[[Record], None]
-
-    def is_done(self) -> bool:
-        return self.state.updates >= self.config.updates
-
-    def note(self, metrics: Metrics) -> None:
-        """Record an update, and evaluate, explain and keep the model where that is due."""
-        self._record("training", **means(metrics))
-        is_main = self.resources.distributed.is_main
-        if is_main and (self.is_done() or self._is_due(self.config.eval_every)):
-            self._evaluate()
-        if is_main and self._is_due(self.config.explain_every):
-            self._explain()
-        if self._is_due(self.config.keep_every):
-            self.run.keep(self.state)
-
-    def save(self, now: bool) -> None:
-        """Write a checkpoint, `now` or where one is due."""
-        if now or self.is_done() or self._is_due(self.config.checkpoint_every):
-            self.run.save(self.state)
-
-    def _evaluate(self) -> None:
-        """On fixed tasks, one record per row; the best model so far is kept if that was asked for."""
-        wanted = Evaluation(self.config.eval_steps, self.config.test_heads(), self.config.eval_episodes)
-        params, inner = self.state.params, self.config.inner()
-        rows = evaluate(self.model, params, self.test_tasks, inner, wanted, self.resources.executor)
-        for row in rows:
-            self._record("evaluation", **asdict(row))
-        if self.config.select:  # from the head as it was trained, with the most inner steps that are evaluated
-            best = max((row for row in rows if row.head == "kept"), key=lambda row: row.steps)
-            self.run.keep_best(self.state, best.accuracy)
-
-    def _explain(self) -> None:
-        """The outer gradient on the first test tasks, as many as an update has."""
-        episodes = self.test_tasks.batch(range(self.config.meta_batch))
-        found = explain(self.model, self.state.params, episodes, self.config.inner(), self.resources.executor)
-        self._record("explanation", **found.scalars())
-
-    def _record(self, kind: str, **values: Any) -> None:
-        record = {"kind": kind, "update": self.state.updates, **values}
-        self.run.record(record)
-        self.on_record(record)
-
-    def _is_due(self, every: int) -> bool:
-        return every > 0 and self.state.updates % every == 0
