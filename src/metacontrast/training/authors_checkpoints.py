@@ -15,7 +15,7 @@ and its tensors are checked.
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,34 +31,6 @@ from metacontrast.training.config import TrainConfig
 from metacontrast.training.recipes import RECIPES
 from metacontrast.training.run import TrainedRun
 from metacontrast.types import from_tensors, to_tensors
-
-
-@dataclass(frozen=True, eq=False)
-class ReleasedWeights:
-    """What a released checkpoint holds.
-
-    Args:
-        variables: the tensors of the encoder, block by block, then the head's weight and its bias if there is one.
-        updates: outer updates behind them, as the optimizer counted; 0 when the file does not say.
-    """
-
-    variables: list[Tensor]
-    updates: int
-
-    @property
-    def channels(self) -> int:
-        """Channels of an image."""
-        return self.variables[0].shape[1]
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        """The fields of a configuration that the shapes decide."""
-        return {
-            "ways": self.variables[4 * BLOCKS].shape[0],
-            "filters": self.variables[0].shape[0],
-            "head_bias": len(self.variables) == len(VARIABLES),
-        }
-
 
 _LIKELY = {1: ("omniglot",), 3: ("mini-imagenet", "cifar-fs")}
 """Data sets that a checkpoint may be of, by the channels of its images, the likeliest first."""
@@ -80,25 +52,27 @@ def load_released(path: Path, **fields: Any) -> TrainedRun:
     Raises:
         InputError: the file cannot be read as weights, or these do not fit.
     """
-    weights = read_released(path)
+    variables, updates = read_released(path)
     if fields.get("head", "learned") not in _HEADS:
         raise InputError(f"head={fields['head']}, but the authors' heads have a row for every class: learned or zeroed")
-    if taken := [name for name in weights.fields if name in fields]:
+    ways, filters = variables[4 * BLOCKS].shape[0], variables[0].shape[0]
+    derived = {"ways": ways, "filters": filters, "head_bias": len(variables) == len(VARIABLES)}
+    if taken := [name for name in derived if name in fields]:
         raise InputError(f"{taken[0]} is derived from the shapes in {path}: leave it out")
-    config, model, shape = _first_that_fits(weights, fields, path)
-    params = from_tensors(model.empty_params(), weights.variables)
+    config, model, shape = _first_that_fits(variables, derived | fields, path)
+    params = from_tensors(model.empty_params(), variables)
     params = zero_head(params) if config.head == "zeroed" else params
-    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if weights.channels == 3 else ((0.0,), (1.0,))
-    return TrainedRun(config, model, params, weights.updates, shape, mean, std)
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if shape[0] == 3 else ((0.0,), (1.0,))
+    return TrainedRun(config, model, params, updates, shape, mean, std)
 
 
 def _first_that_fits(
-    weights: ReleasedWeights, fields: Mapping[str, Any], path: Path
+    variables: list[Tensor], fields: Mapping[str, Any], path: Path
 ) -> tuple[TrainConfig, Model, Shape]:
     problems = []
-    for config, shape in _candidates(weights, fields, path):
+    for config, shape in _candidates(variables[0].shape[1], fields, path):
         model = config.model(shape)
-        pairs = zip(weights.variables, to_tensors(model.empty_params()), strict=False)
+        pairs = zip(variables, to_tensors(model.empty_params()), strict=False)
         shapes = [(tuple(found.shape), tuple(wanted.shape)) for found, wanted in pairs]
         place = next((place for place, (found, wanted) in enumerate(shapes) if found != wanted), None)
         if place is None:
@@ -110,23 +84,23 @@ def _first_that_fits(
     raise InputError(f"{path}: {problems[0]}: name another --dataset, --image-size or --encoder")
 
 
-def _candidates(weights: ReleasedWeights, fields: Mapping[str, Any], path: Path) -> Iterator[tuple[TrainConfig, Shape]]:
+def _candidates(channels: int, fields: Mapping[str, Any], path: Path) -> Iterator[tuple[TrainConfig, Shape]]:
     """What the file may be, the likeliest first: a configuration and the shape of its images."""
-    likely = _LIKELY.get(weights.channels)
+    likely = _LIKELY.get(channels)
     if likely is None:
-        raise InputError(f"{path}: vars.0 takes images of {weights.channels} channels, but there are only 1 and 3")
+        raise InputError(f"{path}: vars.0 takes images of {channels} channels, but there are only 1 and 3")
     suffix = f"-5w{1 if fields.get('shots', 1) < 3 else 5}s-released"
     for dataset in (fields["dataset"],) if "dataset" in fields else likely:
         own = find_dataset(dataset)[0].shape
-        if own is not None and own[0] != weights.channels:
-            raise InputError(f"{path}: vars.0 takes {weights.channels} channels, but images of {dataset} have {own[0]}")
+        if own is not None and own[0] != channels:
+            raise InputError(f"{path}: vars.0 takes {channels} channels, but images of {dataset} have {own[0]}")
         base = RECIPES.get(dataset + suffix) or replace(RECIPES[likely[0] + suffix], split_scheme="default")
         asked = fields.get("image_size")
         shapes = [own] if own is not None else [DATASETS[name].shape for name in likely]
         for side in [asked] if asked is not None else [shape[1] for shape in shapes if shape is not None]:
             size = None if own is not None and own[1] == side else side
-            changes = {"head": "learned", **weights.fields, **fields, "dataset": dataset, "image_size": size}
-            yield replace(base, **changes), (weights.channels, side, side)
+            changes = {"head": "learned", **fields, "dataset": dataset, "image_size": size}
+            yield replace(base, **changes), (channels, side, side)
 
 
 BLOCKS = 4
@@ -136,8 +110,12 @@ _HEAD_WEIGHT, _HEAD_BIAS = VARIABLES[-2:]
 _AROUND = {"model_state_dict", "optimizer_state_dict", "epoch", "step"}
 
 
-def read_released(path: Path) -> ReleasedWeights:
-    """The weights in the file; `InputError` when it is anything but a whole checkpoint of finite float32 weights."""
+def read_released(path: Path) -> tuple[list[Tensor], int]:
+    """The tensors of `VARIABLES` that the file has, and the outer updates behind them, 0 where it does not say.
+
+    Raises:
+        InputError: it is anything but a whole checkpoint of finite float32 weights.
+    """
     checkpoint = _read_weights_only(path)
     if not isinstance(checkpoint, Mapping) or not isinstance(checkpoint.get("model_state_dict"), Mapping):
         raise InputError(f"{path} has no model_state_dict: it is not one of the authors' checkpoints")
@@ -153,7 +131,7 @@ def read_released(path: Path) -> ReleasedWeights:
         _check_tensor(name, state[name], path)
     _check_averages(state, path)
     variables = [state[name].detach() for name in VARIABLES if name in state]
-    return ReleasedWeights(variables, _count_updates(checkpoint.get("optimizer_state_dict"), path))
+    return variables, _count_updates(checkpoint.get("optimizer_state_dict"), path)
 
 
 def _read_weights_only(path: Path) -> Any:
