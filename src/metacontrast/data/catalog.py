@@ -160,7 +160,9 @@ def load_dataset(
         return reader.read(place, split, options)
     source = fingerprint(place, reader.sources(place, options), options, reader.READER_VERSION)
     file = cache_name(spec.name, split, place, options)
-    return cached(cache_folder(), file, source, lambda: reader.read(place, split, options))
+    return cached(
+        _user_folder("METACONTRAST_CACHE", "images"), file, source, lambda: reader.read(place, split, options)
+    )
 
 
 def load_evaluation_split(
@@ -242,11 +244,6 @@ def check_dataset(name: str, root: Path | str | None = None) -> dict[str, Any]:
 def data_root(root: Path | str | None = None) -> Path:
     """Return the folder of the data sets: `root`, else `$METACONTRAST_DATA`, else `data` in the user's cache folder."""
     return as_path(root) if root is not None else _user_folder("METACONTRAST_DATA", "data")
-
-
-def cache_folder() -> Path:
-    """Return the folder of the cache files: `$METACONTRAST_CACHE`, else `images` in the user's cache folder."""
-    return _user_folder("METACONTRAST_CACHE", "images")
 
 
 def runs_folder() -> Path:

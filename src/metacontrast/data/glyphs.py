@@ -89,8 +89,7 @@ def draw_characters(characters: Sequence[str], size: int) -> ClassArrays:
     hands = Hand(*(np.concatenate(parts) for parts in zip(*(hand for hand, _ in drawings), strict=True)))
     ink = np.concatenate([ink for _, ink in drawings])
     images = distort(torch.from_numpy(ink), hands, size).numpy()
-    names = map(class_name, characters)
-    return list(zip(names, images.reshape(-1, DRAWINGS, 1, size, size), strict=True))
+    return list(zip(map(class_name, characters), images.reshape(-1, DRAWINGS, 1, size, size), strict=True))
 
 
 def _hands_and_ink(character: str) -> tuple[Hand, NDArray[np.float32]]:

@@ -55,8 +55,7 @@ class ImageFormat:
     ) -> Iterator[tuple[Item, NDArray[np.uint8] | UnreadableImage]]:
         """Every item with its pixels, inverted if the model's were, or with why it cannot be read."""
         mode = "L" if self.channels == 1 else "RGB"
-        decode_item = decoder(mode, self.size, self.resample, max_pixels, self.crop)
-        for item, found in decode_all(items, decode_item):
+        for item, found in decode_all(items, decoder(mode, self.size, self.resample, max_pixels, self.crop)):
             yield item, (255 - found if self.invert and isinstance(found, np.ndarray) else found)
 
     def read_readable(

@@ -67,7 +67,8 @@ class FileTree:
 def open_tree(path: Path) -> Iterator[FileTree]:
     """Open a zip archive or a folder; its files are readable inside the `with` block."""
     if path.is_dir():
-        yield FileTree(path, _folder_names(path), lambda name: _read_file(path.parent / name))
+        names = sorted(file.relative_to(path.parent).as_posix() for file in path.rglob("*") if file.is_file())
+        yield FileTree(path, tuple(names), lambda name: _read_file(path.parent / name))
         return
     try:
         archive = zipfile.ZipFile(path)
@@ -100,11 +101,6 @@ def check_complete(
             f"{where} is incomplete: {found} of {expected} {kinds[0]} and {sum(counts.values())} of {expected * each} "
             f"{kinds[1]} found{f' ({gaps[0]} of {each})' if gaps else ''}; run `metacontrast data get {dataset}`"
         )
-
-
-def _folder_names(folder: Path) -> tuple[str, ...]:
-    files = (file for file in folder.rglob("*") if file.is_file())
-    return tuple(sorted(file.relative_to(folder.parent).as_posix() for file in files))
 
 
 def _archive_names(path: Path, archive: zipfile.ZipFile) -> tuple[str, ...]:
