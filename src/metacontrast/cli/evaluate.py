@@ -13,6 +13,7 @@ from metacontrast.cli import shared
 from metacontrast.cli.parser import Parser
 from metacontrast.data import ReadOptions, load_dataset
 from metacontrast.data.catalog import FOLDER, DatasetSpec, find_dataset
+from metacontrast.data.image_format import read_folder_like
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
 from metacontrast.model.head import TestHead
@@ -21,6 +22,7 @@ from metacontrast.model.solvers import Solver
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Evaluation, Row, as_table, evaluate
 from metacontrast.training.run import TrainedRun
+from metacontrast.training.start import format_of
 
 
 def add_parser(new: Callable[..., Parser]) -> None:
@@ -158,7 +160,7 @@ def images_like_the_runs(args: argparse.Namespace, run: TrainedRun) -> ClassImag
     if dataset != run.config.dataset:
         spec, place = find_dataset(dataset, args.data_root)
         if spec is FOLDER:
-            return _folder_elsewhere(run, place, args.split)
+            return read_folder_like(format_of(run), place, args.split)
         options = _options_elsewhere(spec, run)
     images = load_dataset(dataset, args.split or "test", args.data_root, options)
     if run.config.start is not None:
@@ -169,13 +171,6 @@ def images_like_the_runs(args: argparse.Namespace, run: TrainedRun) -> ClassImag
             f"{run.image_shape}: choose a data set of the same kind"
         )
     return replace(images, mean=run.mean, std=run.std)
-
-
-def _folder_elsewhere(run: TrainedRun, folder: Path, split: str | None) -> ClassImages:
-    from metacontrast.classifier.starting_point import from_run
-    from metacontrast.data.image_format import read_folder_like
-
-    return read_folder_like(from_run(folder.name, run).images, folder, split)
 
 
 def _options_elsewhere(spec: DatasetSpec, run: TrainedRun) -> ReadOptions:

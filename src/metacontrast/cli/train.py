@@ -27,8 +27,7 @@ from metacontrast.training.distributed import ALONE, Distributed, is_restarted, 
 from metacontrast.training.memory import fit_to_memory
 from metacontrast.training.recipes import first_run, sweep_configs
 from metacontrast.training.records import Record, read_records, tensorboard_writer
-from metacontrast.training.run import NullRunDirectory, RunDirectory, open_run, read_config
-from metacontrast.training.step import Resources
+from metacontrast.training.run import NullRunDirectory, open_run, read_config
 from metacontrast.training.train_run import load_images, train_run
 from metacontrast.version import INTERRUPTED
 
@@ -147,15 +146,6 @@ def _reported_by(processes: Distributed) -> Iterator[None]:
         yield
 
 
-def _run_directory(
-    path: Path, config: TrainConfig, images: tuple[ClassImages, ClassImages], resources: Resources, resume: bool
-) -> contextlib.AbstractContextManager[RunDirectory]:
-    """Open the run directory; `torchrun` restarts dead processes with the same flags, so they resume."""
-    if not resources.distributed.is_main:
-        return contextlib.nullcontext(NullRunDirectory(path, {}))
-    return open_run(path, config, images, resources.device, resume=resume or is_restarted())
-
-
 def _configs(config: TrainConfig, args: argparse.Namespace) -> dict[Path, TrainConfig]:
     """Return the configuration of every run by its directory below `args.out`."""
     first = first_run(args.out)
@@ -267,7 +257,11 @@ class SweepRun:
             stack.enter_context(determinism(args.deterministic))
             asked = stack.enter_context(shared.resources(args, parts))
             resources, need = fit_to_memory(config, images, replace(asked, distributed=self.processes))
-            run = stack.enter_context(_run_directory(folder, config, images, resources, args.resume))
+            if self.processes.is_main:
+                resume = args.resume or is_restarted()  # `torchrun` restarts dead processes with the same flags
+                run = stack.enter_context(open_run(folder, config, images, resources.device, resume=resume))
+            else:
+                run = NullRunDirectory(folder, {})
             is_logged = args.tensorboard and self.processes.is_main
             log = stack.enter_context(tensorboard_writer(folder if is_logged else None))
             if self.is_first:
