@@ -82,6 +82,12 @@ def test_images_are_resized_on_request(small, tmp_path):
     assert cifar_fs.read(tmp_path, "val", ReadOptions(image_size=16)).shape == (3, 16, 16)
 
 
+def test_rotations_are_further_classes(small, tmp_path):
+    write_zip(tmp_path, small_files())
+    images = cifar_fs.read(tmp_path, "val", ReadOptions(rotations=True))
+    assert images.classes == tuple(f"bear{end}" for end in ("", "/rot090", "/rot180", "/rot270"))
+
+
 def test_a_missing_image_is_counted(small, tmp_path):
     files = small_files()
     del files["cifar100/data/wolf/wolf_1.png"]

@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metacontrast.data import safe_pickle
-from metacontrast.data.decode import ClassArrays, ReadOptions, to_png
+from metacontrast.data.decode import ClassArrays, ReadOptions, to_png, with_variants
 from metacontrast.data.images import ClassImages, group_by_class
 from metacontrast.data.published import FileTree, check_complete, fetch, find_source, open_tree, pixels, split_list
 from metacontrast.errors import InputError
 from metacontrast.files import atomic_path
 
-READER_VERSION = 1
+READER_VERSION = 2
 SIDE = 32
 IMAGES = 600
 CLASSES = {"train": 64, "val": 16, "test": 20}
@@ -49,7 +49,7 @@ def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
         by_class = read_classes(tree, class_names(tree, split), options)
     counts = {name: len(images) for name, images in by_class}
     check_complete(str(tree.path), counts, CLASSES[split], IMAGES, ("classes", "images"), "cifar-fs")
-    return group_by_class(f"cifar-fs/{split}", by_class, mean=MEAN, std=STD)
+    return group_by_class(f"cifar-fs/{split}", with_variants(by_class, options), mean=MEAN, std=STD)
 
 
 def get(root: Path) -> Path:
