@@ -140,8 +140,11 @@ def restore_state(state: TrainState, stored: Stored, where: str) -> TrainState:
     saved = params_from_tensors(state.params, params, where)
     for tensor, value in zip(to_tensors(state.params), to_tensors(saved), strict=True):
         tensor.copy_(value)
-    structure = state.optimizer.state_dict()
-    structure["state"] = _moments(stored)
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name in (name for name in stored.tensors if name not in params):
+        _, index, slot = name.split(".", 2)
+        moments.setdefault(int(index), {})[slot] = stored.tensors[name]
+    structure = state.optimizer.state_dict() | {"state": moments}
     try:
         state.optimizer.load_state_dict(structure)
         state.updates = int(stored.facts["updates"])
@@ -152,16 +155,6 @@ def restore_state(state: TrainState, stored: Stored, where: str) -> TrainState:
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(f"{where} does not fit its configuration ({error}): start again with another --out") from error
     return state
-
-
-def _moments(stored: Stored) -> dict[int, dict[str, Tensor]]:
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in stored.tensors.items():
-        group, _, rest = name.partition(".")
-        if group == "optimizer":
-            index, _, slot = rest.partition(".")
-            moments.setdefault(int(index), {})[slot] = tensor
-    return moments
 
 
 LAST, BEFORE = "state.safetensors", "state-before.safetensors"
