@@ -94,7 +94,9 @@ def config_from_flags(args: argparse.Namespace, **defaults: Any) -> TrainConfig:
     with coloured images the recipe `photos`.
     """
     given = given_fields(args)
-    base = _base(args, given)
+    folder = first_run(args.out) if args.seeds or args.vary else args.out
+    started = read_config(folder) if folder and args.resume and not args.recipe else None
+    base = started or recipe(args.recipe or _default_recipe(given.get("dataset", "glyphs"), given.get("shots", 1)))
     start, weights = (given.pop(name, getattr(base, name)) for name in ("start", "weights"))
     config = with_fields(base, **(defaults | given))
     if start is None or (start, weights) == (base.start, base.weights):
@@ -111,12 +113,6 @@ def _add_flag(parser: argparse._ActionsContainer, field: dataclasses.Field[Any],
 
 
 _OLDER_FLAGS = {"method": ("--objective",)}
-
-
-def _base(args: argparse.Namespace, given: dict[str, Any]) -> TrainConfig:
-    folder = first_run(args.out) if args.seeds or args.vary else args.out
-    started = read_config(folder) if folder and args.resume and not args.recipe else None
-    return started or recipe(args.recipe or _default_recipe(given.get("dataset", "glyphs"), given.get("shots", 1)))
 
 
 def _default_recipe(dataset: str, shots: int) -> str:

@@ -94,10 +94,12 @@ def execute(args: argparse.Namespace) -> None:
     from metacontrast.classifier.export import SUFFIXES
     from metacontrast.classifier.starting_point import check_replaceable
     from metacontrast.classifier.storage import FORMAT
+    from metacontrast.training.sources import find_model, is_source
 
     parameters = {name: getattr(args, name) for name in (*_PARAMETERS, "max_pixels", "device")}
     classifier = FewShotClassifier(args.model, **parameters, verbose=sys.stderr.isatty())
-    shared.check_destinations([args.folder, *_model_folder(args.model)], folders=[args.out])
+    models = [] if args.model == "auto" or is_source(args.model) else [find_model(args.model)]
+    shared.check_destinations([args.folder, *models], folders=[args.out])
     check_replaceable(args.out, FORMAT)
     classifier.fit(args.folder)
     classifier.save(args.out, weights_inside=args.weights_inside)
@@ -111,13 +113,6 @@ def execute(args: argparse.Namespace) -> None:
     shared.say(f"classifier: {args.out}")
     if args.json:
         shared.print_json(_as_json(classifier, args.out))
-
-
-def _model_folder(model: str) -> list[Path]:
-    """The folder that the model is read from, if it is one."""
-    from metacontrast.training.sources import find_model, is_source
-
-    return [] if model == "auto" or is_source(model) else [find_model(model)]
 
 
 _UNCALIBRATED = "nothing was held out (no class has a second image, or --folds 0): probabilities are not calibrated"
