@@ -206,8 +206,8 @@ class Claim:
 
     text: str
     comparisons: tuple[Comparison, ...]
-    authors_say: str
-    speaks: Speaks
+    authors_say: str = "—"
+    speaks: Speaks = "end"
     of_authors: tuple[Comparison, ...] = ()
     authors_lack: str = ""
 

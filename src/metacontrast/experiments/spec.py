@@ -169,9 +169,9 @@ class FigureSpec:
         name: as the command line takes it.
         title: of its page.
         question: what it answers.
-        paper_figures: their numbers; none where it is only among the authors' data, or of other papers.
         claims, curves, panels: as functions of the setting; an illustration has claims alone, and a test of the
             authors' models has no curves.
+        paper_figures: their numbers; none where it is only among the authors' data, or of other papers.
         plot: how it is drawn.
         authors_test: what is measured of the authors' models; nothing is trained then.
         compute: the measurements of an illustration, which trains nothing; one of them holds what is `drawn`.
@@ -184,8 +184,8 @@ class FigureSpec:
     name: str
     title: str
     question: str
-    paper_figures: tuple[int, ...]
     claims: Callable[[Setting], list[Claim]]
+    paper_figures: tuple[int, ...] = ()
     curves: Callable[[Setting], list[Curve]] = lambda setting: []
     panels: Callable[[Setting], list[Panel]] = lambda setting: []
     plot: PlotKind = "curves"

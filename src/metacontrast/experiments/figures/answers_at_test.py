@@ -48,8 +48,6 @@ def _claims(setting: Setting) -> list[Claim]:
             f"The gain of {name} over the nearest class mean is the same, within one point, on encoders of five ways "
             "of training (Luo et al. 2023: training and adaptation can be chosen independently).",
             tuple(same_gain(_TEST.kind, other, _REFERENCE, answer, _BASE, 0.01) for other in _OTHERS),
-            "—",
-            "end",
         )
         for name, answer in _ANSWERS.items()
     ]
@@ -59,7 +57,6 @@ SPEC = FigureSpec(
     name="answers-at-test",
     title="Ways to classify at test, on encoders trained in different ways",
     question="Does the best way to classify at test depend on how the encoder was trained?",
-    paper_figures=(),
     claims=_claims,
     panels=_panels,
     plot="answers",

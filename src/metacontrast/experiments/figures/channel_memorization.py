@@ -69,12 +69,8 @@ def _claims(setting: Setting) -> list[Claim]:
     claims = [
         Claim(
             "The zeroing trick keeps the network from memorizing (Fig. 10).",
-            (
-                above(colour[1], "zeroing trick", "random", _STEP_10),
-                above(colour[5], "zeroing trick", "random", _STEP_10),
-            ),
+            tuple(above(colour[k], "zeroing trick", "random", _STEP_10) for k in (1, 5)),
             "strongly",
-            "end",
         ),
         Claim(
             "Zero initialization alone helps at the beginning only (Fig. 10); after that the difference is less than "
@@ -86,13 +82,11 @@ def _claims(setting: Setting) -> list[Claim]:
                 same(colour[5], "zero init", "random", _STEP_10, 0.01),
             ),
             "yes in 1-shot (.352 against .354 at the end); in 5-shot it stays ahead (.528, .509)",
-            "end",
         ),
         Claim(
             "With the trick, bound labels cost less than one point (Fig. 10: nothing).",
             tuple(same(colour[k], "zeroing trick", _ORDINARY, _STEP_10, 0.01) for k in (1, 5)),
             "1-shot yes (.4719, .4730); 5-shot .6065 against .6125, step 10",
-            "end",
         ),
         Claim(
             "The zeroing trick alleviates memorization on Omniglot too (Fig. 14).",
@@ -102,13 +96,11 @@ def _claims(setting: Setting) -> list[Claim]:
                 above(omniglot[5], "zeroing trick", "random", Accuracy("zeroed", 3)),
             ),
             "weakly: in 1-shot nil against zero initialization; in 5-shot it reverses after 3 inner steps at test",
-            "end",
         ),
         Claim(
             "On Omniglot bound labels cost accuracy even with the trick (Fig. 14).",
             tuple(above(omniglot[k], _ORDINARY, "zeroing trick", _STEP_1) for k in (1, 5)),
             ".814 against .938, but on harder test tasks",
-            "end",
         ),
     ]
     return [*claims, _harder(omniglot)] if _labels(setting, "omniglot") == "bound-tuples" else claims

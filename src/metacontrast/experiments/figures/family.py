@@ -106,8 +106,6 @@ def _claims(setting: Setting) -> list[Claim]:
             "Equal rows are enough: one shared row is within one point of a zeroed head (under cross entropy it has "
             "the same gradient, so this tests the measurement too).",
             tuple(same(kind, "MAML, one shared row", _MAML, SELECTED, 0.01) for kind in one),
-            "—",
-            "end",
         ),
         Claim(
             "A head that starts training at zero, and one that is built from class means, are within one point of a "
@@ -117,15 +115,11 @@ def _claims(setting: Setting) -> list[Claim]:
                 for kind in one
                 for name in ("MAML, head zero at first", "MAML from prototypes")
             ),
-            "—",
-            "end",
         ),
         Claim(
             "MAML with a learned head needs many inner steps: 15 are better than the protocol's number (Ye and "
             "Chao 2022).",
             tuple(above(kind, "MAML, head learned, 15 steps", "MAML, head learned", SELECTED) for kind in one),
-            "—",
-            "end",
         ),
         Claim(
             "The order of the labels changes the 1-shot accuracy of MAML with a learned head, by more than 5 points "
@@ -138,15 +132,11 @@ def _claims(setting: Setting) -> list[Claim]:
                     same(kind, _MAML, _PROTONET, Number(LABEL_ORDER), 0.005),
                 )
             ),
-            "—",
-            "end",
         ),
         Claim(
             "Pretraining and MAML differ little when compared fairly: within two points, about 0.2 standard deviations "
             "over tasks (Miranda et al. 2021, 2023).",
             tuple(same(kind, _BASELINE, _MAML, SELECTED, 0.02) for kind in every),
-            "—",
-            "end",
         ),
         Claim(
             "Training and adaptation can be chosen independently (Luo et al. 2023): the gain of ridge regression over "
@@ -154,26 +144,18 @@ def _claims(setting: Setting) -> list[Claim]:
             tuple(
                 same_gain(kind, name, _MAML, _RIDGE, _MEAN, 0.01) for kind in every for name in (_BASELINE, _PROTONET)
             ),
-            "—",
-            "end",
         ),
         Claim(
             "Few training tasks suffice: 100 are within one point of new tasks at every update (Kumar et al. 2022).",
             tuple(same(kind, "MAML, head zeroed, 100 tasks", _MAML, SELECTED, 0.01) for kind in one),
-            "—",
-            "end",
         ),
         Claim(
             "A contrast of adapted models improves second-order MAML with a learned head (ConML, Wu et al. 2024).",
             tuple(above(kind, _CONML, "MAML, SO, head learned", SELECTED) for kind in one),
-            "—",
-            "end",
         ),
         Claim(
             "Its gain with a learned head is larger than from a head that is zeroed.",
             tuple(_smaller_gain(kind) for kind in one),
-            "—",
-            "end",
         ),
     ]
 
@@ -189,7 +171,6 @@ SPEC = FigureSpec(
     name="family",
     title="All methods at one budget",
     question="Does the method of training matter if encoder, images, core-time and evaluation are the same?",
-    paper_figures=(),
     curves=_curves,
     panels=_panels,
     claims=_claims,

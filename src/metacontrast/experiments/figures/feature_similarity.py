@@ -46,31 +46,21 @@ def _claims(setting: Setting) -> list[Claim]:
             "Query features are pulled towards the support features of their class (Section 3.2).",
             tuple(_grown(kind, head, replace(_ACROSS, is_within_class=True)) for head in THREE),
             "no: it stays (random) or falls (zero init, trick), only less than the similarity between classes",
-            "end",
         ),
         Claim(
             "MAML learns to separate the features of different classes.",
             (_grown(kind, "random", _ACROSS),),
             "yes",
-            "end",
         ),
         Claim(
             "Zero initialization raises the contrast.",
-            (
-                above(kind, "zero init", "random", _ACROSS),
-                above(kind, "zero init", "random", _AMONG),
-            ),
+            tuple(above(kind, "zero init", "random", quantity) for quantity in (_ACROSS, _AMONG)),
             "yes but noisy: 8 of 10 seeds",
-            "end",
         ),
         Claim(
             "The zeroing trick raises it further.",
-            (
-                above(kind, "zeroing trick", "zero init", _ACROSS),
-                above(kind, "zeroing trick", "zero init", _AMONG),
-            ),
+            tuple(above(kind, "zeroing trick", "zero init", quantity) for quantity in (_ACROSS, _AMONG)),
             "among queries yes; between query and support, the quantity of the theory, no",
-            "end",
         ),
     ]
 

@@ -49,19 +49,16 @@ def _claims(setting: Setting) -> list[Claim]:
                 above(five, "SO zeroing trick", "SO random", _STEP_3),
             ),
             "in speed (+1.8 and +2.1 points at 5,000 updates); at the end the differences are nil or negative",
-            "end",
         ),
         Claim(
             "In 5-shot FOMAML, zero initialization ends above the zeroing trick (Fig. 6, as the paper remarks).",
             (above(five, "FO zero init", "FO zeroing trick", _STEP_3),),
             "yes, from 3 inner steps at test on; the reverse at 1",
-            "end",
         ),
         Claim(
             "On Omniglot 5-shot the trick does more for FOMAML than for SOMAML (Fig. 13).",
             (_more(omniglot),),
             "at the end (+4.3 against +0.6 points); early on it is the other way round (+4.6 against +9.2 after 300)",
-            "end",
         ),
         Claim(
             "SOMAML converges faster than FOMAML (Section B.5).",
@@ -78,7 +75,6 @@ def _claims(setting: Setting) -> list[Claim]:
             "On Omniglot the trick makes little difference to SOMAML, less than one point (Fig. 13, Appendix E).",
             (same(omniglot, "SO zeroing trick", "SO random", _STEP_1, 0.01),),
             "at the end; not on the way",
-            "end",
         ),
     ]
 

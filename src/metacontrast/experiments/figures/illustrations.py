@@ -72,7 +72,7 @@ def _draw_comparison(drawn: Record) -> Figure:
 def _claims_comparison(setting: Setting) -> list[Claim]:
     comparisons = tuple(same(_COMPARED, _PRODUCTS, _LOOP, Number(name), 1e-9) for name in ("loss", "signal"))
     text = "From a zero head the outer loss compares the query's features with the support features; up to rounding."
-    return [Claim(text, comparisons, "—", "early")]
+    return [Claim(text, comparisons, speaks="early")]
 
 
 COMPARING_FEATURES = FigureSpec(
@@ -131,7 +131,7 @@ def _draw_step(drawn: Record) -> Figure:
 
 def _claims_step(setting: Setting) -> list[Claim]:
     text = "With a zero head, second order turns the head's step towards directions in which features vary less."
-    return [Claim(text, (above(_CROWDED, "second order", "first order", _SHARE),), "—", "early")]
+    return [Claim(text, (above(_CROWDED, "second order", "first order", _SHARE),), speaks="early")]
 
 
 CROWDED_DIRECTIONS = FigureSpec(

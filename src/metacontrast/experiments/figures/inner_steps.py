@@ -73,7 +73,6 @@ def _claims(setting: Setting) -> list[Claim]:
                 above(kind, *random, _ZEROED),
             ),
             "yes: 7 steps are 3.8 ± 0.6 (s.e.) points ahead of 1 step at 5,000 updates",
-            "end",
         ),
         Claim(
             "With the trick, one inner step is as good as five or seven, within one point.",

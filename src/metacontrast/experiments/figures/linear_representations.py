@@ -130,8 +130,7 @@ def _claims(setting: Setting) -> list[Claim]:
             "MAML and ANIL recover the shared representation from a small head, in first and second order; training "
             "without inner steps does not (Collins et al. 2022).",
             _recovers("small head"),
-            "—",
-            "early",
+            speaks="early",
         ),
         Claim(
             "From a large head ANIL recovers it and MAML does not, whose encoder has an inner step proportional to it.",
@@ -142,8 +141,7 @@ def _claims(setting: Setting) -> list[Claim]:
                     for name in (each.format("large") for each in maml)
                 ),
             ),
-            "—",
-            "early",
+            speaks="early",
         ),
         Claim(
             "With the zeroing trick all four recover it, and MAML is ANIL: the encoder has no inner step.",
@@ -154,8 +152,7 @@ def _claims(setting: Setting) -> list[Claim]:
                     for each in maml
                 ),
             ),
-            "—",
-            "early",
+            speaks="early",
         ),
     ]
 
@@ -164,7 +161,6 @@ SPEC = FigureSpec(
     name="linear-representations",
     title="A linear representation that all tasks share",
     question="Do MAML and ANIL find it, in both orders, and what does a zeroed head do to it?",
-    paper_figures=(),
     claims=_claims,
     plot="illustration",
     compute=_compute,

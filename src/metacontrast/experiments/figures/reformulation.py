@@ -140,8 +140,7 @@ def _reformulated_claims(setting: Setting) -> list[Claim]:
             "point (Section B.6).",
             tuple(same(kind, *pair, _ZEROED, 0.01) for pair in _SIMILAR),
             "at the end .4692, .4715 and .4797; after 5,000 of 20,000 updates .416, .432 and .450",
-            "end",
-            tuple(same(HEAD_ONLY, *pair, _ZEROED, 0.01) for pair in _SIMILAR),
+            of_authors=tuple(same(HEAD_ONLY, *pair, _ZEROED, 0.01) for pair in _SIMILAR),
         ),
     ]
 

@@ -37,21 +37,15 @@ def _claims(setting: Setting) -> list[Claim]:
             "With a meta-learned head MAML needs many inner steps: 20 at test are better than the one of the training "
             "(Ye and Chao 2022).",
             (_more_steps(_RANDOM, _KEPT, "higher"),),
-            "—",
-            "end",
         ),
         Claim(
             "With the zeroing trick one inner step is enough: 20 at test are within one point of it.",
             (_more_steps(_TRICK, _ZEROED, "equal", 0.01),),
-            "—",
-            "end",
         ),
         Claim(
             "The order of the labels changes the 1-shot accuracy of MAML with a meta-learned head, by more than 5 "
             "points more than with a zeroed head, where it has no effect (Ye and Chao 2022).",
             (above(_TEST.kind, _RANDOM, _TRICK, Number(LABEL_ORDER), margin=0.05),),
-            "—",
-            "end",
         ),
     ]
 
@@ -60,7 +54,6 @@ SPEC = FigureSpec(
     name="steps-at-test",
     title="Inner steps at test, and the order of labels",
     question="Do more inner steps at test help a trained model, and does it matter which class has which label?",
-    paper_figures=(),
     claims=_claims,
     panels=_panels,
     plot="steps",

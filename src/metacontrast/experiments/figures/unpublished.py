@@ -19,7 +19,6 @@ def _one_shot_claims(setting: Setting) -> list[Claim]:
                 above(kind, "SO zeroing trick", other, _STEP_1, "end", 0.1) for other in ("SO random", "SO zero init")
             ),
             "yes: .448 random, .614 zero init, .895 trick after 3,000 updates",
-            "end",
         )
     ]
 
@@ -42,7 +41,6 @@ def _many_shots_claims(setting: Setting) -> list[Claim]:
             "(Not in the paper.) The trick ends above a random head with 25 shots.",
             (above(kind, "zeroing trick", "random", _STEP_5),),
             "yes, but 0.2 points below zero initialization (−0.5 paired, 2 seeds)",
-            "end",
         ),
     ]
 
@@ -51,7 +49,6 @@ SECOND_ORDER_ONE_SHOT = FigureSpec(
     name="second-order-one-shot",
     title="Second order, one shot, Omniglot",
     question="Does second-order MAML learn Omniglot from one shot at the authors' rate of 0.4?",
-    paper_figures=(),
     curves=lambda setting: omniglot_second_order(setting, 1, "none (Omniglot SO 1-shot)"),
     panels=lambda setting: [panel(setting, "omniglot", 1, _STEP_1)],
     claims=_one_shot_claims,
@@ -60,7 +57,6 @@ TWENTY_FIVE_SHOTS = FigureSpec(
     name="twenty-five-shots",
     title="Twenty-five shots",
     question="Does the trick still matter when there are 25 examples per class?",
-    paper_figures=(),
     curves=_many_shots,
     panels=lambda setting: [panel(setting, "colour", _SHOTS, _STEP_5)],
     claims=_many_shots_claims,
