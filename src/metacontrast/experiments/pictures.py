@@ -1,6 +1,6 @@
 """Pictures of a figure's records, ours beside the authors' numbers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from math import hypot
 from pathlib import Path
@@ -15,7 +15,7 @@ from metacontrast.experiments.claims import Accuracy, Quantity, Solved, TaskKind
 from metacontrast.experiments.figure_records import FigureRecords
 from metacontrast.experiments.measurement import Table
 from metacontrast.experiments.setting import Setting
-from metacontrast.experiments.spec import Curve, FigureSpec, Panel
+from metacontrast.experiments.spec import Curve, FigureSpec, Panel, PlotKind
 from metacontrast.experiments.statistics import FEWEST_SEEDS
 from metacontrast.plots import save_figure
 from metacontrast.plots.curves import Look, MeanCurve, SideBySide, draw_gains, draw_panels, draw_side_by_side
@@ -23,36 +23,23 @@ from metacontrast.plots.images import Moment, draw_heatmaps
 
 
 def draw(folder: Path, spec: FigureSpec, records: FigureRecords, table: Table) -> list[Path]:
-    """Draw and write the figure's pictures, one per data set."""
-    match spec.plot:
-        case "heatmaps":
-            return _draw_similarities(folder, spec, records, table)
-        case "illustration":
-            return _draw_illustration(folder, spec, records)
-        case "costs":
-            return _draw_costs(folder, spec, records, table)
-        case "steps":
-            return _draw_steps(folder, spec, table)
-        case "answers":
-            return _draw_answers(folder, spec, records, table)
-        case _:
-            return _draw_curves(folder, spec, records, table)
+    """Draw and write the figure's pictures, one per data set or quantity."""
+    pictures = _DRAWN[spec.plot](spec, records, table)
+    return [save_figure(picture, folder / f"{spec.name}{ending}.png") for ending, picture in pictures.items()]
 
 
-def _draw_curves(folder: Path, spec: FigureSpec, records: FigureRecords, table: Table) -> list[Path]:
-    by_data: dict[str, list[Panel]] = {}
+Pictures = dict[str, Figure]
+"""By what is added to the figure's name."""
+
+
+def _curves(spec: FigureSpec, records: FigureRecords, table: Table) -> Pictures:
+    by_data: dict[str, list[SideBySide]] = {}
     for panel in panels_of(spec, records.settings, table):
-        by_data.setdefault(panel.kind.data, []).append(panel)
-    return [
-        save_figure(
-            draw_side_by_side([_side_by_side(panel, table) for panel in panels]),
-            folder / f"{spec.name}-{data.lower().replace(' ', '-')}.png",
-        )
-        for data, panels in by_data.items()
-    ]
+        by_data.setdefault(panel.kind.data, []).append(_side_by_side(panel, table))
+    return {f"-{data.lower().replace(' ', '-')}": draw_side_by_side(rows) for data, rows in by_data.items()}
 
 
-def _draw_costs(folder: Path, spec: FigureSpec, records: FigureRecords, table: Table) -> list[Path]:
+def _costs(spec: FigureSpec, records: FigureRecords, table: Table) -> Pictures:
     """Draw accuracy against core-time, in one picture; curves whose time is not known are left out."""
     panels = []
     for panel in panels_of(spec, records.settings, table):
@@ -61,10 +48,10 @@ def _draw_costs(folder: Path, spec: FigureSpec, records: FigureRecords, table: T
         ]
         curves = [replace(curve, updates=[s * u for u in curve.updates]) for curve, s in lines if s]
         panels += [(panel.title, curves)] if curves else []
-    return _save_panels(folder, spec, panels, "core-seconds of training")
+    return {"": draw_panels(panels, "core-seconds of training")} if panels else {}
 
 
-def _draw_steps(folder: Path, spec: FigureSpec, table: Table) -> list[Path]:
+def _steps(spec: FigureSpec, records: FigureRecords, table: Table) -> Pictures:
     """Draw accuracy against inner steps at test."""
     assert spec.authors_test is not None
     kind, lines = spec.authors_test.kind, []
@@ -74,10 +61,10 @@ def _draw_steps(folder: Path, spec: FigureSpec, table: Table) -> list[Path]:
         means, spreads = [*map(fmean, ends.values())], [*map(stdev, ends.values())]
         label = f"{name}, head {curve.head} at test"
         lines += [MeanCurve(label, curve.look, [*ends], means, spreads)] if ends else []
-    return _save_panels(folder, spec, [(str(kind), lines)] if lines else [], "inner steps at test")
+    return {"": draw_panels([(str(kind), lines)], "inner steps at test")} if lines else {}
 
 
-def _draw_answers(folder: Path, spec: FigureSpec, records: FigureRecords, table: Table) -> list[Path]:
+def _answers(spec: FigureSpec, records: FigureRecords, table: Table) -> Pictures:
     """Draw the accuracy of ways to classify against that of the nearest class mean, one point per way of training."""
     assert spec.authors_test is not None
     panels = []
@@ -89,7 +76,7 @@ def _draw_answers(folder: Path, spec: FigureSpec, records: FigureRecords, table:
             if len(gains) > 1:
                 points.append(MeanCurve(name, curve.look, [fmean(base)], [fmean(found)], [stdev(gains)]))
         panels += [(panel.title, points)] if points else []
-    return [save_figure(draw_gains(panels, "nearest mean"), folder / f"{spec.name}.png")] if panels else []
+    return {"": draw_gains(panels, "nearest mean")} if panels else {}
 
 
 def _ends(kind: TaskKind, curve: str, quantity: Quantity, table: Table) -> list[float]:
@@ -97,12 +84,6 @@ def _ends(kind: TaskKind, curve: str, quantity: Quantity, table: Table) -> list[
     by_seed = table.values(kind, curve, quantity).values()
     last = max((update for points in by_seed for update in points), default=0)
     return [points[last] for points in by_seed if last in points]
-
-
-def _save_panels(
-    folder: Path, spec: FigureSpec, panels: Sequence[tuple[str, list[MeanCurve]]], against: str
-) -> list[Path]:
-    return [save_figure(draw_panels(panels, against), folder / f"{spec.name}.png")] if panels else []
 
 
 def panels_of(spec: FigureSpec, settings: Sequence[Setting], table: Table) -> list[Panel]:
@@ -204,19 +185,15 @@ def _authors(line: Drawn) -> MeanCurve | None:
     return MeanCurve(line.curve.name, line.look, [*points], means, spreads) if points else None
 
 
-def _draw_similarities(folder: Path, spec: FigureSpec, records: FigureRecords, table: Table) -> list[Path]:
-    return [
-        save_figure(_heatmaps(panel, records), folder / f"{spec.name}-{panel.quantity}.png")
-        for panel in panels_of(spec, records.settings, table)
-    ]
-
-
-def _heatmaps(panel: Panel, records: FigureRecords) -> Figure:
-    curves = [curve for curve in records.curves if curve.kind == panel.kind]
-    moments = [_moment(curve, str(panel.quantity), records) for curve in curves]
-    names = [f"here, update {update}" for update in curves[0].updates]
-    names += [f"authors, {update}" for update in ("1", "11", "101")]
-    return draw_heatmaps(moments, names, panel.title, width=9.0)
+def _heatmaps(spec: FigureSpec, records: FigureRecords, table: Table) -> Pictures:
+    pictures = {}
+    for panel in panels_of(spec, records.settings, table):
+        curves = [curve for curve in records.curves if curve.kind == panel.kind]
+        moments = [_moment(curve, str(panel.quantity), records) for curve in curves]
+        names = [f"here, update {update}" for update in curves[0].updates]
+        names += [f"authors, {update}" for update in authors_similarities()[curves[0].name]]
+        pictures[f"-{panel.quantity}"] = draw_heatmaps(moments, names, panel.title, width=9.0)
+    return pictures
 
 
 def _moment(curve: Curve, name: str, records: FigureRecords) -> Moment:
@@ -232,8 +209,16 @@ def _moment(curve: Curve, name: str, records: FigureRecords) -> Moment:
     return Moment(curve.name, np.stack(maps), contrasts)
 
 
-def _draw_illustration(folder: Path, spec: FigureSpec, records: FigureRecords) -> list[Path]:
-    if spec.draw is None:
-        return []
-    drawn = next(m.record["drawn"] for m in records.measurements if "drawn" in m.record)
-    return [save_figure(spec.draw(drawn), folder / f"{spec.name}.png")]
+def _illustration(spec: FigureSpec, records: FigureRecords, table: Table) -> Pictures:
+    assert spec.draw is not None
+    return {"": spec.draw(next(m.record["drawn"] for m in records.measurements if "drawn" in m.record))}
+
+
+_DRAWN: dict[PlotKind, Callable[[FigureSpec, FigureRecords, Table], Pictures]] = {
+    "curves": _curves,
+    "heatmaps": _heatmaps,
+    "illustration": _illustration,
+    "costs": _costs,
+    "steps": _steps,
+    "answers": _answers,
+}
