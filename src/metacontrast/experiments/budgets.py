@@ -9,8 +9,6 @@ independently.
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
-import numpy as np
-
 from metacontrast.experiments.claims import Accuracy, Quantity, Solved, TaskKind
 from metacontrast.experiments.measurement import Table
 from metacontrast.experiments.rows import percent
@@ -66,20 +64,15 @@ def rank_correlations(
     kind: TaskKind, curves: Sequence[str], table: Table, answers: Mapping[str, Quantity]
 ) -> list[Sequence[str]]:
     """Spearman's rank correlation of the curves under every two of the `answers`."""
+    from scipy.stats import spearmanr  # takes half a second, which no other command should wait for
+
     found = {}
     for name, quantity in answers.items():
         values = [table.means(kind, curve, quantity) for curve in curves]
         if curves and all(values):
             found[name] = [each[max(each)] for each in values]
     return [
-        (one, other, f"{_spearman(found[one], found[other]):+.2f}".replace("-", "−"))
+        (one, other, f"{spearmanr(found[one], found[other])[0]:+.2f}".replace("-", "−"))
         for one, other in combinations(found, 2)
         if len(set(found[one])) > 1 and len(set(found[other])) > 1
     ]
-
-
-def _spearman(one: Sequence[float], other: Sequence[float]) -> float:
-    """The correlation of the ranks."""
-    from scipy.stats import rankdata  # takes half a second, which no other command should wait for
-
-    return float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])
