@@ -180,5 +180,5 @@ def test_the_cost_of_reproducing_the_whole_paper():
     assert f"which is {hours / 48:.1f} days on two cores" in text
     assert f"{updates['omniglot']:,} updates on Omniglot and {updates['cifar-fs'] / 1e6:.1f} million on colour" in text
     plans = [run.plan for run in seen.values() if run.plan.what == "accuracy"]
-    tasks = sum(plan.tasks_at(update) for plan in plans for update in plan.updates)
+    tasks = sum(plan.evaluation(update).episodes for plan in plans for update in plan.updates)
     assert f"Evaluation takes {tasks / 1e6:.1f} million test tasks" in text

@@ -66,8 +66,7 @@ def pictures(*_: object) -> ClassImages:
 
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch):
-    authors_models._test_images.cache_clear()
-    monkeypatch.setattr(authors_models, "load_dataset", pictures)
+    monkeypatch.setattr(authors_models, "load_split", pictures)
 
 
 def test_runs_are_known_by_their_folders(released):

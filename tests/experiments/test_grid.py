@@ -76,7 +76,7 @@ def test_the_local_grid_holds_the_released_omniglot_heads_at_300_updates():
     for curve in omniglot:
         config = curve.configs()[0]
         assert (config.updates, config.split_scheme, config.meta_batch, config.inner_steps) == (300, "released", 32, 2)
-        assert curve.plan.steps_at(300)[0] == 1
+        assert curve.plan.evaluation(300).steps[0] == 1
         assert "zeroed" in curve.plan.heads
 
 
@@ -187,7 +187,7 @@ def test_a_length_in_updates_cuts_every_run_but_never_exceeds_the_published_one(
     curves = FIGURES["initialization-and-zeroing"].curves(setting)
     assert {curve.plan.end for curve in curves} == ends
     for curve in curves:
-        assert curve.plan.tasks_at(curve.plan.end) == 1000
+        assert curve.plan.evaluation(curve.plan.end).episodes == 1000
 
 
 def test_runs_of_all_lengths_are_the_same_runs():

@@ -27,7 +27,7 @@ def invented(curves: list[Curve]) -> list[Measurement]:
             seed,
             {
                 "update": update,
-                "tasks": curve.plan.tasks_at(update),
+                "tasks": curve.plan.evaluation(update).episodes,
                 "values": dict.fromkeys(measured_names(curve.plan, update), (update + seed) / 100_000),
                 "maps": {name: [[update / 100_000]] for name in MAPS},
             },

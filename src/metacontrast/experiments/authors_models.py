@@ -10,15 +10,11 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from metacontrast.data.catalog import load_dataset
-from metacontrast.data.decode import ReadOptions
-from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
 from metacontrast.experiments.claims import TaskKind
 from metacontrast.experiments.figure_records import RunRecords, read_run_records, write_run_records
@@ -30,6 +26,7 @@ from metacontrast.experiments.measurement import (
     label_order_spread,
     measured_quantities,
 )
+from metacontrast.experiments.runs import load_split
 from metacontrast.experiments.setting import BOTH, STAGE_TASKS
 from metacontrast.experiments.spec import AuthorsCurve, AuthorsTest, Measurement
 from metacontrast.files import exclusive
@@ -168,7 +165,7 @@ def _measure(
         adaptation = {"inner_lr": 0.1, "inner_steps": 1} if run.kind == HEAD_ONLY else {}
         start = {"head": "zeroed"} if evaluation.heads == ("zeroed",) else {}
         trained = load_released(file, dataset="mini-imagenet", **adaptation, **start, **fields)
-        images = _test_images(data_root, trained.config.read_options())
+        images = load_split("mini-imagenet", "test", data_root, trained.config.read_options())
         found = count_correct(trained, common_tasks(trained, images), trained.config.inner(), evaluation, resources)
         if reorders:
             order = label_order_spread(trained, images, min(evaluation.episodes, ORDERED_TASKS), resources)
@@ -185,11 +182,6 @@ def _measure(
         measured = RunRecords(header, {trained.updates: line})
         write_run_records(records, measured if known is None else known | measured)
         return trained.updates
-
-
-@lru_cache(maxsize=2)
-def _test_images(data_root: Path | None, options: ReadOptions) -> ClassImages:
-    return load_dataset("mini-imagenet", "test", data_root, options)
 
 
 def load_authors(records: Path, tests: Iterable[AuthorsTest] = ()) -> list[Measurement]:

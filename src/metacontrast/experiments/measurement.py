@@ -56,9 +56,7 @@ def measured_names(plan: MeasurementPlan, update: int) -> set[str]:
     if plan.what == "similarity":
         return set(MAPS)
     bounds = (False, True) if plan.also_bound else (False,)
-    steps = plan.steps_at(update)
-    names = {str(Accuracy(head, step, bound)) for bound in bounds for head in plan.heads for step in steps}
-    names |= {str(Solved(solver)) for solver in plan.solvers_at(update)}
+    names = {name for bound in bounds for name in measured_quantities(plan.evaluation(update), bound)}
     if plan.selects and update == plan.end:
         names |= {f"selected {name}" for name in names} | {LABEL_ORDER, CORE_SECONDS}
     return names
@@ -79,8 +77,7 @@ def measure(
     """
     if plan.what == "similarity":
         return {"tasks": 1} | _similarity(run, train_images)
-    at = run.updates if update is None else update
-    evaluation = Evaluation(plan.steps_at(at), plan.heads, plan.tasks_at(at), plan.solvers_at(at))
+    evaluation = plan.evaluation(run.updates if update is None else update)
     inner = run.config.inner()
     inner = inner if plan.scope is None else replace(inner, scope=plan.scope)
     sampler = common_tasks(run, test_images)
@@ -283,7 +280,7 @@ class Table:
         self, kind: TaskKind, endpoints: Sequence[Endpoint], update: int, seeds: Sequence[int]
     ) -> tuple[int, bool]:
         """Count the common test tasks, and tell whether correct answers were counted on every one."""
-        found = [(self._record(kind, each, update, seed), each) for seed in seeds for each in endpoints]
+        found = [(self._records[kind, each.curve][seed][update], each) for seed in seeds for each in endpoints]
         counted = all(
             self._name(kind, each.curve, each.quantity) in record.get("correct", {}) for record, each in found
         )
@@ -306,21 +303,15 @@ class Table:
         found = self.stage(kind, [Endpoint(curve, quantity)], "end")
         return found or max((update, [seed]) for seed, curve in self._records[kind, curve].items() for update in curve)
 
-    def tasks_at(self, kind: TaskKind, curve: str, update: int, seeds: Sequence[int]) -> int:
-        """Return the number of test tasks after `update` updates."""
-        return min(self._records[kind, curve][seed][update]["tasks"] for seed in seeds)
-
     def _is_counted(self, kind: TaskKind, endpoints: Sequence[Endpoint], update: int, seeds: Sequence[int]) -> bool:
         tasks, counted = self.count_tasks(kind, endpoints, update, seeds)
         return counted and tasks >= STAGE_TASKS
 
-    def _record(self, kind: TaskKind, endpoint: Endpoint, update: int, seed: int) -> Record:
-        return self._records[kind, endpoint.curve][seed][update]
-
     def _scores(
         self, kind: TaskKind, endpoint: Endpoint, update: int, seed: int, tasks: int
     ) -> Float[np.ndarray, " task"]:
-        record, name = self._record(kind, endpoint, update, seed), self._name(kind, endpoint.curve, endpoint.quantity)
+        record = self._records[kind, endpoint.curve][seed][update]
+        name = self._name(kind, endpoint.curve, endpoint.quantity)
         if name not in record.get("correct", {}):
             return np.array([record["values"][name]])
         return decode_counts(record["correct"][name])[:tasks] / record["queries"]

@@ -40,7 +40,7 @@ def _numbers_row(curve: Curve, quantity: Quantity, table: Table) -> Sequence[str
     update, seeds = table.last(curve.kind, curve.name, quantity)
     by_seed = table.values(curve.kind, curve.name, quantity)
     values = [by_seed[seed][update] for seed in seeds]
-    tasks = table.tasks_at(curve.kind, curve.name, update, seeds)
+    tasks, _ = table.count_tasks(curve.kind, [Endpoint(curve.name, quantity)], update, seeds)
     found = authors_numbers(curve, quantity)
     there = None if found is None else found.at(update)
     here = _spread(fmean(values), stdev(values) if len(values) > 1 else 0.0, len(values))

@@ -16,7 +16,6 @@ from statistics import median
 from typing import Any
 
 from metacontrast.data.catalog import dataset_files, load_evaluation_split
-from metacontrast.data.decode import ReadOptions
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
 from metacontrast.experiments.measurement import (
@@ -88,7 +87,7 @@ class PlannedRun:
         if record is None:
             return False
         found = {*record.get("correct", {}), *(UNCOUNTED & set(record["values"]))}
-        tasks = 1 if self.plan.what == "similarity" else self.plan.tasks_at(update)
+        tasks = 1 if self.plan.what == "similarity" else self.plan.evaluation(update).episodes
         return measured_names(self.plan, update) <= found and record["tasks"] >= tasks
 
     def measured(self, root: Path) -> dict[int, Record]:
@@ -121,7 +120,7 @@ class PlannedRun:
     ) -> Record:
         """Join the record of the end with that of the chosen model."""
         best, end = load_run(folder / BEST), self.plan.end
-        tasks = min(ORDERED_TASKS, self.plan.tasks_at(end))
+        tasks = min(ORDERED_TASKS, self.plan.evaluation(end).episodes)
         selected = measure(best, self.plan, *seen, resources, end)
         order = label_order_spread(best, seen[1], tasks, resources)
         return with_selected(record, selected, order, core_seconds(self.config, seen[0], resources))
@@ -250,10 +249,8 @@ def _images(run: PlannedRun, data_root: Path | None) -> tuple[ClassImages, Class
     return first, second, third
 
 
-@lru_cache(maxsize=8)
-def load_split(dataset: str, split: str, data_root: Path | None, options: ReadOptions) -> ClassImages:
-    """Load a split of a data set once, for all runs that use it."""
-    return load_evaluation_split(dataset, split, data_root, options)
+load_split = lru_cache(maxsize=8)(load_evaluation_split)
+"""Load a split of a data set once, for all runs that use it."""
 
 
 _SECONDS_PER_PASS = {"glyphs": 1.5e-4, "omniglot": 5e-5, "cifar-fs": 1e-4, "mini-imagenet": 7e-4}
@@ -290,8 +287,8 @@ def _training_passes(config: TrainConfig) -> float:
 def _test_passes(config: TrainConfig, plan: MeasurementPlan, update: int) -> int:
     if plan.what == "similarity":
         return config.ways * (config.shots + config.queries)
-    steps = plan.steps_at(update)
+    tested = plan.evaluation(update)
     heads = 1 if config.head == "zeroed" else len(plan.heads)
-    adapting = max(steps) * _BACKWARD * config.ways * config.shots + len(steps) * config.ways * config.queries
-    baseline = config.ways * (config.shots + config.queries)
-    return plan.tasks_at(update) * (heads * adapting + baseline) * (2 if plan.also_bound else 1)
+    adapting = max(tested.steps) * _BACKWARD * config.shots + len(tested.steps) * config.queries
+    per_task = config.ways * (heads * adapting + config.shots + config.queries)
+    return tested.episodes * per_task * (2 if plan.also_bound else 1)

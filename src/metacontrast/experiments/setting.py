@@ -16,6 +16,7 @@ from metacontrast.fields import check_fields
 from metacontrast.model.head import TestHead
 from metacontrast.model.solvers import Solver
 from metacontrast.training.config import TrainConfig
+from metacontrast.training.evaluate import Evaluation
 from metacontrast.training.recipes import recipe
 from metacontrast.types import Scope
 
@@ -68,21 +69,11 @@ class MeasurementPlan:
         """The run's number of updates."""
         return self.updates[-1]
 
-    def is_stage(self, update: int) -> bool:
-        """Whether a verdict may be given after `update` outer updates."""
-        return update in STAGES or update == self.end
-
-    def steps_at(self, update: int) -> tuple[int, ...]:
-        """Return the inner steps at test after `update` outer updates."""
-        return self.stage_steps if self.is_stage(update) else self.steps
-
-    def solvers_at(self, update: int) -> tuple[Solver, ...]:
-        """What classifies the un-adapted features after `update` outer updates, the nearest class mean first."""
-        return ("nearest-mean", *self.solvers) if self.is_stage(update) else ("nearest-mean",)
-
-    def tasks_at(self, update: int) -> int:
-        """Return the number of test tasks after `update` outer updates."""
-        return self.stage_tasks if self.is_stage(update) else self.tasks
+    def evaluation(self, update: int) -> Evaluation:
+        """Return what is measured after `update` outer updates."""
+        if update in STAGES or update == self.end:
+            return Evaluation(self.stage_steps, self.heads, self.stage_tasks, ("nearest-mean", *self.solvers))
+        return Evaluation(self.steps, self.heads, self.tasks)
 
 
 @dataclass(frozen=True)
@@ -145,11 +136,10 @@ def base_config(setting: Setting, family: Family, shots: int, **changes: Any) ->
     name = "omniglot" if family == "omniglot" else setting.colour
     variant = "released" if setting.protocol == "authors" else "paper"
     config = recipe(f"{name}-5w{1 if shots == 1 else 5}s-{variant}")
+    fields = {"shots": shots, "eval_every": 0, "eval_episodes": 2, "eval_steps": (1,), "eval_split": "test"}
     if family == "colour" and shots == 25:
-        config = replace(config, pool_size=None, relabel=False)
-    config = replace(config, shots=shots, eval_every=0, eval_episodes=2, eval_steps=(1,), checkpoint_every=25)
-    config = replace(config, eval_split="test")
-    config = replace(config, **changes)
+        fields |= {"pool_size": None, "relabel": False}
+    config = replace(config, **{**fields, "checkpoint_every": 25, **changes})
     return _tiny(config) if setting.scale == "smoke" else config
 
 
