@@ -56,9 +56,12 @@ def connected(address: str | None, cpus: int) -> Iterator[None]:
         stack.enter_context(contextlib.redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
         if address is None:
             folder = tempfile.TemporaryDirectory(prefix="metacontrast-ray-", ignore_cleanup_errors=True)
-            _start(cpus, stack.enter_context(folder))
+            own = {"num_cpus": cpus, "object_store_memory": _OBJECT_STORE, "_temp_dir": stack.enter_context(folder)}
+            _init("no Ray can be started on this machine", address="local", include_dashboard=False, **own)
         else:
-            _join(address)
+            if address != "auto":
+                _check_answers(address)
+            _init(f"the Ray cluster at --address {address} cannot be joined from this machine", address=address)
         stack.callback(ray.shutdown)
         yield
 
@@ -79,45 +82,20 @@ def _settle(is_local: bool) -> None:
         os.environ.update(token, RAY_worker_niceness="0")
 
 
-def _start(cpus: int, folder: str) -> None:
-    with _init_errors("no Ray can be started on this machine"):
-        _init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE,
-            _temp_dir=folder,
-        )
-
-
-def _join(address: str) -> None:
-    if address != "auto":
-        _check_answers(address)
-    with _init_errors(f"the Ray cluster at --address {address} cannot be joined from this machine"):
-        _init(address=address)
-
-
-def _init(**options: Any) -> None:
-    """Call `ray.init` without its log and without its handler of SIGTERM."""
+def _init(problem: str, **options: Any) -> None:
+    """Call `ray.init` without its log and without its handler of SIGTERM; name the `problem` where it fails."""
     import ray
+    from ray.exceptions import RayError
 
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(log_to_driver=False, configure_logging=False, **options)
+    except (OSError, RuntimeError, ValueError, RayError, SystemExit) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise InputError(f"{problem}: {reason or type(error).__name__}") from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _init_errors(what: str) -> Iterator[None]:
-    from ray.exceptions import RayError
-
-    try:
-        yield
-    except (OSError, RuntimeError, ValueError, RayError, SystemExit) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise InputError(f"{what}: {reason or type(error).__name__}") from error
 
 
 def _check_answers(address: str) -> None:
@@ -234,6 +212,7 @@ def _check_resources(context: RunContext) -> None:
 def _check_machines(agreed: Agreement, say: Callable[[str], None]) -> None:
     """Ask every machine whether it can take part."""
     import ray
+    from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     look = ray.remote(num_cpus=0, max_retries=0)(_look)
@@ -243,7 +222,11 @@ def _check_machines(agreed: Agreement, say: Callable[[str], None]) -> None:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             answers[node["NodeManagerAddress"]] = look.options(scheduling_strategy=there).remote(agreed)
     for machine, answer in answers.items():
-        breach, locks_reach = _answer(machine, answer)
+        try:
+            breach, locks_reach = ray.get(answer, timeout=ANSWER_SECONDS)
+        except RayError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise InputError(f"the machine {machine} of the Ray cluster cannot take part: {reason}") from error
         if breach:
             raise InputError(breach)
         if not locks_reach:
@@ -253,17 +236,6 @@ def _check_machines(agreed: Agreement, say: Callable[[str], None]) -> None:
 def _look(agreed: Agreement) -> tuple[str, bool]:
     breach = agreed.breach()
     return breach, not breach and agreed.locks_reach_here()
-
-
-def _answer(machine: str, reference: Any) -> tuple[str, bool]:
-    import ray
-    from ray.exceptions import RayError
-
-    try:
-        return ray.get(reference, timeout=ANSWER_SECONDS)
-    except RayError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(f"the machine {machine} of the Ray cluster cannot take part: {reason}") from error
 
 
 @dataclass
