@@ -72,14 +72,6 @@ def find_numbers(place: AuthorsCurve, accuracy: Accuracy) -> AuthorsNumbers | No
     return None
 
 
-def final_difference(one: AuthorsCurve, other: AuthorsCurve, accuracy: Accuracy) -> str:
-    """Format the difference of two curves at the end of the authors' training, in points."""
-    first, second = (find_numbers(each, accuracy) for each in (one, other))
-    if first is None or second is None or first.final is None or second.final is None:
-        return "—"
-    return in_points(first.final[0] - second.final[0])
-
-
 def in_points(difference: float) -> str:
     """Format a difference of accuracies with its sign, in points.
 

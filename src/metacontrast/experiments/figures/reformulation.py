@@ -1,9 +1,8 @@
 """Fig. 8 and 9: training by MAML's contrastive loss, complete and with terms dropped; the inner step moves the head."""
 
-from dataclasses import dataclass
 from typing import Any
 
-from metacontrast.experiments.authors import final_difference
+from metacontrast.experiments.authors import find_numbers, in_points
 from metacontrast.experiments.authors_models import HEAD_ONLY, PUBLISHED
 from metacontrast.experiments.claims import Accuracy, Claim, TaskKind, above, same
 from metacontrast.experiments.figures.treatments import TREATMENTS, task_kind
@@ -12,49 +11,26 @@ from metacontrast.experiments.spec import AuthorsCurve, Curve, FigureSpec, Panel
 from metacontrast.plots.curves import Look
 
 _ZEROED = Accuracy("zeroed", 1)
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way to train.
-
-    Args:
-        head: how it starts, from `TREATMENTS`.
-        look: how its curve is drawn.
-        fields: of the training.
-        authors: the name of the authors' run, if it is another one.
-    """
-
-    head: str
-    look: Look
-    fields: dict[str, Any]
-    authors: str = ""
-
-
-def _contrastive(head: str, look: Look, authors: str = "", **fields: Any) -> Variant:
-    return Variant(head, look, {"method": "contrastive", **fields}, authors)
-
-
-VARIANTS = {
-    "MAML, FO, random": Variant("random", Look("red", "o"), {}),
-    "MAML, FO, zeroing trick": Variant("zeroing trick", Look("green", "s"), {}),
-    "MAML, SO, zeroing trick": Variant("zeroing trick", Look("blue", "^"), {"order": "second"}),
-    "Eq. 7": _contrastive("random", Look("purple", "D", dashed=True), "Eq. 7, head frozen"),
-    "Eq. 15": _contrastive("zeroing trick", Look("green", "s", dashed=True)),
-    "Eq. 16": _contrastive("zeroing trick", Look("blue", "^", dashed=True), order="second"),
-    "no interference": _contrastive(
-        "random", Look("orange", "v"), "no interference, head frozen", drop_interference=True
-    ),
-    "no noise": _contrastive("random", Look("green", "s"), drop_noise=True),
-    "both dropped": _contrastive(
-        "random", Look("blue", "^"), "both dropped, head frozen", drop_interference=True, drop_noise=True
-    ),
+_LOSS = {"method": "contrastive"}
+_VARIANTS: dict[str, tuple[str, Look, dict[str, Any]]] = {
+    "MAML, FO, random": ("random", Look("red", "o"), {}),
+    "MAML, FO, zeroing trick": ("zeroing trick", Look("green", "s"), {}),
+    "MAML, SO, zeroing trick": ("zeroing trick", Look("blue", "^"), {"order": "second"}),
+    "Eq. 7": ("random", Look("purple", "D", dashed=True), _LOSS),
+    "Eq. 15": ("zeroing trick", Look("green", "s", dashed=True), _LOSS),
+    "Eq. 16": ("zeroing trick", Look("blue", "^", dashed=True), {**_LOSS, "order": "second"}),
+    "no interference": ("random", Look("orange", "v"), {**_LOSS, "drop_interference": True}),
+    "no noise": ("random", Look("green", "s"), {**_LOSS, "drop_noise": True}),
+    "both dropped": ("random", Look("blue", "^"), {**_LOSS, "drop_interference": True, "drop_noise": True}),
 }
+"""How to train, by name: the treatment of the head, how the curve is drawn, and fields of the training."""
+_FROZEN = ("Eq. 7", "no interference", "both dropped")
+"""The authors' runs of these have a frozen head."""
 
 
 def _authors_name(name: str) -> str:
     """Name the authors' run behind a variant."""
-    return VARIANTS[name].authors or name
+    return f"{name}, head frozen" if name in _FROZEN else name
 
 
 def _authors_curve(name: str) -> AuthorsCurve:
@@ -85,15 +61,15 @@ def _kind(setting: Setting) -> TaskKind:
 
 
 def _curve(setting: Setting, name: str) -> Curve:
-    """Build the curve of one of `VARIANTS`; the authors' code adapts the encoder at test, the paper's text does not."""
-    variant, is_authors = VARIANTS[name], setting.protocol == "authors"
+    """Build the curve of a variant; the authors' code adapts the encoder at test, the paper's text does not."""
+    (head, look, fields), is_authors = _VARIANTS[name], setting.protocol == "authors"
     inner = {"inner_steps": 1, "inner_scope": "head", "meta_batch": 4, "head_bias": False}
-    fields = {"inner_lr": 0.1 if is_authors else 0.01, **TREATMENTS[variant.head].fields, **variant.fields}
+    fields = {"inner_lr": 0.1 if is_authors else 0.01, **TREATMENTS[head][2], **fields}
     end, scope = (20_000, "all") if is_authors else (30_000, "head")
     return Curve(
         _kind(setting),
         name,
-        variant.look,
+        look,
         base_config(setting, "colour", 1, **inner, **fields),
         measurement_plan(setting, "colour", 300, end, stage_steps=(1, 3, 10), scope=scope),
         setting.seed_numbers(),
@@ -165,7 +141,9 @@ def _dropped_claims(setting: Setting) -> list[Claim]:
 
 def _authors_gain(name: str, other: str) -> str:
     """Format the gain of a variant at the end of the authors' training, in points."""
-    return final_difference(_authors_curve(name), _authors_curve(other), _ZEROED)
+    found = [find_numbers(_authors_curve(each), _ZEROED) for each in (name, other)]
+    gained, base = (numbers.final[0] for numbers in found if numbers and numbers.final)
+    return in_points(gained - base)
 
 
 REFORMULATION = FigureSpec(

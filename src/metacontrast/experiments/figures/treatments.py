@@ -1,7 +1,7 @@
 """Curves that several figures share: one per treatment of the head, plain training, and the reformulated losses."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from metacontrast.experiments.claims import Quantity, TaskKind
@@ -10,34 +10,14 @@ from metacontrast.experiments.spec import AuthorsCurve, Curve, Panel
 from metacontrast.plots.curves import Look
 
 DATASET_NAMES = {"glyphs": "glyphs", "omniglot": "Omniglot", "cifar-fs": "CIFAR-FS", "mini-imagenet": "miniImageNet"}
-
-
-@dataclass(frozen=True)
-class HeadTreatment:
-    """Start of the head, and whether it is zeroed in training.
-
-    Args:
-        authors: its name among the authors' curves.
-        look: how its curves are drawn.
-        fields: of the training.
-    """
-
-    authors: str
-    look: Look
-    fields: Mapping[str, Any]
-
-
-def _random(scale: float, authors: str, look: Look) -> HeadTreatment:
-    return HeadTreatment(authors, look, {"head": "learned", "head_init_scale": scale})
-
-
-TREATMENTS = {
-    "random": _random(1.0, "random init", Look("red", "o")),
-    "random × 0.7": _random(0.7, "random init x0.7", Look("orange", "v")),
-    "random × 0.5": _random(0.5, "random init x0.5", Look("purple", "D")),
-    "zero init": _random(0.0, "zero init", Look("green", "s", wide=True)),
-    "zeroing trick": HeadTreatment("zeroing trick", Look("blue", "^"), {"head": "zeroed"}),
+TREATMENTS: dict[str, tuple[str, Look, dict[str, Any]]] = {
+    "random": ("random init", Look("red", "o"), {"head": "learned", "head_init_scale": 1.0}),
+    "random × 0.7": ("random init x0.7", Look("orange", "v"), {"head": "learned", "head_init_scale": 0.7}),
+    "random × 0.5": ("random init x0.5", Look("purple", "D"), {"head": "learned", "head_init_scale": 0.5}),
+    "zero init": ("zero init", Look("green", "s", wide=True), {"head": "learned", "head_init_scale": 0.0}),
+    "zeroing trick": ("zeroing trick", Look("blue", "^"), {"head": "zeroed"}),
 }
+"""By start of the head: its name among the authors' curves, how its curves are drawn, and fields of the training."""
 THREE = ("random", "zero init", "zeroing trick")
 OMNIGLOT_HEADS = ("random", "random × 0.5", "zero init", "zeroing trick")
 
@@ -70,13 +50,14 @@ def head_curves(
         Curve(
             task_kind(setting, family, shots),
             prefix + head,
-            replace(TREATMENTS[head].look, dashed=is_dashed),
-            base_config(setting, family, shots, **TREATMENTS[head].fields, **changes),
+            replace(look, dashed=is_dashed),
+            base_config(setting, family, shots, **fields, **changes),
             plan,
             setting.seed_numbers(),
-            None if authors is None else AuthorsCurve(authors[0], f"{authors[1]} {TREATMENTS[head].authors}", shots),
+            None if authors is None else AuthorsCurve(authors[0], f"{authors[1]} {name}", shots),
         )
         for head in heads
+        for name, look, fields in [TREATMENTS[head]]
     ]
 
 
