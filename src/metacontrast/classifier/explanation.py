@@ -206,17 +206,15 @@ def contributions(found: Trace, query: Float[Tensor, " feature"], one: int, othe
 
 def draw_explanation(state: State, found: Explanation, pixels: Tensor, count: int = 8) -> "Figure":
     """The image, in the model's format, and the `count` support images that mattered most."""
-    from metacontrast.plots.images import ContributionPicture, draw_contributions
+    from metacontrast.plots.images import draw_contributions
 
     rows = found.strongest(count)
     return draw_contributions(
-        ContributionPicture(
-            f"{_shown(found.label)} rather than {_shown(found.against)}: logit difference {found.difference:.3g}",
-            as_seen(state, pixels),
-            as_seen(state, state.support.images[rows]),
-            [_shown(found.labels[row]) for row in rows],
-            found.contributions[rows],
-        )
+        f"{_shown(found.label)} rather than {_shown(found.against)}: logit difference {found.difference:.3g}",
+        as_seen(state, pixels),
+        as_seen(state, state.support.images[rows]),
+        [_shown(found.labels[row]) for row in rows],
+        found.contributions[rows],
     )
 
 

@@ -194,7 +194,6 @@ def _episode_picture(result: DemoResult, images: ClassImages, index: int) -> Epi
         _by_way(images, rows.support, config.ways),
         _by_way(images, rows.query, config.ways)[:, shown],
         predicted.reshape(config.ways, -1)[:, shown],
-        [str(way) for way in range(config.ways)],
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 from statistics import fmean
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,45 +15,56 @@ from metacontrast.plots import COLORS, new_figure, tidy
 
 
 @dataclass(frozen=True)
-class LearningCurve:
-    """The accuracy of one training against updates.
+class Look:
+    """Colour, marker and line style of a curve, the same in every panel.
+
+    Args:
+        color: a name from `COLORS`.
+        marker: of matplotlib.
+        dashed: or solid.
+        wide: to be seen below another line.
+    """
+
+    color: str
+    marker: str
+    dashed: bool = False
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class MeanCurve:
+    """An accuracy between 0 and 1 with a band, such as the mean over seeds with its standard deviation.
 
     Args:
         label: what the legend says.
-        updates, accuracy, ci95: one entry per evaluation; accuracy and half its interval on the scale 0 to 1.
-        color: a name from `style.COLORS`.
-        dashed: for a second reading of the same run.
+        look: how it is drawn.
+        updates: or what else it is drawn against.
+        mean, std: the accuracy, and half the height of its band.
     """
 
     label: str
-    updates: Sequence[int]
-    accuracy: Sequence[float]
-    ci95: Sequence[float]
-    color: str
-    dashed: bool = False
+    look: Look
+    updates: Sequence[int | float]
+    mean: Sequence[float]
+    std: Sequence[float]
 
 
 def select_curve(
     records: Sequence[Mapping], wanted: Mapping, label: str, color: str, dashed: bool = False
-) -> LearningCurve:
-    """Collect the evaluations among `records` that agree with `wanted` into a curve."""
+) -> MeanCurve:
+    """Collect the evaluations among `records` that agree with `wanted` into a curve with 95 % intervals."""
     rows = [r for r in records if r.get("kind") == "evaluation" and all(r[k] == v for k, v in wanted.items())]
     updates, accuracy, ci95 = ([r[name] for r in rows] for name in ("update", "accuracy", "ci95"))
-    return LearningCurve(label, updates, accuracy, ci95, color, dashed)
+    return MeanCurve(label, Look(color, "", dashed), updates, accuracy, ci95)
 
 
-def learning_curves(curves: Sequence[LearningCurve], title: str, chance: float | None = None) -> Figure:
+def learning_curves(curves: Sequence[MeanCurve], title: str, chance: float) -> Figure:
     """Draw all curves in one panel, each with its 95 % interval as a band."""
     figure = new_figure(6.0, 3.6)
     axes = tidy(figure.subplots())
     for curve in curves:
-        color, accuracy = COLORS[curve.color], [100 * a for a in curve.accuracy]
-        low = [a - 100 * c for a, c in zip(accuracy, curve.ci95, strict=True)]
-        high = [a + 100 * c for a, c in zip(accuracy, curve.ci95, strict=True)]
-        axes.plot(curve.updates, accuracy, "--" if curve.dashed else "-", color=color, label=curve.label)
-        axes.fill_between(curve.updates, low, high, color=color, alpha=0.15, linewidth=0)
-    if chance is not None:
-        axes.axhline(100 * chance, color=COLORS["grey"], linewidth=0.8, linestyle=":", label="chance")
+        _add_curve(axes, curve, [*zip(curve.updates, curve.mean, curve.std, strict=True)], label=curve.label)
+    axes.axhline(100 * chance, color=COLORS["grey"], linewidth=0.8, linestyle=":", label="chance")
     axes.set_ylim(max(0, axes.get_ylim()[0]), min(100, axes.get_ylim()[1]))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="outer updates", ylabel="test accuracy (%), band: 95 % interval", title=title)
@@ -88,38 +100,6 @@ def draw_checkpoints(updates: Sequence[int], panels: Mapping[str, Series], title
             figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=7.5)
     figure.suptitle(title, fontsize=10)
     return figure
-
-
-@dataclass(frozen=True)
-class Look:
-    """Colour, marker and line style of a curve, the same in every panel.
-
-    Args:
-        color: a name from `style.COLORS`.
-        marker: of matplotlib.
-        dashed: or solid.
-        wide: to be seen below another line.
-    """
-
-    color: str
-    marker: str
-    dashed: bool = False
-    wide: bool = False
-
-
-@dataclass(frozen=True)
-class MeanCurve:
-    """The mean over seeds of an accuracy between 0 and 1, with its standard deviation over seeds.
-
-    Args:
-        updates: or what else it is drawn against.
-    """
-
-    label: str
-    look: Look
-    updates: Sequence[int | float]
-    mean: Sequence[float]
-    std: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -281,10 +261,7 @@ def _draw_curves(
         axes.axhline(0, color=COLORS["grey"], linewidth=0.8)
     for curve in curves:
         points = [p for p in zip(curve.updates, curve.mean, curve.std, strict=True) if p[0] > 0]
-        updates, mean = [u for u, _, _ in points], [100 * m for _, m, _ in points]
-        axes.plot(updates, mean, **_line(curve.look), markersize=3 if len(mean) < 12 else 0)
-        low, high = ([100 * (m + sign * s) for _, m, s in points] for sign in (-1, 1))
-        axes.fill_between(updates, low, high, color=COLORS[curve.look.color], alpha=0.15, linewidth=0)
+        _add_curve(axes, curve, points, markersize=3 if len(points) < 12 else 0)
     axes.set_xlabel(against, fontsize=8)
     axes.tick_params(labelsize=8)
     axes.set_xscale("log")
@@ -293,6 +270,14 @@ def _draw_curves(
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
     )
+
+
+def _add_curve(axes: Axes, curve: MeanCurve, points: Sequence[tuple[float, float, float]], **options: Any) -> None:
+    """Draw points of a curve, (update, mean, deviation), as a line with a band."""
+    updates = [u for u, _, _ in points]
+    axes.plot(updates, [100 * m for _, m, _ in points], **_line(curve.look), **options)
+    low, high = ([100 * (m + sign * s) for _, m, s in points] for sign in (-1, 1))
+    axes.fill_between(updates, low, high, color=COLORS[curve.look.color], alpha=0.15, linewidth=0)
 
 
 def _line(look: Look, is_drawn: bool = True) -> dict:

@@ -21,19 +21,17 @@ class EpisodePicture:
         title: what stands above.
         support, query: images `(way, image, height, width[, 3])`, values 0 to 255 or 0 to 1.
         predicted: predicted class of every query image, `(way, image)`.
-        names: of the classes.
     """
 
     title: str
     support: NDArray
     query: NDArray
     predicted: NDArray[np.int64]
-    names: Sequence[str]
 
 
 def draw_episodes(episodes: Sequence[EpisodePicture]) -> Figure:
     """Draw tasks side by side, one class a row: support images, then query images framed green or orange (wrong)."""
-    ways = len(episodes[0].names)
+    ways = len(episodes[0].support)
     widths = [e.support.shape[1] + e.query.shape[1] for e in episodes]
     figure = new_figure(max(0.62 * sum(widths) + 0.8, 2.6 * len(episodes)), 0.74 * ways + 0.7)
     panels = figure.subfigures(1, len(episodes), width_ratios=widths, squeeze=False)[0]
@@ -63,9 +61,14 @@ def _framed(axes: Axes, image: NDArray, color: str, width: float) -> None:
         spine.set(color=COLORS[color], linewidth=width)
 
 
-@dataclass(frozen=True)
-class ContributionPicture:
-    """An image and the support images that decided its prediction.
+def draw_contributions(
+    title: str,
+    image: NDArray[np.uint8],
+    support: NDArray[np.uint8],
+    labels: Sequence[str],
+    values: NDArray[np.float64],
+) -> Figure:
+    """Draw an image, its support images in order of strength, and a bar for each: blue attracts, orange repels.
 
     Args:
         title: the answer in words.
@@ -74,28 +77,16 @@ class ContributionPicture:
         labels: what they are.
         values: their signed contributions.
     """
-
-    title: str
-    image: NDArray[np.uint8]
-    support: NDArray[np.uint8]
-    labels: Sequence[str]
-    values: NDArray[np.float64]
-
-
-def draw_contributions(picture: ContributionPicture) -> Figure:
-    """Draw an image, its support images in order of strength, and a bar for each: blue attracts, orange repels."""
-    count = len(picture.values)
+    count = len(values)
     figure = new_figure(1.1 * (count + 1) + 0.4, 2.6)
     grid = figure.subplots(2, count + 1, height_ratios=(3, 2), squeeze=False)
-    _show(grid[0, 0], picture.image, "this image")
+    _show(grid[0, 0], image, "this image")
     grid[1, 0].axis("off")
-    reach = float(np.abs(picture.values).max()) * 1.35 or 1.0
-    for column, (image, label, value) in enumerate(
-        zip(picture.support, picture.labels, picture.values, strict=True), start=1
-    ):
-        _show(grid[0, column], image, label)
+    reach = float(np.abs(values).max()) * 1.35 or 1.0
+    for column, (shown, label, value) in enumerate(zip(support, labels, values, strict=True), start=1):
+        _show(grid[0, column], shown, label)
         _bar(grid[1, column], float(value), reach)
-    figure.suptitle(picture.title, fontsize=9)
+    figure.suptitle(title, fontsize=9)
     return figure
 
 
