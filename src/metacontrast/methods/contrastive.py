@@ -17,7 +17,7 @@ from metacontrast.maml.inner import task_losses
 from metacontrast.maml.outer import Metrics, accuracies
 from metacontrast.model.model import Model, apply_head
 from metacontrast.theory.head_updates import gradient_along
-from metacontrast.theory.losses import check_order, loss_along
+from metacontrast.theory.losses import contrastive_loss
 from metacontrast.theory.task import FeatureTask, split_bias, walk
 from metacontrast.types import Episode, Inner, Params
 
@@ -43,14 +43,12 @@ def contrastive(
     check_method("contrastive", model, ("learned", "zeroed"), inner)
     encoder = {name: t.detach().requires_grad_() for name, t in params.encoder.items()}
     head = model.start(params, episode.support_x, episode.support_y).head
-    dropped = {"drop_interference": drop_interference, "drop_noise": drop_noise}
     with torch.enable_grad():
         support = model.features(encoder, episode.support_x)
         query = model.query_features(encoder, episode.support_x, episode.query_x)
         task = FeatureTask(support, episode.support_y, query, episode.query_y, head)
-        check_order(inner)
         path = walk(task, inner)
-        loss = loss_along(path, task, **dropped)
+        loss = contrastive_loss(task, inner, drop_interference=drop_interference, drop_noise=drop_noise, path=path)
         gradients = torch.autograd.grad(loss, list(encoder.values()), materialize_grads=True)
     gradient = Params(dict(zip(encoder, gradients, strict=True)), gradient_along(path, head))
     return gradient, _metrics(apply_head(split_bias(path.heads[-1], head), query.detach()), episode.query_y, inner)

@@ -33,6 +33,7 @@ def contrastive_loss(
     drop_interference: bool = False,
     drop_noise: bool = False,
     drop_head_curvature: bool = False,
+    path: Trajectory | None = None,
 ) -> Float[Tensor, ""]:
     """Mean over the query set of a loss whose gradient at the features is head-only MAML's.
 
@@ -45,6 +46,7 @@ def contrastive_loss(
         drop_interference: leave out the first term (Fig. 9, "ITF").
         drop_noise: leave -Σ_j q_j s_j + s_u out of the coefficients (Fig. 9, "nCTT").
         drop_head_curvature: leave δ(s) out, which gives Eq. 14 as printed.
+        path: the inner loop where it was walked before; it holds what stands under stop-gradient.
 
     With a zeroed head, η = 2 and φ(q) = φ(s_0), the pull of 1/(1 + e) meets φ(s_0)ᵀφ(q) = 1:
 
@@ -54,46 +56,21 @@ def contrastive_loss(
     >>> contrastive_loss(FeatureTask(torch.eye(2), y, torch.eye(2)[:1], y[:1], zero), Inner(lr=2.0))
     tensor(-0.2689)
     """
-    check_order(inner)
-    return loss_along(
-        walk(task, inner),
-        task,
-        drop_interference=drop_interference,
-        drop_noise=drop_noise,
-        drop_head_curvature=drop_head_curvature,
-    )
-
-
-def check_order(inner: Inner) -> None:
-    """Raise `InputError` for an inner loop that has no contrastive loss."""
     if inner.order == "second" and inner.steps > 1:
         raise InputError(
             f"order='second' has no contrastive loss for {inner.steps} inner steps: use 1 step, "
             "or take the gradient from split_encoder_gradient, exact for any number"
         )
-
-
-def loss_along(
-    path: Trajectory,
-    task: FeatureTask,
-    *,
-    drop_interference: bool = False,
-    drop_noise: bool = False,
-    drop_head_curvature: bool = False,
-) -> Float[Tensor, ""]:
-    """`contrastive_loss` for an inner loop that was walked; `path` holds what stands under stop-gradient."""
+    path = walk(task, inner) if path is None else path
     support, query = append_constant(task.support, task.head), append_constant(task.query, task.head)
     anchors = support if path.order == "second" else path.support
-    loss = path.lr * (_coefficients(path, drop_noise) * (query @ anchors.T)).mean()
+    if drop_noise:
+        c = len(path.support_probs) * zeroed_coefficients(path.query_probs, path.query_y, path.support_y)
+    else:
+        c = contrastive_coefficients(path.query_probs, path.query_y, path.support_probs, path.support_y)
+    loss = path.lr * (c * (query @ anchors.T)).mean()
     if not drop_interference:
         loss = loss + (query_signals(path)[0] * query).sum()
     if path.order == "second" and not drop_head_curvature:
         loss = loss + (support_signals(path)[1] * support).sum()
     return loss
-
-
-def _coefficients(path: Trajectory, drop_noise: bool) -> Float[Tensor, "query support"]:
-    """c(q, s) of the loss, with or without its noise."""
-    if drop_noise:
-        return len(path.support_probs) * zeroed_coefficients(path.query_probs, path.query_y, path.support_y)
-    return contrastive_coefficients(path.query_probs, path.query_y, path.support_probs, path.support_y)
