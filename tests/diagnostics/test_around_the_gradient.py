@@ -9,7 +9,7 @@ import torch
 from explained_tasks import small_model, tasks
 from metacontrast import theory
 from metacontrast.diagnostics.gradient import cyclic_orders, explain, label_order_accuracy, spread
-from metacontrast.diagnostics.task_view import contrasts, preconditioner_spectrum, similarity_maps
+from metacontrast.diagnostics.task_view import contrasts, similarity_maps, spectrum, support_curvature
 from metacontrast.errors import InputError
 from metacontrast.maml.inner import adapt
 from metacontrast.types import Episode, Head, Inner
@@ -23,7 +23,8 @@ def test_the_spectrum_is_that_of_the_whole_matrix(features, bias):
     phi, y = torch.randn(8, features, generator=g, dtype=torch.float64), torch.arange(4).repeat(2)
     head = Head(torch.randn(4, features, generator=g).double(), torch.randn(4, generator=g).double() if bias else None)
     expected = theory.head_preconditioner(theory.FeatureTask(phi, y, phi, y, head), Inner(lr=0.7)).eigenvalues
-    assert torch.allclose(preconditioner_spectrum(phi, head, 0.7), expected, rtol=0, atol=1e-12)
+    found = spectrum(support_curvature(phi, head), features + bias, 0.7)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-12)
 
 
 def test_the_condition_number_is_the_median_of_an_even_count_too():

@@ -33,7 +33,7 @@ from metacontrast.model.head import BUILT_HEADS
 from metacontrast.model.model import Model, apply_head
 from metacontrast.theory import EncoderGradient, contrast, similarity_heatmap
 from metacontrast.theory.decomposition import feature_graph, pull_back, split_along
-from metacontrast.theory.similarity import cosine, means_by_class_pair
+from metacontrast.theory.similarity import map_among
 from metacontrast.theory.task import merge_bias, walk
 from metacontrast.types import Episode, Head, Inner, Params
 
@@ -117,20 +117,6 @@ def _pull_back(features: Tensor, encoder: dict[str, Tensor], signal: Tensor) -> 
     return flatten(pull_back(features, encoder, signal))
 
 
-def preconditioner_spectrum(
-    support: Float[Tensor, "support feature"], head: Head, inner_lr: float
-) -> Float[Tensor, "way extended"]:
-    """Compute the eigenvalues of I − ηH_k for each class k, in ascending order.
-
-    With a bias φ(s) carries a final 1, which is counted in `extended`.
-
-    >>> zero = Head(torch.zeros(2, 3), None)
-    >>> preconditioner_spectrum(2 * torch.eye(3)[:2], zero, inner_lr=0.5)[0]
-    tensor([0.5000, 0.5000, 1.0000])
-    """
-    return spectrum(support_curvature(support, head), support.shape[1] + (head.bias is not None), inner_lr)
-
-
 @torch.no_grad()
 def support_curvature(support: Float[Tensor, "support feature"], head: Head) -> Float[Tensor, "way support support"]:
     """Compute the |S| × |S| matrix of every class whose eigenvalues are those of H_k."""
@@ -143,10 +129,15 @@ def support_curvature(support: Float[Tensor, "support feature"], head: Head) -> 
 def spectrum(
     curvature: Float[Tensor, "*task way support support"], extended: int, inner_lr: float
 ) -> Float[Tensor, "*task way extended"]:
-    """Compute `preconditioner_spectrum` from matrices of many tasks at once: a GPU is waited for once a call.
+    """Compute the eigenvalues of I − ηH_k in ascending order, of many tasks at once: a GPU is waited for once a call.
 
     Args:
-        extended: how many eigenvalues there are, zeros included.
+        curvature: see `support_curvature`.
+        extended: how many eigenvalues there are: the length of a feature, and with a bias one more.
+
+    >>> curvature = support_curvature(2 * torch.eye(3)[:2], Head(torch.zeros(2, 3), None))
+    >>> spectrum(curvature, extended=3, inner_lr=0.5)[0]
+    tensor([0.5000, 0.5000, 1.0000])
     """
     largest = torch.linalg.eigvalsh(curvature).clamp_min(0).flip(-1)[..., :extended]
     rest = largest.new_zeros(*largest.shape[:-1], extended - largest.shape[-1])
@@ -214,16 +205,10 @@ def similarity_maps(
 ) -> Float[Tensor, "map way way"]:
     """Compute the maps in the order of `MAPS`; each of the `ways` classes needs a support and a query sample."""
     across = similarity_heatmap(query, query_y, support, support_y, ways=ways)
-    return torch.stack([across, _among(query, query_y, ways), _among(support, support_y, ways)])
+    return torch.stack([across, map_among(query, query_y, ways), map_among(support, support_y, ways)])
 
 
 def contrasts(maps: Float[Tensor, "map way way"]) -> dict[str, float | None]:
     """Compute mean of the diagonal minus mean of the rest, by name of the map; None where there is no diagonal."""
     values = [contrast(each).item() for each in maps]
     return {name: None if value != value else value for name, value in zip(MAPS, values, strict=True)}
-
-
-def _among(features: Float[Tensor, "image feature"], y: Int[Tensor, " image"], ways: int) -> Float[Tensor, "way way"]:
-    """Compute the map of a set with itself; 0/0 for a class of one sample."""
-    values = cosine(features, features)
-    return means_by_class_pair(values, 1 - torch.eye(len(y), dtype=values.dtype, device=values.device), y, y, ways)

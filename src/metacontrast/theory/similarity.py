@@ -48,11 +48,17 @@ def similarity_heatmap(
         return means_by_class_pair(values, torch.ones_like(values), y, other_y, ways)
     if (other_features, other_y) != (None, None):
         raise InputError("similarity_heatmap needs other_features and other_y together, or neither")
-    values = cosine(features, features)
-    if include_self_pairs:
-        return means_by_class_pair(values, torch.ones_like(values), y, y, ways)
-    check_pairs(y)
-    return means_by_class_pair(values, 1 - torch.eye(len(y), dtype=values.dtype, device=values.device), y, y, ways)
+    if not include_self_pairs:
+        check_pairs(y)
+    return map_among(features, y, ways, include_self_pairs)
+
+
+def map_among(
+    features: Float[Tensor, "image feature"], y: Int[Tensor, " image"], ways: int, include_self_pairs: bool = False
+) -> Float[Tensor, "way way"]:
+    """The map of a set with itself; without self pairs 0/0 for a class of one sample."""
+    values, alone = cosine(features, features), torch.eye(len(y), dtype=features.dtype, device=features.device)
+    return means_by_class_pair(values, torch.ones_like(values) if include_self_pairs else 1 - alone, y, y, ways)
 
 
 def contrast(heatmap: Float[Tensor, "way way"]) -> Float[Tensor, ""]:
