@@ -85,27 +85,17 @@ def task_batch_norm(
 
 def prepare(module: nn.Module, norm: AnyNorm) -> nn.Module:
     """Make the batch norms inside `module`, in place, follow the policy; return it."""
-    if norm != "running":
-        return use_task_statistics(module)
-    check_running_averages(module)
-    return module
-
-
-def use_task_statistics(module: nn.Module) -> nn.Module:
-    """Replace every batch norm inside `module`, in place, by one that keeps no running averages; return it."""
+    if norm == "running":
+        for name, child in module.named_modules():
+            if isinstance(child, TaskBatchNorm) or (isinstance(child, _BATCH_NORMS) and child.running_mean is None):
+                raise InputError(f"norm='running', but {name!r} of the encoder keeps no averages: use norm='inductive'")
+        return module
     converted: dict[nn.Module, TaskBatchNorm] = {}
     for parent in list(module.modules()):
         for name, child in parent._modules.items():
             if isinstance(child, _BATCH_NORMS):
                 parent._modules[name] = converted.setdefault(child, _converted(child))
     return module
-
-
-def check_running_averages(module: nn.Module) -> None:
-    """Raise `InputError` when a batch norm in `module` keeps no running averages."""
-    for name, child in module.named_modules():
-        if isinstance(child, TaskBatchNorm) or (isinstance(child, _BATCH_NORMS) and child.running_mean is None):
-            raise InputError(f"norm='running', but {name!r} of the encoder keeps no averages: use norm='inductive'")
 
 
 def task_buffer_names(module: nn.Module) -> tuple[str, ...]:
