@@ -13,7 +13,6 @@ from types import MappingProxyType
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.data.images import ClassImages
@@ -90,19 +89,6 @@ def measure(
     return found
 
 
-def with_selected(record: Record, selected: Record, order: float, core_seconds: float) -> Record:
-    """Join the record of a run's end with that of the model that validation chose.
-
-    Args:
-        order: what the order of labels moves its accuracy by.
-        core_seconds: the time of an update.
-    """
-    for kind in ("values", "correct"):
-        record[kind] |= {f"selected {name}": value for name, value in selected[kind].items()}
-    record["values"] |= {LABEL_ORDER: round(order, 5), CORE_SECONDS: round(core_seconds, 5)}
-    return record
-
-
 def label_order_spread(run: TrainedRun, test_images: ClassImages, tasks: int, resources: Resources) -> float:
     """Return best minus worst accuracy over cyclic orders of a test task's labels, mean over tasks."""
     model, params = run.model.to(resources.device), run.params_on(resources.device)
@@ -153,8 +139,9 @@ def _similarity(run: TrainedRun, images: ClassImages) -> Record:
         support = run.model.features(run.params.encoder, support_x)
         query = run.model.query_features(run.params.encoder, support_x, query_x)
     maps = similarity_maps(support, support_y, query, query_y, run.config.ways)
-    rounded = {name: _rounded(each) for name, each in zip(MAPS, maps, strict=True)}
-    return {"values": {name: round(value or 0.0, 5) for name, value in contrasts(maps).items()}, "maps": rounded}
+    rounded = [[[round(value, 4) for value in row] for row in each] for each in maps.tolist()]
+    values = {name: round(value or 0.0, 5) for name, value in contrasts(maps).items()}
+    return {"values": values, "maps": dict(zip(MAPS, rounded, strict=True))}
 
 
 def measured_once(values: Mapping[str, float], update: int = 1) -> Record:
@@ -169,10 +156,6 @@ def within_class(record: Record) -> dict[str, float]:
         str(Similarity(name, is_within_class=True)): fmean(row[i] for i, row in enumerate(each))
         for name, each in maps.items()
     }
-
-
-def _rounded(matrix: Tensor) -> list[list[float]]:
-    return [[round(value, 4) for value in row] for row in matrix.tolist()]
 
 
 def encode_counts(counts: Iterable[int]) -> str:

@@ -19,12 +19,13 @@ from metacontrast.data.catalog import dataset_files, load_evaluation_split
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
 from metacontrast.experiments.measurement import (
+    CORE_SECONDS,
+    LABEL_ORDER,
     ORDERED_TASKS,
     UNCOUNTED,
     label_order_spread,
     measure,
     measured_names,
-    with_selected,
 )
 from metacontrast.experiments.runners import RunContext, RunStatus
 from metacontrast.experiments.setting import MeasurementPlan, Setting
@@ -104,10 +105,14 @@ class PlannedRun:
         """Train and measure what is missing."""
         folder = self.folder(context.runs)
         with exclusive(context.runs / f".{folder.name}.lock", f"another process works on {folder}: wait for it"):
-            (*images, tested), resources = _images(self, context.data_root), Resources(context.device)
-            seen = images[0].to(context.device), tested.to(context.device)
+            resources, options = Resources(context.device), self.config.read_options()
+            train, evaluated, tested = (
+                load_split(self.config.dataset, split, context.data_root, options)
+                for split in (self.train_split, self.config.eval_split, "test")
+            )
+            seen = train.to(context.device), tested.to(context.device)
             for update in self.missing(context.runs):
-                if not _train_to(self, update, folder, (images[0], images[1]), resources, should_stop):
+                if not _train_to(self, update, folder, (train, evaluated), resources, should_stop):
                     return RunStatus.STOPPED
                 record = measure(load_run(model_copy(folder, update)), self.plan, *seen, resources)
                 if self.plan.selects and update == self.plan.end:
@@ -118,12 +123,16 @@ class PlannedRun:
     def _with_selected(
         self, record: Record, folder: Path, seen: tuple[ClassImages, ClassImages], resources: Resources
     ) -> Record:
-        """Join the record of the end with that of the chosen model."""
+        """Join the record of the end with that of the model that validation chose, and with the time of an update."""
         best, end = load_run(folder / BEST), self.plan.end
-        tasks = min(ORDERED_TASKS, self.plan.evaluation(end).episodes)
         selected = measure(best, self.plan, *seen, resources, end)
+        for kind in ("values", "correct"):
+            record[kind] |= {f"selected {name}": value for name, value in selected[kind].items()}
+        tasks = min(ORDERED_TASKS, self.plan.evaluation(end).episodes)
         order = label_order_spread(best, seen[1], tasks, resources)
-        return with_selected(record, selected, order, core_seconds(self.config, seen[0], resources))
+        seconds = core_seconds(self.config, seen[0], resources)
+        record["values"] |= {LABEL_ORDER: round(order, 5), CORE_SECONDS: round(seconds, 5)}
+        return record
 
 
 _BOOKKEEPING = {f.name for f in fields(TrainConfig) if f.name.startswith("eval_") or f.name.endswith("_every")}
@@ -190,15 +199,12 @@ def check_data(
         try:
             dataset_files(name, data_root, options)
         except InputError as error:
-            free = [figure.name for figure in figures if name not in _datasets(figure, setting)]
+            used = {each.name: {curve.config.dataset for curve in each.curves(setting)} for each in figures}
+            free = [figure for figure, datasets in used.items() if name not in datasets]
             raise InputError(
                 f"{error}; without {name} there {'is' if len(free) == 1 else 'are'} {', '.join(free) or 'no figures'}, "
                 "and with --scale smoke all"
             ) from error
-
-
-def _datasets(figure: FigureSpec, setting: Setting) -> set[str]:
-    return {curve.config.dataset for curve in figure.curves(setting)}
 
 
 def _train_to(
@@ -239,14 +245,6 @@ def core_seconds(config: TrainConfig, images: ClassImages, resources: Resources)
         step(state, tasks.batch(update_tasks(update, config.meta_batch)))
         taken.append(time.process_time() - started)
     return median(taken[1:])
-
-
-def _images(run: PlannedRun, data_root: Path | None) -> tuple[ClassImages, ClassImages, ClassImages]:
-    """Load what is trained on, what training is evaluated on, and what is measured on."""
-    options = run.config.read_options()
-    splits = (run.train_split, run.config.eval_split, "test")
-    first, second, third = (load_split(run.config.dataset, split, data_root, options) for split in splits)
-    return first, second, third
 
 
 load_split = lru_cache(maxsize=8)(load_evaluation_split)
