@@ -302,12 +302,8 @@ def updates_to_reach(curve: Points, level: float) -> float:
     >>> updates_to_reach({10: 0.25, 20: 0.75}, 0.5)
     15.0
     """
-    points = sorted(curve.items())
-    before, low = points[0]
-    if low >= level:
-        return float(before)
-    for update, value in points[1:]:
-        if value >= level:
-            return before + (update - before) * (level - low) / (value - low)
-        before, low = update, value
-    return math.inf
+    before, there = reached_between(curve, level)
+    if before == 0 or math.isinf(there):
+        return there
+    low, high = curve[int(before)], curve[int(there)]
+    return before + (there - before) * (level - low) / (high - low)
