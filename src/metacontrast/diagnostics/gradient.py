@@ -136,8 +136,10 @@ def explain(
     check_counts(label_orders=label_orders, ordered_tasks=ordered_tasks)
     _check(params, model, inner)
     support_y, query_y = episodes.support_y.cpu(), episodes.query_y.cpu()
-    if not episodes.support_y.is_cpu:
-        _check_labels(support_y, query_y, model.ways)
+    if not episodes.support_y.is_cpu:  # on a CPU the theory checks every task
+        for name, labels in (("support", support_y), ("query", query_y)):
+            for each in labels:
+                check_present(name, each, model.ways)
     orders = cyclic_orders(model.ways, label_orders)
     few = Episode(*(part[:ordered_tasks] for part in episodes))
     with arithmetic("float32", episodes.query_x.device):
@@ -193,13 +195,6 @@ def _spreads(heads: Float[Tensor, "task way extended"]) -> Float[Tensor, " task"
     """Compute the norm of w̃_k − mean_j w̃_j over all rows k; exactly 0 for equal rows."""
     offsets = heads - heads[:, :1]
     return (offsets - offsets.mean(1, keepdim=True)).norm(dim=(1, 2))
-
-
-def _check_labels(support_y: Int[Tensor, "task support"], query_y: Int[Tensor, "task query"], ways: int) -> None:
-    """Check the labels of a batch on a GPU once; on a CPU the theory checks every task."""
-    for name, labels in (("support", support_y), ("query", query_y)):
-        for each in labels:
-            check_present(name, each, ways)
 
 
 def _check(params: Params, model: Model, inner: Inner) -> None:
