@@ -27,7 +27,7 @@ def add_parser(new: Callable[..., Parser]) -> None:
         "trick, sets it to zero.",
     )
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the file")
-    parser.add_argument("--out", type=shared.path, required=True, metavar="DIR", help="run directory to write")
+    parser.add_argument("--out", type=shared.out_folder, required=True, metavar="DIR", help="run directory to write")
     add_some_config_flags(parser, _FLAGS)
     shared.add_json_flag(parser)
 

@@ -54,7 +54,7 @@ def add_parser(new: Callable[..., Parser]) -> None:
     )
     parser.add_argument("--episodes", type=int, default=600, metavar="N", help="test tasks (default: %(default)s)")
     parser.add_argument(
-        "--out", type=shared.path, default=Path("demo-report"), metavar="DIR", help="default: %(default)s"
+        "--out", type=shared.out_folder, default=Path("demo-report"), metavar="DIR", help="default: %(default)s"
     )
     groups = add_config_flags(parser, **_own_defaults(UPDATES))
     shared.add_data_root_flag(groups["data"])

@@ -32,7 +32,7 @@ def add_parser(new: Callable[..., Parser]) -> None:
     parser.add_argument("--split", help="split of the tasks (default: test, or all of another folder)")
     parser.add_argument("--episodes", type=int, default=32, metavar="N", help="tasks (default: %(default)s)")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the tasks (default: the run's own)")
-    parser.add_argument("--out", type=shared.path, metavar="DIR", help="report folder (default: RUN/explain)")
+    parser.add_argument("--out", type=shared.out_folder, metavar="DIR", help="report folder (default: RUN/explain)")
     shared.add_data_root_flag(parser)
     shared.add_compute_flags(parser)
     shared.add_json_flag(parser)

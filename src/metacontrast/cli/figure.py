@@ -91,15 +91,15 @@ def add_parser(new: Callable[..., Parser]) -> None:
     experiment.add_argument("--redraw", action="store_true", help="train nothing; draw and judge the existing records")
     experiment.add_argument("--plan", action="store_true", help="list runs, their cost and the deviations, and exit")
     places = parser.add_argument_group("files")
-    places.add_argument("--out", type=shared.path, metavar="DIR", help="folder of runs (default: a cache folder)")
+    places.add_argument("--out", type=shared.out_folder, metavar="DIR", help="folder of runs (default: a cache folder)")
     places.add_argument(
         "--records",
-        type=shared.path,
+        type=shared.out_folder,
         default=Path("results/figures"),
         metavar="DIR",
         help="folder of records (default: %(default)s)",
     )
-    places.add_argument("--pages", type=shared.path, metavar="DIR", help=_PAGES)
+    places.add_argument("--pages", type=shared.out_folder, metavar="DIR", help=_PAGES)
     shared.add_data_root_flag(places)
     run = parser.add_argument_group("run")
     add_grid_flags(run, "--engine")

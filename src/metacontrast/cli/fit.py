@@ -32,7 +32,7 @@ def add_parser(new: Callable[..., Parser]) -> None:
         ),
     )
     parser.add_argument("folder", type=shared.path, metavar="FOLDER", help="a folder of images for each class in it")
-    parser.add_argument("--out", type=shared.path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--out", type=shared.out_folder, required=True, metavar="DIR", help="folder to write")
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model",

@@ -27,7 +27,7 @@ def add_parser(new: Callable[..., Parser]) -> None:
     parser.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
     parser.add_argument(
         "--out",
-        type=shared.path,
+        type=shared.out_folder,
         default=Path("play-classifiers"),
         metavar="DIR",
         help="where the page's Save writes classifiers (default: %(default)s)",

@@ -51,7 +51,7 @@ def add_parser(new: Callable[..., Parser]) -> None:
     )
     parser.add_argument("--model", metavar="M", help="the encoder, where it is your own code (python:...)")
     parser.add_argument(
-        "--pictures", type=shared.path, metavar="DIR", help="with --explain: a plot of each explanation"
+        "--pictures", type=shared.out_folder, metavar="DIR", help="with --explain: a plot of each explanation"
     )
     add_max_pixels_flag(parser)
     shared.add_device_flag(parser)

@@ -74,6 +74,14 @@ def path(text: str) -> Path:
     return Path(text)
 
 
+def out_folder(text: str) -> Path:
+    """Parse the name of a folder to write to."""
+    return path(text)
+
+
+out_folder.__name__ = "folder"
+
+
 @contextlib.contextmanager
 def resources(args: argparse.Namespace, parts: int) -> Iterator[Resources]:
     """Open threads over parts of an update on a CPU, the rest of the processors inside operators; or choose one GPU.

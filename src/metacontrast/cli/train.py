@@ -49,7 +49,7 @@ def add_parser(new: Callable[..., Parser]) -> None:
             ("show the defaults of a recipe", "metacontrast train --recipe cifar-fs-5w5s-paper --help"),
         ),
     )
-    parser.add_argument("--out", type=shared.path, required=True, metavar="DIR", help="run directory to write")
+    parser.add_argument("--out", type=shared.out_folder, required=True, metavar="DIR", help="run directory to write")
     groups = add_config_flags(parser)
     shared.add_data_root_flag(groups["data"])
     run = groups["run"]
