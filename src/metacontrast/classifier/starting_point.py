@@ -241,11 +241,9 @@ def start_facts(start: StartingPoint, weights_inside: bool) -> dict[str, Any]:
     Args:
         weights_inside: the file holds the weights of an encoder from elsewhere too.
     """
-    temperatures = {"temperatures": dict(start.temperatures)}
-    adaptation = {"adaptation": start.inner.plain_values()}
+    adapts = {"adaptation": start.inner.plain_values(), "temperatures": dict(start.temperatures)}
     if start.run is not None:
-        config = dataclasses.asdict(start.run.config)
-        return adaptation | temperatures | {"updates": start.run.updates, "config": config}
+        return {"updates": start.run.updates, "config": dataclasses.asdict(start.run.config)} | adapts
     assert start.source is not None
     if weights_inside and start.batch_stats == "support":
         raise InputError(
@@ -253,7 +251,7 @@ def start_facts(start: StartingPoint, weights_inside: bool) -> dict[str, Any]:
             "weights_inside"
         )
     about = dataclasses.asdict(start.source) | {"batch_stats": start.batch_stats, "head": start.head}
-    about |= {"images": dataclasses.asdict(start.images)} | adaptation | temperatures
+    about |= {"images": dataclasses.asdict(start.images)} | adapts
     return {"source": about | ({"stored_digest": sources.digest_of(start.encoder)} if weights_inside else {})}
 
 
