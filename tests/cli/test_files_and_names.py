@@ -139,7 +139,7 @@ def test_destinations_are_checked_before_any_work(words, destination, part, plac
         (figure, "_draw"),
     ):
         monkeypatch.setattr(owner, name, work)
-    monkeypatch.setattr("metacontrast.classifier.export._program", work)
+    monkeypatch.setattr("metacontrast.classifier.export.Exported", work)
     before = content(place)
     status, out, err = outcome(words_of(place, *words, destination), capsys)
     assert (status, out, err.count("\n")) == (2, "", 1), err
