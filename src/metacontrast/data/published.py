@@ -93,7 +93,7 @@ def find_source(dataset: str, root: Path, folders: Sequence[str], name: str) -> 
 def check_complete(
     where: str, counts: Mapping[str, int], expected: int, each: int, kinds: tuple[str, str], dataset: str
 ) -> None:
-    """Raise `InputError` unless all classes are there with `each` images; `kinds` names classes and images in the message."""
+    """Raise `InputError` unless all classes have `each` images; `kinds` names classes and images in the message."""
     gaps = [f"{name} has {count}" for name, count in counts.items() if count != each]
     if gaps or len(counts) != expected:
         found = sum(count > 0 for count in counts.values())
