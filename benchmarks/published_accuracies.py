@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from metacontrast import Evaluation, TrainConfig, load_run, train_config
+from metacontrast import Evaluation, TrainConfig, load_run, train_config, with_fields
 from metacontrast.data.catalog import load_evaluation_split
 from metacontrast.experiments.statistics import over_seeds_and_tasks
 from metacontrast.training.evaluate import evaluate_tasks
@@ -32,7 +32,6 @@ from metacontrast.training.run import BEST
 
 PUBLISHED = {"protonet": (0.720, 0.006), "ridge": (0.774, 0.002)}
 """By method: the published accuracy and half its 95 % interval."""
-HEADS = {"protonet": "prototype", "ridge": "ridge"}
 TASKS, TASK_SEED = 1000, 2022
 SETTING = {
     "dataset": "cifar-fs",
@@ -40,8 +39,6 @@ SETTING = {
     "shots": 5,
     "queries": 15,
     "norm": "inductive",
-    "inner_steps": 0,
-    "eval_steps": (0,),
     "meta_batch": 1,
     "updates": 10_000,
     "lr_schedule": "cosine",
@@ -72,7 +69,7 @@ def measured(out: Path, method: str, seed: int) -> dict:
     """Train one seed unless that is done, and measure its accuracy on every test task."""
     torch.set_num_threads(1)
     folder = out / f"{method}-seed-{seed}"
-    train_config(TrainConfig(method=method, head=HEADS[method], seed=seed, **SETTING), folder, resume=True)
+    train_config(with_fields(TrainConfig(), method=method, seed=seed, **SETTING), folder, resume=True)
     run, header = load_run(folder / BEST), read_records(folder / "records.jsonl")[0]
     config = replace(run.config, seed=TASK_SEED)
     tasks = config.test_tasks(load_evaluation_split("cifar-fs", "test", None, config.read_options()))

@@ -4,44 +4,36 @@ The names below are the public interface; modules under `metacontrast` may chang
 when they are first asked for, so that the command line is there at once.
 """
 
-from metacontrast.version import __version__ as __version__
+from metacontrast.version import __version__
 
 TYPE_CHECKING = False  # without importing `typing`, so that `entry` soon has its way of taking Ctrl-C
 if TYPE_CHECKING:
-    from metacontrast import methods as methods, theory as theory
-    from metacontrast.classifier.estimator import FewShotClassifier as FewShotClassifier
-    from metacontrast.classifier.starting_point import StartingPoint as StartingPoint
-    from metacontrast.classifier.support import images_from_dataset as images_from_dataset
-    from metacontrast.data.augment import Augmentation as Augmentation
-    from metacontrast.data.catalog import load_dataset as load_dataset
-    from metacontrast.data.decode import ReadOptions as ReadOptions
-    from metacontrast.data.episodes import BalancedBatches as BalancedBatches, EpisodeSampler as EpisodeSampler
-    from metacontrast.data.image_format import ImageFormat as ImageFormat
-    from metacontrast.data.images import ClassImages as ClassImages, images_from_arrays as images_from_arrays
-    from metacontrast.data.regression import AngleTasks as AngleTasks, SineTasks as SineTasks
-    from metacontrast.diagnostics.gradient import explain as explain
-    from metacontrast.errors import InputError as InputError
-    from metacontrast.maml.engine import Engine as Engine, meta_gradient as meta_gradient
-    from metacontrast.maml.inner import adapt as adapt, learned_rates as learned_rates
-    from metacontrast.maml.outer import Metrics as Metrics
-    from metacontrast.model import encoders as encoders
-    from metacontrast.model.head import zero_head as zero_head
-    from metacontrast.model.model import Model as Model
-    from metacontrast.training.config import TrainConfig as TrainConfig, with_fields as with_fields
-    from metacontrast.training.evaluate import Evaluation as Evaluation, evaluate as evaluate
-    from metacontrast.training.records import scalars as scalars
-    from metacontrast.training.run import load_params as load_params, load_run as load_run
-    from metacontrast.training.train import train as train
-    from metacontrast.training.train_run import train_config as train_config
-    from metacontrast.types import (
-        Episode as Episode,
-        Head as Head,
-        Inner as Inner,
-        Params as Params,
-        from_tensors as from_tensors,
-        map_params as map_params,
-        to_tensors as to_tensors,
-    )
+    from metacontrast import methods, theory
+    from metacontrast.classifier.estimator import FewShotClassifier
+    from metacontrast.classifier.starting_point import StartingPoint
+    from metacontrast.classifier.support import images_from_dataset
+    from metacontrast.data.augment import Augmentation
+    from metacontrast.data.catalog import load_dataset
+    from metacontrast.data.decode import ReadOptions
+    from metacontrast.data.episodes import BalancedBatches, EpisodeSampler
+    from metacontrast.data.image_format import ImageFormat
+    from metacontrast.data.images import ClassImages, images_from_arrays
+    from metacontrast.data.regression import AngleTasks, SineTasks
+    from metacontrast.diagnostics.gradient import explain
+    from metacontrast.errors import InputError
+    from metacontrast.maml.engine import Engine, meta_gradient
+    from metacontrast.maml.inner import adapt, learned_rates
+    from metacontrast.maml.outer import Metrics
+    from metacontrast.model import encoders
+    from metacontrast.model.head import zero_head
+    from metacontrast.model.model import Model
+    from metacontrast.training.config import TrainConfig, with_fields
+    from metacontrast.training.evaluate import Evaluation, evaluate
+    from metacontrast.training.records import scalars
+    from metacontrast.training.run import load_params, load_run
+    from metacontrast.training.train import train
+    from metacontrast.training.train_run import train_config
+    from metacontrast.types import Episode, Head, Inner, Params, from_tensors, map_params, to_tensors
 
 _PUBLIC = {
     # Values
@@ -92,7 +84,50 @@ _PUBLIC = {
 }
 _MODULES = {"encoders": "model.encoders", "methods": "methods", "theory": "theory"}
 
-__all__ = sorted(["__version__", *_PUBLIC, *_MODULES])  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [
+    "AngleTasks",
+    "Augmentation",
+    "BalancedBatches",
+    "ClassImages",
+    "Engine",
+    "Episode",
+    "EpisodeSampler",
+    "Evaluation",
+    "FewShotClassifier",
+    "Head",
+    "ImageFormat",
+    "Inner",
+    "InputError",
+    "Metrics",
+    "Model",
+    "Params",
+    "ReadOptions",
+    "SineTasks",
+    "StartingPoint",
+    "TrainConfig",
+    "__version__",
+    "adapt",
+    "encoders",
+    "evaluate",
+    "explain",
+    "from_tensors",
+    "images_from_arrays",
+    "images_from_dataset",
+    "learned_rates",
+    "load_dataset",
+    "load_params",
+    "load_run",
+    "map_params",
+    "meta_gradient",
+    "methods",
+    "scalars",
+    "theory",
+    "to_tensors",
+    "train",
+    "train_config",
+    "with_fields",
+    "zero_head",
+]
 
 
 def __getattr__(name: str):

@@ -153,7 +153,7 @@ def _held_out(start: StartingPoint, support: Support, folds: int) -> HeldOut | N
 def _best(found: dict[str, HeldOut], favourite: str) -> str:
     """The one with the least cross entropy, unless the favourite cannot be told from it."""
     losses = {}
-    for name, each in found.items():  # image by image, in an order that is the same for every model
+    for name, each in found.items():  # one loss per image; all models have the same images in the same order
         logs = (each.logits.double() / each.temperature).log_softmax(1)
         losses[name] = -each.weights * logs[torch.arange(len(each.y)), each.y]
     best = min(losses, key=lambda name: losses[name].sum().item())

@@ -225,7 +225,7 @@ def predict_each(
     stream: Iterator[tuple[Item, NDArray[np.uint8] | UnreadableImage]],
     explain: "Callable[[Tensor], Explanation] | None" = None,
 ) -> Iterator[Prediction]:
-    """A prediction for every item with its pixels, in order, a batch at a time; one that cannot be read is named."""
+    """Yield one prediction per item, in order; that of an unreadable image says what is wrong. Runs in batches."""
     while batch := list(islice(stream, BATCH)):
         readable = [pixels for _, pixels in batch if isinstance(pixels, np.ndarray)]
         answers = fitted.answer(torch.from_numpy(np.stack(readable))) if readable else None

@@ -7,7 +7,7 @@ import gc
 import importlib
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from metacontrast.cli.parser import Parser
 from metacontrast.cli.terminal import shown_controls, with_flags
@@ -59,11 +59,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     with shown_controls():
         args = argparse.Namespace(flags={})
         try:
-            gc.disable()  # imports make many objects and drop few
-            try:
+            with _without_collection():
                 parser = build_parser(sys.argv[1:] if arguments is None else arguments)
-            finally:
-                gc.enable()
             args = parser.parse_args(arguments)
             status = args.execute(args) or 0
             sys.stdout.flush()
@@ -78,6 +75,18 @@ def run(arguments: Sequence[str] | None = None) -> int:
             _drop_output()
             return _refuse(what_failed(error))
         return status
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Collect no garbage inside the block: imports make many objects and drop few."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _refuse(message: str) -> int:

@@ -146,7 +146,7 @@ def decode(
 
 
 def is_grey(file: Path) -> bool:
-    """Tell from a file's header whether it has no colours, as one has none that cannot be read."""
+    """Tell from the header whether an image is grey; a file that cannot be read counts as grey."""
     try:
         with quiet(), _open(file) as image:
             return image.mode in GREY_MODES

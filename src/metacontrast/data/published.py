@@ -156,6 +156,10 @@ TIMEOUT = 30.0
 BLOCK = 1 << 18
 
 
+class NetworkFailure(Exception):
+    """A failed or broken connection: worth another attempt, unlike a full disk."""
+
+
 def fetch(url: str, path: Path, md5: str | None = None) -> Path:
     """Fetch a file from the network, with progress on standard error.
 
@@ -167,47 +171,68 @@ def fetch(url: str, path: Path, md5: str | None = None) -> Path:
     Raises:
         InputError: three attempts brought no whole answer, the server refused, or the checksum is wrong.
     """
-    if md5 and path.is_file() and _md5(path.read_bytes()) == md5:
+    if md5 and path.is_file() and _file_md5(path) == md5:
         return path
-    content = _download(url, path)
-    if md5 and _md5(content) != md5:
-        raise _by_hand(url, path, f"what came has MD5 {_md5(content)}, expected {md5}")
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            _fetch_once(url, path, md5)
+            break
+        except NetworkFailure as error:
+            if attempt == ATTEMPTS:
+                raise _by_hand(url, path, f"{ATTEMPTS} attempts failed, the last with: {error}") from error
+            time.sleep(PAUSE * attempt)
     return path
 
 
-def _download(url: str, path: Path) -> bytes:
-    """What the address answers, whole; a connection that fails or breaks off is worth another attempt."""
+def _fetch_once(url: str, path: Path, md5: str | None) -> None:
+    with _open(url, path) as answer, atomic_path(path) as temporary:
+        digest = hashlib.md5(usedforsecurity=False)
+        with temporary.open("wb") as file:
+            for block in _blocks(answer, path.name):
+                file.write(block)
+                digest.update(block)
+        if md5 and digest.hexdigest() != md5:
+            raise _by_hand(url, path, f"what came has MD5 {digest.hexdigest()}, expected {md5}")
+
+
+def _open(url: str, path: Path) -> http.client.HTTPResponse:
     request = urllib.request.Request(url, headers={"User-Agent": "metacontrast"})
-    problem = ""
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-                return _read_whole(answer, path.name)
-        except urllib.error.HTTPError as error:
-            with error:
-                raise _by_hand(url, path, f"the server answered {error.code} {error.reason}") from error
-        except (OSError, http.client.HTTPException) as error:
-            problem = str(getattr(error, "reason", error)) or type(error).__name__
-            time.sleep(PAUSE * attempt if attempt < ATTEMPTS else 0)
-    raise _by_hand(url, path, f"{ATTEMPTS} attempts failed, the last with: {problem}")
+    try:
+        return urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        with error:
+            raise _by_hand(url, path, f"the server answered {error.code} {error.reason}") from error
+    except urllib.error.URLError as error:
+        raise NetworkFailure(str(error.reason)) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise NetworkFailure(str(error) or type(error).__name__) from error
 
 
-def _read_whole(answer: http.client.HTTPResponse, name: str) -> bytes:
-    content, announced = bytearray(), answer.length
+def _blocks(answer: http.client.HTTPResponse, name: str) -> Iterator[bytes]:
+    """Yield the answer block by block; `NetworkFailure` when it ends before its announced length."""
+    length = answer.headers.get("Content-Length")
+    announced = int(length) if length else None
+    received = 0
     with tqdm(desc=name, total=announced, unit="B", unit_scale=True) as progress:
-        while block := answer.read(BLOCK):
-            content += block
+        while block := _read(answer):
+            received += len(block)
             progress.update(len(block))
-    if announced not in (None, len(content)):
-        raise OSError(f"the connection broke off after {len(content)} of {announced} bytes")
-    return bytes(content)
+            yield block
+    if announced is not None and received != announced:
+        raise NetworkFailure(f"the connection broke off after {received} of {announced} bytes")
+
+
+def _read(answer: http.client.HTTPResponse) -> bytes:
+    try:
+        return answer.read(BLOCK)
+    except (OSError, http.client.HTTPException) as error:
+        raise NetworkFailure(str(error) or type(error).__name__) from error
 
 
 def _by_hand(url: str, path: Path, problem: str) -> InputError:
     return InputError(f"could not fetch {url}: {problem}; fetch it by hand and put it at {path}")
 
 
-def _md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+def _file_md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -9,9 +9,8 @@ constructors see the file's words.
 import math
 import pickle
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 
@@ -70,16 +69,10 @@ class _Note:
             raise pickle.UnpicklingError("it calls a value")
         # Dictionaries and bytes are filled or used as keys while the file is read; the rest can wait.
         made = _Note(self.meaning, arguments)
-        return made.value() if self.meaning in ("dict", "bytes") else made
+        return _FROM_NOTE[self.meaning](made) if self.meaning in ("dict", "bytes") else made
 
     def __setstate__(self, state: Data) -> None:
         self.state = state
-
-    def value(self) -> Data:
-        """What was asked for; arguments or a state that do not fit raise any error."""
-        if self.arguments is None or self.meaning not in _FROM_NOTE:
-            raise pickle.UnpicklingError(f"it holds a bare {self.meaning}")
-        return _FROM_NOTE[self.meaning](self.state, *self.arguments)
 
 
 class _Reader(pickle.Unpickler):
@@ -92,10 +85,12 @@ class _Reader(pickle.Unpickler):
         return _Note(MEANINGS[module, name])
 
 
-def _value(data: Any) -> Any:
+def _value(data: Data) -> Data:
     """Replace the notes in `data` by values, in containers of any depth."""
     if isinstance(data, _Note):
-        return data.value()
+        if data.arguments is None or data.meaning not in _FROM_NOTE:
+            raise pickle.UnpicklingError(f"it holds a bare {data.meaning}")
+        return _FROM_NOTE[data.meaning](data)
     if isinstance(data, dict):
         return {_value(key): _value(value) for key, value in data.items()}
     if isinstance(data, list | tuple | set | frozenset):
@@ -103,16 +98,24 @@ def _value(data: Any) -> Any:
     return data
 
 
-def _dict(state: Data, *arguments: Data) -> dict[Data, Data]:
-    pairs = [argument for argument in arguments if isinstance(argument, list | dict)]
+def _dict(note: _Note) -> dict[Data, Data]:
+    pairs = [argument for argument in note.arguments or () if isinstance(argument, list | dict)]
     return dict(pairs[0]) if pairs else {}
 
 
-def _bytes(state: Data, text: Data = "", encoding: Data = "latin1") -> bytes:
+def _bytes(note: _Note) -> bytes:
     """Decode bytes as protocols 0 to 2 write them: nothing for none, else text and the name of an encoding."""
+    text, encoding = (*(note.arguments or ()), "", "latin1")[:2]
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError("it holds bytes in an unknown encoding")
     return text.encode("latin1")
+
+
+def _collection(note: _Note) -> Data:
+    (items,) = note.arguments or ([],)
+    if not isinstance(items, list | tuple):
+        raise pickle.UnpicklingError(f"it holds a {note.meaning} of something else than a list")
+    return {"set": set, "list": list}[note.meaning](_value(items))
 
 
 def _dtype(note: Data) -> np.dtype:
@@ -126,29 +129,45 @@ def _dtype(note: Data) -> np.dtype:
     return np.dtype(code).newbyteorder(">" if order == ">" else "<" if order == "<" else "=")
 
 
-def _array(state: Any, *_: Data) -> np.ndarray:
-    _, shape, dtype, is_fortran, values = state
-    return _view(values, dtype, shape, "F" if is_fortran else "C")
+def _array(note: _Note) -> np.ndarray:
+    if not isinstance(note.state, tuple) or len(note.state) != 5:
+        raise pickle.UnpicklingError("it holds an array without its values")
+    _, shape, dtype, is_fortran, values = note.state
+    return _view(values, _dtype(dtype), shape, "F" if is_fortran else "C")
 
 
-def _view(values: Data, dtype: Data, shape: Data, order: Data) -> np.ndarray:
+def _buffer(note: _Note) -> np.ndarray:
+    values, dtype, shape, order = _arguments(note, 4)
+    return _view(values, _dtype(dtype), shape, "F" if order == "F" else "C")
+
+
+def _scalar(note: _Note) -> np.generic:
+    dtype, value = _arguments(note, 2)
+    return _view(value, _dtype(dtype), (1,), "C")[0]
+
+
+def _arguments(note: _Note, number: int) -> tuple[Data, ...]:
+    if note.arguments is None or len(note.arguments) != number:
+        raise pickle.UnpicklingError(f"it holds a malformed {note.meaning}")
+    return note.arguments
+
+
+def _view(values: Data, dtype: np.dtype, shape: Data, order: str) -> np.ndarray:
     """View the bytes of an array as an array; Python 2 wrote them as text."""
     raw = values.encode("latin1") if isinstance(values, str) else values
     if not isinstance(raw, bytes | bytearray) or not isinstance(shape, tuple):
         raise pickle.UnpicklingError("it holds an array of objects")
-    plain = _dtype(dtype)
-    if math.prod(shape) * plain.itemsize != len(raw) or min(shape, default=0) < 0:
+    if math.prod(shape) * dtype.itemsize != len(raw) or min(shape, default=0) < 0:
         raise pickle.UnpicklingError(f"it holds {len(raw)} bytes for an array of shape {shape}")
-    return np.ndarray(shape, plain, buffer=bytes(raw), order="F" if order == "F" else "C")
+    return np.ndarray(shape, dtype, buffer=bytes(raw), order="F" if order == "F" else "C")
 
 
-_FROM_NOTE: dict[str, Callable[..., Data]] = {
+_FROM_NOTE = {
     "array": _array,
-    "buffer": lambda state, values, dtype, shape, order: _view(values, dtype, shape, order),
-    "scalar": lambda state, dtype, value: _view(value, dtype, (1,), "C")[0],
+    "buffer": _buffer,
+    "scalar": _scalar,
     "dict": _dict,
     "bytes": _bytes,
-    "set": lambda state, items=(): set(_value(items)),
-    "list": lambda state, items=(): list(_value(items)),
+    "set": _collection,
+    "list": _collection,
 }
-"""From the state and the arguments of a note to its value."""
