@@ -57,7 +57,8 @@ def measured_names(plan: MeasurementPlan, update: int) -> set[str]:
     bounds = (False, True) if plan.also_bound else (False,)
     names = {name for bound in bounds for name in measured_quantities(plan.evaluation(update), bound)}
     if plan.selects and update == plan.end:
-        names |= {f"selected {name}" for name in names} | {LABEL_ORDER, CORE_SECONDS}
+        selected = names.union(measured_quantities(plan.detailed))
+        names |= {f"selected {name}" for name in selected} | {LABEL_ORDER, CORE_SECONDS}
     return names
 
 
@@ -67,16 +68,16 @@ def measure(
     train_images: ClassImages,
     test_images: ClassImages,
     resources: Resources,
-    update: int | None = None,
+    evaluation: Evaluation | None = None,
 ) -> Record:
     """Measure a kept model: values by name, number of tasks, and the correct queries of every task.
 
     Args:
-        update: number of updates whose measurements are due; None is the number that the run has.
+        evaluation: of the test tasks; None is what the plan has for the run's number of updates.
     """
     if plan.what == "similarity":
         return {"tasks": 1} | _similarity(run, train_images)
-    evaluation = plan.evaluation(run.updates if update is None else update)
+    evaluation = evaluation or plan.evaluation(run.updates)
     inner = run.config.inner()
     inner = inner if plan.scope is None else replace(inner, scope=plan.scope)
     sampler = common_tasks(run, test_images)

@@ -33,6 +33,7 @@ from metacontrast.experiments.spec import Curve, FigureSpec
 from metacontrast.files import exclusive, write_text
 from metacontrast.model.head import BUILT_HEADS
 from metacontrast.training.config import TrainConfig
+from metacontrast.training.evaluate import Evaluation
 from metacontrast.training.records import Record, read_records
 from metacontrast.training.run import BEST, load_run, model_copy, open_run
 from metacontrast.training.step import Resources
@@ -125,9 +126,10 @@ class PlannedRun:
     ) -> Record:
         """Join the record of the end with that of the model that validation chose, and with the time of an update."""
         best, end = load_run(folder / BEST), self.plan.end
-        selected = measure(best, self.plan, *seen, resources, end)
-        for kind in ("values", "correct"):
-            record[kind] |= {f"selected {name}": value for name, value in selected[kind].items()}
+        for evaluation in (self.plan.evaluation(end), self.plan.detailed):
+            selected = measure(best, self.plan, *seen, resources, evaluation)
+            for kind in ("values", "correct"):
+                record[kind] |= {f"selected {name}": value for name, value in selected[kind].items()}
         tasks = min(ORDERED_TASKS, self.plan.evaluation(end).episodes)
         order = label_order_spread(best, seen[1], tasks, resources)
         seconds = core_seconds(self.config, seen[0], resources)
@@ -270,7 +272,11 @@ def estimate_seconds(run: PlannedRun) -> float:
     config, plan = run.config, run.plan
     per_pass = _SECONDS_PER_PASS[config.dataset] * (1.0 if config.encoder == "conv4-released" else _WIDER)
     training = plan.end * config.meta_batch * _training_passes(config)
-    testing = sum(_test_passes(config, plan, update) for update in plan.updates)
+    tests = [plan.evaluation(update) for update in plan.updates]
+    if plan.selects:
+        validation = Evaluation(config.eval_steps, ("kept",), config.eval_episodes)
+        tests += [tests[-1], plan.detailed, *[validation] * (plan.end // config.eval_every)]
+    testing = sum(_test_passes(config, plan, test) for test in tests)
     return per_pass * (training + _SMALL_BATCHES * testing)
 
 
@@ -282,11 +288,10 @@ def _training_passes(config: TrainConfig) -> float:
     return _BACKWARD * images * (_SECOND_ORDER if config.order == "second" else 1.0)
 
 
-def _test_passes(config: TrainConfig, plan: MeasurementPlan, update: int) -> int:
+def _test_passes(config: TrainConfig, plan: MeasurementPlan, tested: Evaluation) -> int:
     if plan.what == "similarity":
         return config.ways * (config.shots + config.queries)
-    tested = plan.evaluation(update)
-    heads = 1 if config.head == "zeroed" else len(plan.heads)
+    heads = 1 if config.head == "zeroed" else len(tested.heads)
     adapting = max(tested.steps) * _BACKWARD * config.shots + len(tested.steps) * config.queries
     per_task = config.ways * (heads * adapting + config.shots + config.queries)
     return tested.episodes * per_task * (2 if plan.also_bound else 1)

@@ -46,7 +46,8 @@ class MeasurementPlan:
         scope: what the inner loop moves at test; none: what it moved at training.
         also_bound: test also on tasks whose labels are bound as in training, which is a fault of the authors' code.
         solvers: what else classifies the un-adapted features at the stages.
-        selects: measure also, at the end, the model that was best on the validation tasks, and the time of an update.
+        selects: test every model from its own head with `steps`, and at the end also the model that was best on the
+            validation tasks, which is tested in the detail of a stage too; and measure the time of an update.
         what: `accuracy` on test tasks, or the `similarity` of the features of the one task that is trained on.
     """
 
@@ -69,11 +70,17 @@ class MeasurementPlan:
         """The run's number of updates."""
         return self.updates[-1]
 
+    @property
+    def detailed(self) -> Evaluation:
+        """Return what is measured at a stage, or of the selected model only."""
+        return Evaluation(self.stage_steps, self.heads, self.stage_tasks, ("nearest-mean", *self.solvers))
+
     def evaluation(self, update: int) -> Evaluation:
         """Return what is measured after `update` outer updates."""
-        if update in STAGES or update == self.end:
-            return Evaluation(self.stage_steps, self.heads, self.stage_tasks, ("nearest-mean", *self.solvers))
-        return Evaluation(self.steps, self.heads, self.tasks)
+        is_stage = update in STAGES or update == self.end
+        if self.selects:
+            return Evaluation(self.steps, ("kept",), self.stage_tasks if is_stage else self.tasks)
+        return self.detailed if is_stage else Evaluation(self.steps, self.heads, self.tasks)
 
 
 @dataclass(frozen=True)

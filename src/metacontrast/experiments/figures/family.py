@@ -17,8 +17,9 @@ from metacontrast.experiments.claims import (
 )
 from metacontrast.experiments.figures.treatments import task_kind
 from metacontrast.experiments.measurement import LABEL_ORDER
-from metacontrast.experiments.setting import BOTH, Family, Setting, base_config, measurement_plan
+from metacontrast.experiments.setting import Family, Setting, base_config, measurement_plan
 from metacontrast.experiments.spec import Curve, FigureSpec, Panel
+from metacontrast.model.solvers import Solver
 from metacontrast.plots.curves import Look
 from metacontrast.training.config import with_fields
 
@@ -81,14 +82,13 @@ def _curve(setting: Setting, family: Family, shots: int, name: str, look: Look, 
     setting = replace(setting, colour="cifar-fs")
     plan = measurement_plan(setting, family, 300, end)
     length = plan.end if setting.scale == "smoke" else end
-    chosen = {"select": True, "eval_split": "val", "eval_every": max(1, plan.end // 10), "updates": length}
-    chosen["eval_episodes"] = 2 if setting.scale == "smoke" else 300
+    chosen = {"select": True, "eval_split": "val", "eval_every": max(1, plan.end // 5), "updates": length}
+    chosen["eval_episodes"] = 2 if setting.scale == "smoke" else 200
     base = base_config(setting, family, shots, encoder="conv4", pool_size=None, relabel=False, **chosen)
     config = with_fields(base, **fields)
     config = replace(config, eval_steps=(config.inner_steps,))
-    own = config.inner_steps
-    plan = replace(plan, steps=(own,), stage_steps=tuple(sorted({own, 1, 5, 10})), heads=BOTH, selects=True)
-    plan = replace(plan, solvers=("nearest-cosine", "ridge", "logistic"))
+    solvers: tuple[Solver, ...] = ("nearest-cosine", "ridge", "logistic")
+    plan = replace(plan, steps=(config.inner_steps,), stage_steps=(1, 5), solvers=solvers, selects=True)
     return Curve(_kind(setting, family, shots), name, look, config, plan, setting.seed_numbers())
 
 
