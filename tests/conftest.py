@@ -8,6 +8,8 @@ from jaxtyping import install_import_hook
 SHAPED = ("classifier", "data", "diagnostics", "experiments.statistics", "maml", "methods", "model", "theory")
 SHAPED += ("training.evaluate", "training.libraries", "types")
 install_import_hook([f"metacontrast.{each}" for each in SHAPED], "beartype.beartype")
+THREADS = os.environ.get("METACONTRAST_TEST_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = THREADS  # for processes that tests start: several threads of each would wait for cores
 os.environ.setdefault("MPLBACKEND", "Agg")
 if data := os.environ.get("METACONTRAST_DATA"):  # tests change the folder
     os.environ["METACONTRAST_DATA"] = str(Path(data).resolve())
@@ -28,14 +30,13 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
-THREADS = int(os.environ.get("METACONTRAST_TEST_THREADS", "1"))
-torch.set_num_threads(THREADS)  # for fixtures of a whole module too
+torch.set_num_threads(int(THREADS))  # for fixtures of a whole module too
 
 
 @pytest.fixture(autouse=True)
 def few_threads():
     """One thread in every operation, or as many as `tests/processors.py` wants."""
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(int(THREADS))
 
 
 @pytest.fixture

@@ -103,12 +103,6 @@ def test_a_floor_batch_of_all_tasks_is_only_for_weights_that_all_tasks_share():
     assert all(c.shared for step in passes(replace(GREY, scope="head"), "second") for c in step.convolutions)
 
 
-@pytest.fixture
-def one_thread_each(monkeypatch):
-    """Several threads on a busy machine wait for one another longer than such small cases take."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
 def script(*lines: str) -> tuple[str, ...]:
     return (sys.executable, "-c", "\n".join(lines))
 
@@ -129,7 +123,7 @@ WRONG = script(
 
 
 @pytest.mark.slow
-def test_engines_are_compared_and_the_wrong_the_dead_and_the_missing_are_named(one_thread_each):
+def test_engines_are_compared_and_the_wrong_the_dead_and_the_missing_are_named():
     chosen = [
         own_engine("ours"),
         Environment(sys.executable, {}, {}).engine("plain"),
@@ -154,7 +148,8 @@ def test_engines_are_compared_and_the_wrong_the_dead_and_the_missing_are_named(o
     assert sum("round" in word for word in said) == 2
 
 
-def test_the_command_prints_rows_says_what_is_missing_and_keeps_records(one_thread_each, tmp_path, monkeypatch, capsys):
+@pytest.mark.slow  # the test above runs what it calls
+def test_the_command_prints_rows_says_what_is_missing_and_keeps_records(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(CASES, "grey", GREY)
     monkeypatch.setitem(engines.PEERS, "higher", Peer("with_higher", "no_such_module_here", "higher"))
     records = tmp_path / "bench.jsonl"

@@ -43,6 +43,7 @@ def small(monkeypatch, tmp_path):
     return tmp_path / "records.jsonl"
 
 
+@pytest.mark.slow  # of a program for developers, whose records are committed
 def test_rows_are_measured_once(small, capsys):
     """Guards what a row holds, and that a second call measures only what is missing or was measured on fewer tasks."""
     photos.main(["--records", str(small), "--tasks", "2"])

@@ -100,7 +100,7 @@ def hub(tmp_path):
 def elsewhere(program: str, address: str, home) -> str:
     """Run a program in a process whose Hub is the stand-in; `huggingface_hub` reads its address when it is imported."""
     own = {"HF_ENDPOINT": address, "HF_HOME": str(home), "HF_TOKEN": "hf_none", "HF_HUB_DISABLE_XET": "1"}
-    own |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "OMP_NUM_THREADS": "1"}
+    own |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", program], env=os.environ | own, capture_output=True, text=True, check=False
     )

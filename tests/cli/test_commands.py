@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import re
 import signal
 import subprocess
@@ -227,10 +226,8 @@ def test_data_commands_know_the_embedded_set(capsys):
 def process(words: list[str]) -> subprocess.Popen:
     """The command in a process that Ctrl-C reaches, also where the tests run in the background and ignore it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "metacontrast", *words],
-        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -151,6 +151,7 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
     assert "shots=19 and queries=15 need 34" in found[bad.key].reason
 
 
+@pytest.mark.slow  # `test_sweeps.py` compares the records of trainings in the same processes
 def test_runs_in_two_processes_give_the_numbers_of_one(tmp_path):
     runs = [planned(seed=seed) for seed in (0, 1)]
     for jobs in (1, 2):

@@ -105,7 +105,7 @@ class Hosts:
         setting = f'mount --bind {self.files} /etc/hosts && hostname {name} && exec "$@"'
         inside = ["ip", "netns", "exec", self.space[name], "unshare", "--uts", "--mount", "sh", "-c", setting, "sh"]
         path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}
+        environment = {**os.environ, "PYTHONPATH": path, **more}
         log = self.files.parent / f"log-{len(self.processes)}"
         with log.open("w") as output:
             process = Process([*inside, *map(str, words)], env=environment, stdout=output, stderr=output)

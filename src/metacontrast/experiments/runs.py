@@ -126,8 +126,8 @@ class PlannedRun:
     ) -> Record:
         """Join the record of the end with that of the model that validation chose, and with the time of an update."""
         best, end = load_run(folder / BEST), self.plan.end
-        for evaluation in (self.plan.evaluation(end), self.plan.detailed):
-            selected = measure(best, self.plan, *seen, resources, evaluation)
+        own = record if best.updates == end else measure(best, self.plan, *seen, resources, self.plan.evaluation(end))
+        for selected in (own, measure(best, self.plan, *seen, resources, self.plan.detailed)):
             for kind in ("values", "correct"):
                 record[kind] |= {f"selected {name}": value for name, value in selected[kind].items()}
         tasks = min(ORDERED_TASKS, self.plan.evaluation(end).episodes)
