@@ -260,6 +260,14 @@ def test_several_bodies_of_evidence_must_agree():
     assert judge_together(both, Table(curves("a", "b"), noise + elsewhere(AHEAD, THERE))).outcome == "supported"
 
 
+def test_a_comparison_of_several_bodies_of_evidence_is_listed_once():
+    """A claim about Omniglot and colour images has its Omniglot comparison with each set of colour images."""
+    colours = [above(kind, "a", "b", ZEROED) for kind in (THERE, NOWHERE)]
+    both = [claim_of(SURE, colour) for colour in colours]
+    verdict = judge_together(both, Table(curves("a", "b"), AHEAD + elsewhere(AHEAD, THERE)))
+    assert [each.comparison for each in verdict.judged] == [SURE, colours[0]]
+
+
 def test_models_that_cover_a_part_of_a_claim_refute_it_but_do_not_support_it():
     """The authors released no models with a zero start, of which the sentence speaks too."""
     theirs = replace(THERE, is_authors=True)

@@ -141,9 +141,14 @@ def judge_together(claims: Sequence[Claim], table: Table) -> Verdict:
         reason = "; ".join(dict.fromkeys(each.reason for each in found if each.outcome == outcome and each.reason))
     tested = [each.p for each in found if each.p is not None]
     p = min(1.0, len(tested) * min(tested)) if tested and outcome != "not testable yet" else None
-    judged = [one for each in found for one in each.judged]
-    decided_by = [one for each in found if each.outcome == outcome for one in each.judged]
+    judged = _each_once(found)
+    decided_by = _each_once([each for each in found if each.outcome == outcome])
     return Verdict(claims[0], judged, outcome, decided_by or judged, reason, p)
+
+
+def _each_once(verdicts: Sequence[Verdict]) -> list[Judged]:
+    """List the judged comparisons, some of which belong to several bodies of evidence."""
+    return list({one.comparison: one for each in verdicts for one in each.judged}.values())
 
 
 def _without_what_is_lacking(verdict: Verdict) -> Verdict:
