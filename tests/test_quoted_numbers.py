@@ -14,6 +14,7 @@ from metacontrast.experiments.figures import find_figures
 from metacontrast.experiments.runs import all_runs, estimate_seconds
 from metacontrast.experiments.setting import Setting
 from metacontrast.experiments.spec import AuthorsCurve
+from metacontrast.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 CASES = ("a", "a0", "b", "b0", "c", "d", "d84")
@@ -155,6 +156,16 @@ def test_accuracies_of_bundled_models_are_those_of_their_cards():
         assert told in rounded
         assert told in text_of("README.md")
         assert told in text_of("docs/classifier.md")
+
+
+def test_the_cost_of_an_update_by_method():
+    """The table's first term, at 3 steps, 5 support and 7 query images, is what estimates of time count."""
+    rows = {name.strip("`"): cost for name, _, cost, *_ in rows_of("docs/methods.md", "method | what it learns")}
+    assert set(rows) == set(METHODS)
+    for name, method in METHODS.items():
+        cost = rows["maml" if rows[name].startswith("as `maml`") else name]
+        term = re.split(r"[;,]| for any", cost)[0].replace("·", "*")
+        assert method.cost(3, 5, 7) == eval(term, {"N": 3, "S": 5, "Q": 7}), name
 
 
 def test_the_cost_of_reproducing_the_whole_paper():

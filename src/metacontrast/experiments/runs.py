@@ -31,7 +31,7 @@ from metacontrast.experiments.runners import RunContext, RunStatus
 from metacontrast.experiments.setting import MeasurementPlan, Setting
 from metacontrast.experiments.spec import Curve, FigureSpec
 from metacontrast.files import exclusive, write_text
-from metacontrast.model.head import BUILT_HEADS
+from metacontrast.methods import METHODS
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Evaluation
 from metacontrast.training.records import Record, read_records
@@ -282,9 +282,7 @@ def estimate_seconds(run: PlannedRun) -> float:
 
 def _training_passes(config: TrainConfig) -> float:
     """Count the cost of one training task in forward passes of one image."""
-    support = 0 if config.method == "contrastive" else max(config.inner_steps, int(config.head in BUILT_HEADS))
-    again = config.inner_steps * (config.shots + config.queries) if config.method == "conml" else 0
-    images = config.ways * (support * config.shots + config.queries + again)
+    images = config.ways * METHODS[config.method].cost(config.inner_steps, config.shots, config.queries)
     return _BACKWARD * images * (_SECOND_ORDER if config.order == "second" else 1.0)
 
 

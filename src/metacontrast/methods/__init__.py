@@ -62,6 +62,8 @@ class Method:
         predicts: the head of a `FewShotClassifier` on its model.
         anneals: whether `inner` changes during training, which then depends on the number of updates.
         explains: whether the theory speaks of its inner loop.
+        cost: how many images of a task pass forwards and backwards in an update of first order, given the number of
+            inner steps, of support images and of query images.
     """
 
     summary: str
@@ -77,14 +79,20 @@ class Method:
     predicts: Literal["adapted", "prototype", "ridge", "logistic", "auto"] = "adapted"
     anneals: bool = False
     explains: bool = True
+    cost: Callable[[int, int, int], int] = lambda steps, support, query: steps * support + query
 
     __post_init__ = check_fields
+
+
+def _images_once(steps: int, support: int, query: int) -> int:
+    """Count every image of a task once, as where there is no inner loop."""
+    return support + query
 
 
 def _without_inner_loop(summary: str, head: HeadKind, **options: Any) -> Method:
     """A method whose `head` answers without inner steps."""
     needs = {"head": (head,), "inner_steps": (0,), **options.pop("needs", {})}
-    return Method(summary, needs=needs, fields={"eval_steps": (0,)}, **options)
+    return Method(summary, needs=needs, fields={"eval_steps": (0,)}, cost=_images_once, **options)
 
 
 def _of_batches(summary: str, head: HeadKind, gradient: TaskGradient, is_classifier: bool) -> Method:
@@ -136,6 +144,7 @@ METHODS: dict[str, Method] = {
         least_steps=1,
         fields={"head": "learned", "optimizer": "sgd", "outer_lr": 1.0, "lr_schedule": "cosine"},
         gradient=reptile,
+        cost=_images_once,
     ),
     "imaml": Method(
         "the implicit gradient at the end of an inner loop that is pulled back to its start (Rajeswaran et al. 2019)",
@@ -154,6 +163,7 @@ METHODS: dict[str, Method] = {
         options=("contrast_weight",),
         gradient=conml,
         tasks_at_once=2,
+        cost=lambda steps, support, query: 2 * steps * support + (steps + 1) * query,
     ),
     "contrastive": Method(
         "the loss without an inner loop that equals MAML where only the head adapts (Kao et al. 2022)",
@@ -165,6 +175,7 @@ METHODS: dict[str, Method] = {
         },
         options=("drop_interference", "drop_noise"),
         gradient=contrastive,
+        cost=_images_once,
     ),
     "supervised": _of_batches(
         "cross entropy on all training classes, then class means (Baseline, Chen et al. 2019)",
