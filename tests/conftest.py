@@ -7,7 +7,7 @@ from jaxtyping import install_import_hook
 
 SHAPED = ("classifier", "data", "diagnostics", "experiments.statistics", "maml", "methods", "model", "theory")
 SHAPED += ("training.evaluate", "training.libraries", "types")
-install_import_hook([f"metacontrast.{each}" for each in SHAPED], "beartype.beartype")
+install_import_hook([f"metacontrast.{each}" for each in SHAPED], "shape_checks.enforced")
 THREADS = os.environ.get("METACONTRAST_TEST_THREADS", "1")
 os.environ["OMP_NUM_THREADS"] = THREADS  # for processes that tests start: several threads of each would wait for cores
 os.environ.setdefault("MPLBACKEND", "Agg")

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from torch import nn
 
 import encoders_plain
@@ -187,3 +188,9 @@ def test_zero_head_keeps_the_encoder_and_takes_any_number_of_ways():
 def test_impossible_models_are_refused(build, message):
     with pytest.raises(InputError, match=message):
         build()
+
+
+def test_shapes_are_enforced_while_testing():
+    """Guards `shape_checks`: features without an axis for images."""
+    with pytest.raises(TypeCheckError):
+        class_means(torch.zeros(3), torch.zeros(3, dtype=torch.int64), 2)
