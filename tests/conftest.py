@@ -16,8 +16,10 @@ if data := os.environ.get("METACONTRAST_DATA"):  # tests change the folder
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 
 from metacontrast.data import image_format, images  # noqa: E402
+from metacontrast.files import write_text  # noqa: E402
 from metacontrast.model.model import Model  # noqa: E402
 from metacontrast.plots import _RC  # noqa: E402
 from metacontrast.types import map_params  # noqa: E402
@@ -66,6 +68,17 @@ def outlined_letters():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(_RC, "pdf.fonttype", 3)
         yield
+
+
+@pytest.fixture
+def undrawn_explanations(monkeypatch):
+    """Empty files in place of the pictures of `explain`, which take most of its time; `test_explain.py` draws them."""
+
+    def save_nothing(figure: Figure, path: Path) -> Path:
+        write_text(path, "")
+        return path
+
+    monkeypatch.setattr("metacontrast.report.report.save_figure", save_nothing)
 
 
 @pytest.fixture(scope="session")

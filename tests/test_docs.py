@@ -20,7 +20,6 @@ from metacontrast import FewShotClassifier
 from metacontrast.classifier.export import export
 from metacontrast.cli.main import build_parser, run
 from metacontrast.experiments.figures import FIGURES
-from metacontrast.files import write_text
 from metacontrast.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -39,19 +38,9 @@ NOT_HERE = ("mini-imagenet", "data get", "--runner ray", "--authors-models")
 REAL = re.compile(r"(omniglot|cifar-fs)(?!-conv4)")
 
 
-def save_nothing(figure, path: Path) -> Path:
-    """An empty file in place of the picture."""
-    write_text(path, "")
-    return path
-
-
 @pytest.fixture
-def own_images(tmp_path, monkeypatch) -> Path:
-    """A folder with what the pages take for granted: labelled and new images, models, an exported classifier.
-
-    The pictures of `explain` are laid out but not drawn, as `tests/test_explain.py` and the README's commands do.
-    """
-    monkeypatch.setattr("metacontrast.report.report.save_figure", save_nothing)
+def own_images(tmp_path, monkeypatch, undrawn_explanations) -> Path:
+    """A folder with what the pages take for granted: labelled and new images, models, an exported classifier."""
     monkeypatch.chdir(tmp_path)
     write_folder(tmp_path / "my-images", *grey_images())
     write_folder(tmp_path / "labelled-images", *grey_images(seed=2))

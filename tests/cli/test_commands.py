@@ -197,6 +197,7 @@ def test_other_heads_train_and_evaluate(head, folder, tmp_path, capsys):
     assert last_json(capsys.readouterr().out)["results"][0]["norm"] == "inductive"
 
 
+@pytest.mark.usefixtures("undrawn_explanations")
 def test_demo_writes_a_report_and_trains_nothing_twice(folder, tmp_path, capsys, monkeypatch):
     words = ["demo", "--dataset", f"folder:{folder}", "--updates", "2", "--episodes", "3", "--queries", "4"]
     words = [*words, "--filters", "8", "--image-size", "28", "--out", str(tmp_path / "report"), "--json"]
@@ -290,6 +291,7 @@ def test_ctrl_c_saves_and_exits_with_130(folder, uninterrupted, tmp_path):
     assert_same_run(out, uninterrupted)
 
 
+@pytest.mark.slow
 def test_the_allocator_does_not_change_the_result(folder, uninterrupted, tmp_path, monkeypatch):
     """Where freed memory goes is no business of the numbers."""
     monkeypatch.setenv("METACONTRAST_ALLOCATOR", "system")

@@ -126,6 +126,7 @@ def test_nothing_is_written_without_the_cache_nor_ever_beside_the_data(folder, c
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.slow  # the command does it in `test_commands.py`
 def test_checking_reports_every_split_and_its_digest():
     report = check_dataset("glyphs")
     assert list(report["splits"]) == ["train", "val", "test"]

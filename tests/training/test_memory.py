@@ -57,20 +57,25 @@ def test_work_is_broken_off_where_it_outgrows_what_is_allowed():
     assert reached == [1]
 
 
-@pytest.mark.parametrize("resources", [LOOP, VMAP], ids=["loop", "vmap"])
+CHANGES = (
+    {},
+    {"inner_steps": 6},
+    {"inner_scope": "head"},
+    {"inner_scope": "encoder"},
+    {"norm": "inductive"},
+    {"optimizer": "sgd", "meta_batch": 6},
+    {"head": "prototype"},
+)
+
+
 @pytest.mark.parametrize("order", ["first", "second"])
 @pytest.mark.parametrize(
-    "changed",
-    [
-        {},
-        {"inner_steps": 6},
-        {"inner_scope": "head"},
-        {"inner_scope": "encoder"},
-        {"norm": "inductive"},
-        {"optimizer": "sgd", "meta_batch": 6},
-        {"head": "prototype"},
+    ("changed", "resources"),
+    [pytest.param(changed, LOOP, id=f"{changed}-loop") for changed in CHANGES]
+    + [
+        pytest.param(changed, VMAP, id=f"{changed}-vmap", marks=[pytest.mark.slow] if changed else [])
+        for changed in CHANGES
     ],
-    ids=str,
 )
 def test_the_need_is_what_an_updates_tensors_hold(changed, order, resources, monkeypatch):
     """Images, parameters and moments included: never less than counted in full, and at most 1.4 times as much."""
