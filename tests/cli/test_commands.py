@@ -197,7 +197,6 @@ def test_other_heads_train_and_evaluate(head, folder, tmp_path, capsys):
     assert last_json(capsys.readouterr().out)["results"][0]["norm"] == "inductive"
 
 
-@pytest.mark.usefixtures("undrawn_explanations")
 def test_demo_writes_a_report_and_trains_nothing_twice(folder, tmp_path, capsys, monkeypatch):
     words = ["demo", "--dataset", f"folder:{folder}", "--updates", "2", "--episodes", "3", "--queries", "4"]
     words = [*words, "--filters", "8", "--image-size", "28", "--out", str(tmp_path / "report"), "--json"]

@@ -130,7 +130,7 @@ class PlannedRun:
         for selected in (own, measure(best, self.plan, *seen, resources, self.plan.detailed)):
             for kind in ("values", "correct"):
                 record[kind] |= {f"selected {name}": value for name, value in selected[kind].items()}
-        tasks = min(ORDERED_TASKS, self.plan.evaluation(end).episodes)
+        tasks = min(ORDERED_TASKS, self.plan.stage_tasks)
         order = label_order_spread(best, seen[1], tasks, resources)
         seconds = core_seconds(self.config, seen[0], resources)
         record["values"] |= {LABEL_ORDER: round(order, 5), CORE_SECONDS: round(seconds, 5)}
