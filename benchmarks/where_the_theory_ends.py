@@ -65,15 +65,18 @@ CASES = {
     "encoder adapts, 1 step, second order": whole_network("second", 1),
     "encoder adapts, 2 steps, first order": whole_network("first", 2),
     "encoder adapts, 2 steps, second order": whole_network("second", 2),
-    "one-step form against 2 steps of second order": lambda p, e: (
+    "only the head adapts, 2 steps, second order, predicted by the formula for one step": lambda p, e: (
         split(p, e, "second", 1),
         actual(p, e, "head", "second", 2),
     ),
-    "first order in place of second, 1 step": lambda p, e: (
+    "only the head adapts, 1 step, second order, predicted by the formula for first order": lambda p, e: (
         split(p, e, "first", 1),
         actual(p, e, "head", "second", 1),
     ),
-    "(14) as printed, 1 step": lambda p, e: (as_printed(p, e), actual(p, e, "head", "second", 1)),
+    "only the head adapts, 1 step, second order, predicted by (14) as printed": lambda p, e: (
+        as_printed(p, e),
+        actual(p, e, "head", "second", 1),
+    ),
 }
 
 

@@ -133,7 +133,7 @@ def make_plan(
     """The plan that the classifier's parameters ask for; None stands for what the model was trained with.
 
     Args:
-        baseline: an alias of `head`: `prototype`, or `auto` for whichever of `adapted` and `prototype` does better.
+        baseline: an alias of `head`: `prototype`, `auto`, or `none` for `adapted`.
         default_head: the head where neither `head` nor a parameter of the inner loop is given.
         fallback: what `auto` is where no image can be held out.
     """

@@ -55,8 +55,9 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
             `StartingPoint`.
         weights: a file of safetensors for such a named encoder, in place of its own weights.
         head: `adapted` by inner steps, `prototype` (nearest-centroid), `ridge`, `logistic`, or `auto`, the one
-            with the least cross entropy in cross-validation; None is `auto` with `model="auto"`, else the model's own:
-            `adapted` for meta-trained models, `auto` for frozen encoders.
+            with the least cross entropy in cross-validation. None is `adapted` if `steps`, `lr`, `scope` or
+            `random_head` is given; else `auto` with `model="auto"` and for frozen encoders, and what its method trained
+            for a meta-trained model.
         steps: inner steps; None is what the model was trained with, `auto` chooses steps and step size by
             cross-validation on the support images.
         lr: inner step size; None is what the model was trained with.

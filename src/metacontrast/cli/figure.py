@@ -39,7 +39,7 @@ def add_parser(new: Callable[..., Parser]) -> None:
         "the paper's claims. A stopped command continues when it is given again. Figures: " + ", ".join(FIGURES) + ".",
         common=("scale", "until", "seeds", "claims", "redraw", "plan", "jobs", "device", "out", "data_root", "json"),
         examples=(
-            ("check that every figure runs", "metacontrast figure all --scale smoke"),
+            ("check that the paper's figures run", "metacontrast figure all --scale smoke"),
             ("what a figure costs", "metacontrast figure initialization-and-zeroing --plan"),
             (
                 "the runs of the page's first claim, 600 updates on 5 seeds",

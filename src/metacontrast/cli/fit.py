@@ -50,7 +50,8 @@ def add_parser(new: Callable[..., Parser]) -> None:
         "--head",
         choices=("adapted", "prototype", "ridge", "logistic", "auto"),
         help="adapted: inner steps; prototype: nearest centroid; ridge; logistic regression; auto: the best in "
-        "cross-validation (default: auto with --model auto, else the model's own)",
+        "cross-validation (default: adapted if --steps, --lr or --scope is given; else auto with --model auto, or the "
+        "model's own)",
     )
     head.add_argument("--steps", type=_steps, metavar="N", help="inner steps, or auto (default: the model's own)")
     head.add_argument("--lr", type=float, metavar="X", help="inner step size (default: the model's own)")

@@ -226,8 +226,8 @@ def learned_rates(
     """The same parameters with inner learning rates that are learned, all `inner.lr` at the start.
 
     Args:
-        per: one rate for every `tensor` (layer), or one for every single `parameter` (Meta-SGD); rows of a head that
-            stand for whatever class a task has share theirs.
+        per: one rate for every `tensor`, weights and biases apart, or one for every single `parameter` (Meta-SGD); rows
+            of a head that stand for whatever class a task has share theirs.
         steps: number of steps with their own rates; later steps use the last one. None: `inner.steps`.
 
     Returns:
