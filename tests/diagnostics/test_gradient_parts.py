@@ -1,5 +1,6 @@
 """The real outer gradient as a sum of the theory's parts and a remainder: what each number must be."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -11,6 +12,7 @@ from metacontrast.diagnostics.gradient import explain
 from metacontrast.diagnostics.task_view import REMAINDER, describe_parts, flatten
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import meta_gradient, unstack
+from metacontrast.model.model import Model
 from metacontrast.types import Inner
 
 # Rounding of float64 sums over a few thousand entries.
@@ -186,3 +188,8 @@ def test_bad_input_is_one_line():
         with pytest.raises(InputError, match=message) as caught:
             explain(model, *arguments)
         assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"are not \(task, image\)"):
+        explain(model, params, type(good)(*(t[0] for t in good)), inner)
+    frozen = Model(copy.deepcopy(model.encoder).requires_grad_(False), model.ways, model.feature_size)
+    with pytest.raises(InputError, match="the encoder is frozen, and what is explained is its gradient"):
+        explain(frozen, params._replace(encoder={}), good, inner)

@@ -123,7 +123,7 @@ def layers() -> list[nn.Module]:
 
 def blocks_of(module: nn.Module) -> int:
     assert isinstance(module, FusedSequential)
-    return len(module._blocks)
+    return len(module.blocks)
 
 
 def test_layers_keep_their_names_and_their_order():
@@ -138,9 +138,21 @@ def test_layers_keep_their_names_and_their_order():
     assert blocks_of(fused[0]) == 1
 
 
+class Squared(nn.ReLU):
+    def forward(self, input):
+        return super().forward(input).square()
+
+
+class Averaged(nn.MaxPool2d):
+    def forward(self, input):
+        return F.avg_pool2d(input, 2)
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
+        ((1, Squared()), 3),
+        ((3, Averaged(2)), 2),
         ((3, nn.AvgPool2d(2)), 2),
         ((3, nn.MaxPool2d(3)), 2),
         ((3, nn.MaxPool2d(2, ceil_mode=True)), 2),
@@ -157,6 +169,15 @@ def test_what_blocks_do_not_know_runs_by_itself(change, expected):
     plain, x = nn.Sequential(*parts).double(), torch.rand(4, 1, 12, 12, dtype=torch.float64)
     wanted = plain(x)
     assert blocks_of(fuse(plain)) == expected
+    torch.testing.assert_close(fuse(plain)(x), wanted, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_a_layer_with_a_forward_of_its_own_is_called(place):
+    plain, x = nn.Sequential(*layers()).double(), torch.rand(4, 1, 12, 12, dtype=torch.float64)
+    before = plain[place].forward
+    plain[place].forward = lambda given: 3 + before(given).square()
+    wanted = plain(x)
     torch.testing.assert_close(fuse(plain)(x), wanted, rtol=TOLERANCE, atol=TOLERANCE)
 
 

@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import reference
 from metacontrast.errors import InputError
-from metacontrast.maml.engine import meta_gradient
+from metacontrast.maml.engine import Engine, meta_gradient
 from metacontrast.maml.inner import adapt
 from metacontrast.model.encoders import build_encoder
 from metacontrast.model.model import Model
@@ -165,6 +166,48 @@ def test_a_batch_norm_that_does_more_is_refused_or_kept():
     assert torch.allclose(model.features(model.init(generator()).encoder, x), own(x), atol=1e-12)
 
 
+class OwnNorm(nn.modules.batchnorm._BatchNorm):
+    """A batch norm for inputs of any shape."""
+
+    def _check_input_dim(self, input):
+        """Take all."""
+
+
+@pytest.mark.parametrize("own", [nn.BatchNorm1d(4), OwnNorm(4), nn.Sequential(nn.Identity(), OwnNorm(4))])
+def test_a_batch_norm_of_any_class_and_place_takes_the_tasks_statistics(own):
+    x = 3 + 2 * torch.randn(6, 4, generator=generator(), dtype=torch.float64)
+    model = Model(own.double(), WAYS, feature_size=4)
+    wanted = (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt()
+    assert torch.allclose(model.features(model.init(generator()).encoder, x), wanted, atol=1e-12)
+
+
+class Exponential(nn.Module):
+    def forward(self, weight):
+        return weight.exp()
+
+
+@pytest.mark.parametrize("change", ["hook", "parametrization", "forward"])
+def test_a_batch_norm_with_additions_is_refused_rather_than_stripped(change):
+    norm = nn.BatchNorm2d(1)
+    if change == "hook":
+        norm.register_forward_hook(lambda module, given, found: 3 * found)
+    elif change == "parametrization":
+        nn.utils.parametrize.register_parametrization(norm, "weight", Exponential())
+    else:
+        norm.forward = torch.tanh
+    with pytest.raises(InputError, match="a batch norm with hooks, a parametrization or a forward of its own"):
+        Model(nn.Sequential(norm, nn.Flatten()), WAYS, feature_size=64)
+
+
+def test_a_batch_norm_without_any_tensor_has_the_encoders_dtype():
+    own = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, affine=False, track_running_stats=False)).double()
+    x = torch.randn(6, 4, generator=generator(), dtype=torch.float64)
+    for fused in (True, False):
+        model = Model(own, WAYS, feature_size=4, fused=fused)
+        found = model.features(model.init(generator()).encoder, x)
+        assert torch.allclose(found, own.train()(x), atol=1e-12)
+
+
 def test_a_batch_norm_without_weights_gets_none_to_learn():
     own = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, affine=False), nn.Flatten()).double()
     model = Model(own, WAYS, feature_size=72)
@@ -238,6 +281,100 @@ def test_prototypes_need_every_class():
     model = Model(Residual(), WAYS, feature_size=16, head="prototype")
     with pytest.raises(InputError, match="lacks some of its 3 classes"):
         meta_gradient(model, model.init(generator()), wrong_labels(lambda y: y.clamp(max=1)), Inner())
+
+
+def test_what_is_frozen_in_a_built_in_encoder_stays_when_parameters_are_drawn():
+    """In every thread and under every policy."""
+    images = torch.rand(6, 1, 28, 28, generator=generator())
+    model = Model(build_encoder("conv4", (1, 28, 28), 4).requires_grad_(False), WAYS)
+    before = model.features({}, images)
+    model.init(generator(5))
+    with ThreadPoolExecutor(1) as executor:
+        elsewhere = executor.submit(model.features, {}, images).result()
+    copied = model.with_norm("inductive").features({}, images)
+    assert torch.equal(before, elsewhere)
+    assert torch.equal(before, copied)
+
+
+class Counting(nn.Module):
+    """An encoder that subtracts an average, which it keeps in evaluation mode too."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("average", torch.zeros(64, dtype=torch.float64))
+
+    def forward(self, x):
+        features = x.flatten(1)
+        self.average.mul_(0.9).add_(features.mean(0))
+        return features - self.average
+
+
+def test_what_an_encoder_changes_in_itself_does_not_reach_the_next_call():
+    model, x = Model(Counting(), WAYS, feature_size=64), tasks(1).support_x[0]
+    assert torch.equal(model.features({}, x), model.features({}, x))
+
+
+@pytest.mark.parametrize("change", [lambda e: dict(list(e.items())[1:]), lambda e: e | {"more": torch.ones(1)}])
+def test_parameters_that_are_not_the_models_are_refused(change):
+    model, episodes = Model(Residual().double(), WAYS, feature_size=16), tasks(2)
+    params = model.init(generator())
+    params = params._replace(encoder=change(params.encoder))
+    for use in (
+        lambda: meta_gradient(model, params, episodes, Inner()),
+        lambda: adapt(model, params, episodes.support_x[0], episodes.support_y[0], Inner()),
+    ):
+        with pytest.raises(InputError, match=r"the parameters (lack the encoder's|have a tensor that) .*model\.init"):
+            use()
+
+
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(5))
+
+
+def scripted():
+    return nn.Sequential(nn.Flatten(), torch.jit.script(nn.Linear(64, 5)))
+
+
+def weight_normed():
+    return nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(64, 5)))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lazy, "call it once"),
+        (scripted, "give its Python module"),
+        (weight_normed, "in place of the older weight_norm"),
+    ],
+)
+def test_an_encoder_that_cannot_be_called_with_other_parameters_says_what_to_do(build, message):
+    with pytest.raises(InputError, match=message) as error:
+        Model(build(), WAYS, feature_size=5)
+    assert "\n" not in str(error.value)
+
+
+def test_one_task_without_its_axis_and_inference_mode_are_one_line():
+    model, episodes = Model(Residual().double(), WAYS, feature_size=16), tasks(2)
+    params, one = model.init(generator()), Episode(*(t[0] for t in episodes))
+    with pytest.raises(InputError, match=r"support labels of shape \(6,\) are not \(task, image\)"):
+        meta_gradient(model, params, one, Inner())
+    with torch.inference_mode(), pytest.raises(InputError, match=r"use torch\.no_grad"):
+        adapt(model, params, one.support_x, one.support_y, Inner())
+    with pytest.raises(InputError, match="give one for each image"):
+        adapt(model, params, one.support_x, one.support_y, Inner(), torch.ones(2).double())
+
+
+def test_a_layer_with_two_places_is_in_blocks_only_if_both_are():
+    """A convolution before a batch norm, and before tanh: the tasks pass one by one, in every engine alike."""
+    torch.manual_seed(0)
+    shared = nn.Conv2d(1, 1, 3, padding=1)
+    own = nn.Sequential(nn.Sequential(shared, nn.BatchNorm2d(1), nn.ReLU()), nn.Sequential(shared, nn.Tanh()))
+    model = Model(nn.Sequential(own, nn.Flatten()).double(), WAYS, feature_size=64)
+    params, inner = model.init(generator()), Inner(2, 0.1, order="second")
+    found = [meta_gradient(model, params, tasks(2), inner, engine=Engine(name))[0] for name in ("loop", "vmap")]
+    for a, b in zip(*map(to_tensors, found), strict=True):
+        assert torch.allclose(a, b, rtol=1e-12, atol=1e-13)
 
 
 def test_a_frozen_encoder_that_leaves_nothing_to_do_says_so():

@@ -151,3 +151,7 @@ def test_what_no_head_is_built_from_is_refused():
     with pytest.raises(InputError, match="labels run from 0 to 3, but 2 classes"):
         build_task(support, t, query, u, "ridge", ways=2)
     assert torch.isfinite(concatenate(split_built_gradient(support, t, query, u, "ridge", ways=9)))[0]
+    with pytest.raises(InputError, match=r"penalty=0\.0, but it must be above 0"):
+        build_task(support, t, query, u, "ridge", ways=WAYS, penalty=0.0)
+    with pytest.raises(InputError, match="the features of a class sum to zero, which has no angle"):
+        build_task(support * (t > 0)[:, None], t, query, u, "cosine", ways=WAYS)

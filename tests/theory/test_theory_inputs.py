@@ -35,6 +35,7 @@ bad_tasks = {
         Head(head.weight[:, 1:], head.bias),
     ),
     r"head bias \(4,\) does not fit 5 classes": (support, t, query, u, Head(head.weight, head.bias[1:])),
+    "labels are torch.float32, but classes are whole numbers": (support, t + 0.9, query, u, head),
     r"values \(10, 7, 1\)": (support[..., None], t, query, u, head),
     r"values \(0, 7\)": (support, t, query[:0], u[:0], head),
 }

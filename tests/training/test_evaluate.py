@@ -101,6 +101,12 @@ def test_a_zeroed_head_is_evaluated_at_any_number_of_ways_and_a_kept_one_is_not(
         evaluate(MODEL, PARAMS, wider, INNER, Evaluation((1,), ("kept",), 4))
 
 
+def test_tasks_of_several_sizes_have_no_one_accuracy():
+    for sizes in ({"least_ways": 2}, {"least_shots": 1, "shots": 2}):
+        with pytest.raises(InputError, match="several sizes, and an accuracy is of one"):
+            evaluate(MODEL, PARAMS, replace(TASKS, **sizes), INNER, Evaluation((1,), episodes=4))
+
+
 def test_threads_do_not_change_the_result():
     """Each task is one program of one operator thread, in the pool as outside of it."""
     torch.set_num_threads(1)

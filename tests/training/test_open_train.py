@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LambdaLR
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    ExponentialLR,
+    LambdaLR,
+    MultiStepLR,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+)
 
 from classifier_kit import grey_images, write_folder
 from metacontrast.cli.main import run as command
@@ -19,11 +27,12 @@ from metacontrast.errors import InputError
 from metacontrast.maml.engine import meta_gradient
 from metacontrast.maml.inner import learned_rates
 from metacontrast.maml.outer import loss_gradient
-from metacontrast.methods import conml
+from metacontrast.methods import conml, contrastive
 from metacontrast.model.model import Model
+from metacontrast.training.checkpoint import TrainState, load
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import read_records
-from metacontrast.training.run import load_params, load_run
+from metacontrast.training.run import RunDirectory, load_params, load_run
 from metacontrast.training.train import train
 from metacontrast.training.train_run import initial_state
 from metacontrast.types import Episode, Inner, map_params, to_tensors
@@ -120,7 +129,16 @@ def test_an_inner_loop_may_change_on_the_way():
     assert_same(params, by_hand(model, start(model), 4, OPTIMIZERS["sgd"], inner=inner))
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+MORE_SCHEDULES = {
+    "steps": lambda optimizer: MultiStepLR(optimizer, [1, 4], gamma=0.1),
+    "one cycle, which moves betas too": lambda optimizer: OneCycleLR(optimizer, 0.1, 8),
+    "one after the other": lambda optimizer: SequentialLR(
+        optimizer, [ExponentialLR(optimizer, 0.9), MultiStepLR(optimizer, [1], gamma=0.1)], [3]
+    ),
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES | MORE_SCHEDULES)
 def test_a_stopped_training_goes_on_bit_for_bit(schedule, tmp_path):
     """Learned rates, moments and schedule included, whether stopped by `on_update` or by a lower number of updates."""
     model = a_model("zeroed")
@@ -128,7 +146,7 @@ def test_a_stopped_training_goes_on_bit_for_bit(schedule, tmp_path):
     options = {
         "meta_batch": 2,
         "optimizer": OPTIMIZERS["adamw"],
-        "schedule": SCHEDULES[schedule],
+        "schedule": (SCHEDULES | MORE_SCHEDULES)[schedule],
         "params": first,
         "checkpoint_every": 2,
     }
@@ -138,6 +156,86 @@ def test_a_stopped_training_goes_on_bit_for_bit(schedule, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(to_tensors(whole), to_tensors(resumed), strict=True))
     loaded = load_params(tmp_path / "run", first)
     assert all(torch.equal(a, b) for a, b in zip(to_tensors(whole), to_tensors(loaded), strict=True))
+
+
+class Slowing(torch.optim.Optimizer):
+    """Steps that become shorter by a number beside the tensors, and by one of the group."""
+
+    def __init__(self, tensors, lr=0.1):
+        super().__init__(tensors, {"lr": lr, "done": 0})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["done"] += 1
+            for tensor in group["params"]:
+                state = self.state[tensor]
+                state["count"] = state.get("count", 0) + 1
+                tensor.sub_(tensor.grad * group["lr"] / (state["count"] + group["done"]))
+
+
+def test_what_an_optimizer_holds_beside_tensors_goes_on(tmp_path):
+    model = a_model()
+    options = {"meta_batch": 2, "optimizer": Slowing, "params": start(model), "out": tmp_path / "run"}
+    train(model, DoubleTasks(), INNER, updates=2, **options)
+    resumed = train(model, DoubleTasks(), INNER, updates=4, resume=True, **options)
+    whole = train(model, DoubleTasks(), INNER, updates=4, **options | {"out": None})
+    assert all(torch.equal(a, b) for a, b in zip(to_tensors(whole), to_tensors(resumed), strict=True))
+    with pytest.raises(InputError, match="of a training with another optimizer or schedule"):
+        train(model, DoubleTasks(), INNER, updates=5, resume=True, **options | {"optimizer": OPTIMIZERS["sgd"]})
+    with pytest.raises(InputError, match="holds a training of 4 updates, more than updates=3"):
+        train(model, DoubleTasks(), INNER, updates=3, resume=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clip_norm": -1.0}, "clip_norm=-1.0, but it must be above 0"),
+        ({"checkpoint_every": 0}, "checkpoint_every=0, but it must be 1 or more"),
+        ({"optimizer": torch.optim.LBFGS}, "LBFGS needs a loss to compute again at every step"),
+        ({"schedule": ReduceLROnPlateau}, "ReduceLROnPlateau needs an accuracy at every step"),
+    ],
+)
+def test_options_that_no_update_can_follow_are_refused_in_one_line(options, message):
+    with pytest.raises(InputError, match=message) as error:
+        train(a_model(), TASKS, INNER, updates=1, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_a_zeroed_head_takes_no_part_in_clipping():
+    """By its loss without an inner loop the head has a gradient, by the inner loop none; the encoder moves alike."""
+    model, inner = a_model("zeroed"), Inner(2, 0.1, scope="head")
+    options = {"updates": 2, "meta_batch": 2, "params": start(model), "clip_norm": 0.01}
+    options |= {"optimizer": lambda tensors: torch.optim.SGD(tensors, lr=1.0)}
+    assert_same(
+        train(model, DoubleTasks(), inner, **options),
+        train(model, DoubleTasks(), inner, gradient=contrastive, **options),
+    )
+
+
+def test_a_gradient_is_followed_by_name_and_must_be_like_the_parameters():
+    model = a_model()
+    options = {"updates": 1, "meta_batch": 2, "params": start(model), "optimizer": OPTIMIZERS["sgd"]}
+
+    def plain(model, params, episode, inner):
+        def loss(params):
+            outputs = model.logits(params, episode.query_x)
+            return nn.functional.cross_entropy(outputs, episode.query_y), torch.tensor(0.0).double()
+
+        return loss_gradient(params, loss)
+
+    def backwards(*task):
+        gradient, metrics = plain(*task)
+        return gradient._replace(encoder=dict(reversed(gradient.encoder.items()))), metrics
+
+    def short(*task):
+        gradient, metrics = plain(*task)
+        return gradient._replace(encoder={name: t.sum() for name, t in gradient.encoder.items()}), metrics
+
+    found = [train(model, DoubleTasks(), INNER, gradient=each, **options) for each in (plain, backwards)]
+    assert_same(*found)
+    with pytest.raises(InputError, match=r"the gradient has no encoder\.1\.weight of shape \(6, 784\)"):
+        train(model, DoubleTasks(), INNER, gradient=short, **options)
 
 
 def test_the_parameters_that_were_given_stay_as_they_are():
@@ -195,7 +293,9 @@ def test_a_gradient_may_compare_tasks():
     def of_all(model, params, episodes, inner):
         return loss_gradient(params, lambda params: (params.head.weight.square().sum(), torch.tensor(0.0).double()))
 
-    with pytest.raises(InputError, match=r"gradient of 2 tasks came with metrics of 1: return the sum"):
+    with pytest.raises(
+        InputError, match=r"gradient of 2 tasks came with metrics of shape \(1,\) and \(1,\): return the sum"
+    ):
         train(model, DoubleTasks(), inner, gradient=of_all, tasks_at_once=2, **options)
 
 
@@ -217,9 +317,9 @@ def test_conml_checks_tasks_as_maml_does():
     tasks, inner = DoubleTasks().batch(range(2)), Inner(1, 0.1, order="second")
     with pytest.raises(InputError, match="query labels"):
         conml(a_model(), start(a_model()), tasks._replace(query_y=tasks.query_y + 9), inner)
-    frozen = a_model("zeroed")
+    frozen = Model(a_model().encoder, ways=3, feature_size=a_model().feature_size, head="zeroed")
     with pytest.raises(InputError, match="nothing is learned"):
-        conml(frozen, start(frozen)._replace(encoder={}), tasks, inner)
+        conml(frozen, start(frozen), tasks, inner)
 
 
 def test_what_a_folder_refuses(tmp_path):
@@ -238,7 +338,7 @@ def test_what_a_folder_refuses(tmp_path):
             return {"secret": object()}
 
     schedule = lambda optimizer: WithSecret(optimizer, 0.9)  # noqa: E731
-    with pytest.raises(InputError, match="the schedule WithSecret holds what cannot be saved"):
+    with pytest.raises(InputError, match="Adam or WithSecret holds what cannot be saved"):
         train(model, TASKS, INNER, out=tmp_path / "other", schedule=schedule, **options)
 
 
@@ -415,6 +515,18 @@ def test_select_keeps_the_model_that_is_best_on_val(tmp_path, capsys):
     assert {(row["ways"], row["shots"]) for row in results} == {(3, 1), (3, 2), (5, 1), (5, 2)}
     assert command(["explain", str(run / "best.safetensors"), "--episodes", "2"]) == 0
     assert (run / "best-explain" / "explain.html").exists()
+
+
+def test_accuracies_of_different_evaluations_are_not_compared(tmp_path):
+    """A run may be continued with another split or number of tasks to evaluate on."""
+    params = start(a_model())
+    state, run = TrainState(params, torch.optim.SGD(to_tensors(params))), RunDirectory(tmp_path, {})
+    kept = []
+    for update, (accuracy, split) in enumerate([(0.9, "val"), (0.5, "val"), (0.5, "test"), (0.4, "test")]):
+        state.updates = update
+        run.keep_best(state, accuracy, {"split": split})
+        kept.append(load(tmp_path / "best.safetensors").facts["updates"])
+    assert kept == [0, 0, 2, 2]
 
 
 def test_evaluation_is_on_val_where_there_is_one(tmp_path, capsys):

@@ -33,6 +33,7 @@ from metacontrast.diagnostics.task_view import (
     view_task,
 )
 from metacontrast.errors import InputError, check_counts
+from metacontrast.maml.checks import check_batch, check_params
 from metacontrast.maml.engine import arithmetic, unstack
 from metacontrast.maml.inner import adapt
 from metacontrast.model.head import BUILT_HEADS
@@ -134,6 +135,8 @@ def explain(
         ordered_tasks: on how many of the tasks; 1 or more.
     """
     check_counts(label_orders=label_orders, ordered_tasks=ordered_tasks)
+    check_batch(episodes)
+    check_params(model, params, inner.scope)
     _check(params, model, inner)
     support_y, query_y = episodes.support_y.cpu(), episodes.query_y.cpu()
     if not episodes.support_y.is_cpu:  # on a CPU the theory checks every task
@@ -199,6 +202,10 @@ def _spreads(heads: Float[Tensor, "task way extended"]) -> Float[Tensor, " task"
 
 def _check(params: Params, model: Model, inner: Inner) -> None:
     """Raise `InputError` for models that the theory does not describe."""
+    if model.is_frozen:
+        raise InputError(
+            "the encoder is frozen, and what is explained is its gradient: give a model whose encoder learns"
+        )
     if model.head not in BUILT_HEADS and not params.head.weight.numel():
         raise InputError("these parameters have no head to decompose: give a model with a head")
     if params.rates:

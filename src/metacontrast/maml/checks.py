@@ -30,28 +30,59 @@ def check_tasks(model: Model, params: Params, episodes: Episode, scope: str, los
 def check_support(model: Model, params: Params, support_x: Tensor, support_y: Tensor, scope: str, loss: object) -> None:
     """Raise `InputError` for support sets that cannot be adapted to."""
     check_labels("support", support_x, support_y, model.ways, loss)
-    if scope == "encoder" and not params.encoder:
-        raise InputError("scope='encoder', but the encoder is frozen: use scope='head'")
     averages = model.head in ("prototype", "cosine")
     if averages and support_y.is_cpu and (F.one_hot(support_y, model.ways).sum(-2) == 0).any():
         raise InputError(f"a support set lacks some of its {model.ways} classes, but head={model.head!r} averages each")
+    check_params(model, params, scope)
+
+
+def check_batch(episodes: Episode) -> None:
+    """Raise `InputError` unless the tasks are stacked along a leading axis."""
+    if episodes.support_y.ndim != 2 or episodes.query_y.ndim != 2:
+        raise InputError(
+            f"support labels of shape {tuple(episodes.support_y.shape)} are not (task, image): stack the tasks, or "
+            "give every tensor of a single one a leading axis, as in tensor[None]"
+        )
+
+
+def check_params(model: Model, params: Params, scope: str) -> None:
+    """Raise `InputError` for parameters that are not the model's, or that an inner loop cannot adapt."""
+    if strange := set(model.trained) ^ set(params.encoder):
+        name = min(strange)
+        problem = "lack the encoder's" if name in model.trained else "have a tensor that the encoder does not train,"
+        raise InputError(
+            f"the parameters {problem} {name}: take those of model.init(...); what is not to be trained is frozen by "
+            "requires_grad_(False) before the model is made"
+        )
+    if scope == "encoder" and not params.encoder:
+        raise InputError("scope='encoder', but the encoder is frozen: use scope='head'")
     check_rates(model, params)
     if params.step_norms and (scope == "head" or not params.encoder):
         raise InputError("norms of their own after every inner step need an encoder that adapts: use scope='all'")
+    if torch.is_inference_mode_enabled():
+        raise InputError("inner steps need gradients, which torch.inference_mode() rules out: use torch.no_grad()")
 
 
-def check_method(name: str, model: Model, heads: Sequence[str], inner: Inner | None = None) -> None:
+def check_method(
+    name: str, model: Model, heads: Sequence[str], inner: Inner | None = None, params: Params | None = None
+) -> None:
     """Raise `InputError` for a model or an inner loop that a method's gradient is not for.
 
     Args:
         name: of the method.
         heads: kinds of head that the model may have.
         inner: an inner loop that needs a step.
+        params: what an inner loop of plain gradient descent starts from, with one loss and one learning rate.
     """
     if model.head not in heads:
         raise InputError(f"{name} needs a model with head={' or '.join(heads)}, not {model.head}")
     if inner is not None and inner.steps < 1:
         raise InputError(f"{name} needs an inner loop of 1 step or more, not {inner.steps}")
+    if inner is not None and params is not None and not (inner.is_plain and not params.rates and not params.step_norms):
+        raise InputError(
+            f"{name} takes plain gradient descent on one loss: leave out query_loss, loss_weights, direction, learned "
+            "rates and norms of their own after every inner step"
+        )
 
 
 def check_rates(model: Model, params: Params) -> None:

@@ -33,11 +33,11 @@ from torch import Tensor
 
 from metacontrast.errors import InputError
 from metacontrast.fields import check_fields
-from metacontrast.maml.checks import check_tasks
+from metacontrast.maml.checks import check_batch, check_tasks
 from metacontrast.maml.inner import standing_steps, transform_vjp
 from metacontrast.maml.outer import Metrics, outer_gradient
 from metacontrast.model.model import Model
-from metacontrast.types import Episode, Inner, Params, from_tensors, to_tensors
+from metacontrast.types import Episode, Inner, Params, from_named, from_tensors, to_named, to_tensors
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 
@@ -118,6 +118,7 @@ def meta_gradient(
     Raises:
         InputError: labels do not fit the images or the model's ways, or there is nothing to learn.
     """
+    check_batch(episodes)
     check_tasks(model, params, episodes, inner.scope, (inner.loss, inner.outer_loss))
     name = engine.resolved(episodes.query_x.device)
     gradient = _compiled(model, inner) if name.startswith("compiled") else partial(_gradient, model, inner)
@@ -158,12 +159,19 @@ def mean_task_gradient(
 
     def of_part(episode: Episode) -> tuple[Params, Metrics]:
         found, metrics = gradient(model, params, episode, inner)
-        if len(metrics.loss) != tasks_at_once:
+        if any(each.shape != (tasks_at_once,) for each in metrics):
+            shapes = " and ".join(str(tuple(each.shape)) for each in metrics)
             raise InputError(
-                f"the gradient of {tasks_at_once} tasks came with metrics of {len(metrics.loss)}: return the sum of "
-                "their gradients, and a loss and an accuracy for each"
+                f"the gradient of {tasks_at_once} tasks came with metrics of shape {shapes}: return the sum of their "
+                f"gradients, and a loss and an accuracy for each, of shape ({tasks_at_once},)"
             )
-        return found, metrics
+        named = to_named(found)
+        for name, tensor in to_named(params).items():
+            if name not in named or named[name].shape != tensor.shape:
+                raise InputError(
+                    f"the gradient has no {name} of shape {tuple(tensor.shape)}: give one like the parameters"
+                )
+        return from_named(params, named), metrics
 
     parts = unstack(episodes) if tasks_at_once == 1 else split(episodes, tasks_at_once)
     return _mean(at_precision(precision, of_part), params, parts, executor)

@@ -89,6 +89,9 @@ def adapt(
         InputError: labels do not fit the images or the model's ways, or nothing may move.
     """
     check_support(model, params, support_x, support_y, inner.scope, inner.loss)
+    if weights is not None and weights.shape != support_y.shape:
+        shapes = f"{tuple(weights.shape)}, but labels {tuple(support_y.shape)}"
+        raise InputError(f"weights of the support images have shape {shapes}: give one for each image")
     return last(trajectory(model, params, support_x, support_y, inner, weights))
 
 

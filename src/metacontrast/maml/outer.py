@@ -76,7 +76,7 @@ def loss_gradient(params: Params, loss: Callable[[Params], tuple[Tensor, Tensor]
 
 def accuracies(outputs: Float[Tensor, "*task image way"], labels: Tensor) -> Float[Tensor, "*task"]:
     """Share of a task's images whose largest output is their label's; NaN where labels are no classes."""
-    if labels.is_floating_point():
+    if labels.is_floating_point() or outputs.shape[-1] == 1:
         return torch.full_like(outputs[..., 0, 0], torch.nan)
     return (outputs.argmax(-1) == labels).to(outputs.dtype).mean(-1)
 

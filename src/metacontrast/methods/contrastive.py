@@ -12,7 +12,8 @@ Reference: Kao, Chiu and Chen, ICLR 2022, Sections 2.4 and 3.4.
 import torch
 from torch import Tensor
 
-from metacontrast.maml.checks import check_method
+from metacontrast.errors import InputError
+from metacontrast.maml.checks import check_method, check_tasks
 from metacontrast.maml.inner import task_losses
 from metacontrast.maml.outer import Metrics, accuracies
 from metacontrast.model.model import Model, apply_head
@@ -40,7 +41,12 @@ def contrastive(
     Returns:
         The gradient, and the metrics of the head after the inner steps, in closed form.
     """
-    check_method("contrastive", model, ("learned", "zeroed"), inner)
+    check_method("contrastive", model, ("learned", "zeroed"), inner, params)
+    if inner.scope != "head":
+        raise InputError(
+            f"contrastive stands for an inner loop of the head, not scope={inner.scope!r}: use scope='head'"
+        )
+    check_tasks(model, params, episode, inner.scope, (inner.loss, inner.loss))
     encoder = {name: t.detach().requires_grad_() for name, t in params.encoder.items()}
     head = model.start(params, episode.support_x, episode.support_y).head
     with torch.enable_grad():
@@ -49,7 +55,7 @@ def contrastive(
         task = FeatureTask(support, episode.support_y, query, episode.query_y, head)
         path = walk(task, inner)
         loss = contrastive_loss(task, inner, drop_interference=drop_interference, drop_noise=drop_noise, path=path)
-        gradients = torch.autograd.grad(loss, list(encoder.values()), materialize_grads=True)
+        gradients = torch.autograd.grad(loss, list(encoder.values()), materialize_grads=True) if encoder else ()
     gradient = Params(dict(zip(encoder, gradients, strict=True)), gradient_along(path, head))
     return gradient, _metrics(apply_head(split_bias(path.heads[-1], head), query.detach()), episode.query_y, inner)
 

@@ -7,14 +7,14 @@ iMAML     g = (I + H/λ)⁻¹ ∇L(θᴺ, query): θᴺ near the minimum of L(·
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from metacontrast.errors import InputError, check_counts
-from metacontrast.maml.checks import check_method
+from metacontrast.maml.checks import check_method, check_tasks
 from metacontrast.maml.inner import adapt, task_losses
 from metacontrast.maml.outer import Metrics, accuracies
 from metacontrast.model.model import Model
@@ -32,7 +32,7 @@ def reptile(model: Model, params: Params, episode: Episode, inner: Inner) -> tup
     Returns:
         θ − θᴺ, and loss and accuracy of the query images after the last step, which has seen them.
     """
-    check_method("reptile", model, ("learned", "zeroed"), inner)
+    check_method("reptile", model, ("learned", "zeroed"), inner, params)
     x, y = torch.cat([episode.support_x, episode.query_x]), torch.cat([episode.support_y, episode.query_y])
     if len(y) < 2 * inner.steps:
         raise InputError(f"{inner.steps} inner steps need 2 images each, but a task has {len(y)}: lower --inner-steps")
@@ -45,17 +45,25 @@ def reptile(model: Model, params: Params, episode: Episode, inner: Inner) -> tup
     return map_params(torch.sub, params, moved), _metrics(going, moved, episode, inner)
 
 
+@dataclass(frozen=True)
+class Pull:
+    """The direction of inner steps on L(φ) + λ/2 |φ − θ|², with φ − θ as its memory."""
+
+    lr: float
+    penalty: float
+
+    def __call__(self, gradient: Named, way: Any) -> tuple[Named, Any]:
+        """The gradient of the sum, and φ − θ after the step along it."""
+        way = {name: torch.zeros_like(g) for name, g in gradient.items()} if way is None else way
+        gradient = {name: g + self.penalty * way[name] for name, g in gradient.items()}
+        return gradient, {name: way[name] - self.lr * g for name, g in gradient.items()}
+
+
 def proximal(inner: Inner, penalty: float) -> Inner:
     """Inner steps on L(φ) + λ/2 |φ − θ|², which pulls them back to the start θ."""
     if not 0 < penalty < float("inf"):
         raise InputError(f"penalty={penalty}, but it must be above 0 and finite")
-
-    def direction(gradient: Named, way: Any) -> tuple[Named, Any]:
-        way = {name: torch.zeros_like(g) for name, g in gradient.items()} if way is None else way
-        gradient = {name: g + penalty * way[name] for name, g in gradient.items()}
-        return gradient, {name: way[name] - inner.lr * g for name, g in gradient.items()}
-
-    return replace(inner, direction=direction)
+    return replace(inner, direction=Pull(inner.lr, penalty))
 
 
 def imaml(
@@ -68,11 +76,13 @@ def imaml(
         penalty: λ.
         cg_steps: of the conjugate gradients.
     """
-    check_method("imaml", model, ("learned", "zeroed"), inner)
+    plain = replace(inner, direction=None) if isinstance(inner.direction, Pull) else inner
+    check_method("imaml", model, ("learned", "zeroed"), plain, params)
     check_counts(cg_steps=cg_steps)
     if inner.scope != "all":
         raise InputError(f"imaml adapts encoder and head, but inner has scope={inner.scope!r}: use scope='all'")
-    loop = replace(proximal(inner, penalty), order="first")
+    check_tasks(model, params, episode, inner.scope, (inner.loss, inner.loss))
+    loop = replace(proximal(plain, penalty), order="first")
     adapted = map_params(torch.Tensor.detach, adapt(model, params, episode.support_x, episode.support_y, loop))
     leaves = map_params(lambda t: t.detach().requires_grad_(), adapted)
     with torch.enable_grad():

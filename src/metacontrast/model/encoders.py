@@ -61,8 +61,8 @@ class UnitLength(nn.Module):
 
     def draw_parameters(self, generator: torch.Generator) -> None:
         """Draw the encoder's starting values again, where it draws them itself."""
-        if draw := getattr(self.encoder, "draw_parameters", None):
-            draw(generator)
+        if isinstance(self.encoder, Encoder):
+            self.encoder.draw_parameters(generator)
 
 
 def he_std(weight: Float[Tensor, "out in *kernel"]) -> float:

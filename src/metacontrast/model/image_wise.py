@@ -9,7 +9,7 @@ from torch import nn
 from metacontrast.model.efficientnet_lite import EfficientNetLite, FixedLength, InvertedResidual
 from metacontrast.model.encoders import Encoder, ResidualBlock, UnitLength
 from metacontrast.model.fused.sequential import FusedSequential
-from metacontrast.model.normalization import TaskBatchNorm
+from metacontrast.model.normalization import TaskBatchNorm, has_own_call
 
 _CONTAINERS = (nn.Sequential, FusedSequential, Encoder, UnitLength, ResidualBlock, EfficientNetLite, InvertedResidual)
 _LAYERS = (
@@ -28,7 +28,6 @@ _LAYERS = (
 )
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "forward")
 
 
 def keeps_images_apart(module: nn.Module, *known: type[nn.Module]) -> bool:
@@ -37,7 +36,7 @@ def keeps_images_apart(module: nn.Module, *known: type[nn.Module]) -> bool:
     Args:
         known: further types of layers that do.
     """
-    if any(vars(module).get(name) for name in _HOOKS):
+    if has_own_call(module):
         return False
     if type(module) in _CONTAINERS:
         return all(keeps_images_apart(child, *known) for child in module.children())

@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.parameter import is_lazy
 
 from metacontrast.errors import InputError
 from metacontrast.fields import check_fields
 from metacontrast.model import normalization
-from metacontrast.model.encoders import UnitLength
+from metacontrast.model.encoders import Encoder, UnitLength
 from metacontrast.model.fused.sequential import fuse, runs_fused, takes_tasks
 from metacontrast.model.head import (
     BUILT_HEADS,
@@ -67,7 +68,7 @@ class Model:
 
     def __post_init__(self) -> None:
         self._check()
-        encoder = normalization.prepare(copy.deepcopy(self.encoder), self.norm).eval()
+        encoder = normalization.prepare(_copied(self.encoder), self.norm).eval()
         if self.head == "cosine" and not isinstance(encoder, UnitLength):
             encoder = UnitLength(encoder)
         trained = self._trained or tuple(name for name, p in encoder.named_parameters() if p.requires_grad)
@@ -92,6 +93,11 @@ class Model:
             raise InputError(f"ways={self.ways}, but a model needs 2 classes or more, or 1 output for regression")
 
     @property
+    def trained(self) -> tuple[str, ...]:
+        """The names of the encoder's tensors that are learned, which `Params.encoder` holds."""
+        return self._trained
+
+    @property
     def is_frozen(self) -> bool:
         """Whether no parameter of the encoder is learned."""
         return not self._trained
@@ -108,14 +114,15 @@ class Model:
         `head_init_scale` multiplies the head's random start: 1 is the paper's random initialization, 0 its zero
         initialization. A zeroed head is 0 whatever the scale.
         """
-        draw = getattr(self.encoder, "draw_parameters", None)
-        if draw is not None:
-            draw(generator)
+        source = self.encoder
+        if isinstance(source, Encoder | UnitLength):
+            source = copy.deepcopy(source)  # what is frozen in the model's own stays
+            source.draw_parameters(generator)
         is_built = self.head in BUILT_HEADS
         rows = 0 if is_built else 1 if self.head == "shared" else self.ways
         scale = 0.0 if self.head == "zeroed" else head_init_scale
         bias = self.head_bias or is_built
-        own = dict(self.encoder.named_parameters())
+        own = dict(source.named_parameters())
         encoder = {name: own[name].detach().clone() for name in self._trained}
         head = draw_head(rows, self.feature_size, bias, scale, generator)
         like = next((p for p in own.values() if p.is_floating_point()), head.weight)
@@ -239,7 +246,8 @@ class Model:
         if self.fused and images.ndim == 4 and runs_fused(images):
             images = channels_last(images)
         own = self._own
-        buffers = dict.fromkeys(own.task_buffers, torch.empty(tasks, reference, 0))
+        buffers = {name: t.clone() for name, t in own.buffers.items()}
+        buffers |= dict.fromkeys(own.task_buffers, torch.empty(tasks, reference, 0))
         found = functional_call(own.encoder, (encoder, buffers), (images,))
         if not isinstance(found, Tensor) or found.shape != (len(images), self.feature_size):
             raise InputError(_not_features(found, len(images), self.feature_size))
@@ -314,11 +322,31 @@ class _PerThread(threading.local):
         self.encoder = fuse(own) if fused else own
         self.takes_tasks = takes_tasks(self.encoder)
         self.task_buffers = normalization.task_buffer_names(self.encoder)
+        self.buffers = {}  # of layers of unknown kind, which may change them: every call has a copy
+        if not self.keeps_images_apart:
+            self.buffers = {name: t for name, t in self.encoder.named_buffers() if name not in self.task_buffers}
         self.dimensions = {name: p.ndim for name, p in self.encoder.named_parameters()}
         self.frozen = {name: p for name, p in self.encoder.named_parameters() if name not in trained}
 
     def __reduce__(self) -> tuple[type["_PerThread"], tuple[nn.Module, bool, tuple[str, ...]]]:
         return _PerThread, (self.encoder, self.fused, self.trained)
+
+
+def _copied(encoder: nn.Module) -> nn.Module:
+    """A copy of an encoder from elsewhere; `InputError` where it has none, or takes no other parameters."""
+    if any(isinstance(each, torch.jit.ScriptModule) for each in encoder.modules()):
+        raise InputError(
+            "the encoder is compiled by TorchScript, which takes no other parameters: give its Python module"
+        )
+    if any(map(is_lazy, (*encoder.parameters(), *encoder.buffers()))):
+        raise InputError("the encoder has lazy layers, whose shapes are not known yet: call it once on some images")
+    try:
+        return copy.deepcopy(encoder)
+    except RuntimeError as error:
+        raise InputError(
+            f"the encoder cannot be copied ({str(error).splitlines()[0]}): use torch.nn.utils.parametrizations "
+            "in place of the older weight_norm"
+        ) from error
 
 
 def channels_last(

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.parametrize import is_parametrized
 
 from metacontrast.errors import InputError
 
@@ -83,19 +85,29 @@ def task_batch_norm(
     return x * scale.view(column) + (bias - mean * scale).view(column)
 
 
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "forward")
+
+
+def has_own_call(module: nn.Module) -> bool:
+    """Whether a module, but for its children, does more when it is called than its class says: by hooks or a forward of
+    its own.
+    """
+    return any(vars(module).get(name) for name in HOOKS)
+
+
 def prepare(module: nn.Module, norm: AnyNorm) -> nn.Module:
-    """Make the batch norms inside `module`, in place, follow the policy; return it."""
+    """Make the batch norms in `module`, in place if it is none itself, follow the policy; return it."""
     if norm == "running":
         for name, child in module.named_modules():
-            if isinstance(child, TaskBatchNorm) or (isinstance(child, _BATCH_NORMS) and child.running_mean is None):
+            if isinstance(child, TaskBatchNorm) or (isinstance(child, _BatchNorm) and child.running_mean is None):
                 raise InputError(f"norm='running', but {name!r} of the encoder keeps no averages: use norm='inductive'")
         return module
-    converted: dict[nn.Module, TaskBatchNorm] = {}
+    like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
+    converted = {child: _converted(child, like) for child in module.modules() if isinstance(child, _BatchNorm)}
     for parent in list(module.modules()):
         for name, child in parent._modules.items():
-            if isinstance(child, _BATCH_NORMS):
-                parent._modules[name] = converted.setdefault(child, _converted(child))
-    return module
+            parent._modules[name] = converted.get(child, child) if isinstance(child, _BatchNorm) else child
+    return converted.get(module, module) if isinstance(module, _BatchNorm) else module
 
 
 def task_buffer_names(module: nn.Module) -> tuple[str, ...]:
@@ -104,16 +116,22 @@ def task_buffer_names(module: nn.Module) -> tuple[str, ...]:
     return tuple(f"{name}.tasks".lstrip(".") for name in norms)
 
 
-def _converted(norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm) -> TaskBatchNorm:
+def _converted(norm: _BatchNorm, like: Tensor) -> TaskBatchNorm:
+    """The task's batch norm in place of `norm`; of the kind of `like` where that has no numbers of its own."""
     if not any(type(norm).forward is known.forward for known in _BATCH_NORMS):
         raise InputError(
             f"the encoder has batch norms of another class ({type(norm).__name__}), which cannot take a task's "
             "statistics: use norm='running' to keep their averages"
         )
+    if has_own_call(norm) or is_parametrized(norm):
+        raise InputError(
+            "the encoder has a batch norm with hooks, a parametrization or a forward of its own, which one with a "
+            "task's statistics would not have: remove them, or use norm='running' to keep its averages"
+        )
     converted = TaskBatchNorm(norm.num_features, norm.eps)
     if not norm.affine:
         converted.requires_grad_(False)
-        return converted if norm.running_mean is None else converted.to(norm.running_mean)
+        return converted.to(like if norm.running_mean is None else norm.running_mean)
     for ours, own in ((converted.weight, norm.weight), (converted.bias, norm.bias)):
         ours.data = own.data.clone()
         ours.requires_grad_(own.requires_grad)

@@ -76,6 +76,8 @@ def build_task(
     tensor([[-0.2384,  0.2384]])
     """
     check_choice("head", head, get_args(BuiltHead))
+    if head == "ridge" and not isinstance(penalty, Tensor) and not penalty > 0:
+        raise InputError(f"penalty={penalty}, but it must be above 0")
     check_samples("support", support_features, support_y, ways)
     check_samples("query", query_features, query_y, ways)
     one_hot = targets(support_y, support_features.new_zeros(0, ways)).T
@@ -86,6 +88,8 @@ def build_task(
         if not weights.isfinite().all():
             raise InputError(f"support: some of the {ways} classes have no sample, whose mean the head is made of")
         means = weights @ support_features
+        if head == "cosine" and means.is_cpu and not means.any(1).all():
+            raise InputError("support: the features of a class sum to zero, which has no angle: take other images")
         weights = 2 * weights if head == "prototype" else scale * weights / means.norm(dim=1, keepdim=True)
     rows = weights @ support_features
     bias = -rows.square().sum(1) / 4 if head == "prototype" else 0.0

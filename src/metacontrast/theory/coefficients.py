@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from metacontrast.errors import InputError
-from metacontrast.theory.task import check_samples, same_class
+from metacontrast.theory.task import check_classes, check_samples, same_class
 
 
 def contrastive_coefficients(
@@ -66,6 +66,8 @@ def zeroed_coefficients(
     >>> zeroed_coefficients(torch.tensor([[0.7, 0.3]]), torch.tensor([0]), torch.tensor([0, 1]))
     tensor([[-0.3000,  0.3000]])
     """
+    check_samples("query", query_probs, query_y, query_probs.shape[-1])
+    check_classes("support", support_y, query_probs.shape[-1])
     q_t = query_probs[:, support_y.long()]
     return q_t - same_class(query_y, support_y).to(q_t.dtype)
 

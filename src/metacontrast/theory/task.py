@@ -129,7 +129,14 @@ def check_samples(name: str, features: Tensor, y: Tensor, ways: int) -> None:
         )
     if features.is_cpu and (count := int((~torch.isfinite(features)).any(1).sum())):
         raise InputError(f"{name}: {count} of {len(y)} rows are not finite: lower the learning rate or fix the images")
-    if y.is_cpu and (int(y.min()) < 0 or int(y.max()) >= ways):
+    check_classes(name, y, ways)
+
+
+def check_classes(name: str, y: Tensor, ways: int) -> None:
+    """Raise `InputError` unless these labels are whole numbers from 0 to `ways` − 1."""
+    if y.is_floating_point():
+        raise InputError(f"{name}: labels are {y.dtype}, but classes are whole numbers: pass labels.long()")
+    if y.is_cpu and y.numel() and (int(y.min()) < 0 or int(y.max()) >= ways):
         raise InputError(
             f"{name}: labels run from {int(y.min())} to {int(y.max())}, but {ways} classes have labels 0 to {ways - 1}"
         )

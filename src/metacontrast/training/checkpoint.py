@@ -4,7 +4,7 @@ Files are safetensors with a digest of their own; writes are atomic.
 
 - `model.safetensors` is for use: the parameters, and beside them the configuration, the number of updates and what is
   known of the images (`ModelFacts`).
-- `state.safetensors` is for resuming, bit for bit: parameters, the optimizer's tensors, the schedule and the number of
+- `state.safetensors` is for resuming, bit for bit: parameters, all that optimizer and schedule hold, and the number of
   updates.
 - `state-before.safetensors` is the state before that one. When the last state is damaged it takes its place, and the
   updates between the two are done again.
@@ -115,23 +115,53 @@ class TrainState:
 
 
 def store_state(state: TrainState) -> Stored:
-    """Parameters and the optimizer's tensors under flat names; updates and schedule as facts."""
-    moments = state.optimizer.state_dict()["state"]
-    flat = {f"optimizer.{i}.{name}": t for i, slots in moments.items() for name, t in slots.items()}
+    """Parameters and the optimizer's tensors under flat names; as facts, what else optimizer and schedule hold."""
+    slots = state.optimizer.state_dict()["state"]
+    flat = {f"optimizer.{i}.{name}": t for i, each in slots.items() for name, t in each.items()}
     tensors = to_named(state.params) | {n: t for n, t in flat.items() if isinstance(t, Tensor)}
-    return Stored(tensors, {"updates": state.updates} | _store_schedule(state))
+    return Stored(tensors, {"updates": state.updates, "progress": _progress(state)})
 
 
-def _store_schedule(state: TrainState) -> dict[str, object]:
-    """The schedule's numbers and the learning rates that they led to; nothing where there is no schedule."""
-    if state.schedule is None:
-        return {}
-    facts = {"schedule": state.schedule.state_dict(), "lrs": [group["lr"] for group in state.optimizer.param_groups]}
+def _progress(state: TrainState) -> Any:
+    """What optimizer and schedule are, and hold beside tensors, as JSON has it."""
+    optimizer, schedule = state.optimizer, state.schedule
+    saved = optimizer.state_dict()
+    slots = {i: {n: v for n, v in each.items() if not isinstance(v, Tensor)} for i, each in saved["state"].items()}
+    groups = [{name: value for name, value in group.items() if name != "params"} for group in saved["param_groups"]]
+    found = {"kinds": _kinds(state), "slots": slots, "groups": groups}
+    found |= {"schedule": None if schedule is None else schedule.state_dict()}
     try:
-        return json.loads(json.dumps(facts))
+        return json.loads(json.dumps(_as_pairs(found)))
     except (TypeError, ValueError) as error:
-        name = type(state.schedule).__name__
-        raise InputError(f"the schedule {name} holds what cannot be saved ({error}): train without out=") from error
+        names = " or ".join(type(each).__name__ for each in (optimizer, schedule) if each is not None)
+        raise InputError(f"{names} holds what cannot be saved ({error}): train without out=") from error
+
+
+def _kinds(state: TrainState) -> list[Any]:
+    """What the optimizer and the schedule are made from: class and arguments of the one, class of the other."""
+    return [type(state.optimizer).__name__, state.optimizer.defaults, type(state.schedule).__name__]
+
+
+def _same_kinds(stored: list[Any], own: list[Any]) -> bool:
+    """Whether these are of the same classes, and the optimizer's arguments that both know are equal."""
+    shared = stored[1].keys() & own[1].keys()
+    return stored[::2] == own[::2] and all(stored[1][name] == own[1][name] for name in shared)
+
+
+def _as_pairs(value: Any) -> Any:
+    """Dictionaries as lists of pairs, because those of JSON have text as keys, and single numbers out of tensors."""
+    if isinstance(value, dict):
+        return {"pairs": [[key, _as_pairs(each)] for key, each in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_as_pairs(each) for each in value]
+    return value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
+
+
+def _from_pairs(value: Any) -> Any:
+    """The inverse of `_as_pairs`, but that tuples are lists."""
+    if isinstance(value, dict):
+        return {key: _from_pairs(each) for key, each in value["pairs"]}
+    return [_from_pairs(each) for each in value] if isinstance(value, list) else value
 
 
 def restore_state(state: TrainState, stored: Stored, where: str) -> TrainState:
@@ -140,21 +170,35 @@ def restore_state(state: TrainState, stored: Stored, where: str) -> TrainState:
     saved = params_from_tensors(state.params, params, where)
     for tensor, value in zip(to_tensors(state.params), to_tensors(saved), strict=True):
         tensor.copy_(value)
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name in (name for name in stored.tensors if name not in params):
-        _, index, slot = name.split(".", 2)
-        moments.setdefault(int(index), {})[slot] = stored.tensors[name]
-    structure = state.optimizer.state_dict() | {"state": moments}
     try:
-        state.optimizer.load_state_dict(structure)
+        progress = _from_pairs(stored.facts["progress"])
+        if not _same_kinds(progress["kinds"], _from_pairs(_as_pairs(_kinds(state)))):
+            raise InputError(
+                f"{where} is of a training with another optimizer or schedule ({progress['kinds']}): continue it with "
+                "the same, or start another one from its parameters"
+            )
+        slots: dict[int, dict[str, Any]] = {int(index): each for index, each in progress["slots"].items()}
+        for name in (name for name in stored.tensors if name not in params):
+            _, index, slot = name.split(".", 2)
+            slots.setdefault(int(index), {})[slot] = stored.tensors[name]
+        state.optimizer.load_state_dict(state.optimizer.state_dict() | {"state": slots})
+        for group, own in zip(state.optimizer.param_groups, progress["groups"], strict=True):
+            group.update({name: _of_kind(group.get(name), value) for name, value in own.items()})
         state.updates = int(stored.facts["updates"])
         if state.schedule is not None:
-            state.schedule.load_state_dict(stored.facts["schedule"])
-            for group, lr in zip(state.optimizer.param_groups, stored.facts["lrs"], strict=True):
-                group["lr"] = lr
-    except (KeyError, ValueError, TypeError) as error:
+            state.schedule.load_state_dict(progress["schedule"])
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{where} does not fit its configuration ({error}): start again with another --out") from error
     return state
+
+
+def _of_kind(fresh: Any, value: Any) -> Any:
+    """A stored value of a group of parameters, as a tensor or a tuple where the fresh one is."""
+    if isinstance(fresh, Tensor):
+        return torch.full_like(fresh, value)
+    return tuple(value) if isinstance(fresh, tuple) else value
 
 
 LAST, BEFORE = "state.safetensors", "state-before.safetensors"

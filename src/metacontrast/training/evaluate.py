@@ -19,7 +19,7 @@ from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.device import FILLED, free_bytes, peak_bytes
 from metacontrast.errors import InputError, check_counts
 from metacontrast.fields import check_fields
-from metacontrast.maml.checks import check_rates
+from metacontrast.maml.checks import check_params
 from metacontrast.maml.engine import AUTO, Engine, at_precision
 from metacontrast.maml.inner import standing_steps, trajectory
 from metacontrast.model.head import TestHead, zero_head
@@ -106,8 +106,12 @@ def evaluate_tasks(
     engine: Engine = AUTO,
 ) -> Float[Tensor, "episode row"]:
     """The accuracy on every single test task; the columns are the rows that `evaluate` averages, the same arguments."""
+    if tasks.least_ways is not None or tasks.least_shots is not None:
+        raise InputError(
+            "these tasks have several sizes, and an accuracy is of one: leave out least_ways and least_shots"
+        )
     model = model.with_ways(tasks.ways)
-    check_rates(model, params)
+    check_params(model, params, inner.scope)
     inner = inner.at_test(max(evaluation.steps))
     distinct = replace(evaluation, heads=_distinct_heads(params, evaluation.heads))
     starts = [

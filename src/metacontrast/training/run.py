@@ -81,12 +81,13 @@ class RunDirectory:
         """Write a copy of the model that later checkpoints leave alone."""
         self.write_model(model_copy(self.path, state.updates), state.params, state.updates)
 
-    def keep_best(self, state: TrainState, accuracy: float) -> None:
-        """Write a copy of the model as the best one, unless an earlier one was as good."""
-        file = self.path / BEST
-        before = checkpoint.load(file).facts if file.exists() else None
-        if before is None or accuracy > before["accuracy"] or before["updates"] > state.updates:
-            self.write_model(file, state.params, state.updates, accuracy=accuracy)
+    def keep_best(self, state: TrainState, accuracy: float, evaluation: Mapping[str, Any]) -> None:
+        """Write a copy of the model as the best one, unless an earlier one was as good by the same evaluation."""
+        file, facts = self.path / BEST, {"accuracy": accuracy, "evaluation": evaluation}
+        before = checkpoint.load(file).facts if file.exists() else {}
+        is_comparable = before.get("evaluation") == evaluation and before["updates"] <= state.updates
+        if not is_comparable or accuracy > before["accuracy"]:
+            self.write_model(file, state.params, state.updates, **facts)
 
     def write_model(self, file: Path, params: Params, updates: int, **more: Any) -> None:
         """Write a model for use, with the run's facts beside it."""

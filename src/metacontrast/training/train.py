@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from metacontrast.errors import InputError, check_counts
 from metacontrast.files import as_path
@@ -124,6 +124,7 @@ def train(
         engine: how the tasks of an update run; tasks of a `gradient` run one by one.
         workers: threads that tasks are spread over on a CPU.
         on_update: sees the updates done, the parameters and the metrics after every update; True stops the training.
+            The parameters are those that training moves: copy what is to be kept.
         out: a folder for checkpoints and records, see `load_params`; None writes nothing.
         resume: continue the training in `out`, with the same arguments, if there is one.
         checkpoint_every: updates between checkpoints.
@@ -134,7 +135,15 @@ def train(
     Raises:
         InputError: a loss or gradient is not finite; tasks do not fit the model; `out` holds another run.
     """
-    check_counts(updates=updates, meta_batch=meta_batch, workers=workers, tasks_at_once=tasks_at_once)
+    check_counts(
+        updates=updates,
+        meta_batch=meta_batch,
+        workers=workers,
+        tasks_at_once=tasks_at_once,
+        checkpoint_every=checkpoint_every,
+    )
+    if clip_norm is not None and not clip_norm > 0:
+        raise InputError(f"clip_norm={clip_norm}, but it must be above 0; leave it out to clip nothing")
     if gradient is None and tasks_at_once > 1:
         raise InputError(f"tasks_at_once={tasks_at_once} is for a gradient of your own: leave it out")
     if meta_batch % tasks_at_once:
@@ -144,9 +153,14 @@ def train(
     start = map_params(lambda tensor: tensor.detach().clone(), start)
     made = optimizer(to_tensors(start))
     state = TrainState(start, made, schedule=None if schedule is None else schedule(made))
+    _check_steps(state)
     nowhere = contextlib.nullcontext(NullRunDirectory(Path(), {}))
     with nowhere if out is None else open_own_run(as_path(out), resume=resume) as run, threads(workers) as executor:
         state = run.restore(state)
+        if state.updates > updates:
+            raise InputError(
+                f"{out} holds a training of {state.updates} updates, more than updates={updates}: raise it"
+            )
         of_batch = gradient_of_batch(gradient, executor, engine, tasks_at_once)
         step = OuterStep(model, inner_at, of_batch, meta_batch, clip_norm, tasks_at_once=tasks_at_once)
         for metrics in outer_updates(step, tasks, state, updates, run, transform):
@@ -157,6 +171,16 @@ def train(
             if stop:
                 break
     return state.params
+
+
+def _check_steps(state: TrainState) -> None:
+    """Raise `InputError` for an optimizer or a schedule whose step needs more than a gradient."""
+    for part in (state.optimizer, state.schedule):
+        if isinstance(part, torch.optim.LBFGS | ReduceLROnPlateau):
+            needed = "a loss to compute again" if part is state.optimizer else "an accuracy"
+            raise InputError(
+                f"{type(part).__name__} needs {needed} at every step, which an outer update has not: take another"
+            )
 
 
 def gradient_of_batch(

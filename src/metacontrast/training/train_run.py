@@ -85,7 +85,8 @@ def train_run(
                 record("evaluation", **asdict(row))
             if config.select:  # from the head as it was trained, with the most inner steps that are evaluated
                 best = max((row for row in rows if row.head == "kept"), key=lambda row: row.steps)
-                run.keep_best(state, best.accuracy)
+                how = {"split": config.eval_split, "episodes": config.eval_episodes, "steps": best.steps}
+                run.keep_best(state, best.accuracy, how)
         if is_main and is_due(config.explain_every):  # on as many test tasks as an update has
             episodes = test_tasks.batch(range(config.meta_batch))
             found = explain(model, state.params, episodes, config.inner(), resources.executor)

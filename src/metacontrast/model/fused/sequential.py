@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from metacontrast.model.fused.block import convolution_block, norm_block
 from metacontrast.model.fused.convolution import Geometry
 from metacontrast.model.fused.kernels import BlockLayout
-from metacontrast.model.normalization import TaskBatchNorm
+from metacontrast.model.normalization import TaskBatchNorm, has_own_call
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
@@ -26,19 +26,16 @@ def fuse(module: nn.Module) -> nn.Module:
     """Replace every `nn.Sequential` in `module`, itself included, by one that runs its blocks as one; return it."""
     for name, child in module._modules.items():
         module._modules[name] = None if child is None else fuse(child)
-    return FusedSequential(module) if type(module) is nn.Sequential and not _is_watched(module) else module
-
-
-def _is_watched(module: nn.Module) -> bool:
-    """Whether hooks want to see what goes in or out of a layer, which a block would hide from them."""
-    return any(each._forward_hooks or each._forward_pre_hooks or each._backward_hooks for each in module.modules())
+    if type(module) is not nn.Sequential or module._parameters or module._buffers:
+        return module
+    return module if any(map(has_own_call, module.modules())) else FusedSequential(module)
 
 
 def takes_tasks(encoder: nn.Module) -> bool:
-    """Whether all parameters of a fused encoder may have a leading axis for tasks: they are all in blocks."""
-    inside = [module for module in encoder.modules() if isinstance(module, FusedSequential) and module.takes_tasks]
-    covered = {id(p) for module in inside for p in module.parameters()}
-    return all(id(p) in covered for p in encoder.parameters())
+    """Whether all parameters of a fused encoder may have a leading axis for tasks: they are in blocks only."""
+    if isinstance(encoder, FusedSequential):
+        return all(isinstance(block, partial) or takes_tasks(block) for block in encoder.blocks)
+    return not any(p is not None for p in encoder._parameters.values()) and all(map(takes_tasks, encoder.children()))
 
 
 def runs_fused(x: Tensor) -> bool:
@@ -52,12 +49,7 @@ class FusedSequential(nn.Sequential):
 
     def __init__(self, layers: nn.Sequential):
         super().__init__(OrderedDict(layers._modules))
-        self._blocks = tuple(_blocks(list(layers)))
-
-    @property
-    def takes_tasks(self) -> bool:
-        """Whether every layer with parameters is in a block, so that parameters may have a leading axis for tasks."""
-        return all(isinstance(block, partial) or not list(block.parameters()) for block in self._blocks)
+        self.blocks = tuple(_blocks(list(layers)))
 
     def __getitem__(self, idx: slice | int) -> nn.Module:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One layer, or some of them as an ordinary `nn.Sequential`."""
@@ -69,7 +61,7 @@ class FusedSequential(nn.Sequential):
         """The output of the last layer."""
         if not runs_fused(input):
             return super().forward(input)
-        for block in self._blocks:
+        for block in self.blocks:
             input = block(input)
         return input
 
@@ -118,9 +110,9 @@ def _is_plain_convolution(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
 def _pop_slope(layers: Layers) -> float:
     """Slope below 0 of the activation that comes first, which is taken away; 1 if there is none that blocks know."""
     match layers[:1]:
-        case [nn.ReLU()]:
+        case [nn.ReLU() as layer] if type(layer) is nn.ReLU:
             slope = 0.0
-        case [nn.LeakyReLU(negative_slope=slope)] if slope >= 0:
+        case [nn.LeakyReLU(negative_slope=slope) as layer] if type(layer) is nn.LeakyReLU and slope >= 0:
             pass
         case _:
             return 1.0
@@ -129,7 +121,7 @@ def _pop_slope(layers: Layers) -> float:
 
 
 def _is_halving(layer: nn.Module) -> bool:
-    if not isinstance(layer, nn.MaxPool2d) or layer.ceil_mode or layer.return_indices:
+    if type(layer) is not nn.MaxPool2d or layer.ceil_mode or layer.return_indices:
         return False
     wanted = {"kernel_size": 2, "stride": 2, "padding": 0, "dilation": 1}
     return all(getattr(layer, name) in (value, (value, value)) for name, value in wanted.items())
