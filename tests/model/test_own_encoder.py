@@ -5,18 +5,22 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import jaxtyping
 import pytest
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import reference
+from metacontrast.diagnostics.gradient import explain
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import Engine, meta_gradient
 from metacontrast.maml.inner import adapt
+from metacontrast.methods import conml, imaml
 from metacontrast.model.encoders import build_encoder
 from metacontrast.model.model import Model
 from metacontrast.model.normalization import TaskBatchNorm
+from metacontrast.training.checkpoint import Stored, save
 from metacontrast.types import Episode, Inner, to_tensors
 
 TOLERANCE = 1e-12
@@ -363,6 +367,56 @@ def test_one_task_without_its_axis_and_inference_mode_are_one_line():
         adapt(model, params, one.support_x, one.support_y, Inner())
     with pytest.raises(InputError, match="give one for each image"):
         adapt(model, params, one.support_x, one.support_y, Inner(), torch.ones(2).double())
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (torch.uint8, r"images are torch.uint8, but the encoder's parameters torch.float32: .*float32\), scaled to 0"),
+        (torch.float64, r"give images.to\(torch.float32\)$"),
+    ],
+)
+def test_images_of_another_kind_than_the_parameters_are_one_line(kind, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    model = Model(build_encoder("conv4", (1, 28, 28), 4), WAYS)
+    with pytest.raises(InputError, match=message):
+        model.features(model.init(generator()).encoder, torch.ones(6, 1, 28, 28, dtype=kind))
+
+
+class Waves(nn.Module):
+    """An encoder with complex numbers inside."""
+
+    def __init__(self):
+        super().__init__()
+        parts = torch.randn(5, 64, 2, generator=generator(), dtype=torch.float64)
+        self.weight = nn.Parameter(torch.view_as_complex(parts))
+
+    def forward(self, x):
+        return (x.flatten(1).to(self.weight.dtype) @ self.weight.T).abs()
+
+
+def test_complex_parameters_are_differentiated_or_refused(tmp_path):
+    """By finite differences along both axes of one of them; methods of real numbers, and files, say no."""
+    model, episodes, inner = Model(Waves(), WAYS, feature_size=5), tasks(2), Inner(2, 0.1, order="second")
+    params = model.init(generator())
+    found = meta_gradient(model, params, episodes, inner)[0].encoder["weight"][0, 0]
+
+    def loss(change):
+        weight = params.encoder["weight"].clone()
+        weight[0, 0] += change
+        return meta_gradient(model, params._replace(encoder={"weight": weight}), episodes, inner)[1].loss.mean()
+
+    slopes = [((loss(1e-5 * way) - loss(-1e-5 * way)) / 2e-5).item() for way in (1, 1j)]
+    assert [found.real.item(), found.imag.item()] == pytest.approx(slopes, rel=1e-6, abs=1e-9)
+    for use in (
+        lambda: explain(model, params, episodes, inner),
+        lambda: conml(model, params, episodes, inner),
+        lambda: imaml(model, params, Episode(*(t[0] for t in episodes)), inner),
+    ):
+        with pytest.raises(InputError, match="is for real parameters"):
+            use()
+    with pytest.raises(InputError, match="is complex"):
+        save(tmp_path / "file", Stored(params.encoder, {}))
 
 
 def test_a_layer_with_two_places_is_in_blocks_only_if_both_are():

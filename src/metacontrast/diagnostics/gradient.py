@@ -33,7 +33,7 @@ from metacontrast.diagnostics.task_view import (
     view_task,
 )
 from metacontrast.errors import InputError, check_counts
-from metacontrast.maml.checks import check_batch, check_params
+from metacontrast.maml.checks import check_batch, check_params, check_real
 from metacontrast.maml.engine import arithmetic, unstack
 from metacontrast.maml.inner import adapt
 from metacontrast.model.head import BUILT_HEADS
@@ -137,6 +137,7 @@ def explain(
     check_counts(label_orders=label_orders, ordered_tasks=ordered_tasks)
     check_batch(episodes)
     check_params(model, params, inner.scope)
+    check_real("explain", params)
     _check(params, model, inner)
     support_y, query_y = episodes.support_y.cpu(), episodes.query_y.cpu()
     if not episodes.support_y.is_cpu:  # on a CPU the theory checks every task

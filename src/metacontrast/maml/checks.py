@@ -76,6 +76,8 @@ def check_method(
     """
     if model.head not in heads:
         raise InputError(f"{name} needs a model with head={' or '.join(heads)}, not {model.head}")
+    if params is not None:
+        check_real(name, params)
     if inner is not None and inner.steps < 1:
         raise InputError(f"{name} needs an inner loop of 1 step or more, not {inner.steps}")
     if inner is not None and params is not None and not (inner.is_plain and not params.rates and not params.step_norms):
@@ -83,6 +85,12 @@ def check_method(
             f"{name} takes plain gradient descent on one loss: leave out query_loss, loss_weights, direction, learned "
             "rates and norms of their own after every inner step"
         )
+
+
+def check_real(what: str, params: Params) -> None:
+    """Raise `InputError` for parameters that are complex numbers."""
+    if name := next((name for name, tensor in params.encoder.items() if tensor.is_complex()), None):
+        raise InputError(f"{what} is for real parameters, but the encoder's {name} is complex: take view_as_real of it")
 
 
 def check_rates(model: Model, params: Params) -> None:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from metacontrast.errors import InputError
-from metacontrast.maml.checks import check_method, check_tasks
+from metacontrast.maml.checks import check_method, check_real, check_tasks
 from metacontrast.maml.inner import autograd_vjp, task_losses, trajectory
 from metacontrast.maml.outer import Metrics, accuracies
 from metacontrast.model.model import Model, apply_head
@@ -43,6 +43,7 @@ def conml(
     if inner.loss_weights or params.step_norms:
         given = "loss_weights" if inner.loss_weights else "norms of their own after every inner step"
         raise InputError(f"conml compares models after the last inner step alone: leave out {given}")
+    check_real("conml", params)
     check_tasks(model, params, episodes, inner.scope, (inner.loss, inner.outer_loss))
     support = episodes.support_x, episodes.support_y
     whole = torch.cat([support[0], episodes.query_x], 1), torch.cat([support[1], episodes.query_y], 1)

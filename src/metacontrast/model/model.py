@@ -125,7 +125,7 @@ class Model:
         own = dict(source.named_parameters())
         encoder = {name: own[name].detach().clone() for name in self._trained}
         head = draw_head(rows, self.feature_size, bias, scale, generator)
-        like = next((p for p in own.values() if p.is_floating_point()), head.weight)
+        like = next((p.real for p in own.values() if p.is_floating_point() or p.is_complex()), head.weight)
         extra = {name: t.to(like) for name, t in built_extra(self.head).items()}
         return Params(encoder, head_from([t.to(like) for t in head_tensors(head)]), {}, extra)
 
@@ -246,6 +246,9 @@ class Model:
         if self.fused and images.ndim == 4 and runs_fused(images):
             images = channels_last(images)
         own = self._own
+        like = next(iter(encoder.values()), images)
+        if own.keeps_images_apart and images.dtype != like.dtype:
+            raise InputError(_not_alike(images.dtype, like.dtype))
         buffers = {name: t.clone() for name, t in own.buffers.items()}
         buffers |= dict.fromkeys(own.task_buffers, torch.empty(tasks, reference, 0))
         found = functional_call(own.encoder, (encoder, buffers), (images,))
@@ -384,6 +387,12 @@ def apply_head(head: Head, features: Float[Tensor, "*task image feature"]) -> Fl
         return torch.nn.functional.linear(features, head.weight, head.bias)
     scores = features @ head.weight.mT
     return scores if head.bias is None else scores + head.bias[..., None, :]
+
+
+def _not_alike(images: torch.dtype, parameters: torch.dtype) -> str:
+    """That images and parameters are of two kinds, and what to do about it."""
+    scaled = "" if images.is_floating_point else ", scaled to 0 … 1"
+    return f"images are {images}, but the encoder's parameters {parameters}: give images.to({parameters}){scaled}"
 
 
 def _not_features(found: object, images: int, size: int) -> str:

@@ -43,6 +43,8 @@ def save(path: Path, stored: Stored, before: Path | None = None) -> None:
     Args:
         before: where in the same folder to keep the file that is replaced.
     """
+    if name := next((name for name, t in stored.tensors.items() if t.is_complex()), None):
+        raise InputError(f"{name} is complex, which files of safetensors are not: train without out=")
     tensors = {name: t.detach().cpu().contiguous() for name, t in stored.tensors.items()}
     facts = json.dumps(stored.facts, sort_keys=True)
     write_tensors(path, tensors, {"facts": facts, "digest": _digest(tensors, facts)}, before)
