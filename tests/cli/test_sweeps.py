@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from metacontrast.cli.config_flags import config_from_flags
 from metacontrast.cli.main import build_parser, run
 from metacontrast.cli.train import command_that_goes_on
 from metacontrast.files import exclusive
@@ -65,6 +66,41 @@ def test_the_command_that_goes_on_names_how_runs_are_spread():
     args = build_parser().parse_args(["train", *SMALL, "--out", "runs", *words])
     told = "train --resume --vary=head=learned,zeroed --seeds 3 --jobs 2 --runner ray --address head:1 --out runs"
     assert command_that_goes_on(args) == told
+
+
+def test_the_command_that_goes_on_finds_the_data_and_tells_methods_what_they_began_with():
+    """The first variant's configuration has its method's fields, so that the flags are given again."""
+    words = ["--recipe", "glyphs", "--data-root", "Data", "--vary", "method=conml,maml", "--relabel", "--shots", "2"]
+    args = build_parser().parse_args(["train", "--out", "Runs", "--deterministic", *words])
+    told = command_that_goes_on(args)
+    assert told == (
+        "train --resume --vary=method=conml,maml --data-root Data --out Runs --deterministic --recipe glyphs "
+        "--relabel --shots=2"
+    )
+    again = build_parser().parse_args(told.split())
+    assert config_from_flags(again) == config_from_flags(args)
+    assert again.vary == args.vary
+
+
+def test_a_grid_of_methods_is_continued(tmp_path, capsys):
+    words = ["--vary", "method=conml,maml", *SMALL, "--meta-batch", "2"]
+    assert train(tmp_path / "runs", *words) == 0
+    assert train(tmp_path / "runs", "--resume", *words, "--updates", "3") == 0
+    assert {load_run(run).updates for run in (tmp_path / "runs").glob("*/seed-*")} == {3}
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--vary", "ways=5-10,5-20"], "a variant has one size, not a range"),
+        (["--vary", "start=photos,none"], "is not FIELD=VALUE,VALUE"),
+    ],
+)
+def test_what_variants_cannot_differ_in_is_refused(words, message, tmp_path, capsys):
+    with pytest.raises(SystemExit, match=r"^2$"):
+        train(tmp_path / "runs", *words)
+    assert message in capsys.readouterr().err
 
 
 def test_flags_of_a_grid_are_checked(tmp_path, capsys):

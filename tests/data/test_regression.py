@@ -128,3 +128,12 @@ def test_a_regression_is_trained(tasks):
     outputs = model.query_logits(adapted, batch.support_x[0], batch.query_x[0])
     assert outputs.shape == (len(batch.query_y[0]), 1)
     assert torch.stack(seen[-20:]).mean() < torch.stack(seen[:20]).mean()
+
+
+def test_images_of_any_sides_turn_without_distortion():
+    """A bar along the centre row of a 5 × 9 image stands upright in the centre column; a square keeps its sides."""
+    bar = torch.zeros(1, 1, 5, 9)
+    bar[..., 2, 2:7] = 1.0
+    upright = torch.zeros(1, 1, 5, 9)
+    upright[..., :, 4] = 1.0
+    assert torch.allclose(turn(bar, torch.tensor([90.0])), upright, atol=1e-5)

@@ -7,21 +7,26 @@ import torch
 from torch import nn
 
 from metacontrast.cli.main import run
+from metacontrast.data.catalog import load_dataset
 from metacontrast.experiments import budgets
 from metacontrast.experiments.budgets import ANSWERS, OWN, budget_rows, rank_correlations
 from metacontrast.experiments.figures import FIGURES, family, find_figures
 from metacontrast.experiments.figures import linear_representations as linear
 from metacontrast.experiments.measurement import CORE_SECONDS, LABEL_ORDER, Table
-from metacontrast.experiments.runs import run_key
+from metacontrast.experiments.runs import _train_to, core_seconds, run_key
 from metacontrast.experiments.setting import Setting
 from metacontrast.experiments.spec import Measurement
 from metacontrast.maml.engine import meta_gradient
 from metacontrast.methods import METHODS
 from metacontrast.model.model import Model
+from metacontrast.training.config import with_fields
 from metacontrast.training.records import read_records
+from metacontrast.training.step import Resources
 from metacontrast.types import Episode, Head, Inner, Params
+from planned_runs import SMALL, planned
 
 SMOKE = Setting("smoke")
+GLYPHS = load_dataset("glyphs", "test")
 FEW = {name: family._METHODS[name] for name in ("maml", "maml++", "supervised")}
 
 
@@ -136,6 +141,49 @@ def test_accuracy_at_equal_core_time_is_that_of_the_cheapest_ways_whole_time():
     correlations = rank_correlations(curves[0].kind, [curve.name for curve in curves], table, ANSWERS)
     assert len(correlations) == 21
     assert {row[2] for row in correlations} == {"+1.00"}
+
+
+def test_all_curves_of_a_table_are_of_one_length():
+    """One of them has gone further."""
+    accuracies, seconds = [(0.3, 0.5), (0.4, 0.6), (0.2, 0.9)], [1.0, 2.0, 3.0]
+    curves, table = invented(accuracies, seconds)
+    further = table._records[curves[0].kind, curves[0].name][0]
+    further[3] = further[2] | {"update": 3, "values": dict.fromkeys(further[2]["values"], 0.99) | {CORE_SECONDS: 1.0}}
+    _, alone = invented(accuracies, seconds)
+    assert budget_rows(curves, table)[1:] == budget_rows(curves, alone)[1:]
+    assert budget_rows(curves, table)[0][2:-1] == budget_rows(curves, alone)[0][2:-1]
+
+
+def test_all_methods_are_validated_equally_often(tmp_path, monkeypatch):
+    """Training halts wherever something is measured, and validates where the configuration says."""
+    lengths = []
+
+    def halted(config, run, *images, on_record, should_stop):
+        lengths.append(config.updates)
+        on_record({"update": 4})
+        return "stopped"
+
+    monkeypatch.setattr("metacontrast.experiments.runs.train_run", halted)
+    for selects in (True, False):
+        run = planned(0, 8)
+        run = replace(run, plan=replace(run.plan, selects=selects))
+        assert _train_to(run, 4, tmp_path / str(selects), (GLYPHS, GLYPHS), Resources(), lambda: False)
+    assert lengths == [8, 4]
+
+
+def test_the_time_of_an_update_is_that_of_all_the_training_where_it_changes(monkeypatch):
+    """MAML++ is of first order in its first half."""
+    seen = []
+
+    class Step:
+        def __call__(self, state, episodes):
+            seen.append(state.updates / 1000)
+            state.updates += 1
+
+    monkeypatch.setattr("metacontrast.experiments.runs.outer_step", lambda *_: Step())
+    config = with_fields(replace(SMALL, updates=1000), method="maml++")
+    assert core_seconds(config, GLYPHS, Resources()) >= 0
+    assert seen[1:] == [(each + 0.5) / 20 for each in range(20)]
 
 
 def test_all_is_what_the_paper_has():

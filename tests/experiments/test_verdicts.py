@@ -260,6 +260,19 @@ def test_several_bodies_of_evidence_must_agree():
     assert judge_together(both, Table(curves("a", "b"), noise + elsewhere(AHEAD, THERE))).outcome == "supported"
 
 
+def test_one_body_of_several_must_decide_by_more():
+    """Alone p = .031 is enough; as one of two of which the other leaves it open, it is not; if both say so, it is."""
+    barely = ends(a=[0.53, 0.53, 0.55], b=[0.5, 0.5, 0.5])
+    noise = ends(a=[0.40, 0.55, 0.60], b=[0.45, 0.50, 0.58])
+    claim = replace(claim_of(SURE), of_authors=(above(THERE, "a", "b", ZEROED),))
+    cases = [(barely, [], "supported"), (barely, noise, "inconclusive"), (barely, barely, "supported")]
+    for ours, theirs, outcome in cases:
+        verdict = judge_together([claim], Table(curves("a", "b"), ours + elsewhere(theirs, THERE)))
+        assert verdict.outcome == outcome
+        assert verdict.p == pytest.approx(0.0630 if outcome == "inconclusive" else 0.0315, abs=2e-3)
+        assert bool(verdict.reason) == (outcome == "inconclusive")
+
+
 def test_a_comparison_of_several_bodies_of_evidence_is_listed_once():
     """A claim about Omniglot and colour images has its Omniglot comparison with each set of colour images."""
     colours = [above(kind, "a", "b", ZEROED) for kind in (THERE, NOWHERE)]
@@ -346,6 +359,16 @@ def test_few_test_tasks_widen_the_interval_of_a_ratio():
     assert lower.mean == pytest.approx(alone.mean)
     assert lower.error > 1.1 * alone.error
     assert (lower.tasks, alone.tasks) == (40, 0)
+
+
+def test_levels_that_some_samples_of_the_tasks_never_reach_leave_the_ratio_open():
+    """Curves that hardly rise, on a few tasks that are right or wrong."""
+    generator = np.random.default_rng(1)
+    fast, slow = (
+        {10: (generator.random((12, 6)) < 0.5) * 1.0, 20: (generator.random((12, 6)) < 0.52) * 1.0} for _ in "ab"
+    )
+    lower, upper, _ = estimate_speed_up(fast, slow)
+    assert (lower.interval()[0], upper.interval()[1]) == (-math.inf, math.inf)
 
 
 def test_updates_are_told_beside_those_of_the_published_training():

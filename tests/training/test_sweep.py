@@ -38,6 +38,12 @@ def test_variants_are_all_combinations_in_folders_of_their_own():
     assert [(c.head, c.outer_lr, c.seed) for c in found.values()][1:3] == [("learned", 0.1, 6), ("zeroed", 0.1, 5)]
 
 
+def test_variants_that_would_share_a_folder_are_refused():
+    for values in (["folder:/a/B", "folder:/a/b"], ["folder:a/b", "folder:a_b"]):
+        with pytest.raises(InputError, match="two variants have the folder dataset=folder:"):
+            sweep_configs(SMALL, 1, {"dataset": values})
+
+
 def test_a_folder_is_a_part_of_a_path_whatever_the_value_is():
     """A data set of the user's own has a path as its name."""
     (run,) = sweep_configs(SMALL, 1, {"dataset": ["folder:/some/where"]})

@@ -69,7 +69,7 @@ def _show_defaults(parser: Parser, own: Mapping[str, Any], words: Sequence[str])
     given = given_fields(args)
     name = args.recipe or _default_recipe(given.get("dataset", "glyphs"), given.get("shots", 1))
     config = with_fields(recipe(name), **{field: value for field, value in given.items() if field == "method"})
-    texts = {field: _as_text(value) for field, value in (dataclasses.asdict(config) | dict(own)).items()}
+    texts = {field: as_text(value) for field, value in (dataclasses.asdict(config) | dict(own)).items()}
     for action in parser._actions:
         action.shown = (texts | {"recipe": name}).get(action.dest)  # type: ignore[attr-defined]
 
@@ -95,7 +95,8 @@ def config_from_flags(args: argparse.Namespace, **defaults: Any) -> TrainConfig:
     """
     given = given_fields(args)
     folder = first_run(args.out) if args.seeds or args.vary else args.out
-    started = read_config(folder) if folder and args.resume and not args.recipe else None
+    goes_on = args.resume and not args.recipe and "method" not in dict(args.vary)  # the first variant's has its fields
+    started = read_config(folder) if folder and goes_on else None
     base = started or recipe(args.recipe or _default_recipe(given.get("dataset", "glyphs"), given.get("shots", 1)))
     start, weights = (given.pop(name, getattr(base, name)) for name in ("start", "weights"))
     config = with_fields(base, **(defaults | given))
@@ -149,9 +150,12 @@ def _read_as_flag(name: str, flag: str, text: str) -> Any:
     parser = Parser(add_help=False, exit_on_error=False)
     add_some_config_flags(parser, [name])
     try:
-        return getattr(parser.parse_args([f"--{name.replace('_', '-')}={text}"]), name)
+        found = vars(parser.parse_args([f"--{name.replace('_', '-')}={text}"]))
     except argparse.ArgumentError as error:
         raise argparse.ArgumentTypeError(f"{flag} cannot be {text!r}: {error.message}") from None
+    if f"least_{name}" in found:
+        raise argparse.ArgumentTypeError(f"{flag} cannot be {text!r}: a variant has one size, not a range")
+    return found[name]
 
 
 def _parsing(hint: Any) -> dict[str, Any]:
@@ -201,7 +205,18 @@ def _or_none(read: Callable[[str], Any], choices: tuple[str, ...] | None) -> Cal
     return parse
 
 
-def _as_text(value: Any) -> str:
+def as_flags(fields: Mapping[str, Any]) -> list[str]:
+    """The flags that give these fields."""
+    flags = {name: name.replace("_", "-") for name in fields}
+    is_switch = {name: field_types(TrainConfig)[name] is bool for name in fields}
+    return [
+        f"--{'' if value else 'no-'}{flags[name]}" if is_switch[name] else f"--{flags[name]}={as_text(value)}"
+        for name, value in fields.items()
+    ]
+
+
+def as_text(value: Any) -> str:
     """Format a value as its flag takes it."""
-    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    return text.lower() or "none"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "none"
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

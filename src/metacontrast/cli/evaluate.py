@@ -76,6 +76,8 @@ def execute(args: argparse.Namespace) -> None:
     from metacontrast.classifier.starting_point import load_model
 
     run = load_model(args.run)
+    if args.inner_lr is not None and run.params.rates:
+        raise InputError("--inner-lr, but the run's inner learning rates are learned: leave it out")
     fields = {name: value for name in _TASK_FIELDS if (value := getattr(args, name)) is not None}
     configs = [
         replace(run.config, ways=ways, shots=shots, **fields)

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 from metacontrast.cli import shared
-from metacontrast.cli.config_flags import COMMON, add_config_flags, config_from_flags, field_and_values, given_fields
+from metacontrast.cli.config_flags import (
+    COMMON,
+    add_config_flags,
+    as_flags,
+    as_text,
+    config_from_flags,
+    field_and_values,
+    given_fields,
+)
 from metacontrast.cli.grid import add_grid_flags, check_grid_flags, chosen_runner, execute_grid, jobs_at_once
 from metacontrast.cli.parser import Parser
 from metacontrast.cli.progress import Progress, row_in_words, stop_on_interrupt
@@ -130,9 +138,14 @@ def _place_of(run: Path, config: TrainConfig) -> dict[str, Any]:
 def command_that_goes_on(args: argparse.Namespace) -> str:
     """Return the command that continues what these flags began."""
     runner = None if args.runner == "local" else args.runner
-    given = {"seeds": args.seeds, "jobs": args.jobs, "runner": runner, "address": args.address, "out": args.out}
+    device = None if args.device == "auto" else args.device
+    given = {"data-root": args.data_root, "seeds": args.seeds, "jobs": args.jobs, "device": device}
+    given |= {"runner": runner, "address": args.address, "out": args.out}
     flags = [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
-    vary = [f"--vary={name.replace('_', '-')}={','.join(map(str, values))}".lower() for name, values in args.vary]
+    flags += [f"--{name}" for name in ("deterministic", "tensorboard") if getattr(args, name)]
+    vary = [f"--vary={name.replace('_', '-')}={','.join(map(as_text, values))}" for name, values in args.vary]
+    if "method" in dict(args.vary):  # whose variants do not tell what they began with
+        flags += [*(["--recipe", args.recipe] if args.recipe else []), *as_flags(given_fields(args))]
     return shlex.join(["train", "--resume", *vary, *flags])
 
 
@@ -159,7 +172,8 @@ def _configs(config: TrainConfig, args: argparse.Namespace) -> dict[Path, TrainC
         return {Path(): config}
     if len(dict(args.vary)) < len(args.vary):
         raise InputError("--vary names a field twice: give all its values at once, --vary FIELD=VALUE,VALUE")
-    configs = sweep_configs(config, 1 if args.seeds is None else args.seeds, dict(args.vary), given_fields(args))
+    given = {name: value for name, value in given_fields(args).items() if name not in ("start", "weights")}
+    configs = sweep_configs(config, 1 if args.seeds is None else args.seeds, dict(args.vary), given)
     if read_config(args.out) is not None:
         raise InputError(f"{args.out} holds a single run: choose another --out for several")
     return configs

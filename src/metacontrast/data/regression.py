@@ -101,7 +101,8 @@ def turn(images: Tensor, degrees: Tensor) -> Tensor:
     """
     angle = torch.deg2rad(degrees.to(images))
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    maps = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)
+    aspect = images.shape[-2] / images.shape[-1]  # coordinates run from −1 to 1 along either side
+    maps = torch.stack([torch.stack([cos, -sin * aspect, zero], 1), torch.stack([sin / aspect, cos, zero], 1)], 1)
     grid = F.affine_grid(maps, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 

@@ -8,8 +8,9 @@ independently.
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from statistics import fmean
 
-from metacontrast.experiments.claims import Accuracy, Quantity, Solved, TaskKind
+from metacontrast.experiments.claims import Accuracy, Endpoint, Quantity, Solved, TaskKind
 from metacontrast.experiments.measurement import Table
 from metacontrast.experiments.rows import percent
 from metacontrast.experiments.spec import AuthorsTest, Curve
@@ -30,21 +31,37 @@ ANSWERS: dict[str, Quantity] = {
 HEAD = ("", "core-seconds an update", *ANSWERS, "own head at equal core-time")
 
 
+def stage_of(kind: TaskKind, curves: Sequence[str], quantity: Quantity, table: Table) -> tuple[int, list[int]]:
+    """Find the last update at which the quantity was measured of all curves that have it, and on which seeds of all."""
+    endpoints = [each for name in curves if table.has(kind, each := Endpoint(name, quantity))]
+    return (table.stage(kind, endpoints, "end") if endpoints else None) or (0, [])
+
+
+def _at_stage(kind: TaskKind, curves: Sequence[str], quantity: Quantity, table: Table) -> list[float | None]:
+    """Average the quantity of every curve over its seeds at their common stage; None where it was not measured."""
+    update, _ = stage_of(kind, curves, quantity, table)
+    return [table.means(kind, curve, quantity).get(update) for curve in curves]
+
+
 def budget_rows(curves: Sequence[Curve], table: Table) -> list[Sequence[str]]:
     """A row for each curve: accuracies in per cent of the chosen model, and of its own head at equal core-time."""
-    taken = {curve.name: table.core_seconds(curve.kind, curve.name) for curve in curves}
-    spent = [s * max(table.means(curve.kind, curve.name, OWN)) for curve in curves if (s := taken[curve.name])]
-    budget = min(spent, default=0.0)
-    return [_row(curve, taken[curve.name], budget, table) for curve in curves]
+    kind, names = curves[0].kind, [curve.name for curve in curves]
+    taken = [table.core_seconds(kind, name) for name in names]
+    chosen = zip(*(_at_stage(kind, names, quantity, table) for quantity in ANSWERS.values()), strict=True)
+    end, seeds = stage_of(kind, names, OWN, table)
+    budget = end * min((seconds for seconds in taken if seconds), default=0.0)
+    rows = []
+    for name, seconds, values in zip(names, taken, chosen, strict=True):
+        own = table.values(kind, name, OWN)
+        reached = [u for u in own.get(seeds[0], {}) if seconds and u * seconds <= budget * 1.000001] if seeds else []
+        shared = [u for u in reached if all(u in own[seed] for seed in seeds)]
+        timed = fmean(own[seed][max(shared)] for seed in seeds) if shared else None
+        rows.append((name, "—" if seconds is None else f"{seconds:.3g}", *map(_cell, (*values, timed))))
+    return rows
 
 
-def _row(curve: Curve, taken: float | None, budget: float, table: Table) -> Sequence[str]:
-    chosen = [table.means(curve.kind, curve.name, quantity) for quantity in ANSWERS.values()]
-    cells = [percent(values[max(values)]) if values else "—" for values in chosen]
-    own = table.means(curve.kind, curve.name, OWN)
-    reached = {update: value for update, value in own.items() if taken and update * taken <= budget * 1.000001}
-    timed = percent(reached[max(reached)]) if reached else "—"
-    return (curve.name, "—" if taken is None else f"{taken:.3g}", *cells, timed)
+def _cell(value: float | None) -> str:
+    return "—" if value is None else percent(value)
 
 
 def answers_of(test: AuthorsTest) -> dict[str, Quantity]:
@@ -55,9 +72,9 @@ def answers_of(test: AuthorsTest) -> dict[str, Quantity]:
 
 def answer_rows(test: AuthorsTest, table: Table) -> list[Sequence[str]]:
     """A row for each of the authors' ways of training: accuracies in per cent under all `answers_of` the test."""
-    answers = answers_of(test).values()
-    found = {name: [table.means(test.kind, name, quantity) for quantity in answers] for name in test.curves}
-    return [(name, *(percent(each[max(each)]) for each in values)) for name, values in found.items() if all(values)]
+    found = [_at_stage(test.kind, [*test.curves], quantity, table) for quantity in answers_of(test).values()]
+    rows = zip(test.curves, zip(*found, strict=True), strict=True)
+    return [(name, *map(_cell, values)) for name, values in rows if None not in values]
 
 
 def rank_correlations(
@@ -66,11 +83,8 @@ def rank_correlations(
     """Spearman's rank correlation of the curves under every two of the `answers`."""
     from scipy.stats import spearmanr  # takes half a second, which no other command should wait for
 
-    found = {}
-    for name, quantity in answers.items():
-        values = [table.means(kind, curve, quantity) for curve in curves]
-        if curves and all(values):
-            found[name] = [each[max(each)] for each in values]
+    measured = {name: _at_stage(kind, curves, quantity, table) for name, quantity in answers.items()}
+    found = {name: values for name, values in measured.items() if curves and None not in values}
     return [
         (one, other, f"{spearmanr(found[one], found[other])[0]:+.2f}".replace("-", "−"))
         for one, other in combinations(found, 2)

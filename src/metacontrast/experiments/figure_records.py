@@ -21,7 +21,7 @@ from metacontrast.errors import InputError
 from metacontrast.experiments.runs import PlannedRun, run_key
 from metacontrast.experiments.setting import COLOURS, Setting
 from metacontrast.experiments.spec import Curve, FigureSpec, Measurement
-from metacontrast.experiments.statistics import LOOKS
+from metacontrast.experiments.statistics import FEWEST_SEEDS, LOOKS
 from metacontrast.files import write_text
 from metacontrast.training.config import config_from_values
 from metacontrast.training.records import Record, read_records
@@ -116,7 +116,8 @@ def load_records(folder: Path, spec: FigureSpec, setting: Setting) -> FigureReco
         return FigureRecords([setting], [], spec.compute(), [])
     if spec.authors_test is not None:
         return FigureRecords([setting], [], [], [])
-    settings = [setting] if setting.scale == "smoke" else [dataclasses.replace(setting, colour=c) for c in COLOURS]
+    judged = dataclasses.replace(setting, seeds=FEWEST_SEEDS)  # whose number is read off the records, at fixed looks
+    settings = [setting] if setting.scale == "smoke" else [dataclasses.replace(judged, colour=c) for c in COLOURS]
     curves = {each: spec.curves(each.in_full()) for each in settings}
     found = {each: list(_of_curves(folder, some)) for each, some in curves.items()}
     kept = [each for each, some in found.items() if some]

@@ -244,8 +244,11 @@ def _budgets(spec: FigureSpec, records: FigureRecords, table: Table) -> list[str
     parts = [_BUDGETS]
     for panel in panels_of(spec, records.settings, table):
         curves = curves_of(panel, table)
-        parts += [f"**{panel.title}**", _markdown(budgets.HEAD, budgets.budget_rows(curves, table))]
-        parts += _ranks(panel.kind, [curve.name for curve in curves], table, budgets.ANSWERS)
+        names = [curve.name for curve in curves]
+        updates, _ = budgets.stage_of(panel.kind, names, budgets.SELECTED, table)
+        title = f"**{panel.title}, {updates:,} updates**"
+        parts += [title, _markdown(budgets.HEAD, budgets.budget_rows(curves, table))] if curves else []
+        parts += _ranks(panel.kind, names, table, budgets.ANSWERS)
     return parts
 
 

@@ -102,7 +102,7 @@ def _authors_as_far(judged: Judged, table: Table) -> str:
         return _ratio_as_far(judged, table)
     values = []
     for endpoint in comparison.endpoints:
-        stage = table.stage(comparison.kind, [endpoint], endpoint.when)
+        stage = table.stage(comparison.kind, comparison.endpoints, endpoint.when)
         found = None if comparison.kind.is_authors else _numbers_of(comparison.kind, endpoint, table)
         there = None if stage is None or found is None else found.at(stage[0])
         if there is None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, lru_cache
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from metacontrast.data.catalog import dataset_files, load_evaluation_split
@@ -220,7 +220,8 @@ def _train_to(
     """Train up to `update` and keep a copy of the model there; False when stopped on the way."""
     if model_copy(folder, update).exists():
         return True
-    end = run.config.updates if run.config.follows_length else update
+    whole = run.config.follows_length or run.plan.selects  # which validates at the end, and not at every halt
+    end = run.config.updates if whole else update
     config, seen = replace(run.config, updates=end, keep_every=update), [0]
     with open_run(folder, config, images, resources.device, resume=True) as opened:
         status = train_run(
@@ -234,19 +235,23 @@ def _train_to(
     return status == "finished" or seen[-1] >= update
 
 
-_TIMED = 7
+_TIMED, _SPREAD = 7, 20
 
 
 def core_seconds(config: TrainConfig, images: ClassImages, resources: Resources) -> float:
-    """Measure the processor time of an update in this process: the median of a few, after one that warms up."""
+    """Measure the processor time of an update in this process: the median of a few, after one that warms up.
+
+    Where the inner loop changes during training, it is the mean of updates all over it.
+    """
     model, tasks = config.model(images.shape).to(resources.device), config.training_tasks(images)
     state = initial_state(config, model, resources.device, len(images))
-    step, taken = outer_step(config, model, resources), []
-    for update in range(_TIMED + 1):
+    step, taken, anneals = outer_step(config, model, resources), [], METHODS[config.method].anneals
+    for update in range(1 + (_SPREAD if anneals else _TIMED)):
+        state.updates = config.updates * (2 * update - 1) // (2 * _SPREAD) if anneals and update else update
         started = time.process_time()
         step(state, tasks.batch(update_tasks(update, config.meta_batch)))
         taken.append(time.process_time() - started)
-    return median(taken[1:])
+    return fmean(taken[1:]) if anneals else median(taken[1:])
 
 
 load_split = lru_cache(maxsize=8)(load_evaluation_split)

@@ -265,8 +265,8 @@ def _estimate(values: Sequence[float], resampled: Sequence[float], found: Sequen
     of_seeds = max(variance(values), fmean(each.within for each in found)) / n
     if tasks == 1:
         return Estimate(mean, ((of_seeds, n - 1),), n)
-    finite = [value for value in resampled if math.isfinite(value)]
-    return Estimate(mean, ((of_seeds, n - 1), (variance(finite), tasks - 1)), n, tasks)
+    of_tasks = variance(resampled) if all(map(math.isfinite, resampled)) else math.inf
+    return Estimate(mean, ((of_seeds, n - 1), (of_tasks, tasks - 1)), n, tasks)
 
 
 def _width(curve: Points, cell: tuple[float, float]) -> float:

@@ -140,7 +140,12 @@ def judge_together(claims: Sequence[Claim], table: Table) -> Verdict:
         outcome = next(each for each in get_args(Decision) if each in {one.outcome for one in found})
         reason = "; ".join(dict.fromkeys(each.reason for each in found if each.outcome == outcome and each.reason))
     tested = [each.p for each in found if each.p is not None]
-    p = min(1.0, len(tested) * min(tested)) if tested and outcome != "not testable yet" else None
+    p = None
+    if tested and outcome != "not testable yet":
+        agree = all(each.outcome == outcome for each in found if each.p is not None)
+        p = max(tested) if agree else min(1.0, len(tested) * min(tested))
+    if decided and p is not None and p > ERROR:
+        outcome, reason = "inconclusive", f"one of {len(tested)} bodies of evidence decides, which chance may do too"
     judged = _each_once(found)
     decided_by = _each_once([each for each in found if each.outcome == outcome])
     return Verdict(claims[0], judged, outcome, decided_by or judged, reason, p)

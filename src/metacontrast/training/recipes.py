@@ -88,8 +88,8 @@ def recipe(name: str) -> TrainConfig:
 
 
 MOST_SEEDS = 1000
-VARIED = tuple(field.name for field in fields(TrainConfig) if field.name != "seed")
-"""Fields that variants may differ in."""
+VARIED = tuple(field.name for field in fields(TrainConfig) if field.name not in ("seed", "start", "weights"))
+"""Fields that variants may differ in; a start brings other fields."""
 
 
 def sweep_configs(
@@ -110,9 +110,12 @@ def sweep_configs(
     if not 1 <= seeds <= MOST_SEEDS:
         raise InputError(f"seeds={seeds}, but it must be 1 to {MOST_SEEDS}")
     variants = [dict(zip(varied, values, strict=True)) for values in product(*varied.values())] if varied else [{}]
+    folders = [variant_folder(variant) for variant in variants]
+    if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
+        raise InputError(f"two variants have the folder {twice}: train them apart, into an --out each")
     return {
-        variant_folder(variant) / f"seed-{seed}": with_fields(config, **{**given, **variant, "seed": seed})
-        for variant in variants
+        folder / f"seed-{seed}": with_fields(config, **{**given, **variant, "seed": seed})
+        for folder, variant in zip(folders, variants, strict=True)
         for seed in range(config.seed, config.seed + seeds)
     }
 

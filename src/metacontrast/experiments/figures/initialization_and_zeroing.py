@@ -72,7 +72,7 @@ def _claims(setting: Setting) -> list[Claim]:
             "at the end, 1-shot yes (.9412, .9425), 5-shot no (.9522, .9650)",
         ),
         Claim(
-            "On Omniglot the zeroing trick ends above zero initialization, in 5-shot by more than in 1-shot (Fig. 12).",
+            "On Omniglot the zeroing trick ends above zero initialization, in 1-shot and in 5-shot (Fig. 12).",
             tuple(above(omniglot[shots], "zeroing trick", "zero init", _ZEROED) for shots in (1, 5)),
             "1-shot: no, once kept and zeroed heads are not mixed; 5-shot: yes",
         ),
