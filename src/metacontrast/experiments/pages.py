@@ -317,7 +317,7 @@ def _recorded(spec: FigureSpec, records: FigureRecords) -> Sequence[Setting]:
 
 
 def _flags(spec: FigureSpec, setting: Setting, records: FigureRecords) -> str:
-    """Return the flags of the shortest length that measures everything recorded, of the data set and the protocol."""
+    """Return the flags of the shortest length and fewest seeds that measure all that is recorded, and of the data."""
     if setting.scale == "smoke":
         return f" --scale smoke{_protocol(setting)}"
     if spec.authors_test is not None:
@@ -336,7 +336,9 @@ def _flags(spec: FigureSpec, setting: Setting, records: FigureRecords) -> str:
     }
     length = next(flag for flag, end in ends.items() if all(end.get(key, 0) >= reached[key] for key in reached))
     colour = f" --colour {setting.colour}" if any(each.config.dataset == setting.colour for each in curves) else ""
-    return f"{length}{colour}{_protocol(setting)}"
+    seeds = {(each.kind, each.curve): each.seed + 1 for each in sorted(records.measurements, key=lambda m: m.seed)}
+    more = max((n for curve in curves if (n := seeds.get((curve.kind, curve.name), 0)) > len(curve.seeds)), default=0)
+    return f"{length}{f' --seeds {more}' * bool(more)}{colour}{_protocol(setting)}"
 
 
 def _way(made: Mapping[str, Any]) -> str:
