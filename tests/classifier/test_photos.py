@@ -389,6 +389,25 @@ def test_with_more_images_the_cross_entropy_decides():
     assert sum(row.chosen for row in classifier.models_) == 1
 
 
+def test_a_chosen_model_keeps_its_choice_of_a_head_when_it_is_saved(tmp_path):
+    """More images then have the answers that they have without saving."""
+    images, labels = drawings(3, 3)
+    kept = FewShotClassifier().fit(images[:6], labels[:6])
+    kept.save(tmp_path / "classifier")
+    loaded = FewShotClassifier.load(tmp_path / "classifier")
+    for classifier in (kept, loaded):
+        classifier.partial_fit(images[6:], labels[6:])
+    np.testing.assert_array_equal(kept.predict_proba(images), loaded.predict_proba(images))
+
+
+def test_a_closed_image_is_named_whichever_model_is_asked_for():
+    images, labels = drawings(2, 2)
+    images[1].close()
+    with pytest.raises(InputError, match="cannot be read"):
+        FewShotClassifier().fit(images, labels)
+    assert len(FewShotClassifier(skip_unreadable=True).fit(images, labels).support_.y) == 3
+
+
 def test_the_choice_does_not_depend_on_the_order():
     images, labels = drawings(3, 3)
     order = np.random.default_rng(1).permutation(len(labels))

@@ -254,6 +254,10 @@ def test_a_gpu_that_is_not_there_is_one_line(command, place, tmp_path, capsys):
         (["fit", "{}/my images", "--model", "nothing", "--out", "{}/x"], "nothing is not a run directory"),
         (["fit", "{}/my images", "--model", "{}/model", "--out", "{}/x", "--steps", "many"], "whole number or auto"),
         (["fit", "{}/my images", "--model", "{}/model", "--out", "{}/x", "--reject", "0.001"], "needs 999 images"),
+        (
+            ["fit", "{}/my images", "--model", "timm:vit", "--out", "{}/x", "--weights", "{}/w"],
+            "without --weights-inside",
+        ),
         (["fit", "", "--model", "{}/model", "--out", "{}/x"], "invalid path value: ''"),
         (["fit", "{}/my images", "--model", "", "--out", "{}/x"], "'' is not a run directory"),
         (["fit", "{}/my images", "--model", "{}/model", "--out", "{}/x", "--max-pixels", "0"], "--max-pixels 0"),

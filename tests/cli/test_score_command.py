@@ -87,6 +87,32 @@ def test_a_folder_in_a_class_is_one_class_or_two(place, capsys):
     assert last_json(capsys.readouterr().out)["counts"][0] == ["class0", 6]
 
 
+def test_score_divides_a_folder_as_fit_did(place, capsys):
+    """Two levels of folders are the classes' own with `flatten`, also where only `fit` was told so."""
+    new = write_folder(place / "new", *grey_images(seed=4))
+    for folder in (place / "images", new):
+        (folder / "class0" / "old").mkdir()
+        Image.fromarray(grey_images()[0][1]).save(folder / "class0" / "old" / "0.png")
+    assert fit(place, "--nested", "flatten") == 0
+    capsys.readouterr()
+    assert run(["score", str(place / "out"), str(new), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert last_json(out)["classes"] == ["class0", "class1", "class2"]
+    assert last_json(out)["accuracy"] > 0.9
+    assert "not classes of the classifier" not in err
+
+
+def test_score_names_folders_that_are_no_classes(place, capsys):
+    """Numbers are other labels than the names of folders that read like them."""
+    images, labels = grey_images()
+    FewShotClassifier(tiny_start()).fit(images, [int(label[-1]) for label in labels]).save(place / "numbers")
+    new = write_folder(place / "new", images, [label[-1] for label in labels])
+    assert run(["score", str(place / "numbers"), str(new), "--model", str(place / "model")]) == 0
+    err = capsys.readouterr().err
+    assert "not classes of the classifier, so that their images count as mistakes: '0', '1', '2'" in err
+    assert "its classes are 0, 1, 2" in err
+
+
 def test_labels_beside_a_folder_of_classes_are_refused(place):
     """Guards: `fit(folder, y)` used to override the folder's labels without a word."""
     with pytest.raises(InputError, match="labels are given too"):

@@ -221,10 +221,11 @@ def test_an_undivided_folder_of_photographs_is_meta_trained_on(tmp_path, capsys)
     config = load_run(tmp_path / "run").config
     assert (config.inner_scope, config.order, config.norm) == ("head", "second", "inductive")
     capsys.readouterr()
-    assert command(["evaluate", str(tmp_path / "run"), "--episodes", "2", "--json"]) == 0
     images = load_dataset(f"folder:{folder}", "test", options=config.read_options())
     assert len(images.classes) == 2
-    assert json.loads(capsys.readouterr().out)["data_digest"] == images.digest
+    for again in ([], ["--dataset", f"folder:{folder}/"], ["--dataset", f"folder:{folder}/../photos"]):
+        assert command(["evaluate", str(tmp_path / "run"), *again, "--episodes", "2", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["data_digest"] == images.digest
     assert not set(images.classes) & set(load_images(config)[0].classes)
 
 

@@ -137,7 +137,10 @@ def _mark(item: Item) -> str:
     if isinstance(source, Path):
         content = str(source).encode("utf-8", "surrogateescape")
     elif isinstance(source, Image.Image):
-        content = np.asarray(source.convert("RGB").resize((16, 16))).tobytes()
+        try:
+            content = np.asarray(source.convert("RGB").resize((16, 16))).tobytes()
+        except (OSError, ValueError):  # a file that is damaged or closed; reading it says so
+            content = b""
     else:
         content = source if isinstance(source, bytes) else source.tobytes()
     return hashlib.sha256(content).hexdigest()

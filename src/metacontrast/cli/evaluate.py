@@ -12,7 +12,7 @@ from tqdm import tqdm
 from metacontrast.cli import shared
 from metacontrast.cli.parser import Parser
 from metacontrast.data import ReadOptions, load_dataset
-from metacontrast.data.catalog import FOLDER, DatasetSpec, find_dataset
+from metacontrast.data.catalog import FOLDER, DatasetSpec, find_dataset, is_same_dataset
 from metacontrast.data.image_format import read_folder_like
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
@@ -159,7 +159,7 @@ def images_like_the_runs(args: argparse.Namespace, run: TrainedRun) -> ClassImag
     """Load the test images, shaped and normalized as the run's own."""
     dataset = args.dataset or run.config.dataset
     options = run.config.read_options()
-    if dataset != run.config.dataset:
+    if not is_same_dataset(dataset, run.config.dataset):
         spec, place = find_dataset(dataset, args.data_root)
         if spec is FOLDER:
             return read_folder_like(format_of(run), place, args.split)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from metacontrast.cli import shared
 from metacontrast.cli.parser import Parser
 from metacontrast.data.decode import MAX_PIXELS
-from metacontrast.errors import one_line
+from metacontrast.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from metacontrast.classifier.estimator import FewShotClassifier
@@ -97,6 +97,8 @@ def execute(args: argparse.Namespace) -> None:
     from metacontrast.classifier.storage import FORMAT
     from metacontrast.training.sources import find_model, is_source
 
+    if args.weights is not None and not args.weights_inside:
+        raise InputError("--weights without --weights-inside: predict could not find them again; give both")
     parameters = {name: getattr(args, name) for name in (*_PARAMETERS, "max_pixels", "device")}
     classifier = FewShotClassifier(args.model, **parameters, verbose=sys.stderr.isatty())
     models = [] if args.model == "auto" or is_source(args.model) else [find_model(args.model)]

@@ -28,8 +28,7 @@ def add_parser(new: Callable[..., Parser]) -> None:
     parser.add_argument(
         "--nested",
         choices=("classes", "flatten"),
-        default="classes",
-        help="folders in a class's folder are classes, or more of its images (default: %(default)s)",
+        help="folders in a class's folder are classes, or more of its images (default: as fitted)",
     )
     parser.add_argument("--model", metavar="M", help="the encoder, where it is your own code (python:...)")
     add_max_pixels_flag(parser)
@@ -48,7 +47,7 @@ def execute(args: argparse.Namespace) -> None:
     shared.check_destinations([args.folder], files=[target], endings=(".html",))
     classifier = FewShotClassifier.load(args.classifier, args.model)
     classifier.set_params(max_pixels=args.max_pixels, device=args.device)
-    items, labels, found = labelled(args.folder, nested=args.nested, use="test")
+    items, labels, found = labelled(args.folder, nested=args.nested or classifier.nested, use="test")
     answers = classifier.predict_each([item.source for item in items])
     shown = tqdm(answers, total=len(items), desc="scoring", unit="image", disable=None, leave=False)
     report = report_on(classifier.state_, labels, iter(shown))
@@ -62,6 +61,10 @@ def execute(args: argparse.Namespace) -> None:
         print(f"{100 * recall:>6.1f} %  {one_line(label)} ({count} images)")
     if len(rows) > SHOWN:
         print(f"and {len(rows) - SHOWN} classes that did better")
+    known = classifier.classes_.tolist()
+    if unknown := [repr(label) for label in dict.fromkeys(labels) if label not in known]:
+        names = f"{_few(unknown)}; its classes are {_few(list(map(repr, known)))}"
+        shared.say(one_line(f"not classes of the classifier, so that their images count as mistakes: {names}"))
     for image, problem in report.unreadable:
         print(one_line(f"metacontrast: {image}: {problem}"), file=sys.stderr)
     for name, reason in found.ignored[:SHOWN] if found else ():
@@ -82,3 +85,7 @@ def execute(args: argparse.Namespace) -> None:
                 "page": str(target),
             }
         )
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

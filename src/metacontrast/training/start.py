@@ -1,9 +1,9 @@
 """Where a training starts in place of random parameters: a model that was trained here, or an encoder from elsewhere.
 
 A start brings its encoder and how images are shown to it (size, filter, polarity, channels and normalization), which no
-flag changes. It also brings how it adapts, unless that is asked for otherwise or set by the method; of a start that was
-trained by another method only the batch-norm statistics. Images are resized whole: where a source cuts its own out of a
-larger square, neither training nor what is trained does.
+flag changes. It also brings the inner loop that it was trained with, unless that is asked for otherwise or set by the
+method; of a start that was trained by another method only the batch-norm statistics. Images are resized whole: where a
+source cuts its own out of a larger square, neither training nor what is trained does.
 """
 
 from collections.abc import Collection, Mapping
