@@ -22,7 +22,6 @@ from metacontrast.errors import InputError
 from metacontrast.model.efficientnet_lite import FixedLength, efficientnet_lite, load_weights
 from metacontrast.model.image_wise import keeps_images_apart
 from metacontrast.training import sources
-from metacontrast.training.libraries import hf_images
 from metacontrast.training.sources import BUNDLED, bundled_names
 from metacontrast.types import Inner, map_params
 
@@ -415,26 +414,6 @@ def test_the_choice_does_not_depend_on_the_order():
     other = FewShotClassifier().fit([images[i] for i in order], [labels[i] for i in order])
     assert one.models_ == other.models_
     np.testing.assert_array_equal(one.predict_proba(images), other.predict_proba(images))
-
-
-# Preprocessing of sources
-
-
-@pytest.mark.parametrize(
-    ("about", "expected"),
-    [
-        ({"size": {"height": 224, "width": 224}}, (224, None)),
-        (
-            {"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}},
-            (224, 0.875),
-        ),
-        ({"size": 256, "do_center_crop": True, "crop_size": 224}, (224, 0.875)),
-        ({"size": {"shortest_edge": 224}}, (224, 1.0)),
-    ],
-)
-def test_a_processors_configuration_becomes_an_image_format(about, expected):
-    found = hf_images(about)
-    assert (found.size, found.crop) == expected
 
 
 def test_a_crop_takes_the_central_square():
