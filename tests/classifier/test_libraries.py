@@ -133,7 +133,7 @@ def as_input(images: ImageFormat, picture: Image.Image = PICTURE) -> torch.Tenso
 
 
 def assert_same_input(images: ImageFormat, expected: np.ndarray) -> None:
-    """The picture's numbers; cutting before the resizing, not after, may round a value in a hundred to the next grey."""
+    """The picture's numbers; as cutting comes before resizing, a value in a hundred may be rounded to the next grey."""
     grey = 1 / 255 / np.broadcast_to(images.std, 3)[:, None, None]
     far = np.abs(as_input(images).double().numpy() - expected) / grey
     assert far.max() < 1.001
@@ -358,7 +358,7 @@ def saved(folder: Path, body: nn.Module) -> str:
 @pytest.mark.parametrize("kind", ["Beit", "Data2VecVision"])
 @pytest.mark.parametrize("by_mean", [True, False])
 def test_mean_pooling_is_the_models_own(kind, by_mean, tmp_path):
-    """Guards BEiT and data2vec: with mean pooling the first token is not trained and the pooler's norm is theirs."""
+    """Guards BEiT and data2vec: with mean pooling the norm of the mean is trained, and the first token is not."""
     transformers = library("transformers")
     torch.manual_seed(0)
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -375,7 +375,7 @@ def test_mean_pooling_is_the_models_own(kind, by_mean, tmp_path):
         found = start.model.features(start.params.encoder, start.images.to_input(pixels))
     torch.testing.assert_close(found, 4 * nn.functional.normalize(own, dim=1), atol=1e-5, rtol=1e-5)
     if by_mean:
-        with pytest.raises(InputError, match=r"its weights lack pooler.layernorm[^\n]*its features were not trained$"):
+        with pytest.raises(InputError, match=r"its weights lack pooler.layernorm[^\n]*its features"):
             from_source(saved(tmp_path / "without", make(config, add_pooling_layer=False)))
 
 
@@ -390,6 +390,18 @@ def test_a_model_without_a_class_token_gives_the_mean_of_its_places(tmp_path):
         own = body(pixel_values=x).last_hidden_state.mean(1)
         found = start.model.features(start.params.encoder, x)
     torch.testing.assert_close(found, 4 * nn.functional.normalize(own, dim=1), atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_that_hides_places_at_random_is_refused(tmp_path):
+    """Guards ViT-MAE, which masks other places of an image every time."""
+    transformers = library("transformers")
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(0)
+    body = transformers.ViTMAEModel(transformers.ViTMAEConfig(**sizes, image_size=32, patch_size=8))
+    for weight in body.parameters():
+        nn.init.normal_(weight)
+    with pytest.raises(InputError, match="gives two equal images unequal features: it must not draw at random"):
+        from_source(saved(tmp_path / "mae", body))
 
 
 def test_a_classifier_that_ends_in_a_convolution_is_left_out():

@@ -439,6 +439,7 @@ def test_a_crop_takes_the_central_square():
         ("python:math:pi", "TypeError"),
         (f"python:{__name__}:raising", "RuntimeError: no weights"),
         (f"python:{__name__}:Broken", "NaN or infinity"),
+        (f"python:{__name__}:Random", "unequal features: it must not draw at random"),
         (f"python:{__name__}:drawings", "TypeError"),
         (f"python:{__name__}:lite_module", "it must return a module"),
     ],
@@ -448,6 +449,11 @@ def test_encoders_that_cannot_be_had(model, part):
     with pytest.raises(InputError, match=r"^[^\n]+$") as caught:
         load_starting_point(model)
     assert part in str(caught.value)
+
+
+class Random(MyEncoder):
+    def forward(self, x):
+        return self.net(x) + torch.randn(len(x), 1)
 
 
 def lite_module():

@@ -1,5 +1,9 @@
 """Encoders of timm, Hugging Face transformers and torchvision, with each library's own preprocessing.
 
+Preprocessing is read from the library's settings and compared with what the library does; what an `ImageFormat`
+cannot describe is refused. Where a library resizes the shorter side and then cuts, the square is cut and resized in one
+step: places differ by less than a pixel.
+
 What a library's classifier has on top of the features is left out. Features are brought to one length, so that nearest
 means are compared by angle. The libraries are imported when they are asked for.
 """
@@ -82,13 +86,13 @@ def _build_timm(name: str, trained: bool) -> Built:
 
 
 def timm_images(about: Mapping[str, Any]) -> ImageFormat:
-    """What the configuration of a model of timm says of its images."""
+    """What the configuration of a timm model says of its images; `InputError` where no `ImageFormat` describes it."""
     channels, size, width = about["input_size"]
     resized, mode = int(size / float(about.get("crop_pct") or 0.875)), about.get("crop_mode") or "center"
     if width != size or resized < size or (mode != "center" and (mode, resized) != ("squash", size)):
         raise _other_preprocessing(f"to {size}x{width} by crop_mode {mode} from {resized}")
     crop = size / resized if mode == "center" else None
-    return ImageFormat(channels, size, about["interpolation"], False, about["mean"], about["std"], crop)
+    return ImageFormat(channels, size, about["interpolation"], False, tuple(about["mean"]), tuple(about["std"]), crop)
 
 
 def _build_hf(name: str, trained: bool) -> Built:
@@ -101,8 +105,8 @@ def _build_hf(name: str, trained: bool) -> Built:
     else:
         body, absent = transformers.AutoModel.from_config(config, **more), ()
     body = getattr(body, "vision_model", body)
-    pooler = getattr(body, "pooler", None)
-    if isinstance(pooler, nn.Module) and any(isinstance(part, nn.Linear) for part in pooler.modules()):
+    pooler: Any = getattr(body, "pooler", None)
+    if pooler is not None and any(isinstance(part, nn.Linear) for part in pooler.modules()):
         body.pooler = None  # a layer for its own task, which many files lack
         absent = [key for key in absent if "pooler" not in key]
     if absent:
@@ -137,7 +141,11 @@ class _Pixels(nn.Module):
 
 
 def hf_images(about: Mapping[str, Any]) -> ImageFormat:
-    """What an image processor says of itself by `to_dict`, its defaults included."""
+    """What an image processor of transformers says of itself by `to_dict`, its defaults included.
+
+    Raises:
+        InputError: no `ImageFormat` describes it.
+    """
     side, crop = _hf_square(about)
     if about.get("do_flip_channel_order"):
         raise _other_preprocessing("with blue before red (do_flip_channel_order)")
@@ -159,10 +167,10 @@ def _hf_square(about: Mapping[str, Any]) -> tuple[int, float | None]:
     sizes, cuts = dict(about.get("size") or {}), dict(about.get("crop_size") or {})
     short, height, width = (int(sizes.get(key) or 0) for key in ("shortest_edge", "height", "width"))
     cut = (int(cuts.get("height") or 0), int(cuts.get("width") or 0)) if about.get("do_center_crop") else (0, 0)
-    kind, share = str(about.get("image_processor_type")), about.get("crop_pct")
+    kind, share = str(about.get("image_processor_type")), float(about.get("crop_pct") or 0)
     if kind.startswith("ConvNext") and short >= 384:
         short, height, width = 0, short, short
-    elif kind.startswith("ConvNext") and short:
+    elif kind.startswith("ConvNext") and share:
         short, cut = int(short / share), (short, short)
     elif kind.startswith("PoolFormer") and share:
         short = int((short or height) / share)

@@ -170,6 +170,8 @@ def feature_size(encoder: nn.Module, images: ImageFormat, name: str) -> int:
         raise InputError(f"the encoder {name} gives {shape} for 2 images, not (2, features): end it in nn.Flatten()")
     if not found.isfinite().all():
         raise InputError(f"the encoder {name} gives NaN or infinity for a grey image: its weights are not usable")
+    if not found[0].allclose(found[1], rtol=0, atol=1e-4 * float(found.abs().max())):
+        raise InputError(f"the encoder {name} gives two equal images unequal features: it must not draw at random")
     return found.shape[1]
 
 
