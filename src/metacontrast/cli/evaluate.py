@@ -44,7 +44,11 @@ def add_parser(new: Callable[..., Parser]) -> None:
     )
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", metavar="NAME", help="another data set to test on (default: the run's own)")
-    data.add_argument("--split", help="split to test on (default: test, or everything of a folder without splits)")
+    data.add_argument(
+        "--split",
+        help="split to test on, where train has the tasks of the training (default: test, or everything of a folder "
+        "without splits)",
+    )
     shared.add_data_root_flag(data)
     task = parser.add_argument_group("task")
     for name, what in (("ways", "classes per task"), ("shots", "support images per class")):

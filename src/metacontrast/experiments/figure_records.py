@@ -116,7 +116,7 @@ def load_records(folder: Path, spec: FigureSpec, setting: Setting) -> FigureReco
         return FigureRecords([setting], [], spec.compute(), [])
     if spec.authors_test is not None:
         return FigureRecords([setting], [], [], [])
-    judged = dataclasses.replace(setting, seeds=FEWEST_SEEDS)  # whose number is read off the records, at fixed looks
+    judged = dataclasses.replace(setting, seeds=FEWEST_SEEDS)  # at looks that do not depend on how many are asked for
     settings = [setting] if setting.scale == "smoke" else [dataclasses.replace(judged, colour=c) for c in COLOURS]
     curves = {each: spec.curves(each.in_full()) for each in settings}
     found = {each: list(_of_curves(folder, some)) for each, some in curves.items()}
