@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metacontrast.classifier.candidates import Candidate, on_features
-from metacontrast.classifier.fitted import task_of
+from metacontrast.classifier.fitted import check_finite, task_of
 from metacontrast.classifier.storage import State
 from metacontrast.errors import InputError, one_line
 from metacontrast.maml.inner import standing_steps, task_losses, trajectory
@@ -124,7 +124,7 @@ def explainer(state: State) -> Callable[[UInt8[Tensor, "channel height width"]],
     def explain(image: UInt8[Tensor, "channel height width"]) -> Explanation:
         with torch.no_grad():
             shown = start.images.to_input(image[None])
-            query = fitted.network.encoder(shown)[0]
+            query = check_finite(fitted.network.encoder(shown))[0]
             unmoved = query if before is None else before(shown)[0]
         logits, elsewhere = (apply_head(head, features[None])[0].double() for features in (query, unmoved))
         one, other = logits.topk(2).indices.tolist()

@@ -70,6 +70,18 @@ class Network(nn.Module):
         return self.encoder(self.images.to_input(pixels))
 
 
+def check_finite(found: Float[Tensor, "image value"], names: Sequence[str] | None = None) -> Tensor:
+    """What was computed of images; `InputError` where a value is NaN or infinite, which names the first image."""
+    broken = (~found.isfinite().all(1)).nonzero().flatten().tolist()
+    if broken:
+        name = names[broken[0]] if names else f"image {broken[0]}"
+        raise InputError(
+            f"the encoder's features of {name} are not finite ({len(broken)} of {len(found)} images): its weights or "
+            "its preprocessing are wrong"
+        )
+    return found
+
+
 @dataclass(frozen=True)
 class Answers:
     """What is said of images.
@@ -112,17 +124,27 @@ class Fitted:
             return self
         return replace(self, network=copy.deepcopy(self.network).to(device))
 
-    def answer(self, pixels: UInt8[Tensor, "image channel height width"]) -> Answers:
-        """Answers for images in the model's format, computed where the network is."""
+    def answer(
+        self, pixels: UInt8[Tensor, "image channel height width"], names: Sequence[str] | None = None
+    ) -> Answers:
+        """Answers for images in the model's format, computed where the network is.
+
+        Args:
+            names: what messages call the images; None calls them by number.
+
+        Raises:
+            InputError: the encoder's features of an image are not finite.
+        """
         probabilities, found = (
             torch.cat(part) for part in zip(*each_alone(self._answer, pixels, self.device), strict=True)
         )
+        check_finite(torch.column_stack([probabilities, found]), names)
         return Answers(probabilities, found, found < (-math.inf if self.threshold is None else self.threshold))
 
     def features(self, pixels: UInt8[Tensor, "image channel height width"]) -> Float[Tensor, "image feature"]:
-        """What the encoder makes of the images."""
+        """What the encoder makes of the images; `InputError` where that is not finite."""
         one = lambda some: self.network.features(some.to(self.device)).cpu()  # noqa: E731
-        return torch.cat(each_alone(one, pixels, self.device))
+        return check_finite(torch.cat(each_alone(one, pixels, self.device)))
 
     def _answer(
         self, pixels: UInt8[Tensor, "image channel height width"]
@@ -227,8 +249,9 @@ def predict_each(
 ) -> Iterator[Prediction]:
     """Yield one prediction per item, in order; that of an unreadable image says what is wrong. Runs in batches."""
     while batch := list(islice(stream, BATCH)):
-        readable = [pixels for _, pixels in batch if isinstance(pixels, np.ndarray)]
-        answers = fitted.answer(torch.from_numpy(np.stack(readable))) if readable else None
+        readable = [(item.name, pixels) for item, pixels in batch if isinstance(pixels, np.ndarray)]
+        names, images = zip(*readable, strict=True) if readable else ((), ())
+        answers = fitted.answer(torch.from_numpy(np.stack(images)), names) if readable else None
         rows = zip(answers.probabilities.tolist(), answers.rejected.tolist(), strict=True) if answers else iter(())
         for item, pixels in batch:
             if isinstance(pixels, UnreadableImage):

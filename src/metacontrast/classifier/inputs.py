@@ -10,23 +10,25 @@
 - a folder: the images in it and below it.
 
 Whole numbers lie between 0 and 255 (65535 in arrays of 16 bits), floats between 0 and 1; each image is judged by
-itself, so that it is read alike in any company.
+itself, so that it is read alike in any company. What counts is the order in which images are given: an index is not
+looked at.
 """
 
 import logging
 import unicodedata
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
-from metacontrast.data.decode import ImageSource, Item
+from metacontrast.data.decode import ImageSource, Item, UnreadableImage, quiet
 from metacontrast.data.folder import image_folders
-from metacontrast.data.images import first_clash
+from metacontrast.data.images import as_numpy, as_plain, first_clash, in_order
 from metacontrast.errors import InputError
 from metacontrast.files import as_path, is_folder
 
@@ -37,12 +39,6 @@ LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "y")
 IMAGE_COLUMNS = ("image", "img", "pixel_values", "picture", "photo")
 
 
-def as_numpy(values: Any) -> Any:
-    """As a NumPy array what is none but makes one of itself; tensors, lists and all else as they are."""
-    is_foreign = hasattr(values, "__array__") and not isinstance(values, np.ndarray | np.generic | torch.Tensor)
-    return np.asarray(values) if is_foreign and not isinstance(values, Image.Image) else values
-
-
 def folder_of(images: Any) -> Path | None:
     """The folder that `images` names, if it names one; an empty name would silently be the current folder."""
     if isinstance(images, str) and not images.strip():
@@ -51,49 +47,71 @@ def folder_of(images: Any) -> Path | None:
 
 
 def dataset_items(images: Any) -> tuple[list[Item], list[Hashable]] | None:
-    """The images and labels of a data set; None of anything else.
+    """The images and labels of a data set; None of anything else, and `InputError` where it has no labels.
 
     The label of a data set with `classes`, or with class names in its `features`, is the name.
     """
+    if (first := _first_row(images)) is None:
+        return None
+    if isinstance(first, Mapping):
+        key = next((key for key in LABEL_COLUMNS if key in first), None)
+        if key is None:
+            raise InputError(
+                f"the rows of the data set have {', '.join(map(str, first))}, but no label: name that column 'label'"
+            )
+        names = getattr((getattr(images, "features", None) or {}).get(key), "names", None)
+    else:
+        key, names = None, getattr(images, "classes", None)
+    items, labels = [], []
+    for number, row in enumerate(_rows(images)):
+        image, label = (row, row.get(key)) if isinstance(row, Mapping) else row
+        items.append(_item(number, image, is_held=False))
+        labels.append(_named_label(as_plain(label), names))
+    return items, labels
+
+
+def _first_row(images: Any) -> Any:
+    """The first row of a data set: a pair of image and label, or a mapping with an image; None of anything else."""
     if isinstance(images, str | bytes | Sequence | np.ndarray | torch.Tensor | Mapping | Path | Image.Image):
         return None
-    if not (hasattr(images, "__getitem__") and hasattr(images, "__len__")) or not len(images):
+    if not (hasattr(images, "__getitem__") and hasattr(images, "__len__")) or getattr(images, "ndim", 1) != 1:
         return None
-    first = images[0]
-    if isinstance(first, Mapping):
-        keys = [next((key for key in known if key in first), None) for known in (IMAGE_COLUMNS, LABEL_COLUMNS)]
-        if None in keys:
-            raise InputError(
-                f"the rows of the data set have {', '.join(map(str, first))}, but no image and label: name their "
-                "columns 'image' and 'label'"
-            )
-        names = getattr((getattr(images, "features", None) or {}).get(keys[1]), "names", None)
-    elif isinstance(first, tuple) and len(first) == 2:
-        keys, names = [0, 1], getattr(images, "classes", None)
-    else:
-        return None
-    rows = [[row[key] for key in keys] for row in (images[number] for number in range(len(images)))]
-    return _items([image for image, _ in rows]), [_named_label(label, names) for _, label in rows]
+    first = next(_rows(images), None)
+    return first if isinstance(first, Mapping) or (isinstance(first, tuple) and len(first) == 2) else None
+
+
+def _rows(images: Any) -> Iterator[Any]:
+    """The rows by position, in their order: to a column of a table, `images[0]` is the row that is labelled 0."""
+    return islice(iter(images), len(images))
 
 
 def _named_label(label: Any, names: Sequence[str] | None) -> Hashable:
-    if names is not None and isinstance(label, int | np.integer) and not isinstance(label, bool):
+    if names is not None and isinstance(label, int) and not isinstance(label, bool):
         if not 0 <= label < len(names):
             raise InputError(f"a label is {label}, but the data set has {len(names)} classes: repair the data set")
-        return names[int(label)]
+        return names[label]
     return label
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All image files in a folder and below it, in order of their paths; links out of it are left out."""
+    """All image files in a folder and below it, in order of their paths; links out of it and HEIC are left out."""
     ignored: list[tuple[str, str]] = []
     found = [file for files in image_folders(folder, ignored).values() for file in files]
+    told: dict[str, list[str]] = {}
     for name, reason in ignored:
-        if "link" in reason:
-            logger.warning("%s %s: it is left out", name, reason)
+        if "link" in reason or "HEIC" in reason:
+            told.setdefault(reason, []).append(name)
+    left_out = [f"{names[0]} {reason}{_others(len(names) - 1)}" for reason, names in told.items()]
     if not found:
-        raise InputError(f"{folder} holds no images (.jpg, .png, ...), nor does a folder below it: check its name")
+        hint = left_out[0] if left_out else "check its name"
+        raise InputError(f"{folder} holds no images (.jpg, .png, ...), nor does a folder below it: {hint}")
+    for line in left_out:
+        logger.warning("%s: left out", line)
     return found
+
+
+def _others(count: int) -> str:
+    return f" ({count} more like it)" if count else ""
 
 
 def as_items(images: Any) -> list[Item]:
@@ -102,26 +120,41 @@ def as_items(images: Any) -> list[Item]:
         images = files_below(folder)
     elif isinstance(images, str | Path | bytes | bytearray | Image.Image) or callable(getattr(images, "read", None)):
         images = [images]
-    elif (found := dataset_items(images)) is not None:
-        return found[0]
-    return _items(images)
+    elif _first_row(images) is not None:
+        shown = (row[0] if isinstance(row, tuple) else row for row in _rows(images))
+        return [_item(number, image, is_held=False) for number, image in enumerate(shown)]
+    elif isinstance(images, Mapping):
+        named = ((str(name), image) for name, image in images.items())
+        return _checked([Item("", name, _source(_image_of(image, name), name)) for name, image in named])
+    stack = _stack(images)
+    is_held = isinstance(stack, list | tuple | np.ndarray | torch.Tensor)
+    return _checked([_item(number, image, is_held=is_held) for number, image in enumerate(stack)])
 
 
-def _items(images: Any) -> list[Item]:
-    if isinstance(images, dict):
-        return [Item("", str(name), _source(image, str(name))) for name, image in images.items()]
-    numbered = enumerate(_stack(images))
-    named = ((str(each) if isinstance(each, str | Path) else f"image {number}", each) for number, each in numbered)
-    return [Item("", name, _source(image, name)) for name, image in named]
+def _item(number: int, image: Any, *, is_held: bool) -> Item:
+    """An image, or a row with one, as an item.
+
+    Args:
+        is_held: it is held by a list or an array. What an iterator gives is copied: the next may be in its place.
+    """
+    image = _image_of(image, f"image {number}")
+    name = str(image) if isinstance(image, str | Path) else f"image {number}"
+    source = _source(image, name)
+    return Item("", name, source if is_held else _copied(source, name))
+
+
+def _image_of(row: Any, name: str) -> Any:
+    """What a row has as its image; anything else as it is."""
+    if not isinstance(row, Mapping):
+        return row
+    found = next((row[key] for key in (*IMAGE_COLUMNS, "bytes", "path") if row.get(key) is not None), None)
+    if found is None:
+        raise InputError(f"{name} is a row with {', '.join(map(str, row))}, but no image: name it 'image'")
+    return _image_of(found, name)
 
 
 def _source(image: Any, name: str) -> ImageSource:
-    """An image as `decode` takes it, or what a row, an open file or a buffer holds."""
-    if isinstance(image, Mapping):
-        found = next((image[key] for key in (*IMAGE_COLUMNS, "bytes", "path") if image.get(key) is not None), None)
-        if found is None:
-            raise InputError(f"{name} is a row with {', '.join(map(str, image))}, but no image: name it 'image'")
-        return _source(found, name)
+    """An image as `decode` takes it, or what an open file or a buffer holds."""
     if isinstance(image, str | Path):
         return as_path(image)
     if isinstance(image, bytes | Image.Image):
@@ -129,6 +162,45 @@ def _source(image: Any, name: str) -> ImageSource:
     if isinstance(image, bytearray | memoryview):
         return bytes(image)
     return _content(image, name) if callable(getattr(image, "read", None)) else _pixels(image, name)
+
+
+def _copied(source: ImageSource, name: str) -> ImageSource:
+    """A copy of what may change when its iterator goes on; not of a file that was opened only, if it has one frame."""
+    if isinstance(source, np.ndarray):
+        return source.copy()
+    if not isinstance(source, Image.Image):
+        return source
+    if getattr(source, "tile", None) and not _is_animation(source):
+        return source
+    try:
+        with quiet():
+            upright = ImageOps.exif_transpose(source)  # a copy would forget the orientation of some formats
+    except Exception as error:  # as below
+        raise UnreadableImage(name, f"cannot be read ({error})") from error
+    upright.format = source.format
+    return upright
+
+
+def _is_animation(image: Image.Image) -> bool:
+    """Whether an open image has further frames that can be read."""
+    try:
+        with quiet():
+            return getattr(image, "is_animated", False)
+    except Exception:  # on damaged files Pillow's readers raise nearly anything
+        return False
+
+
+def _checked(items: list[Item]) -> list[Item]:
+    """The items; `InputError` where two of them are one open animation, which is at one frame for both."""
+    first: dict[int, Item] = {}
+    for item in items:
+        other = first.setdefault(id(item.source), item)
+        if other is not item and isinstance(item.source, Image.Image) and _is_animation(item.source):
+            raise InputError(
+                f"{other.name} and {item.name} are one open animation, which is at one frame at a time: give copies "
+                "of its frames, frame.copy()"
+            )
+    return items
 
 
 def _content(file: Any, name: str) -> bytes:
@@ -199,43 +271,23 @@ def _channels_last(array: np.ndarray, name: str, is_tensor: bool) -> np.ndarray:
 
 
 def _to_8_bits(array: np.ndarray, name: str) -> NDArray[np.uint8]:
-    kind = array.dtype.kind
-    if array.dtype == np.uint8:
+    kind, number = array.dtype.kind, array.dtype.name  # the name is the same in either order of bytes
+    if number == "uint8":
         return np.ascontiguousarray(array)
     if kind not in "buif":
         raise InputError(f"{name} holds {array.dtype}, not numbers: give uint8, or floats between 0 and 1")
     if kind == "f" and not np.isfinite(array).all():
         raise InputError(f"{name} holds NaN or infinity: fix or remove the image")
     low, high = array.min(), array.max()
-    top = 1 if kind in "bf" else 65535 if array.dtype == np.uint16 else 255
+    top = 1 if kind in "bf" else 65535 if number == "uint16" else 255
     if low < 0 or high > top:
-        raise InputError(f"{name} reaches from {low} to {high}, but {array.dtype} images lie between 0 and {top}")
+        raise InputError(f"{name} reaches from {low} to {high}, but {number} images lie between 0 and {top}")
     return np.rint(array.astype(np.float64) * (255 / top)).astype(np.uint8)
 
 
-def as_labels(labels: Any, images: int) -> list[Hashable]:
-    """The labels as plain Python values, checked: as many as there are images, hashable, none of them NaN."""
-    labels = as_numpy(labels)
-    if isinstance(labels, str | bytes) or not isinstance(labels, Iterable):
-        raise InputError(f"labels must be a list with a label for each image, not {type(labels).__name__}")
-    shape = getattr(labels, "shape", None)
-    if shape is not None and len(shape) != 1:
-        raise InputError(f"labels have shape {tuple(shape)}, but there must be one label for each image")
-    to_list = getattr(labels, "tolist", None)
-    plain = [as_plain(label) for label in (labels if to_list is None else to_list())]
-    if len(plain) != images:
-        raise InputError(f"{images} images and {len(plain)} labels: there must be one label for each image")
-    for label in plain:
-        if not isinstance(label, Hashable):
-            raise InputError(f"label {label!r} is a {type(label).__name__}, not hashable: use text or numbers")
-        if label is None or label != label:
-            raise InputError(f"a label is {label!r}: give every image a label, or leave the image out")
-    return plain
-
-
 def distinct(labels: Sequence[Hashable], least: int = 2) -> list[Hashable]:
-    """Each label once, sorted where that is possible, else in order of first appearance; `least` of them or more."""
-    found = list(dict.fromkeys(labels))
+    """Each label once, in the order of `in_order`; `least` of them or more."""
+    found = in_order(labels)
     _check_clashes([label for label in found if isinstance(label, str)])
     if len(found) < least:
         only = ", ".join(map(repr, found)) or "none"
@@ -243,17 +295,19 @@ def distinct(labels: Sequence[Hashable], least: int = 2) -> list[Hashable]:
             f"the images are of {len(found)} {'class' if len(found) == 1 else 'classes'} ({only}), but a classifier "
             f"needs at least {least}: add one"
         )
-    try:
-        return sorted(found)  # type: ignore[type-var]
-    except TypeError:
-        return found
+    return found
 
 
 def as_array(classes: Sequence[Any]) -> NDArray[Any]:
-    """The labels as a one-dimensional array: of numbers or text where all are of one such kind, else of objects."""
+    """The labels as a one-dimensional array: of numbers or text where all are of one such kind, else of objects.
+
+    Objects too where NumPy would change a label: integers beyond 64 bits, and text that ends with NUL.
+    """
     kinds = {type(label) for label in classes}
     if len(kinds) == 1 and kinds <= set(SCALARS):
-        return np.array(classes)
+        array = np.array(classes)
+        if array.tolist() == list(classes) and {type(label) for label in array.tolist()} == kinds:
+            return array
     array = np.empty(len(classes), dtype=object)
     array[:] = classes
     return array
@@ -310,12 +364,6 @@ def to_json(label: Hashable) -> Any:
 def from_json(label: Any) -> Hashable:
     """The label that `to_json` wrote."""
     return tuple(map(from_json, label)) if isinstance(label, list) else label
-
-
-def as_plain(label: Any) -> Any:
-    """NumPy's and PyTorch's single numbers as Python's: the latter are equal to nothing but themselves."""
-    is_number = isinstance(label, np.generic) or (isinstance(label, torch.Tensor) and label.ndim == 0)
-    return label.item() if is_number else label
 
 
 def _check_clashes(names: Sequence[str]) -> None:

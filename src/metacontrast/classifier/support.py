@@ -20,12 +20,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from metacontrast.classifier.inputs import as_items, as_labels, composed, dataset_items, distinct, folder_of
+from metacontrast.classifier.inputs import as_items, composed, dataset_items, distinct, folder_of
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.data.decode import BATCH, Item
 from metacontrast.data.folder import Found, Nested, Use, find_classes, image_folders, items_of
 from metacontrast.data.image_format import ImageFormat
-from metacontrast.data.images import ClassImages, group_by_class
+from metacontrast.data.images import ClassImages, as_labels, group_by_class
 from metacontrast.errors import InputError
 from metacontrast.files import as_path, why_no_folder
 from metacontrast.maml.engine import arithmetic

@@ -185,19 +185,25 @@ def _open(source: ImageSource) -> AbstractContextManager[Image.Image]:
 
 
 def _upright_and_opaque(image: Image.Image) -> Image.Image:
+    # Pillow scales PGM of more than 8 bits to 16
+    has_16_bits = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_to_8_bits(np.asarray(image)))
+        return Image.fromarray(_to_8_bits(np.asarray(image), has_16_bits))
     if not image.has_transparency_data:
         return image
     layer = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
 
 
-def _to_8_bits(grey: np.ndarray) -> NDArray[np.uint8]:
-    """Convert greys on a known scale to 0 … 255: whole numbers reach 65535; floats reach 1, 255 or 65535."""
+def _to_8_bits(grey: np.ndarray, has_16_bits: bool) -> NDArray[np.uint8]:
+    """Convert greys to 0 … 255: those of 16 bits reach 65535.
+
+    Of whole numbers of 32 bits the scale is not known: it is 255, or 65535 where an image has more than that; that of
+    floats is 1, 255 or 65535.
+    """
     low, high = grey.min(), grey.max()
-    tops = (1, 255, 65535) if grey.dtype.kind == "f" else (65535,)
+    tops = (65535,) if has_16_bits else (1, 255, 65535) if grey.dtype.kind == "f" else (255, 65535)
     top = next((top for top in tops if low >= 0 and high <= top), None)
     if top is None:
         raise ValueError(f"its greys lie between {low} and {high}, save it with 8 or 16 bits")
@@ -299,13 +305,30 @@ def decoder(
 
 
 def decode_all(items: Iterable[Item], decode_item: Callable[[Item], Decoded]) -> Iterator[tuple[Item, Decoded]]:
-    """Decode every item, in order; sources are read and released batch by batch."""
+    """Decode every item, in order; sources are read and released batch by batch.
+
+    Items that share an open image or its file are decoded by one thread: Pillow reads the file when the image is used.
+    """
+
+    def decode_group(group: list[Item]) -> Iterator[Decoded]:
+        return iter([decode_item(item) for item in group])
+
     pending = iter(items)
     with ThreadPoolExecutor() as pool:
         while batch := list(islice(pending, BATCH)):
+            keys = [_shared(item) for item in batch]
+            groups: dict[int, list[Item]] = {}
+            for key, item in zip(keys, batch, strict=True):
+                groups.setdefault(key, []).append(item)
             with quiet():
-                found = list(pool.map(decode_item, batch))
-            yield from zip(batch, found, strict=True)
+                found = dict(zip(groups, pool.map(decode_group, groups.values()), strict=True))
+            yield from ((item, next(found[key])) for key, item in zip(keys, batch, strict=True))
+
+
+def _shared(item: Item) -> int:
+    """A number that is the same for items that are read from one open image or file, before they are read."""
+    source = item.source
+    return id((getattr(source, "fp", None) or source) if isinstance(source, Image.Image) else item)
 
 
 def report_unreadable(

@@ -39,7 +39,7 @@ from metacontrast.data.images import ClassImages, group_by_class
 from metacontrast.errors import InputError, NoSplitError, check_choice
 from metacontrast.files import is_folder, why_no_folder
 
-READER_VERSION = 1
+READER_VERSION = 2
 SPLITS = ("all", "train", "val", "test")
 FOLDER_SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 FOLDER_SPLITS |= dict.fromkeys(("val", "valid", "validation"), "val")

@@ -7,7 +7,7 @@ episode is therefore nothing but row numbers, and the pixels stay where they are
 import hashlib
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from metacontrast.errors import InputError
@@ -181,18 +182,18 @@ def images_from_arrays(
 
     Args:
         images: uint8, `(image, height, width)` or `(image, height, width, channel)` with 1 or 3 channels.
-        labels: the class of every image: numbers or texts.
+        labels: the class of every image: numbers or texts, each as a list or an array has it.
         name: what the images are called in messages and records.
         mean, std: per channel on the scale 0 to 1, with which pixels are normalized.
 
     Raises:
-        InputError: the images are of another type or shape, or there is not one label for each.
+        InputError: the images are of another type or shape, or there is not one label for each, such as NaN or None.
 
     >>> grey = np.zeros((4, 8, 8), np.uint8)
     >>> images_from_arrays(grey, ["a", "b", "a", "b"]).classes
     ('a', 'b')
     """
-    pixels, classes = np.asarray(images), np.asarray(labels)
+    pixels = np.asarray(images)
     if pixels.dtype != np.uint8:
         raise InputError(f"images are {pixels.dtype}, but must be uint8 from 0 to 255: scale and convert them")
     if pixels.ndim == 3:
@@ -202,11 +203,62 @@ def images_from_arrays(
             f"images have shape {np.shape(images)}, but must have (image, height, width) or (image, height, width, "
             "channel) with 1 or 3 channels: move or add an axis"
         )
-    if classes.shape != (len(pixels),):
-        raise InputError(f"{len(pixels)} images have labels of shape {classes.shape}: give each image one label")
+    rows: dict[Hashable, list[int]] = {}
+    for row, label in enumerate(as_labels(labels, len(pixels))):
+        rows.setdefault(label, []).append(row)
     channels_first = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
-    by_class = [(str(each), channels_first[classes == each]) for each in np.unique(classes)]
+    by_class = [(str(label), channels_first[rows[label]]) for label in in_order(rows)]
     return group_by_class(name, by_class, mean=mean, std=std)
+
+
+def as_numpy(values: Any) -> Any:
+    """As a NumPy array what is none but makes one of itself; tensors, lists and all else as they are."""
+    is_foreign = hasattr(values, "__array__") and not isinstance(values, np.ndarray | np.generic | Tensor)
+    return np.asarray(values) if is_foreign and not isinstance(values, Image.Image) else values
+
+
+def as_labels(labels: Any, images: int) -> list[Hashable]:
+    """The labels as plain Python values, checked: as many as there are images, hashable, none of them NaN."""
+    labels = as_numpy(labels)
+    if isinstance(labels, str | bytes) or not isinstance(labels, Iterable):
+        raise InputError(f"labels must be a list with a label for each image, not {type(labels).__name__}")
+    if isinstance(labels, Mapping | set | frozenset):
+        kind = type(labels).__name__
+        raise InputError(f"labels are a {kind}, which does not follow the images' order: give a list in that order")
+    shape = getattr(labels, "shape", None)
+    if shape is not None and len(shape) != 1:
+        raise InputError(f"labels have shape {tuple(shape)}, but there must be one label for each image")
+    plain = [as_plain(label) for label in (labels.tolist() if isinstance(labels, Tensor) else list(labels))]
+    if len(plain) != images:
+        raise InputError(f"{images} images and {len(plain)} labels: there must be one label for each image")
+    for label in plain:
+        if not isinstance(label, Hashable):
+            raise InputError(f"label {label!r} is a {type(label).__name__}, not hashable: use text or numbers")
+        if label is None or label != label:
+            raise InputError(f"a label is {label!r}: give every image a label, or leave the image out")
+    return plain
+
+
+def as_plain(label: Any) -> Any:
+    """NumPy's and PyTorch's single values as Python's: tensors are equal to nothing but themselves.
+
+    Times that Python's `datetime` does not hold, such as those in nanoseconds, stay NumPy's.
+    """
+    if isinstance(label, Tensor) and label.ndim:
+        raise InputError(f"a label is a tensor of shape {tuple(label.shape)}: give each image a single number or text")
+    if not isinstance(label, np.generic | Tensor):
+        return label
+    plain = label.item()
+    return label if isinstance(label, np.datetime64 | np.timedelta64) and isinstance(plain, int) else plain
+
+
+def in_order(labels: Iterable[Hashable]) -> list[Hashable]:
+    """Each label once, sorted where that is possible, else in order of first appearance."""
+    found = list(dict.fromkeys(labels))
+    try:
+        return sorted(found)  # type: ignore[type-var]
+    except TypeError:
+        return found
 
 
 def first_clash(names: Sequence[str]) -> tuple[str, str] | None:
