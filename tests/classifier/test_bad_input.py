@@ -7,12 +7,13 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from torch import nn
 
 from classifier_kit import SIZE, grey_images, tiny_model_folder, tiny_start, write_folder
-from metacontrast import FewShotClassifier
+from metacontrast import FewShotClassifier, ImageFormat, StartingPoint
 from metacontrast.errors import InputError
 
 IMAGES, LABELS = grey_images(per_class=2)
@@ -94,6 +95,12 @@ def test_labels_and_images_of_different_length():
         ([0, 1, 0, 1, 0, None], ("a label is None",)),
         ([[0], [1], [0], [1], [0], [1]], ("not hashable",)),
         (np.zeros((6, 2)), ("shape (6, 2)",)),
+        (dict.fromkeys("abcdef", "cat"), ("labels are a dict", "give a list")),
+        (set("abcdef"), ("labels are a set", "give a list")),
+        (frozenset("abcdef"), ("labels are a frozenset", "give a list")),
+        ([torch.tensor([k % 2]) for k in range(6)], ("tensor of shape (1,)",)),
+        ([torch.tensor([k % 2, 1]) for k in range(6)], ("tensor of shape (2,)",)),
+        (np.array(["NaT"] * 6, "datetime64[ns]"), ("a label is None",)),
         (["é", unicodedata.normalize("NFD", "é")] * 3, ("same text",)),
     ],
 )
@@ -169,6 +176,58 @@ def test_a_link_out_of_the_folder_is_left_out_and_told(folder, tmp_path, fitted,
     assert classifier.ignored_ == (("class0/link.png", "is a link out of the folder, or to a folder"),)
     assert len(fitted.predict(folder)) == 6
     assert "link.png is a link" in caplog.text
+
+
+def test_heic_in_a_folder_is_told(folder, tmp_path, fitted, caplog):
+    for name in ("1.heic", "2.HEIC"):
+        (folder / "class0" / name).write_bytes(b"")
+    assert len(fitted.predict(folder)) == 6
+    assert "class0/1.heic is HEIC: pip install pillow-heif" in caplog.text
+    assert "(1 more like it): left out" in caplog.text
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "1.heic").write_bytes(b"")
+    refused(lambda: fitted.predict(tmp_path / "phone"), "holds no images", "1.heic is HEIC: pip install pillow-heif")
+
+
+def test_one_open_animation_does_not_stand_for_its_frames(tmp_path, fitted):
+    first, *others = map(Image.fromarray, IMAGES)
+    first.save(tmp_path / "a.gif", save_all=True, append_images=others)
+    first.save(tmp_path / "b.gif")
+    with Image.open(tmp_path / "a.gif") as moving, Image.open(tmp_path / "b.gif") as still:
+        for images in (list(ImageSequence.Iterator(moving)), {"a": moving, "b": moving}):
+            refused(lambda images=images: fitted.predict(images), "one open animation", "frame.copy()")
+        assert len(fitted.predict([still, still, moving])) == 3
+
+
+def test_a_frame_that_cannot_be_read_is_named(tmp_path, fitted):
+    first, *others = [Image.fromarray(np.kron(image, np.ones((8, 8), np.uint8))) for image in IMAGES]
+    first.save(tmp_path / "a.gif", save_all=True, append_images=others)
+    (tmp_path / "a.gif").write_bytes((tmp_path / "a.gif").read_bytes()[:-2000])
+    with Image.open(tmp_path / "a.gif") as moving:
+        refused(lambda: fitted.predict(ImageSequence.Iterator(moving)), "image 5 cannot be read")
+
+
+class NotFinite(nn.Module):
+    """Features that are not finite where a whole image is white."""
+
+    def __init__(self, value: float):
+        super().__init__()
+        self.value = value
+
+    def forward(self, x):
+        features = x.flatten(1)
+        return features.where(features.mean(1, keepdim=True) < 0.999, self.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_that_are_not_finite_have_no_answer(value):
+    classifier = FewShotClassifier(StartingPoint.from_encoder(NotFinite(value), ImageFormat(1, SIZE)))
+    classifier.fit(IMAGES.clip(0, 254), LABELS)
+    images = [*IMAGES.clip(0, 254), np.full((SIZE, SIZE), 255, np.uint8)]
+    for ask in ("predict", "predict_proba", "is_rejected", "transform"):
+        refused(lambda ask=ask: getattr(classifier, ask)(images), "features of image 6 are not finite (1 of 7 images)")
+    refused(lambda: list(classifier.predict_each({"white": images[-1]})), "features of white are not finite")
+    refused(lambda: classifier.explain(images[-1]), "not finite")
 
 
 def broken(kind: str) -> bytes:

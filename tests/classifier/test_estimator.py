@@ -1,11 +1,14 @@
 """What `FewShotClassifier` promises of its answers."""
 
 from dataclasses import replace
+from datetime import date, datetime
+from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline
@@ -155,6 +158,136 @@ def test_paths_may_come_as_an_array_or_a_column(tmp_path):
         assert classifier.predict(paths).tolist() == expected
 
 
+class Labelled(Column):
+    """A column whose rows have labels of their own, as pandas has it: `column[0]` is the row labelled 0."""
+
+    ndim = 1
+
+    def __init__(self, values, index):
+        super().__init__(values)
+        self.index = list(index)
+
+    def __len__(self):
+        return len(self.values)
+
+    def __iter__(self):
+        return iter(self.values)
+
+    def __getitem__(self, label):
+        return self.values[self.index.index(label)]
+
+    def __array__(self, dtype=None, copy=None):
+        array = np.empty(len(self.values), dtype=object)
+        array[:] = self.values
+        return array
+
+
+@pytest.mark.parametrize("index", [range(15), range(14, -1, -1), range(3, 18), "abcdefghijklmno"], ids=str)
+def test_a_column_counts_by_position_whatever_its_index(index, tmp_path):
+    """Guards paths, `{"bytes", "path"}` and labelled rows of a table that was shuffled or split."""
+    classifier = fitted()
+    images, labels = grey_images()
+    files = [str(file) for file in sorted(write_folder(tmp_path, images, labels).rglob("*.png"))]
+    expected = classifier.predict_proba(images)
+    rows = [{"bytes": Path(file).read_bytes(), "path": None} for file in files]
+    pairs = [{"image": image, "label": label} for image, label in zip(images, labels, strict=True)]
+    for values in (files, rows, pairs, list(images), list(zip(images, labels, strict=True))):
+        np.testing.assert_array_equal(classifier.predict_proba(Labelled(values, index)), expected)
+    learned = FewShotClassifier(tiny_start()).fit(Labelled(pairs, index))
+    np.testing.assert_array_equal(learned.predict_proba(images), expected)
+    learned = FewShotClassifier(tiny_start()).fit(Labelled(files, index), Labelled(labels, reversed(index)))
+    np.testing.assert_array_equal(learned.predict_proba(images), expected)
+
+
+def frames_in_one_array(images):
+    buffer = np.empty_like(images[0])
+    for image in images:
+        buffer[:] = image
+        yield buffer
+
+
+def frames_in_one_image(images):
+    buffer = Image.new("L", images[0].shape)
+    for image in images:
+        buffer.paste(Image.fromarray(image))
+        yield buffer
+
+
+class Frames:
+    """A data set whose rows share an array."""
+
+    def __init__(self, images):
+        self.images, self.buffer = images, np.empty_like(images[0])
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        self.buffer[:] = self.images[i]
+        return self.buffer, "class0"
+
+
+def test_frames_that_share_an_object_are_answered_each(tmp_path):
+    classifier = fitted()
+    images, _ = grey_images(per_class=1)
+    first, *others = map(Image.fromarray, images)
+    first.save(tmp_path / "a.gif", save_all=True, append_images=others)
+    expected = classifier.predict_proba(images)
+    for frames in (frames_in_one_array(images), frames_in_one_image(images), Frames(images)):
+        np.testing.assert_array_equal(classifier.predict_proba(frames), expected)
+    with Image.open(tmp_path / "a.gif") as moving:
+        copies = [frame.copy() for frame in ImageSequence.Iterator(moving)]
+        found = classifier.predict_proba(ImageSequence.Iterator(moving))
+    assert len(copies) == 3
+    np.testing.assert_array_equal(found, classifier.predict_proba(copies))
+
+
+def test_files_opened_one_after_the_other_are_still_turned_and_named(tmp_path):
+    """Guards the copy of what an iterator gives: the orientation counts once, and the others are answered."""
+    classifier = fitted()
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for kind in ("tiff", "png"):
+        Image.fromarray(grey_images()[0][0]).save(tmp_path / f"1.{kind}", exif=turned)
+    (tmp_path / "2.png").write_bytes((tmp_path / "1.png").read_bytes()[:-40])
+    files = [file.read_bytes() for file in sorted(tmp_path.iterdir())]
+    for read in (False, True):
+        opened = (Image.open(BytesIO(file)) for file in files[:2])
+        if read:
+            opened = (image for image in opened if image.load())
+        np.testing.assert_array_equal(classifier.predict_proba(opened), classifier.predict_proba(files[:2]))
+    found = list(classifier.predict_each(Image.open(BytesIO(file)) for file in files))
+    assert [each.problem is None for each in found] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [2**53 + 1, 2**63 + 2, -1],
+        [2**64 + 1, 2**64 + 2, 2**64 + 3],
+        ["a", "a\0", "b"],
+        [np.datetime64(day, "ns") for day in (1, 2, 3)],
+        [np.timedelta64(day, "ns") for day in (1, 2, 3)],
+    ],
+    ids=["int64", "int65", "NUL", "time", "duration"],
+)
+def test_labels_that_numpy_would_change_stay_as_they_are(labels):
+    images, _ = grey_images(per_class=1)
+    classifier = FewShotClassifier(tiny_start()).fit(images, labels)
+    assert classifier.predict(images).tolist() == labels
+    assert [type(label) for label in classifier.predict(images)] == [type(label) for label in labels]
+    assert classifier.score(images, labels) == 1
+
+
+@pytest.mark.parametrize(("unit", "kind"), [("ns", datetime), ("us", datetime), ("D", date)])
+def test_arrays_of_times_are_labels(unit, kind):
+    times = np.array(["2020-01-01", "2020-01-02", "2020-01-03"], f"datetime64[{unit}]")
+    classifier = FewShotClassifier(tiny_start()).fit(grey_images(per_class=1)[0], times)
+    assert [type(label) for label in classifier.classes_] == [kind] * 3
+    assert classifier.classes_.tolist() == [kind(2020, 1, day) for day in (1, 2, 3)]
+    assert classifier.score(grey_images(per_class=1)[0], times) == 1
+
+
 def test_tuples_of_labels_are_saved(tmp_path):
     labels = [("left", 1), ("left", (2, "b")), (0.5,)]
     images, _ = grey_images(per_class=1)
@@ -171,6 +304,7 @@ def test_images_of_every_kind_are_read_alike(tmp_path):
     kinds = [path, str(path), path.read_bytes(), Image.fromarray(image), image, image[..., None], image / 255.0]
     kinds += [torch.from_numpy(image)[None], torch.from_numpy(image / 255.0).float()[None], image.astype(np.int64)]
     kinds += [np.stack([image] * 3, 2), Image.fromarray(image).convert("RGBA"), image.astype(np.uint16) * 257]
+    kinds += [(image.astype(np.uint16) * 257).astype(">u2"), Image.fromarray(image.astype(np.int32))]
     classifier = fitted()
     together = classifier.predict_proba(kinds)
     assert (together == together[0]).all()

@@ -343,5 +343,7 @@ def test_a_data_set_without_labels_is_refused():
         def __getitem__(self, i):
             return {"picture": self.rows[i][0]}
 
-    with pytest.raises(InputError, match="no image and label: name their columns"):
+    with pytest.raises(InputError, match="have picture, but no label: name that column 'label'"):
         FewShotClassifier(tiny_start()).fit(Nameless())
+    classifier = FewShotClassifier(tiny_start()).fit(*grey_images())
+    np.testing.assert_array_equal(classifier.predict(Nameless()), classifier.predict(grey_images()[0]))

@@ -3,14 +3,16 @@
 import io
 import re
 import struct
+import threading
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from metacontrast.data.decode import decode, is_grey, suffixes
+from metacontrast.data.decode import Item, decode, decode_all, is_grey, suffixes
 from metacontrast.errors import InputError
 
 
@@ -129,10 +131,51 @@ def test_deep_greys_are_scaled_not_clipped(array, kind):
     assert decode(encode(Image.fromarray(wide), kind), 4, "L")[0, 0].tolist() == [0, 1, 128, 255]
 
 
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (np.array([[0, 1, 128, 255]], np.int32), [0, 1, 128, 255]),
+        (np.array([[0, 257, 32896, 65535]], np.int32), [0, 1, 128, 255]),
+        (np.array([[0, 1, 128, 255]], np.uint16), [0, 0, 0, 1]),
+    ],
+    ids=["32 bits to 255", "32 bits to 65535", "16 bits"],
+)
+def test_greys_of_16_bits_have_one_scale_and_those_of_32_the_least(source, expected):
+    image = Image.fromarray(np.repeat(source, 4, axis=0))
+    assert decode(image, 4, "L")[0, 0].tolist() == expected
+    if image.mode == "I;16":  # Pillow reads it as mode I
+        assert Image.open(io.BytesIO(encode(image, "PPM"))).mode == "I"
+        assert decode(encode(image, "PPM"), 4, "L")[0, 0].tolist() == expected
+
+
 @pytest.mark.parametrize("array", [np.full((2, 2), -1, np.int32), np.full((2, 2), np.nan, np.float32)])
 def test_greys_on_no_known_scale_are_refused(array):
     with pytest.raises(InputError, match=r"its greys lie between .* save it with 8 or 16 bits"):
         decode(encode(Image.fromarray(array), "TIFF"), 2)
+
+
+def test_what_is_read_from_one_open_file_is_read_by_one_thread(tmp_path):
+    """Guards an image that stands in a list twice, and two images of one file: Pillow reads them when they are used."""
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    with (tmp_path / "a.png").open("rb") as file:
+        image, one, two = Image.open(tmp_path / "a.png"), Image.open(file), Image.open(file)
+        sources = [image, tmp_path / "a.png", one, image, two, *[image] * 300]
+        threads: dict[int, set[int]] = {}
+
+        def decode_item(item: Item):
+            threads.setdefault(int(item.label), set()).add(threading.get_ident())
+            item.source if isinstance(item.source, Path) else item.source.load()
+            return np.full(1, int(item.name), np.uint8)
+
+        groups = ["0", "1", "2", "0", "2", *["0"] * 300]
+        items = [
+            Item(group, str(k % 256), source) for k, (group, source) in enumerate(zip(groups, sources, strict=True))
+        ]
+        found = list(decode_all(items, decode_item))
+    assert [item for item, _ in found] == items
+    assert [int(pixels[0]) for _, pixels in found] == [k % 256 for k in range(305)]
+    assert len(threads[2]) == 1
+    assert len(threads[0]) <= 2  # one for each batch of 256
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV", "RGBX", "RGBa"])

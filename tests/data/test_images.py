@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from metacontrast.data.cache import cached
-from metacontrast.data.images import ClassImages, group_by_class
+from metacontrast.data.images import ClassImages, group_by_class, images_from_arrays
 from metacontrast.errors import InputError
 
 
@@ -69,6 +69,41 @@ def test_class_names_that_look_the_same_are_refused():
     one = np.zeros((1, 1, 1, 1), np.uint8)
     with pytest.raises(InputError, match="are the same name; rename one"):
         group_by_class("m", [("caf\u00e9", one), ("cafe\u0301", one)])
+
+
+@pytest.mark.parametrize(
+    ("labels", "part"),
+    [
+        ([1.0, float("nan"), 2.0, float("nan")], "a label is nan: give every image a label"),
+        (["a", None, "b", "a"], "a label is None: give every image a label"),
+        (["a", float("nan"), "b", "a"], "a label is nan"),
+        ([1, "1", 1, "1"], "class names '1' and '1' are the same name"),
+        ([[1], [2], [1], [2]], "not hashable"),
+        ([1, 2, 3], "4 images and 3 labels"),
+    ],
+    ids=str,
+)
+def test_labels_that_name_no_class_are_refused(labels, part):
+    with pytest.raises(InputError, match=part):
+        images_from_arrays(np.zeros((4, 2, 2), np.uint8), labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        ([10, 9, 10, 9], ("9", "10")),
+        (np.array([10, 9, 10, 9]), ("9", "10")),
+        (torch.tensor([10, 9, 10, 9]), ("9", "10")),
+        (["b", "a", "b", "a"], ("a", "b")),
+        ([2**63 + 2, -1, 2**63 + 2, -1], ("-1", str(2**63 + 2))),
+    ],
+    ids=str,
+)
+def test_arrays_are_grouped_by_label_in_its_order(labels, classes):
+    pixels = np.arange(4, dtype=np.uint8)[:, None, None].repeat(2, 1).repeat(2, 2)
+    images = images_from_arrays(pixels, labels)
+    assert images.classes == classes
+    assert images.images[:, 0, 0, 0].tolist() == [1, 3, 0, 2]
 
 
 def test_no_classes_and_borders_that_do_not_fit_are_refused():

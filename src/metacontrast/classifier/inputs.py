@@ -327,7 +327,7 @@ def check_reject_label(label: Any, classes: Sequence[Hashable]) -> Hashable:
     return plain
 
 
-def weighted_mean(values: Sequence[bool], weights: Any = None) -> float:
+def weighted_mean(values: Sequence[Any], weights: Any = None) -> float:
     """The mean; `InputError` unless the weights are as many finite numbers, none below 0 and not all of them 0."""
     if weights is None:
         return float(np.mean(values))

@@ -242,13 +242,15 @@ def as_labels(labels: Any, images: int) -> list[Hashable]:
 def as_plain(label: Any) -> Any:
     """NumPy's and PyTorch's single values as Python's: tensors are equal to nothing but themselves.
 
-    Times that Python's `datetime` does not hold, such as those in nanoseconds, stay NumPy's.
+    Times that Python's `datetime` does not hold, such as a single nanosecond, stay NumPy's.
     """
     if isinstance(label, Tensor) and label.ndim:
         raise InputError(f"a label is a tensor of shape {tuple(label.shape)}: give each image a single number or text")
     if not isinstance(label, np.generic | Tensor):
         return label
     plain = label.item()
+    if isinstance(label, np.datetime64) and isinstance(plain, int) and label.astype("datetime64[us]") == label:
+        plain = label.astype("datetime64[us]").item()
     return label if isinstance(label, np.datetime64 | np.timedelta64) and isinstance(plain, int) else plain
 
 
