@@ -29,7 +29,7 @@ from metacontrast.maml.inner import learned_rates
 from metacontrast.maml.outer import loss_gradient
 from metacontrast.methods import conml, contrastive
 from metacontrast.model.model import Model
-from metacontrast.training.checkpoint import TrainState, load
+from metacontrast.training.checkpoint import TrainState, load, save
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import read_records
 from metacontrast.training.run import RunDirectory, load_params, load_run
@@ -185,6 +185,22 @@ def test_what_an_optimizer_holds_beside_tensors_goes_on(tmp_path):
         train(model, DoubleTasks(), INNER, updates=5, resume=True, **options | {"optimizer": OPTIMIZERS["sgd"]})
     with pytest.raises(InputError, match="holds a training of 4 updates, more than updates=3"):
         train(model, DoubleTasks(), INNER, updates=3, resume=True, **options)
+
+
+def test_a_state_of_an_earlier_version_goes_on_or_is_refused(tmp_path):
+    """It has the optimizer's tensors, which is all where there is no schedule."""
+    model, file = a_model(), tmp_path / "run" / "state.safetensors"
+    options = {"meta_batch": 2, "params": start(model)}
+    train(model, DoubleTasks(), INNER, updates=2, out=tmp_path / "run", **options)
+    stored = load(file)
+    del stored.facts["progress"]
+    save(file, stored)
+    schedule = SCHEDULES["cosine"]
+    with pytest.raises(InputError, match="does not fit its configuration"):
+        train(model, DoubleTasks(), INNER, updates=4, out=tmp_path / "run", resume=True, schedule=schedule, **options)
+    resumed = train(model, DoubleTasks(), INNER, updates=4, out=tmp_path / "run", resume=True, **options)
+    whole = train(model, DoubleTasks(), INNER, updates=4, **options)
+    assert all(torch.equal(a, b) for a, b in zip(to_tensors(whole), to_tensors(resumed), strict=True))
 
 
 @pytest.mark.parametrize(

@@ -172,28 +172,42 @@ def restore_state(state: TrainState, stored: Stored, where: str) -> TrainState:
     saved = params_from_tensors(state.params, params, where)
     for tensor, value in zip(to_tensors(state.params), to_tensors(saved), strict=True):
         tensor.copy_(value)
+    moments = {name: tensor for name, tensor in stored.tensors.items() if name not in params}
     try:
-        progress = _from_pairs(stored.facts["progress"])
-        if not _same_kinds(progress["kinds"], _from_pairs(_as_pairs(_kinds(state)))):
-            raise InputError(
-                f"{where} is of a training with another optimizer or schedule ({progress['kinds']}): continue it with "
-                "the same, or start another one from its parameters"
-            )
-        slots: dict[int, dict[str, Any]] = {int(index): each for index, each in progress["slots"].items()}
-        for name in (name for name in stored.tensors if name not in params):
-            _, index, slot = name.split(".", 2)
-            slots.setdefault(int(index), {})[slot] = stored.tensors[name]
-        state.optimizer.load_state_dict(state.optimizer.state_dict() | {"state": slots})
-        for group, own in zip(state.optimizer.param_groups, progress["groups"], strict=True):
-            group.update({name: _of_kind(group.get(name), value) for name, value in own.items()})
+        _restore_progress(state, moments, stored.facts, where)
         state.updates = int(stored.facts["updates"])
-        if state.schedule is not None:
-            state.schedule.load_state_dict(progress["schedule"])
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{where} does not fit its configuration ({error}): start again with another --out") from error
     return state
+
+
+def _restore_progress(state: TrainState, moments: dict[str, Tensor], facts: dict[str, Any], where: str) -> None:
+    """Put what optimizer and schedule held into those of `state`.
+
+    Args:
+        moments: the optimizer's tensors by flat name.
+        facts: what `_progress` returned is in them; files of an earlier version lack it.
+    """
+    optimizer, kinds, known = state.optimizer, _from_pairs(_as_pairs(_kinds(state))), facts.get("progress")
+    if known is None and state.schedule is None:  # without a schedule there was nothing else to keep
+        known = _as_pairs({"kinds": kinds, "slots": {}, "groups": [{} for _ in optimizer.param_groups]})
+    progress = _from_pairs(known)
+    if not _same_kinds(progress["kinds"], kinds):
+        raise InputError(
+            f"{where} is of a training with another optimizer or schedule ({progress['kinds']}): continue it with "
+            "the same, or start another one from its parameters"
+        )
+    slots: dict[int, dict[str, Any]] = {int(index): each for index, each in progress["slots"].items()}
+    for name, tensor in moments.items():
+        _, index, slot = name.split(".", 2)
+        slots.setdefault(int(index), {})[slot] = tensor
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})
+    for group, own in zip(optimizer.param_groups, progress["groups"], strict=True):
+        group.update({name: _of_kind(group.get(name), value) for name, value in own.items()})
+    if state.schedule is not None:
+        state.schedule.load_state_dict(progress["schedule"])
 
 
 def _of_kind(fresh: Any, value: Any) -> Any:
