@@ -8,6 +8,7 @@ from statistics import mean
 
 import pytest
 
+import published_accuracies
 from metacontrast.experiments.authors import find_numbers
 from metacontrast.experiments.claims import Accuracy
 from metacontrast.experiments.figures import find_figures
@@ -156,6 +157,12 @@ def test_accuracies_of_bundled_models_are_those_of_their_cards():
         assert told in rounded
         assert told in text_of("README.md")
         assert told in text_of("docs/classifier.md")
+
+
+def test_the_table_of_published_accuracies():
+    _, _, *lines = published_accuracies.table(records("published-accuracies.jsonl"))
+    expected = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines]
+    assert rows_of("docs/methods.md", "method | published") == expected
 
 
 def test_the_cost_of_an_update_by_method():
