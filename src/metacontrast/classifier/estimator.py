@@ -279,9 +279,9 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
             weights_inside: write the weights of an encoder from elsewhere too, not its name and digest alone.
         """
         parameters = {name: value for name, value in self.get_params().items() if name not in _NOT_SAVED}
-        if self._chooses_model and self.baseline is None:
-            plan = self._plan(self._fitted_state().start)
-            parameters["head"] = "auto" if plan.head == "auto" else self.head  # the model alone would not say it
+        is_default = self._chooses_model and self.baseline is None
+        if is_default and self._plan(self._fitted_state().start).head == "auto":
+            parameters["head"] = "auto"  # the default of the model that was chosen may be another
         if (label := parameters["reject_label"]) is not None:
             parameters["reject_label"] = to_json(label)
         storage.save(as_path(folder), self._fitted_state(), parameters, weights_inside=weights_inside)

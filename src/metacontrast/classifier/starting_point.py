@@ -160,7 +160,7 @@ def from_module(
     frozen: HeadChoice = "auto" if inner.scope == "head" else "adapted"
     measured = TEMPERATURES if inner == INNER else TEMPERATURES | {"adapted": 1.0}
     # the encoder's own values, which Model.init draws again for encoders of this library, and a head of zeros
-    own = {name: p.detach().clone() for name, p in model.encoder.named_parameters() if name in model._trained}
+    own = {name: p.detach().clone() for name, p in model.encoder.named_parameters() if name in model.trained}
     like = next(iter(own.values()), torch.zeros(0))
     params = Params(own, Head(like.new_zeros(2, size), like.new_zeros(2)))
     return StartingPoint(source.name, model, params, images, inner, None, source, head or frozen, measured)

@@ -207,11 +207,10 @@ def _or_none(read: Callable[[str], Any], choices: tuple[str, ...] | None) -> Cal
 
 def as_flags(fields: Mapping[str, Any]) -> list[str]:
     """The flags that give these fields."""
-    flags = {name: name.replace("_", "-") for name in fields}
-    is_switch = {name: field_types(TrainConfig)[name] is bool for name in fields}
+    flags = {name.replace("_", "-"): value for name, value in fields.items()}
     return [
-        f"--{'' if value else 'no-'}{flags[name]}" if is_switch[name] else f"--{flags[name]}={as_text(value)}"
-        for name, value in fields.items()
+        f"--{'' if value else 'no-'}{flag}" if isinstance(value, bool) else f"--{flag}={as_text(value)}"
+        for flag, value in flags.items()
     ]
 
 

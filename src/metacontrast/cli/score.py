@@ -9,6 +9,7 @@ from tqdm import tqdm
 from metacontrast.cli import shared
 from metacontrast.cli.fit import add_max_pixels_flag
 from metacontrast.cli.parser import Parser
+from metacontrast.data.decode import enumerate_some
 from metacontrast.errors import one_line
 from metacontrast.files import write_text
 
@@ -61,10 +62,11 @@ def execute(args: argparse.Namespace) -> None:
         print(f"{100 * recall:>6.1f} %  {one_line(label)} ({count} images)")
     if len(rows) > SHOWN:
         print(f"and {len(rows) - SHOWN} classes that did better")
-    known = classifier.classes_.tolist()
-    if unknown := [repr(label) for label in dict.fromkeys(labels) if label not in known]:
-        names = f"{_few(unknown)}; its classes are {_few(list(map(repr, known)))}"
-        shared.say(one_line(f"not classes of the classifier, so that their images count as mistakes: {names}"))
+    names = list(map(repr, report.classes))
+    known, unknown = names[: report.known], names[report.known :]
+    if unknown:
+        told = f"{enumerate_some(unknown)}; its classes are {enumerate_some(known)}"
+        shared.say(one_line(f"not classes of the classifier, so that their images count as mistakes: {told}"))
     for image, problem in report.unreadable:
         print(one_line(f"metacontrast: {image}: {problem}"), file=sys.stderr)
     for name, reason in found.ignored[:SHOWN] if found else ():
@@ -85,7 +87,3 @@ def execute(args: argparse.Namespace) -> None:
                 "page": str(target),
             }
         )
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

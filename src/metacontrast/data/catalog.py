@@ -191,9 +191,8 @@ def find_dataset(name: str, root: Path | str | None = None) -> tuple[DatasetSpec
 
 def is_same_dataset(one: str, other: str) -> bool:
     """Tell whether two names stand for one data set: equal names, or two ways to write one folder."""
-    (spec, place), (_, other_place) = find_dataset(one), find_dataset(other)
-    is_folder = spec is FOLDER and other.startswith(f"{FOLDER.name}:")
-    return one == other or (is_folder and place.resolve() == other_place.resolve())
+    (spec, place), (other_spec, other_place) = find_dataset(one), find_dataset(other)
+    return one == other or (spec is other_spec is FOLDER and place.resolve() == other_place.resolve())
 
 
 def dataset_files(name: str, root: Path | str | None = None, options: ReadOptions = DEFAULTS) -> list[Path]:

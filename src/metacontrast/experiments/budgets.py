@@ -8,7 +8,6 @@ independently.
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from statistics import fmean
 
 from metacontrast.experiments.claims import Accuracy, Endpoint, Quantity, Solved, TaskKind
 from metacontrast.experiments.measurement import Table
@@ -31,15 +30,16 @@ ANSWERS: dict[str, Quantity] = {
 HEAD = ("", "core-seconds an update", *ANSWERS, "own head at equal core-time")
 
 
-def stage_of(kind: TaskKind, curves: Sequence[str], quantity: Quantity, table: Table) -> tuple[int, list[int]]:
-    """Find the last update at which the quantity was measured of all curves that have it, and on which seeds of all."""
+def stage_of(kind: TaskKind, curves: Sequence[str], quantity: Quantity, table: Table) -> int:
+    """Find the last update at which the quantity was measured of all curves that have it; 0 where none has."""
     endpoints = [each for name in curves if table.has(kind, each := Endpoint(name, quantity))]
-    return (table.stage(kind, endpoints, "end") if endpoints else None) or (0, [])
+    found = table.stage(kind, endpoints, "end") if endpoints else None
+    return 0 if found is None else found[0]
 
 
 def _at_stage(kind: TaskKind, curves: Sequence[str], quantity: Quantity, table: Table) -> list[float | None]:
     """Average the quantity of every curve over its seeds at their common stage; None where it was not measured."""
-    update, _ = stage_of(kind, curves, quantity, table)
+    update = stage_of(kind, curves, quantity, table)
     return [table.means(kind, curve, quantity).get(update) for curve in curves]
 
 
@@ -48,14 +48,12 @@ def budget_rows(curves: Sequence[Curve], table: Table) -> list[Sequence[str]]:
     kind, names = curves[0].kind, [curve.name for curve in curves]
     taken = [table.core_seconds(kind, name) for name in names]
     chosen = zip(*(_at_stage(kind, names, quantity, table) for quantity in ANSWERS.values()), strict=True)
-    end, seeds = stage_of(kind, names, OWN, table)
-    budget = end * min((seconds for seconds in taken if seconds), default=0.0)
+    budget = stage_of(kind, names, OWN, table) * min((seconds for seconds in taken if seconds), default=0.0)
     rows = []
     for name, seconds, values in zip(names, taken, chosen, strict=True):
-        own = table.values(kind, name, OWN)
-        reached = [u for u in own.get(seeds[0], {}) if seconds and u * seconds <= budget * 1.000001] if seeds else []
-        shared = [u for u in reached if all(u in own[seed] for seed in seeds)]
-        timed = fmean(own[seed][max(shared)] for seed in seeds) if shared else None
+        own = table.means(kind, name, OWN)
+        reached = [update for update in own if seconds and update * seconds <= budget * 1.000001]
+        timed = own[max(reached)] if reached else None
         rows.append((name, "—" if seconds is None else f"{seconds:.3g}", *map(_cell, (*values, timed))))
     return rows
 

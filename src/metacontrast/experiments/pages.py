@@ -245,7 +245,7 @@ def _budgets(spec: FigureSpec, records: FigureRecords, table: Table) -> list[str
     for panel in panels_of(spec, records.settings, table):
         curves = curves_of(panel, table)
         names = [curve.name for curve in curves]
-        updates, _ = budgets.stage_of(panel.kind, names, budgets.SELECTED, table)
+        updates = budgets.stage_of(panel.kind, names, budgets.SELECTED, table)
         title = f"**{panel.title}, {updates:,} updates**"
         parts += [title, _markdown(budgets.HEAD, budgets.budget_rows(curves, table))] if curves else []
         parts += _ranks(panel.kind, names, table, budgets.ANSWERS)
@@ -336,8 +336,9 @@ def _flags(spec: FigureSpec, setting: Setting, records: FigureRecords) -> str:
     }
     length = next(flag for flag, end in ends.items() if all(end.get(key, 0) >= reached[key] for key in reached))
     colour = f" --colour {setting.colour}" if any(each.config.dataset == setting.colour for each in curves) else ""
-    seeds = {(each.kind, each.curve): each.seed + 1 for each in sorted(records.measurements, key=lambda m: m.seed)}
-    more = max((n for curve in curves if (n := seeds.get((curve.kind, curve.name), 0)) > len(curve.seeds)), default=0)
+    planned = {(curve.kind, curve.name): len(curve.seeds) for curve in curves}
+    beyond = [m.seed + 1 for m in records.measurements if m.seed >= planned.get((m.kind, m.curve), m.seed + 1)]
+    more = max(beyond, default=0)
     return f"{length}{f' --seeds {more}' * bool(more)}{colour}{_protocol(setting)}"
 
 

@@ -246,8 +246,9 @@ def core_seconds(config: TrainConfig, images: ClassImages, resources: Resources)
     model, tasks = config.model(images.shape).to(resources.device), config.training_tasks(images)
     state = initial_state(config, model, resources.device, len(images))
     step, taken, anneals = outer_step(config, model, resources), [], METHODS[config.method].anneals
-    for update in range(1 + (_SPREAD if anneals else _TIMED)):
-        state.updates = config.updates * (2 * update - 1) // (2 * _SPREAD) if anneals and update else update
+    spread = [config.updates * (2 * part + 1) // (2 * _SPREAD) for part in range(_SPREAD)]
+    for update in [0, *(spread if anneals else range(1, _TIMED + 1))]:
+        state.updates = update
         started = time.process_time()
         step(state, tasks.batch(update_tasks(update, config.meta_batch)))
         taken.append(time.process_time() - started)

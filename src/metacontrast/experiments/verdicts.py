@@ -12,6 +12,9 @@ and k comparisons in the claim, a comparison is
 where an equality is tested by two one-sided tests. A claim is supported when all its comparisons are, and not
 supported when one is not, except that a claim which speaks of the end of training is `not testable yet` before that
 end, and one which speaks of all of training is not supported or not testable yet, but never supported, before it.
+
+A claim may have several bodies of evidence. Where all of them that were tested come out alike, its p value is the
+largest of theirs; where only some decide, it is the smallest times their number, and above e nothing is decided.
 """
 
 from collections.abc import Sequence
@@ -145,7 +148,10 @@ def judge_together(claims: Sequence[Claim], table: Table) -> Verdict:
         agree = all(each.outcome == outcome for each in found if each.p is not None)
         p = max(tested) if agree else min(1.0, len(tested) * min(tested))
     if decided and p is not None and p > ERROR:
-        outcome, reason = "inconclusive", f"one of {len(tested)} bodies of evidence decides, which chance may do too"
+        outcome, reason = (
+            "inconclusive",
+            f"not all {len(tested)} bodies of evidence decide it: it may be chance",
+        )
     judged = _each_once(found)
     decided_by = _each_once([each for each in found if each.outcome == outcome])
     return Verdict(claims[0], judged, outcome, decided_by or judged, reason, p)

@@ -80,7 +80,7 @@ def check_method(
         check_real(name, params)
     if inner is not None and inner.steps < 1:
         raise InputError(f"{name} needs an inner loop of 1 step or more, not {inner.steps}")
-    if inner is not None and params is not None and not (inner.is_plain and not params.rates and not params.step_norms):
+    if inner is not None and params is not None and (not inner.is_plain or params.rates or params.step_norms):
         raise InputError(
             f"{name} takes plain gradient descent on one loss: leave out query_loss, loss_weights, direction, learned "
             "rates and norms of their own after every inner step"

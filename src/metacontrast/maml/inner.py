@@ -229,8 +229,8 @@ def learned_rates(
     """The same parameters with inner learning rates that are learned, all `inner.lr` at the start.
 
     Args:
-        per: one rate for every `tensor`, weights and biases apart, or one for every single `parameter` (Meta-SGD); rows
-            of a head that stand for whatever class a task has share theirs.
+        per: one rate per `tensor`, with separate rates for weights and biases, or one per single `parameter`
+            (Meta-SGD). The rows of a head that does not know the classes share their rates.
         steps: number of steps with their own rates; later steps use the last one. None: `inner.steps`.
 
     Returns:

@@ -2,7 +2,6 @@
 
 import copy
 import threading
-import warnings
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -11,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.parameter import is_lazy
 
 from metacontrast.errors import InputError
 from metacontrast.fields import check_fields
 from metacontrast.model import normalization
+from metacontrast.model.encoder_checks import copy_encoder, not_alike, not_features, warn_of_a_classifier
 from metacontrast.model.encoders import Encoder, UnitLength
 from metacontrast.model.fused.sequential import fuse, runs_fused, takes_tasks
 from metacontrast.model.head import (
@@ -68,7 +67,7 @@ class Model:
 
     def __post_init__(self) -> None:
         self._check()
-        encoder = normalization.prepare(_copied(self.encoder), self.norm).eval()
+        encoder = normalization.prepare(copy_encoder(self.encoder), self.norm).eval()
         if self.head == "cosine" and not isinstance(encoder, UnitLength):
             encoder = UnitLength(encoder)
         trained = self._trained or tuple(name for name, p in encoder.named_parameters() if p.requires_grad)
@@ -76,7 +75,7 @@ class Model:
         size = self.feature_size or getattr(encoder, "feature_size", 0)
         if not isinstance(size, int) or size < 1:
             raise InputError("the encoder does not say how long its features are: pass feature_size=...")
-        _warn_of_a_classifier(encoder, size, self.ways)
+        warn_of_a_classifier(encoder, size, self.ways)
         object.__setattr__(self, "encoder", encoder)
         object.__setattr__(self, "_trained", trained)
         object.__setattr__(self, "feature_size", size)
@@ -248,12 +247,12 @@ class Model:
         own = self._own
         like = next(iter(encoder.values()), images)
         if own.keeps_images_apart and images.dtype != like.dtype:
-            raise InputError(_not_alike(images.dtype, like.dtype))
+            raise InputError(not_alike(images.dtype, like.dtype))
         buffers = {name: t.clone() for name, t in own.buffers.items()}
         buffers |= dict.fromkeys(own.task_buffers, torch.empty(tasks, reference, 0))
         found = functional_call(own.encoder, (encoder, buffers), (images,))
         if not isinstance(found, Tensor) or found.shape != (len(images), self.feature_size):
-            raise InputError(_not_features(found, len(images), self.feature_size))
+            raise InputError(not_features(found, len(images), self.feature_size))
         return found
 
     def query_features(
@@ -335,45 +334,11 @@ class _PerThread(threading.local):
         return _PerThread, (self.encoder, self.fused, self.trained)
 
 
-def _copied(encoder: nn.Module) -> nn.Module:
-    """A copy of an encoder from elsewhere; `InputError` where it has none, or takes no other parameters."""
-    if any(isinstance(each, torch.jit.ScriptModule) for each in encoder.modules()):
-        raise InputError(
-            "the encoder is compiled by TorchScript, which takes no other parameters: give its Python module"
-        )
-    if any(map(is_lazy, (*encoder.parameters(), *encoder.buffers()))):
-        raise InputError("the encoder has lazy layers, whose shapes are not known yet: call it once on some images")
-    try:
-        return copy.deepcopy(encoder)
-    except RuntimeError as error:
-        raise InputError(
-            f"the encoder cannot be copied ({str(error).splitlines()[0]}): use torch.nn.utils.parametrizations "
-            "in place of the older weight_norm"
-        ) from error
-
-
 def channels_last(
     images: Float[Tensor, "image channel height width"],
 ) -> Float[Tensor, "image channel height width"]:
     """The same images in the memory order image, height, width, channel, which a single channel does not hide."""
     return images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-
-
-_CLASSIFIER_NAMES = {"fc", "classifier", "head", "heads", "logits", "last_linear"}
-
-
-def _warn_of_a_classifier(encoder: nn.Module, size: int, ways: int) -> None:
-    """Warn where an encoder's last layer looks like a classifier's, on which the model would put a second head."""
-    leaves = [(name, module) for name, module in encoder.named_modules() if not list(module.children())]
-    if not leaves or not isinstance(leaves[-1][1], nn.Linear) or leaves[-1][1].out_features != size:
-        return
-    name, last = leaves[-1]
-    if size in (ways, 1000) or _CLASSIFIER_NAMES & set(name.split(".")):
-        warnings.warn(
-            f"the encoder ends in the linear layer {name!r} ({last.in_features} to {size}), which looks like a whole "
-            f"classifier: to cut it, replace that layer by nn.Identity() and pass feature_size={last.in_features}",
-            stacklevel=4,
-        )
 
 
 def _kernel_order(tensor: Tensor) -> Tensor:
@@ -387,21 +352,3 @@ def apply_head(head: Head, features: Float[Tensor, "*task image feature"]) -> Fl
         return torch.nn.functional.linear(features, head.weight, head.bias)
     scores = features @ head.weight.mT
     return scores if head.bias is None else scores + head.bias[..., None, :]
-
-
-def _not_alike(images: torch.dtype, parameters: torch.dtype) -> str:
-    """That images and parameters are of two kinds, and what to do about it."""
-    scaled = "" if images.is_floating_point else ", scaled to 0 … 1"
-    return f"images are {images}, but the encoder's parameters {parameters}: give images.to({parameters}){scaled}"
-
-
-def _not_features(found: object, images: int, size: int) -> str:
-    """What an encoder returned in place of features, and what to do about it."""
-    if not isinstance(found, Tensor):
-        return (
-            f"the encoder returns a {type(found).__name__}, not a tensor: wrap it in a module that picks the features"
-        )
-    if found.ndim == 2 and len(found) == images:
-        return f"the encoder's features have length {found.shape[1]}, not feature_size={size}: pass that length"
-    wanted = f"returns {tuple(found.shape)} for {images} images, not ({images}, {size})"
-    return f"the encoder {wanted}: end it in a layer that flattens, such as nn.Flatten()"

@@ -103,11 +103,12 @@ def prepare(module: nn.Module, norm: AnyNorm) -> nn.Module:
                 raise InputError(f"norm='running', but {name!r} of the encoder keeps no averages: use norm='inductive'")
         return module
     like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
-    converted = {child: _converted(child, like) for child in module.modules() if isinstance(child, _BatchNorm)}
+    norms = [child for child in module.modules() if isinstance(child, _BatchNorm)]
+    converted: dict[nn.Module | None, nn.Module] = {norm: _converted(norm, like) for norm in norms}
     for parent in list(module.modules()):
         for name, child in parent._modules.items():
-            parent._modules[name] = converted.get(child, child) if isinstance(child, _BatchNorm) else child
-    return converted.get(module, module) if isinstance(module, _BatchNorm) else module
+            parent._modules[name] = converted.get(child, child)
+    return converted.get(module, module)
 
 
 def task_buffer_names(module: nn.Module) -> tuple[str, ...]:

@@ -130,8 +130,8 @@ def _progress(state: TrainState) -> Any:
     saved = optimizer.state_dict()
     slots = {i: {n: v for n, v in each.items() if not isinstance(v, Tensor)} for i, each in saved["state"].items()}
     groups = [{name: value for name, value in group.items() if name != "params"} for group in saved["param_groups"]]
-    found = {"kinds": _kinds(state), "slots": slots, "groups": groups}
-    found |= {"schedule": None if schedule is None else schedule.state_dict()}
+    numbers = None if schedule is None else schedule.state_dict()
+    found = {"kinds": _kinds(state), "slots": slots, "groups": groups, "schedule": numbers}
     try:
         return json.loads(json.dumps(_as_pairs(found)))
     except (TypeError, ValueError) as error:
