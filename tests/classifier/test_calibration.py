@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from metacontrast import FewShotClassifier
 from metacontrast.classifier.confidence import cross_entropy, fit_temperature, rejection_threshold
-from metacontrast.classifier.cross_validation import held_out_folds
+from metacontrast.classifier.cross_validation import held_out_folds, ranks_of
 from metacontrast.classifier.support import make_support
 from metacontrast.errors import InputError
 from metacontrast.model.solvers import balanced_weights
@@ -64,20 +65,38 @@ def test_a_rate_finer_than_the_images_is_refused_with_their_number():
 def test_every_image_that_has_company_is_held_out_once():
     y = torch.tensor([0] * 7 + [1] + [2] * 3 + [3] * 2)
     for folds in (2, 5, 20):
-        held = held_out_folds(y, folds)
+        held = held_out_folds(y, ranks_of(y, range(13)), folds)
         assert sorted(np.concatenate(held).tolist()) == [row for row in range(13) if row != 7]
         for rows in held:
             assert set(range(4)) <= set(np.delete(y.numpy(), rows).tolist())
 
 
 def test_with_one_image_a_class_or_no_folds_nothing_is_held_out():
-    assert held_out_folds(torch.arange(5), 5) == []
-    assert held_out_folds(torch.tensor([0, 0, 1, 1]), 0) == []
+    assert held_out_folds(torch.arange(5), np.zeros(5, int), 5) == []
+    assert held_out_folds(torch.tensor([0, 0, 1, 1]), np.array([0, 1, 0, 1]), 0) == []
 
 
 def test_equal_counts_leave_one_of_each_class_out():
-    held = held_out_folds(torch.arange(4).repeat_interleave(3), 5)
+    held = held_out_folds(torch.arange(4).repeat_interleave(3), np.tile(range(3), 4), 5)
     assert [len(rows) for rows in held] == [4, 4, 4]
+
+
+def test_copies_of_an_image_are_held_out_together():
+    y = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2, 2])
+    ranks = ranks_of(y, "aabbabcaaa")
+    assert ranks.tolist() == [0, 0, 1, 1, 0, 1, 2, 0, 0, 0]
+    assert [rows.tolist() for rows in held_out_folds(y, ranks, 5)] == [[0, 1, 4, 7], [2, 3, 5], [6]]
+
+
+def test_copies_do_not_make_noise_look_learned():
+    """Guards: every image of noise given twice; from its copy each would be right."""
+    noise = np.random.default_rng(0).integers(0, 256, (24, 28, 28), np.uint8)
+    labels = ["a", "b"] * 12
+    once = FewShotClassifier("omniglot-conv4", head="prototype").fit(noise, labels)
+    twice = FewShotClassifier("omniglot-conv4", head="prototype").fit([*noise, *noise], labels + labels)
+    assert twice.compare_[0].accuracy == once.compare_[0].accuracy < 0.8
+    assert twice.temperature_ == pytest.approx(once.temperature_)
+    assert twice.notes_[0] == "24 of 48 images are copies of others of their class, which count as one image"
 
 
 def test_weights_are_equal_by_class_and_sum_to_one():

@@ -18,9 +18,11 @@ from torch import nn
 from classifier_kit import SIZE, grey_images, tiny_start, write_folder
 from metacontrast import FewShotClassifier, load_dataset
 from metacontrast.classifier.candidates import PROTOTYPE, Candidate, task_start
+from metacontrast.classifier.choice import PER_CLASS, _sample
 from metacontrast.classifier.cross_validation import ENOUGH_HELD_OUT
 from metacontrast.classifier.fitted import Answers
 from metacontrast.classifier.starting_point import StartingPoint, from_run
+from metacontrast.classifier.support import labelled
 from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError
 from metacontrast.maml.inner import adapt
@@ -601,3 +603,16 @@ def test_one_class_alone_begins_with_the_model_that_the_images_look_like():
     x, _ = grey_images()
     clf = FewShotClassifier().partial_fit(x[:2], ["one", "one"])
     assert clf.support_.classes == ("one",)
+
+
+def test_the_images_that_choose_a_model_do_not_depend_on_the_folders_name(tmp_path):
+    """More images than are looked at; those that are must be the same wherever the folder lies."""
+    images, labels = grey_images(2, PER_CLASS + 5)
+    picked = []
+    for name in ("one", "another"):
+        folder = write_folder(tmp_path / name, images, labels)
+        read = labelled(folder)
+        rows = _sample(read.items, read.labels)
+        assert len(rows) == 2 * PER_CLASS
+        picked.append([read.items[row].source.read_bytes() for row in rows])
+    assert picked[0] == picked[1]

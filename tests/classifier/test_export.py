@@ -1,15 +1,20 @@
 """An exported file answers as the classifier does, without this library."""
 
+import copy
 import json
 import sys
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from classifier_kit import grey_images, tiny_start
+from classifier_kit import SIZE, grey_images, tiny_start
+from failing_disk import no_more_than
 from metacontrast import FewShotClassifier
 from metacontrast.classifier.export import export
+from metacontrast.classifier.starting_point import StartingPoint
+from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError
 
 PARAMETERS = [{}, {"steps": 3, "scope": "all", "reject": 0.2}]
@@ -59,3 +64,55 @@ def test_without_the_extra_the_message_names_it(classifier, tmp_path, monkeypatc
     with pytest.raises(InputError, match=r"metacontrast\[onnx\]"):
         export(classifier.state_, tmp_path / "c.onnx", "onnx")
     assert not list(tmp_path.iterdir())
+
+
+class Branches(nn.Module):
+    """Another program for dark images than for bright ones."""
+
+    feature_size = 3 * SIZE * SIZE
+
+    def forward(self, x):
+        return x.flatten(1) if x.mean() > 0 else -x.flatten(1)
+
+
+class FirstAlone(nn.Module):
+    """NumPy in the middle, of which an exporter sees nothing."""
+
+    feature_size = 3 * SIZE * SIZE
+
+    def forward(self, x):
+        return torch.from_numpy(np.tanh(x.numpy())).flatten(1)
+
+
+@pytest.mark.parametrize("form", ["torch", "onnx"])
+@pytest.mark.parametrize("encoder", [Branches, FirstAlone])
+def test_encoders_that_cannot_be_exported_are_one_line(tmp_path, encoder, form):
+    pytest.importorskip("onnx")
+    start = StartingPoint.from_encoder(encoder(), ImageFormat(3, SIZE))
+    fitted = FewShotClassifier(start, head="prototype").fit(*grey_images())
+    with pytest.raises(InputError, match=rf"the encoder {encoder.__name__} cannot be exported as {form}") as caught:
+        export(fitted.state_, tmp_path / "c", form)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", ["torch", "onnx"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(classifier, tmp_path, form):
+    pytest.importorskip("onnx")
+    with no_more_than(5_000), pytest.raises(InputError, match=r"cannot write .*: File too large"):
+        export(classifier.state_, tmp_path / "c", form)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_program_that_answers_otherwise_is_not_written(classifier, tmp_path, monkeypatch):
+    """Guards: an exporter that leaves something out, here the temperature."""
+    trace = torch.export.export
+
+    def careless(module, *arguments, **options):
+        module = copy.deepcopy(module)
+        module.temperature = 10.0
+        return trace(module, *arguments, **options)
+
+    monkeypatch.setattr(torch.export, "export", careless)
+    with pytest.raises(InputError, match="gives other answers than the classifier"):
+        export(classifier.state_, tmp_path / "c", "torch")

@@ -1,7 +1,11 @@
 """A saved classifier: its values are checked, and whoever reads while others save finds a whole one."""
 
+import contextlib
+import dataclasses
+import errno
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +16,10 @@ import torch
 from sklearn.base import clone
 from sklearn.metrics import classification_report, confusion_matrix
 
-from classifier_kit import grey_images, tiny_model_folder, tiny_start
-from failing_disk import no_more_than
-from metacontrast import FewShotClassifier
-from metacontrast.classifier.starting_point import load_model
+from classifier_kit import grey_images, tiny_model_folder, tiny_run, tiny_start
+from failing_disk import Killed, die, fail_once, no_more_than, watched
+from metacontrast import FewShotClassifier, Inner
+from metacontrast.classifier.starting_point import from_run, load_model, load_starting_point, save_starting_point
 from metacontrast.cli.main import run
 from metacontrast.errors import InputError
 from metacontrast.training import checkpoint
@@ -259,3 +263,29 @@ def test_a_number_of_torch_is_a_label_for_refused_images():
     classifier = FewShotClassifier(tiny_start(), reject=0.3, reject_label=torch.tensor(-1))
     found = classifier.fit(IMAGES, [int(label[-1]) for label in LABELS]).predict(grey_images(classes=12, seed=3)[0])
     assert -1 in found.tolist()
+
+
+def test_a_starting_point_saved_over_another_is_one_of_the_two_or_refused(tmp_path):
+    """Guards: the weights of one with the step size of the other, wherever the process dies or the disk is full."""
+    folder = tiny_model_folder(tmp_path / "start")
+    old = tmp_path / "old"
+    shutil.copytree(folder, old)
+    other = dataclasses.replace(tiny_run(3), updates=99)
+    new = dataclasses.replace(from_run("other", other), inner=Inner(steps=2, lr=0.3))
+    operations: list[int] = []
+    with watched(operations.append):
+        save_starting_point(new, folder)
+    outcomes = set()
+    for number in operations:
+        for fault in (die(number), fail_once(number, errno.ENOSPC)):
+            shutil.rmtree(folder)
+            shutil.copytree(old, folder)
+            with contextlib.suppress(Killed, InputError, OSError), fault:
+                save_starting_point(new, folder)
+            try:
+                found = load_starting_point(folder)
+                outcomes.add((found.run.updates, found.images.channels, found.inner.steps))
+            except InputError as error:
+                outcomes.add(str(error).removeprefix(f"{folder}/config.json "))
+    refusal = "describes another model than model.safetensors beside it: restore both from one copy"
+    assert {(7, 1, 1), (99, 3, 2)} <= outcomes <= {(7, 1, 1), (99, 3, 2), refusal}

@@ -74,6 +74,12 @@ def test_a_missing_set_is_told_with_the_folder_in_one_line(tmp_path, name):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("arguments", [(None,), (Path("omniglot"),), ("glyphs", "train", None, {"image_size": 8})])
+def test_arguments_of_another_type_are_one_line(arguments):
+    with pytest.raises(InputError, match=r"name it by text|must be ReadOptions"):
+        load_dataset(*arguments)
+
+
 def test_the_root_is_the_argument_else_the_variable_else_the_users_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("METACONTRAST_DATA", str(tmp_path))
     assert catalog.find_dataset("omniglot")[1] == tmp_path
@@ -94,7 +100,7 @@ def test_the_second_time_images_come_from_the_cache(folder, cache, monkeypatch):
     monkeypatch.setattr(reader, "read", lambda *_: pytest.fail("read again"))
     second = load_dataset(f"folder:{folder}")
     assert second.digest == first.digest
-    assert len(list(cache.iterdir())) == 1
+    assert len(list(cache.glob("[!.]*"))) == 1
 
 
 def test_changed_added_and_removed_files_are_noticed(folder, cache):
@@ -115,7 +121,7 @@ def test_options_and_splits_have_cache_files_of_their_own(cache):
     sizes = [ReadOptions(image_size=size) for size in (8, 12)]
     assert [load_dataset("glyphs", "val", options=options).shape for options in sizes] == [(1, 8, 8), (1, 12, 12)]
     assert load_dataset("glyphs", "val", options=sizes[0]).shape == (1, 8, 8)
-    assert len(list(cache.iterdir())) == 2
+    assert len(list(cache.glob("[!.]*"))) == 2
 
 
 def test_nothing_is_written_without_the_cache_nor_ever_beside_the_data(folder, cache):

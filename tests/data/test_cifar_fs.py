@@ -77,6 +77,13 @@ def test_without_lists_beside_the_images_those_of_the_package_are_used(small, tm
     assert cifar_fs.read(tmp_path, "val", PLAIN).classes == ("bear",)
 
 
+@pytest.mark.parametrize(("split", "names"), [("test", "wolf"), ("train", "wolf apple wolf")])
+def test_lists_that_share_or_repeat_a_class_are_refused(small, tmp_path, split, names):
+    files = small_files() | {f"cifar100/splits/bertinetto/{split}.txt": names.encode()}
+    with pytest.raises(InputError, match="the lists of its splits name 'wolf' more than once"):
+        cifar_fs.read(write_zip(tmp_path, files), "train", PLAIN)
+
+
 def test_images_are_resized_on_request(small, tmp_path):
     write_zip(tmp_path, small_files())
     assert cifar_fs.read(tmp_path, "val", ReadOptions(image_size=16)).shape == (3, 16, 16)

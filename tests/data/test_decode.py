@@ -115,6 +115,17 @@ def test_a_transparent_colour_becomes_white(mode):
     assert (decode(encode(Image.new(mode, (8, 8)), transparency=black), 8, "L") == 255).all()
 
 
+def test_a_transparent_grey_of_16_bits_becomes_white():
+    """Written by hand: Pillow writes no such PNG. Greys 0, which is transparent, and 0x6400."""
+    rows = b"".join(b"\0" + struct.pack(">2H", 0, 0x6400) for _ in range(2))
+    chunks = {b"IHDR": struct.pack(">2I5B", 2, 2, 16, 0, 0, 0, 0), b"tRNS": b"\0\0", b"IDAT": zlib.compress(rows)}
+    parts = [
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in (chunks | {b"IEND": b""}).items()
+    ]
+    assert decode(b"\x89PNG\r\n\x1a\n" + b"".join(parts), 2, "L").tolist() == [[[255, 100]] * 2]
+
+
 @pytest.mark.parametrize(
     ("array", "kind"),
     [

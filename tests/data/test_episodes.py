@@ -3,6 +3,7 @@
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -190,3 +191,11 @@ def test_impossible_tasks_are_refused_by_name_and_number(arguments, message):
 def test_tasks_are_counted_from_zero():
     with pytest.raises(IndexError):
         EpisodeSampler(IMAGES, 3, 1, 1)[-1]
+
+
+@pytest.mark.parametrize("indices", [[], [-1], [0, -1], [1.5]])
+def test_numbers_of_no_task_are_refused(indices, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for those who check no types
+    tasks = EpisodeSampler(IMAGES, 3, 1, 2)
+    with pytest.raises(IndexError, match=r"no tasks were asked for|there is none of number"):
+        tasks.batch(indices)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from metacontrast.data.decode import ReadOptions
-from metacontrast.data.folder import SPLITS, class_files, read, sources, split_classes
+from metacontrast.data.folder import SPLITS, class_files, find_classes, read, sources, split_classes
 from metacontrast.errors import InputError
 
 SMALL = ReadOptions(image_size=4)
@@ -50,6 +50,17 @@ def test_nested_folders_are_classes_named_by_their_path(tmp_path):
     draw(tmp_path, "Futurama/character07/1.png", "Futurama/character01/1.png", "Greek/alpha/1.png", "Greek/0.png")
     names = ("Futurama/character01", "Futurama/character07", "Greek", "Greek/alpha")
     assert read(tmp_path, "train", SMALL).classes == names
+
+
+@pytest.mark.parametrize("inside", ["cat/more/1.png", "cat/more/2020/1.png"])
+def test_a_class_inside_a_class_is_asked_about_at_any_depth(tmp_path, inside):
+    draw(tmp_path, "cat/1.png", inside, "dog/1.png")
+    with pytest.raises(InputError, match="'cat' holds images and so does 'cat/more"):
+        find_classes(tmp_path)
+    assert {name: len(files) for name, files in find_classes(tmp_path, "flatten").classes.items()} == {
+        "cat": 2,
+        "dog": 1,
+    }
 
 
 def test_names_with_spaces_and_of_any_script(tmp_path):
@@ -129,6 +140,13 @@ def test_classes_of_two_splits_are_named_in_a_warning(tmp_path, caplog):
     draw(tmp_path, "train/a/1.png", "train/b/1.png", "test/a/1.png", "test/c/1.png")
     assert read(tmp_path, "test", SMALL).classes == ("a", "c")
     assert f"{tmp_path}: a in more than one split" in caplog.text
+
+
+def test_a_class_of_two_splits_is_named_however_it_is_spelled(tmp_path, caplog):
+    """é as one character, and as e with an accent."""
+    draw(tmp_path, "train/\u00e9/1.png", "train/b/1.png", "test/e\u0301/1.png", "test/c/1.png")
+    read(tmp_path, "train", SMALL)
+    assert "\u00e9 in more than one split" in caplog.text
 
 
 @pytest.mark.parametrize("count", [5, 12])

@@ -1,10 +1,14 @@
 """Images by class, their digest, and the cache that may never change what is read."""
 
+import logging
+
+import jaxtyping
 import numpy as np
 import pytest
 import torch
 
 from metacontrast.data.cache import cached
+from metacontrast.data.image_format import ImageFormat
 from metacontrast.data.images import ClassImages, group_by_class, images_from_arrays
 from metacontrast.errors import InputError
 
@@ -113,6 +117,37 @@ def test_no_classes_and_borders_that_do_not_fit_are_refused():
         ClassImages("m", torch.zeros(1, 1, 1, 1, dtype=torch.uint8), torch.tensor([0, 1, 1]), ("a",))
 
 
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"images": torch.zeros(4, 1, 2, 2)}, "images are torch.float32, but must be uint8"),
+        ({"starts": torch.tensor([0, 5, 4])}, "class borders must begin at 0 and never fall"),
+        ({"starts": torch.tensor([1, 2, 4])}, "class borders must begin at 0 and never fall"),
+        ({"classes": ("a", "a")}, "two classes have one name"),
+        ({"std": (0.0,)}, "deviations must be above 0"),
+        ({"std": (float("nan"),)}, "must be a tuple of 1 or 1 numbers"),
+        ({"mean": (0.1, 0.2)}, "must be a tuple of 1 or 1 numbers"),
+        ({"mean": 0.5}, "must be a tuple of 1 or 1 numbers"),
+    ],
+)
+def test_sets_that_no_model_could_read_are_refused(changes, part, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for those who check no types
+    values = {"images": torch.zeros(4, 1, 2, 2, dtype=torch.uint8), "starts": torch.tensor([0, 2, 4])}
+    with pytest.raises(InputError, match=part):
+        ClassImages(**{"name": "m", "classes": ("a", "b")} | values | changes)
+
+
+@pytest.mark.parametrize("changes", [{"channels": 2}, {"size": 0}, {"size": -3}, {"std": (0.0,)}, {"mean": (0.1, 0.2)}])
+def test_formats_that_no_image_has_are_refused(changes):
+    with pytest.raises(InputError):
+        ImageFormat(**{"channels": 3, "size": 8} | changes)
+
+
+def test_arrays_of_several_sizes_are_refused_in_one_line():
+    with pytest.raises(InputError, match="images differ in size"):
+        images_from_arrays([np.zeros((2, 2), np.uint8), np.zeros((3, 3), np.uint8)], ["a", "b"])
+
+
 def test_a_second_reading_comes_from_the_cache(tmp_path):
     build = Builder()
     first = cached(tmp_path, "made/train", "v1", build)
@@ -134,7 +169,7 @@ def test_changed_sources_are_read_again(tmp_path):
 def test_a_cache_file_with_a_flipped_byte_is_built_again(tmp_path, place):
     build = Builder()
     cached(tmp_path, "made", "v1", build)
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("*.safetensors")
     content = bytearray(file.read_bytes())
     content[place] ^= 0xFF
     file.write_bytes(content)
@@ -144,10 +179,28 @@ def test_a_cache_file_with_a_flipped_byte_is_built_again(tmp_path, place):
     assert build.calls == 2, "the damaged file must have been replaced"
 
 
+def test_what_was_said_of_the_images_is_said_again_of_the_cached_ones(tmp_path, caplog):
+    def build() -> ClassImages:
+        logging.getLogger("metacontrast").warning("%s is in two splits", "a")
+        return images_of(2, 3)
+
+    for _ in range(3):
+        caplog.clear()
+        cached(tmp_path, "made", "v1", build)
+        assert [record.getMessage() for record in caplog.records] == ["a is in two splits"]
+
+
+def test_what_a_killed_process_left_in_the_cache_is_removed(tmp_path):
+    left = tmp_path / ".made.safetensors.abc.part"
+    left.write_bytes(b"half of it")
+    cached(tmp_path, "made", "v1", Builder())
+    assert not left.exists()
+
+
 def test_a_cut_cache_file_is_built_again(tmp_path):
     build = Builder()
     cached(tmp_path, "made", "v1", build)
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:-5])
     cached(tmp_path, "made", "v1", build)
     assert build.calls == 2

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from metacontrast.errors import InputError, InUseError
+from metacontrast.experiments import runs
 from metacontrast.experiments.figures import FIGURES
 from metacontrast.experiments.measurement import decode_counts
 from metacontrast.experiments.runners import Grid, RunContext, RunReport, RunStatus, execute_all, run_locally
@@ -135,6 +136,27 @@ def test_a_complete_run_is_not_touched(tmp_path):
     files = {path: path.stat().st_mtime_ns for path in planned().folder(tmp_path).rglob("*")}
     assert planned().execute(RunContext(tmp_path), never) is RunStatus.COMPLETE
     assert files == {path: path.stat().st_mtime_ns for path in planned().folder(tmp_path).rglob("*")}
+
+
+def test_a_run_measured_on_other_images_is_refused(tmp_path, monkeypatch):
+    planned().execute(RunContext(tmp_path), never)
+    load = runs.load_split
+
+    def inverted(*arguments):
+        images = load(*arguments)
+        return replace(images, images=255 - images.images)
+
+    monkeypatch.setattr(runs, "load_split", inverted)
+    more = replace(planned(), plan=replace(planned().plan, stage_tasks=6))
+    with pytest.raises(InputError, match="was trained on other data"):
+        more.execute(RunContext(tmp_path), never)
+
+
+def test_a_length_that_was_trained_past_without_a_copy_is_said(tmp_path):
+    planned((2, 4)).execute(RunContext(tmp_path), never)
+    assert planned((2,)).execute(RunContext(tmp_path), never) is RunStatus.COMPLETE
+    with pytest.raises(InputError, match="for 4 updates and keeps no copy of the model after 3: ask for 4"):
+        planned((2, 3)).execute(RunContext(tmp_path), never)
 
 
 def test_a_run_that_another_process_works_on_is_left_alone(tmp_path):

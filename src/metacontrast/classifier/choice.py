@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from metacontrast.classifier.candidates import FALLBACK, Candidate
-from metacontrast.classifier.cross_validation import HeldOut, cross_validate
+from metacontrast.classifier.cross_validation import HeldOut, cross_validate, ranks_of
 from metacontrast.classifier.fitted import task_of
 from metacontrast.classifier.inputs import distinct
 from metacontrast.classifier.starting_point import StartingPoint, load_starting_point
@@ -78,7 +78,7 @@ def choose(items: Sequence[Item], labels: Sequence[Hashable], read: ReadFor, fol
         return load_starting_point(favourite), (), None
     starts = {name: load_starting_point(name) for name in names}
     seen = {name: read(start, some) for name, start in starts.items()}
-    found = {name: _held_out(start, _in_order(seen[name], labels), folds) for name, start in starts.items()}
+    found = {name: _held_out(start, seen[name], labels, folds) for name, start in starts.items()}
     compared = {name: each for name, each in found.items() if each is not None}
     chosen = _best(compared, favourite) if len(compared) == len(names) else favourite
     scores = tuple(_score(name, found[name], name == chosen) for name in names)
@@ -134,23 +134,25 @@ def _in_order(found: Read, labels: Sequence[Hashable]) -> Support:
 
 def _mark(item: Item) -> str:
     source = item.source
-    if isinstance(source, Path):
-        content = str(source).encode("utf-8", "surrogateescape")
-    elif isinstance(source, Image.Image):
-        try:
+    try:
+        if isinstance(source, Path):
+            content = source.read_bytes()
+        elif isinstance(source, Image.Image):
             content = np.asarray(source.convert("RGB").resize((16, 16))).tobytes()
-        except (OSError, ValueError):  # a file that is damaged or closed; reading it says so
-            content = b""
-    else:
-        content = source if isinstance(source, bytes) else source.tobytes()
+        else:
+            content = source if isinstance(source, bytes) else source.tobytes()
+    except (OSError, ValueError):  # a file that is missing, damaged or closed; reading it says so
+        content = item.name.encode("utf-8", "surrogateescape")
     return hashlib.sha256(content).hexdigest()
 
 
-def _held_out(start: StartingPoint, support: Support, folds: int) -> HeldOut | None:
+def _held_out(start: StartingPoint, found: Read, labels: Sequence[Hashable], folds: int) -> HeldOut | None:
+    support = _in_order(found, labels)
     model, params, x = task_of(start, support)
+    ranks = ranks_of(support.y, map(_mark, found.items))  # what a copy is does not depend on the model
     frozen = start.keeps_features(start.inner)
     candidate = FALLBACK["ridge"] if frozen else Candidate(start.inner.lr, max(start.inner.steps, 1))
-    return cross_validate(model, params, x, support.y, start.inner, (candidate,), folds).get(candidate)
+    return cross_validate(model, params, x, support.y, ranks, start.inner, (candidate,), folds).get(candidate)
 
 
 def _best(found: dict[str, HeldOut], favourite: str) -> str:
@@ -177,6 +179,9 @@ def fit_notes(state: State) -> tuple[str, ...]:
     if chosen is None:
         return ()
     ways, notes = len(state.support.classes), []
+    images = list(zip(state.support.y.tolist(), state.support.ranks.tolist(), strict=True))
+    if copies := len(images) - len(set(images)):
+        notes.append(f"{copies} of {len(images)} images are copies of others of their class, which count as one image")
     chance = 1 / ways
     error = (chosen.balanced_accuracy * (1 - chosen.balanced_accuracy) / chosen.images) ** 0.5
     if chosen.balanced_accuracy - chance < 2 * max(error, (chance * (1 - chance) / chosen.images) ** 0.5):

@@ -5,13 +5,14 @@ many (see `held_out_folds`). The rest is adapted to as the whole support set wil
 share in all numbers, however many images it has.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -97,6 +98,7 @@ def cross_validate(
     params: Params,
     x: Float[Tensor, "support channel height width"],
     y: Int[Tensor, " support"],
+    ranks: NDArray[np.int64],
     inner: Inner,
     candidates: Sequence[Candidate],
     folds: int,
@@ -106,11 +108,12 @@ def cross_validate(
 
     Args:
         model, params: from `candidates.task_start`.
+        ranks: as of `held_out_folds`.
         folds: the most parts that the support set is divided into.
         verbose: show a progress bar on standard error.
     """
     parts: dict[Candidate, list[HeldOut]] = {}
-    rows_of_folds = held_out_folds(y.cpu(), folds)
+    rows_of_folds = held_out_folds(y.cpu(), ranks, folds)
     for rows in tqdm(rows_of_folds, "cross-validating", unit="fold", leave=False, disable=not verbose):
         held = torch.zeros_like(y, dtype=torch.bool)
         held[torch.from_numpy(rows)] = True
@@ -124,18 +127,30 @@ def cross_validate(
     return {candidate: _joined(found) for candidate, found in parts.items()}
 
 
-def held_out_folds(y: Int[Tensor, " image"], folds: int) -> list[np.ndarray]:
+def ranks_of(y: Int[Tensor, " image"], contents: Iterable[Hashable]) -> NDArray[np.int64]:
+    """The number of every image among the different contents of its class, counted from 0."""
+    seen: dict[int, dict[Hashable, int]] = {}
+    owns = (seen.setdefault(k, {}) for k in y.tolist())
+    return np.array([own.setdefault(content, len(own)) for own, content in zip(owns, contents, strict=True)])
+
+
+def held_out_folds(y: Int[Tensor, " image"], ranks: NDArray[np.int64], folds: int) -> list[NDArray[np.int64]]:
     """Row numbers that are left out together, each image of a class with at least two once, some always staying.
 
     Fold f holds out the images f, f + k, … of every class, k the number of folds: with k images per class that is one
-    of each. A class with one image is never held out; it stays as a class to be confused with. Once 500 images were
-    held out the folds that follow are left out: more would say little more.
+    of each. A class with one image is never held out; it stays as a class to be confused with. Copies of an image are
+    held out together, because an answer to one from the other would tell nothing. Once 500 images were held out the
+    folds that follow are left out: more would say little more.
+
+    Args:
+        y: the class of every image.
+        ranks: its number among the different images of its class.
     """
     labels = y.numpy()
-    counts = np.bincount(labels)
-    rank = np.concatenate([np.arange(count) for count in counts])[np.argsort(np.argsort(labels, kind="stable"))]
+    counts = np.zeros(labels.max() + 1, np.int64)
+    np.maximum.at(counts, labels, ranks + 1)
     k = min(folds, int(counts.max()))
-    held = [np.flatnonzero((rank % k == f) & (counts[labels] > 1)) for f in range(k)] if k > 1 else []
+    held = [np.flatnonzero((ranks % k == f) & (counts[labels] > 1)) for f in range(k)] if k > 1 else []
     held = [rows for rows in held if len(rows)]
     before = np.cumsum([0, *map(len, held)])
     return [rows for rows, earlier in zip(held, before, strict=False) if earlier < ENOUGH_HELD_OUT]

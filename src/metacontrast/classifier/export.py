@@ -13,6 +13,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from metacontrast.classifier.fitted import Fitted, Network
 from metacontrast.classifier.inputs import to_json
 from metacontrast.classifier.storage import State
-from metacontrast.errors import check_choice, require_extra
+from metacontrast.errors import InputError, check_choice, require_extra
 from metacontrast.files import as_utf8, atomic_path, check_writable
 
 Format = Literal["onnx", "torch"]
@@ -63,21 +64,43 @@ def export(state: State, path: Path, form: Format) -> Path:
     facts = as_utf8(json.dumps(about, ensure_ascii=False)).decode()
     if form == "onnx":
         require_extra("--format onnx", "onnx", "onnx", "onnxscript")
-    example = torch.zeros(2, *images.shape, dtype=torch.uint8)
-    any_batch = {"images": {0: torch.export.Dim("batch", min=1)}}
+    exported = Exported(state.fitted).eval()
     with _quiet(), atomic_path(path) as temporary:
-        exported = Exported(state.fitted).eval()
-        program = torch.export.export(exported, (example,), dynamic_shapes=any_batch, strict=False)
-        if form == "torch":
-            with temporary.open("wb") as file:  # given a path, PyTorch takes only UTF-8
-                torch.export.save(program, file, extra_files={f"{METADATA}.json": facts})
+        try:
+            program = _traced(exported, images.shape)
+            onnx = _as_onnx(program) if form == "onnx" else None
+        except Exception as error:  # both exporters raise nearly anything for code that they cannot translate
+            reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+            raise InputError(
+                f"the encoder {state.start.name} cannot be exported as {form} ({reason}): write it with PyTorch's "
+                "operators alone, for any number of images at a time"
+            ) from error
+        if onnx is not None:
+            onnx.model.metadata_props[METADATA] = facts
+            onnx.save(temporary, external_data=False)
             return path
-        names: dict[str, Any] = {"input_names": ["images"], "output_names": ["probabilities", "similarity"]}
-        onnx = torch.onnx.export(program, dynamo=True, verbose=False, **names)
-        assert onnx is not None
-        onnx.model.metadata_props[METADATA] = facts
-        onnx.save(temporary, external_data=False)
+        file = BytesIO()  # a file on a full disk aborts PyTorch's writer
+        torch.export.save(program, file, extra_files={f"{METADATA}.json": facts})
+        temporary.write_bytes(file.getvalue())
     return path
+
+
+def _traced(exported: nn.Module, shape: tuple[int, int, int]) -> torch.export.ExportedProgram:
+    """The program for any number of images, after a comparison of its answers with those of the module."""
+    any_batch = {"images": {0: torch.export.Dim("batch", min=1)}}
+    example = torch.zeros(2, *shape, dtype=torch.uint8)
+    program = torch.export.export(exported, (example,), dynamic_shapes=any_batch, strict=False)
+    images = torch.randint(256, (3, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        answers = zip(program.module()(images), exported(images), strict=True)
+    if not all(torch.allclose(found, expected, rtol=0, atol=1e-3) for found, expected in answers):
+        raise ValueError("the program gives other answers than the classifier")
+    return program
+
+
+def _as_onnx(program: torch.export.ExportedProgram) -> Any:
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["probabilities", "similarity"]}
+    return torch.onnx.export(program, dynamo=True, verbose=False, **names)
 
 
 @contextlib.contextmanager

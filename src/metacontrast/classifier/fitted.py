@@ -177,7 +177,7 @@ def _fit_support(start: StartingPoint, support: Support, plan: Plan, device: str
     y = support.y.to(device)
     wanted = plan.wanted(model.ways)
     tried = (PROTOTYPE, *(each for each in wanted if each != PROTOTYPE))
-    held_out = cross_validate(model, params, x, y, plan.inner, tried, plan.folds, verbose)
+    held_out = cross_validate(model, params, x, y, support.ranks, plan.inner, tried, plan.folds, verbose)
     # cross entropy counts by how much an answer is right, which tells more of few images than accuracy does
     chosen = min(wanted, key=lambda way: held_out[way].cross_entropy) if held_out else plan.default
     net, begin, shown = on_features(model, params, x) if plan.inner.scope == "head" else (model, params, x)

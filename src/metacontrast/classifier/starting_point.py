@@ -21,11 +21,12 @@ from metacontrast.classifier.candidates import FALL_WITH_WAYS, TEMPERATURES, Can
 from metacontrast.classifier.stored_values import stored_inner, stored_source, stored_temperatures
 from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError, check_choice
-from metacontrast.files import as_path, check_writable, parse_json, read_facts, write_text
+from metacontrast.files import as_path, atomic_path, check_writable, parse_json, read_facts
 from metacontrast.methods import METHODS
 from metacontrast.model.frozen import freeze
 from metacontrast.model.model import Model
 from metacontrast.training import checkpoint, sources
+from metacontrast.training.config import config_from_values
 from metacontrast.training.run import TrainedRun, load_run, save_model
 from metacontrast.training.sources import TENSORS, Source, find_model
 from metacontrast.training.start import INNER, format_of
@@ -195,7 +196,7 @@ def load_starting_point(model: Any, weights: str | Path | None = None) -> Starti
     facts = _read_format(folder / CONFIG)
     if "source" in facts:
         return rebuild(facts["source"], checkpoint.load(folder / TENSORS).tensors, folder / CONFIG, None)
-    start, where = from_run(str(model), load_run(folder)), folder / CONFIG
+    start, where = from_run(str(model), _load_saved(folder, facts)), folder / CONFIG
     if "adaptation" in facts:
         start = dataclasses.replace(start, inner=stored_inner(facts["adaptation"], where))
     return dataclasses.replace(start, temperatures=stored_temperatures(facts, where, start.temperatures))
@@ -263,7 +264,7 @@ def load_model(model: str | Path) -> TrainedRun:
     facts = _read_format(folder / CONFIG)
     if "source" in facts:
         raise InputError(f"{folder} holds an encoder from elsewhere, not a model trained here: give it to fit")
-    run = load_run(folder)
+    run = _load_saved(folder, facts)
     if "adaptation" not in facts:
         return run
     inner = stored_inner(facts["adaptation"], folder / CONFIG)
@@ -280,15 +281,17 @@ def save_starting_point(start: StartingPoint, folder: Path, *, weights_inside: b
     check_replaceable(folder, FORMAT)
     about = start_facts(start, weights_inside)
     facts: dict[str, Any] = {"format": FORMAT, "format_version": VERSION if start.run is None else 1}
-    if start.run is None:
-        tensors = sources.stored_tensors(start.encoder) if weights_inside else {}
-        checkpoint.save(folder / TENSORS, checkpoint.Stored(tensors, {}))
-    else:
-        save_model(folder, start.run)
+    if start.run is not None:
         images = dataclasses.asdict(start.images)
         facts["images"] = {name: value for name, value in images.items() if value is not None}
     facts |= about
-    write_text(folder / CONFIG, json.dumps(facts, indent=1) + "\n")
+    with atomic_path(folder / CONFIG) as temporary:  # which replaces the old one after the tensors did, or neither does
+        temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        if start.run is not None:
+            save_model(folder, start.run)
+        else:
+            tensors = sources.stored_tensors(start.encoder) if weights_inside else {}
+            checkpoint.save(folder / TENSORS, checkpoint.Stored(tensors, {}))
 
 
 def check_format(text: bytes, file: Path, known: str, version: int) -> dict[str, Any]:
@@ -315,6 +318,16 @@ def check_replaceable(folder: Path, known: str) -> None:
     is_taken = any((folder / name).exists() for name in (CONFIG, TENSORS))
     if is_taken and read_facts(folder / CONFIG).get("format") != known:
         raise InputError(f"{folder} holds files that are not those of a {known}: choose another folder to write to")
+
+
+def _load_saved(folder: Path, facts: dict[str, Any]) -> TrainedRun:
+    """The model of a folder; of one that was saved, its two files must belong together."""
+    run, where = load_run(folder), folder / CONFIG
+    if "adaptation" in facts:
+        described = config_from_values(facts.get("config"), str(where)), facts.get("updates")
+        if described != (run.config, run.updates):
+            raise InputError(f"{where} describes another model than {TENSORS} beside it: restore both from one copy")
+    return run
 
 
 def _read_format(file: Path) -> dict[str, Any]:

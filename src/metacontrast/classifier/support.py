@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from metacontrast.classifier.cross_validation import ranks_of
 from metacontrast.classifier.inputs import as_items, composed, dataset_items, distinct, folder_of
 from metacontrast.classifier.starting_point import StartingPoint
 from metacontrast.data.decode import BATCH, Item
@@ -64,6 +66,11 @@ class Support:
     def labels(self) -> list[Hashable]:
         """The label of every image."""
         return [self.classes[k] for k in self.y.tolist()]
+
+    @property
+    def ranks(self) -> NDArray[np.int64]:
+        """The number of every image among the different ones of its class; copies of an image share one."""
+        return ranks_of(self.y, [image.tobytes() for image in self.images.numpy()])
 
 
 def make_support(

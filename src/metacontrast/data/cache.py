@@ -4,10 +4,12 @@ A cache file is stale when its fingerprint differs: a short text that changes wi
 reader.
 """
 
+import contextlib
 import hashlib
 import json
+import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,7 +19,9 @@ from safetensors import SafetensorError
 from metacontrast.data.decode import ReadOptions
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
-from metacontrast.files import open_tensors, parse_json, write_tensors
+from metacontrast.files import exclusive, open_tensors, parse_json, remove_leftovers, write_tensors
+
+logger = logging.getLogger("metacontrast")
 
 
 def fingerprint(root: Path, sources: Sequence[Path], options: ReadOptions, reader_version: int) -> str:
@@ -52,17 +56,35 @@ def cached(folder: Path, name: str, source: str, build: Callable[[], ClassImages
         build: makes the images when the file is missing, stale or damaged.
     """
     path = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}.safetensors"
-    if found := _read_cache(path, source):
+    if found := _read_cache(path, source, warn=True):
         return found
-    built = build()
+    with _warnings() as said:
+        built = build()
     try:
-        _write_cache(path, source, built)
+        _write_cache(path, source, built, said)
     except InputError:
         return built
-    return _read_cache(path, source) or built
+    return _read_cache(path, source, warn=False) or built
 
 
-def _write_cache(path: Path, source: str, images: ClassImages) -> None:
+@contextlib.contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """Collect the warnings that are logged in the block."""
+    said: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    collector = Collector(logging.WARNING)
+    logger.addHandler(collector)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(collector)
+
+
+def _write_cache(path: Path, source: str, images: ClassImages, warnings: list[str]) -> None:
     facts = {
         "name": images.name,
         "classes": list(images.classes),
@@ -70,14 +92,17 @@ def _write_cache(path: Path, source: str, images: ClassImages) -> None:
         "std": images.std,
         "digest": images.digest,
         "source": source,
+        "warnings": warnings,
     }
     text = json.dumps(facts)
     tensors = {"images": images.images, "starts": images.starts}
-    write_tensors(path, tensors, {"facts": text, "facts_digest": hashlib.sha256(text.encode()).hexdigest()})
+    with exclusive(path.with_name(f".{path.stem}.lock"), f"another process writes {path}"):
+        remove_leftovers(path.parent, path.name)
+        write_tensors(path, tensors, {"facts": text, "facts_digest": hashlib.sha256(text.encode()).hexdigest()})
 
 
-def _read_cache(path: Path, source: str) -> ClassImages | None:
-    """Read the cache file; None when it is missing, stale or damaged."""
+def _read_cache(path: Path, source: str, *, warn: bool) -> ClassImages | None:
+    """Read the cache file; None when it is missing, stale or damaged. `warn` repeats what was said of the images."""
     try:
         with open_tensors(path) as file:
             metadata = file.metadata() or {}
@@ -95,4 +120,8 @@ def _read_cache(path: Path, source: str) -> ClassImages | None:
             )
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
-    return found if found.digest == facts["digest"] else None
+    if found.digest != facts["digest"]:
+        return None
+    for warning in facts.get("warnings", ()) if warn else ():
+        logger.warning("%s", warning)
+    return found

@@ -13,7 +13,7 @@ from metacontrast.data.cache import cache_name, cached, fingerprint
 from metacontrast.data.decode import ReadOptions, Resample
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError, NoSplitError, did_you_mean
-from metacontrast.fields import check_fields
+from metacontrast.fields import check_fields, no_type_check
 from metacontrast.files import as_path
 
 SPLITS = ("train", "val", "test")
@@ -126,6 +126,7 @@ LARGEST_SIZE = 1024
 DEFAULTS = ReadOptions()
 
 
+@no_type_check
 def load_dataset(
     name: str,
     split: str = "train",
@@ -149,6 +150,8 @@ def load_dataset(
     (1, 28, 28)
     """
     spec, place = find_dataset(name, root)
+    if not isinstance(options, ReadOptions):
+        raise InputError(f"options={options!r}, but they must be ReadOptions(...)")
     check_options(spec, options)
     if split not in spec.splits:
         known = ", ".join(spec.splits)
@@ -177,8 +180,11 @@ def load_evaluation_split(
         return load_dataset(name, "test", root, options)
 
 
+@no_type_check
 def find_dataset(name: str, root: Path | str | None = None) -> tuple[DatasetSpec, Path]:
     """Look up a data set by name; return its facts and the folder in which it is looked for."""
+    if not isinstance(name, str):
+        raise InputError(f"no data set {name!r}: name it by text, a folder of your own as 'folder:PATH'")
     kind, _, path = name.partition(":")
     if kind == FOLDER.name and path:
         return FOLDER, as_path(path)

@@ -10,6 +10,7 @@ shown to a model with the mean and standard deviation of the channels of CIFAR-1
 
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -46,6 +47,7 @@ def sources(root: Path, options: ReadOptions) -> list[Path]:
 def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
     """Read one split, verified by counts: all its classes, with 600 images each."""
     with open_tree(sources(root, options)[0]) as tree:
+        _check_apart(str(tree.path), {each: class_names(tree, each) for each in CLASSES})
         by_class = read_classes(tree, class_names(tree, split), options)
     counts = {name: len(images) for name, images in by_class}
     check_complete(str(tree.path), counts, CLASSES[split], IMAGES, ("classes", "images"), "cifar-fs")
@@ -64,6 +66,14 @@ def class_names(tree: FileTree, split: str) -> tuple[str, ...]:
     listed = next((name for name in tree.names if name.endswith(wanted)), None)
     names = tree.read(listed).decode("utf-8", "replace").split() if listed else split_list(f"cifar_fs_{split}")
     return tuple(sorted(names))
+
+
+def _check_apart(where: str, lists: Mapping[str, Sequence[str]]) -> None:
+    """Raise `InputError` where a class stands in two lists, or twice in one."""
+    places = [(name, split) for split, names in lists.items() for name in names]
+    if twice := next((name for name, times in Counter(name for name, _ in places).items() if times > 1), None):
+        splits = " and ".join(split for name, split in places if name == twice)
+        raise InputError(f"{where}: the lists of its splits name {twice!r} more than once ({splits}): restore them")
 
 
 def read_classes(tree: FileTree, names: Iterable[str], options: ReadOptions) -> ClassArrays:

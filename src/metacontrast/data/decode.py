@@ -189,7 +189,11 @@ def _upright_and_opaque(image: Image.Image) -> Image.Image:
     has_16_bits = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_to_8_bits(np.asarray(image), has_16_bits))
+        grey = np.asarray(image)
+        opaque = _to_8_bits(grey, has_16_bits)
+        if (clear := image.info.get("transparency")) is not None:
+            opaque = np.where(grey == clear, np.uint8(255), opaque)
+        return Image.fromarray(opaque)
     if not image.has_transparency_data:
         return image
     layer = image.convert("RGBA")

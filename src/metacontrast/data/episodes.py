@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError, check_counts
-from metacontrast.fields import check_fields
+from metacontrast.fields import check_fields, no_type_check
 from metacontrast.types import Episode
 
 Labels = Literal["fresh", "bound", "bound-uneven", "bound-tuples"]
@@ -79,8 +79,6 @@ class EpisodeSampler:
 
     def __getitem__(self, index: int) -> Episode:
         """Return task number `index`, 0 or more."""
-        if index < 0:
-            raise IndexError(f"tasks are counted from 0, not {index}")
         return Episode(*(part[0] for part in self.batch([index])))
 
     def batch(self, indices: Sequence[int]) -> Episode:
@@ -115,6 +113,7 @@ class EpisodeSampler:
 
     def _rows(self, indices: Sequence[int]) -> EpisodeRows:
         """Return row numbers and labels of tasks, `(task, image)`."""
+        check_indices(indices)
         blocks = {index // self.block for index in indices}
         sized = self._of_size(min(blocks))
         if sized is not self:
@@ -212,6 +211,16 @@ def _order_of_epoch(seed: int, epoch: int, pool_size: int) -> NDArray[np.int64]:
     return RandomStreams(seed).at(epoch, _ORDER).permutation(pool_size)
 
 
+@no_type_check
+def check_indices(indices: Sequence[int]) -> None:
+    """Raise `IndexError` unless these are numbers of tasks, at least one."""
+    if not len(indices):
+        raise IndexError("no tasks were asked for: give at least one number")
+    for index in indices:
+        if not hasattr(index, "__index__") or index < 0:
+            raise IndexError(f"tasks are counted 0, 1, 2, …: there is none of number {index!r}")
+
+
 def check_seed(seed: int) -> None:
     """Raise `InputError` unless random streams can have this seed."""
     if not 0 <= seed < 2**63:
@@ -286,6 +295,7 @@ class BalancedBatches:
 
     def batch(self, indices: Sequence[int]) -> Episode:
         """Draw batches, stacked along a leading axis, on the device where the images lie."""
+        check_indices(indices)
         drawn = [self._draw(RandomStreams(self.seed).at(index, _DRAW)) for index in indices]
         device = self.images.images.device
         rows, labels = (torch.from_numpy(np.stack(each)).to(device) for each in zip(*drawn, strict=True))

@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from metacontrast.data.decode import (
@@ -59,12 +59,10 @@ class Found:
     Args:
         classes: the images of each class.
         ignored: name and reason of everything else.
-        nested: names of classes that lie in folders of folders.
     """
 
     classes: ClassFiles
     ignored: list[tuple[str, str]] = field(default_factory=list)
-    nested: list[str] = field(default_factory=list)
 
 
 logger = logging.getLogger("metacontrast")
@@ -142,13 +140,13 @@ def find_classes(root: Path, nested: Nested = "classes", use: Use = "train") -> 
     ignored += [(f"{left} images of other splits", f"are not in {split}")] if left else []
     if nested == "flatten":
         return Found(_flattened(classes), ignored)
-    inside = sorted(name for name in classes if "/" in name)
-    if both := next((name for name in inside if name.rpartition("/")[0] in classes), None):
-        raise InputError(
-            f"{root}: {both.rpartition('/')[0]!r} holds images and so does {both!r} in it: one class or two? "
-            "Pass nested='flatten' for one, or move the images"
-        )
-    return Found(classes, ignored, inside)
+    for name in sorted(classes):
+        if above := next((str(each) for each in PurePosixPath(name).parents if str(each) in classes), None):
+            raise InputError(
+                f"{root}: {above!r} holds images and so does {name!r} in it: one class or two? "
+                "Pass nested='flatten' for one, or move the images"
+            )
+    return Found(classes, ignored)
 
 
 def _flattened(classes: ClassFiles) -> ClassFiles:
@@ -220,7 +218,8 @@ def _split_folders(root: Path, found: ClassFiles) -> dict[str, str]:
 def _warn_of_shared_classes(root: Path, found: ClassFiles) -> None:
     tops = _split_folders(root, found)
     parts = (path.partition("/") for path in found)
-    places = dict.fromkeys((name, tops[top]) for top, _, name in parts if name and top in tops)
+    composed = ((top, unicodedata.normalize("NFC", name)) for top, _, name in parts)
+    places = dict.fromkeys((name, tops[top]) for top, name in composed if name and top in tops)
     if shared := [name for name, splits in Counter(name for name, _ in places).items() if splits > 1]:
         logger.warning(
             "%s: %s in more than one split, so testing does not show new classes", root, enumerate_some(shared)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from metacontrast.data.decode import MAX_PIXELS, Item, Resample, UnreadableImage, decode_all, decoder, report_unreadable
 from metacontrast.data.folder import class_files, items_of, split_classes, split_for
-from metacontrast.data.images import ClassImages, group_by_class, normalize
-from metacontrast.errors import InputError
+from metacontrast.data.images import ClassImages, check_moments, group_by_class, normalize
+from metacontrast.errors import InputError, check_counts
 from metacontrast.fields import check_fields
 
 
@@ -42,6 +42,10 @@ class ImageFormat:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.channels not in (1, 3):
+            raise InputError(f"channels={self.channels}, but images are grey, 1 channel, or coloured, 3")
+        check_counts(size=self.size)
+        check_moments("the images' format", self.channels, self.mean, self.std)
         if self.crop is not None and not 0 < self.crop <= 1:
             raise InputError(f"crop={self.crop}, but it must lie above 0 and be 1 at most: a share of the shorter side")
 

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from metacontrast.errors import InputError
+from metacontrast.fields import no_type_check
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,14 @@ class ClassImages:
                 "class borders do not fit together: there must be one border more than names, the last one the "
                 "number of images"
             )
-        if len(self.mean) not in (1, channels) or len(self.std) not in (1, channels):
-            raise InputError(f"{self.name}: mean and std need 1 or {channels} numbers, one per channel")
+        if self.images.dtype != torch.uint8:
+            raise InputError(f"{self.name}: images are {self.images.dtype}, but must be uint8 from 0 to 255")
+        borders = self.starts.tolist()
+        if borders[0] != 0 or sorted(borders) != borders:
+            raise InputError(f"{self.name}: class borders must begin at 0 and never fall")
+        if len(set(self.classes)) != len(self.classes):
+            raise InputError(f"{self.name}: two classes have one name")
+        check_moments(self.name, channels, self.mean, self.std)
 
     def __repr__(self) -> str:
         """Name and sizes."""
@@ -122,6 +129,18 @@ class ClassImages:
         return replace(self, images=self.images.to(device))
 
 
+def check_moments(name: str, channels: int, mean: Any, std: Any) -> None:
+    """Raise `InputError` unless pixels of so many channels can be normalized with this mean and deviation."""
+    for each in (mean, std):
+        if not isinstance(each, Sequence) or len(each) not in (1, channels) or not np.isfinite(each).all():
+            raise InputError(
+                f"{name}: mean={mean!r} and std={std!r}, but each must be a tuple of 1 or {channels} numbers, one per "
+                "channel"
+            )
+    if min(std) <= 0:
+        raise InputError(f"{name}: std={std!r}, but deviations must be above 0")
+
+
 def normalize(
     images: UInt8[Tensor, "*rows channel height width"],
     mean: Sequence[float],
@@ -170,6 +189,7 @@ def group_by_class(
     )
 
 
+@no_type_check
 def images_from_arrays(
     images: NDArray[np.uint8] | Tensor,
     labels: Sequence[Any] | NDArray[Any] | Tensor,
@@ -193,7 +213,10 @@ def images_from_arrays(
     >>> images_from_arrays(grey, ["a", "b", "a", "b"]).classes
     ('a', 'b')
     """
-    pixels = np.asarray(images)
+    try:
+        pixels = np.asarray(images.cpu() if isinstance(images, Tensor) else images)
+    except ValueError as error:
+        raise InputError("images differ in size, or are no arrays of numbers: give them one size") from error
     if pixels.dtype != np.uint8:
         raise InputError(f"images are {pixels.dtype}, but must be uint8 from 0 to 255: scale and convert them")
     if pixels.ndim == 3:

@@ -35,7 +35,15 @@ from metacontrast.methods import METHODS
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Evaluation
 from metacontrast.training.records import Record, read_records
-from metacontrast.training.run import BEST, load_run, model_copy, open_run
+from metacontrast.training.run import (
+    BEST,
+    check_same_data,
+    data_digests,
+    load_run,
+    model_copy,
+    open_run,
+    read_config,
+)
 from metacontrast.training.step import Resources
 from metacontrast.training.train import update_tasks
 from metacontrast.training.train_run import initial_state, outer_step, train_run
@@ -112,6 +120,8 @@ class PlannedRun:
                 for split in (self.train_split, self.config.eval_split, "test")
             )
             seen = train.to(context.device), tested.to(context.device)
+            if read_config(folder) is not None:
+                check_same_data(folder, data_digests(self.config, (train, evaluated)))
             for update in self.missing(context.runs):
                 if not _train_to(self, update, folder, (train, evaluated), resources, should_stop):
                     return RunStatus.STOPPED
@@ -222,6 +232,11 @@ def _train_to(
         return True
     whole = run.config.follows_length or run.plan.selects  # which validates at the end, and not at every halt
     end = run.config.updates if whole else update
+    if (trained := read_config(folder)) is not None and trained.updates > end:
+        raise InputError(
+            f"{folder} is to be trained for {trained.updates} updates and keeps no copy of the model after {update}: "
+            f"ask for {trained.updates}, or choose another --out"
+        )
     config, seen = replace(run.config, updates=end, keep_every=update), [0]
     with open_run(folder, config, images, resources.device, resume=True) as opened:
         status = train_run(

@@ -163,9 +163,7 @@ def open_run(
     config.training_tasks(images[0])  # an error before anything is written where these images cannot make such tasks
     config.test_tasks(images[1])
     model = config.model(images[0].shape)
-    data = {each.name: each.digest for each in images}
-    if config.start is not None:
-        data[config.start] = digest_of_start(config.start, config.weights)
+    data = data_digests(config, images)
     with exclusive(path / ".lock", f"another training is writing to {path}: wait for it or choose another --out"):
         if (path / _CONFIG).exists():
             _check_same(path, config, data, resume)
@@ -188,8 +186,8 @@ def write_run(path: Path, run: TrainedRun, origin: dict[str, str]) -> None:
         _check_unused(path)
         facts = _facts(run.config, run.image_shape, run.mean, run.std) | {"data": {}}
         header = {"config": facts["config"], **records.provenance("cpu"), "data": {}, "origin": origin}
-        write_text(path / _CONFIG, json.dumps(header, indent=1) + "\n")
         RunDirectory(path, facts).write_model(path / _MODEL, run.params, run.updates)
+        write_text(path / _CONFIG, json.dumps(header, indent=1) + "\n")
 
 
 def _facts(
@@ -339,8 +337,21 @@ def _check_same(path: Path, config: TrainConfig, data: dict[str, str], resume: b
                 f"{path} holds a run with {field.name}={old}, not {new}: "
                 "resume it with its own configuration or choose another --out"
             )
-    before_data = header.get("data")
-    for name, digest in (before_data if isinstance(before_data, dict) else {}).items():
+    check_same_data(path, data)
+
+
+def data_digests(config: TrainConfig, images: tuple[ClassImages, ClassImages]) -> dict[str, str]:
+    """Digests of all that a run is made from, by name: its images, and the encoder that it starts from."""
+    data = {each.name: each.digest for each in images}
+    if config.start is not None:
+        data[config.start] = digest_of_start(config.start, config.weights)
+    return data
+
+
+def check_same_data(path: Path, data: dict[str, str]) -> None:
+    """Raise `InputError` where the run in `path` was made from anything whose digest is not among these."""
+    before = read_header(path).get("data")
+    for name, digest in (before if isinstance(before, dict) else {}).items():
         if data.get(name) != digest:
             raise InputError(
                 f"{path} was trained on other data: the digest of {name} was {digest[:12]}, now it is "
