@@ -206,6 +206,19 @@ def test_every_number_has_a_meaning_and_the_headline_adds_up(found):
     assert sum(map(int, re.findall(r"(-?\d+) %", headline(found)))) == pytest.approx(100, abs=2)
 
 
+@pytest.mark.parametrize("head", ["prototype", "ridge"])
+def test_a_head_that_answers_without_steps_is_not_explained_by_them(tmp_path, head):
+    """Guards: "with one step", "second order only" and eigenvalues of 1 for class means and ridge regression."""
+    config = dataclasses.replace(SMALL, head=head, inner_steps=0, norm="inductive", updates=1, keep_every=0)
+    run = load_run(train_small(tmp_path / "run", config))
+    found = explain_run(run, [], run.config.test_tasks(TEST), 2)
+    assert "spectrum" not in {picture.name for picture in draw_pictures(found)}
+    listed = {name: meaning for name, _, meaning in facts(found)}
+    assert not [name for name in listed if "I − ηH" in name]
+    assert not [text for text in listed.values() if "step" in text.lower().replace("with one inner step", "")]
+    assert found.explanation.distance < 1e-3
+
+
 def test_a_gradient_of_zero_is_said_in_words(run_path):
     """BOIL under a zeroed head: no number that would stand for a distance, no bars, null in JSON."""
     run = load_run(run_path)

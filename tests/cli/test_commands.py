@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -200,6 +201,8 @@ def test_other_heads_train_and_evaluate(head, folder, tmp_path, capsys):
 def test_demo_writes_a_report_and_trains_nothing_twice(folder, tmp_path, capsys, monkeypatch):
     words = ["demo", "--dataset", f"folder:{folder}", "--updates", "2", "--episodes", "3", "--queries", "4"]
     words = [*words, "--filters", "8", "--image-size", "28", "--out", str(tmp_path / "report"), "--json"]
+    shutil.copytree(folder, odd := tmp_path / "$b_{$ of 5 $")  # which matplotlib would read as a formula
+    words[2] = f"folder:{odd}"
     assert run(words) == 0
     first = last_json(capsys.readouterr().out)
     assert set(first["results"]) == {"learned head", "zeroing trick"}
@@ -336,6 +339,7 @@ def test_bad_input_is_one_line_and_exit_2(folder, trained, tmp_path, capsys):
         (["train", "--out", ""], "--out", "invalid folder"),
         (["demo", "--head", "shared"], "leave out --head"),
         (["demo", "--episodes", "1"], "--episodes 1"),
+        (["demo", "--method", "maml++"], "compares two trainings of MAML: leave out --method maml++"),
         (["train", "--dataset", f"folder:{folder / 'train'}", *TINY, "--out", str(out)], "is not divided"),
         ([*words, "--device", "cuda"], "device cuda"),
         ([*words, "--workers", "0"], "--workers 0"),

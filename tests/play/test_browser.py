@@ -345,6 +345,52 @@ def test_the_server_goes_and_comes_back(browser, tmp_path):
         found.context.close()
 
 
+def test_classes_of_the_first_names_come_back_with_their_own_images(browser, tmp_path):
+    """Guards: drawings on A and B, which a new page has too, taught in turn, with settings of their own."""
+    with serving(tmp_path) as port:
+        found = Opened(browser, port)
+        kept: list[str] = []
+        found.page.on("requestfinished", lambda request: kept.append(request.url))
+        for shift in (0.0, 0.05):
+            found.teach(0, found.cross, shift)
+            found.teach(1, found.angle, shift)
+        found.cross("#query-pad")
+        found.page.wait_for_selector("#total")
+        found.page.locator("#settings-card summary").click()
+        found.page.locator("input[name=steps]").fill("3")
+        found.page.locator("input[name=steps]").press("Enter")
+        found.page.wait_for_load_state("networkidle")  # no request for half a second
+        before = found.sums()
+        found.until(lambda: sum("/examples/" in url for url in kept) == 8)  # each sent, and fetched to be kept
+    found.page.get_by_role("button", name="Add class").click()
+    found.page.wait_for_selector("#lost:not([hidden])")
+    with serving(tmp_path, port):
+        found.page.wait_for_selector("#lost", state="hidden")
+        found.until(lambda: [found.thumbs(0), found.thumbs(1)] == [2, 2] and found.sums() == before)
+        assert found.page.locator(".board header input").evaluate_all("nodes => nodes.map((node) => node.value)") == [
+            "A",
+            "B",
+        ]
+        assert found.page.input_value("[name=steps]") == "3"
+        assert found.page.locator("#notice").inner_text().startswith("The server is back, and so is what you taught.")
+        found.is_quiet("ERR_CONNECTION_REFUSED", "404", "ERR_")
+        found.context.close()
+
+
+def test_a_duplicated_tab_is_another_page(opened):
+    """Browsers give a duplicate the storage of its tab, and with it the number of its session."""
+    opened.teach(0, opened.cross)
+    with opened.context.expect_page() as found:
+        opened.page.evaluate("window.open(location.href)")
+    other = found.value
+    other.wait_for_selector("body[data-ready]")
+    assert other.locator(".thumb").count() == 0
+    opened.teach(1, opened.angle)
+    opened.load()
+    opened.until(lambda: opened.page.locator(".thumb").count() == 2)
+    opened.is_quiet()
+
+
 def test_everything_works_with_the_keyboard_alone(opened):
     """A class is drawn with arrow keys and space, asked about, and its examples are read aloud and removed."""
     page = opened.page

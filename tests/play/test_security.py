@@ -7,6 +7,7 @@ import struct
 import threading
 import time
 import zlib
+from urllib.parse import quote
 
 import pytest
 
@@ -249,6 +250,20 @@ def test_sessions_are_bounded(tmp_path):
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"])
 def test_no_other_method_does_anything(page, method):
     assert status_of(page, method, f"s/{page.session}/do") in (404, 405)
+
+
+@pytest.mark.parametrize("number", ["\u00b2", "1.5", "9" * 30, "x"])
+def test_numbers_that_are_none_are_read_as_unknown(page, number):
+    status, found = page.get(f"watch?generation={quote(number)}&since={quote(number)}")
+    assert status == 200
+    assert found["records"] == []
+
+
+def test_the_port_that_browsers_leave_out():
+    address = Address("127.0.0.1", 80, TOKEN)
+    assert all(address.allows(host) for host in ("127.0.0.1", "localhost", "[::1]", "127.0.0.1:80", "[::1]:80"))
+    assert not any(address.allows(host) for host in ("127.0.0.1:81", "example.org", "example.org:80", ""))
+    assert not Address("127.0.0.1", 81, TOKEN).allows("127.0.0.1")
 
 
 def test_names_that_an_address_answers_to():

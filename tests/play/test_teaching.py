@@ -2,12 +2,17 @@
 
 import json
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
 import pytest
 
-from metacontrast import FewShotClassifier, InputError
+from classifier_kit import tiny_run
+from metacontrast import FewShotClassifier, Inner, InputError
+from metacontrast.classifier.candidates import Candidate
+from metacontrast.classifier.starting_point import from_run
 from metacontrast.cli.main import run
 from metacontrast.play import keep, session
 from metacontrast.play.answers import answer, compare_starts, describe
@@ -181,6 +186,18 @@ def test_settings_that_a_file_brings_are_checked_as_those_of_the_page(wrong):
         page.start_over((), session.Settings(**({"model": page.task.settings.model} | wrong)))
 
 
+def test_a_page_that_is_brought_again_begins_with_its_own_classes_alone(monkeypatch):
+    """Guards: the classes A and B of every new page, which are often those that were taught."""
+    monkeypatch.setattr(Session, "_learn", lambda self, after: None)
+    page = Session(MODELS)
+    page.restore(names=["B", "x"], random_head=3)
+    assert [(board.name, board.examples) for board in page.task.boards] == [("B", ()), ("x", ())]
+    assert page.task.settings == session.Settings("omniglot-conv4", random_head=3)
+    for names in (["x", "x"], ["x", ""], "ab", [1], [str(k) for k in range(21)]):
+        with pytest.raises(InputError):
+            page.restore(names=names)
+
+
 def test_a_task_has_20_classes_with_20_examples_at_most(monkeypatch):
     monkeypatch.setattr(Session, "_learn", lambda self, after: None)
     page = taught(0, kinds=[f"class {k}" for k in range(20)])
@@ -208,6 +225,16 @@ def test_images_of_a_page_are_bounded_also_through_its_history(monkeypatch):
         page.add_class("more")
 
 
+def test_the_last_change_of_a_full_page_can_be_taken_back(monkeypatch):
+    monkeypatch.setattr(Session, "_learn", lambda self, after: None)
+    page = taught(2)
+    monkeypatch.setattr(session, "SESSION_BYTES", int(1.1 * session._size([page.task])))
+    before = page.task
+    page.start_over((("other", tuple(drawing("bar", seed) for seed in range(6))),), before.settings)
+    page.undo()
+    assert page.task is before
+
+
 def test_pages_are_bounded_and_an_idle_one_makes_room():
     now = [0.0]
     pages = Sessions(MODELS, clock=lambda: now[0])
@@ -232,6 +259,30 @@ def test_every_ready_example_answers(name):
     assert found["explanation"]["label"] == right
     assert describe(page)["calibrated"]
     sums_up(found["explanation"])
+
+
+@pytest.mark.parametrize(("head", "start"), [("prototype", "own"), ("zeroed", "zero")])
+def test_a_model_that_answers_otherwise_is_explained_by_the_steps_that_the_page_shows(head, start):
+    """Guards: lines of an adapted head beside answers of the class means; the steps that are shown are taken."""
+    run = tiny_run(head=head)
+    model = replace(from_run("tiny", run), head="prototype", inner=Inner(steps=0, lr=0.1))
+    page = Session({"tiny": model})
+    page.start_over((("a", (drawing("cross"),)), ("b", (drawing("ring"),))), page.task.settings)
+    shown = describe(page)
+    assert (shown["settings"]["steps"], shown["start"]) == (1, start)
+    assert page.classifier.state_.fitted.candidate == Candidate(0.1, 1)
+    found = answer(page, drawing("cross", 3))["explanation"]
+    sums_up(found)
+    assert (found["start"] == 0) == (start == "zero")
+
+
+def test_pages_that_save_together_have_folders_of_their_own(tmp_path):
+    pages = [taught(1, kinds) for kinds in (("cross", "ring"), ("ring", "bar"), ("bar", "cross"))]
+    with ThreadPoolExecutor() as pool:
+        places = list(pool.map(lambda page: keep.save(page, tmp_path), pages))
+    assert sorted(place.name for place in places) == ["classifier-1", "classifier-2", "classifier-3"]
+    for page, place in zip(pages, places, strict=True):
+        assert FewShotClassifier.load(place).classes_.tolist() == page.classifier.classes_.tolist()
 
 
 def test_what_is_taken_home_is_what_was_taught(tmp_path, capsys):

@@ -69,6 +69,8 @@ def execute(args: argparse.Namespace) -> int:
         if hasattr(args, flag):
             raise InputError(f"demo compares a learned and a zeroed head: leave out --{flag.replace('_', '-')}")
     base = config_from_flags(args, **_own_defaults(getattr(args, "updates", UPDATES)))
+    if base.method != "maml":
+        raise InputError(f"demo compares two trainings of MAML: leave out --method {base.method}, or use train")
     Evaluation(episodes=args.episodes)
     shared.check_destinations(shared.images_folder(base.dataset), folders=[args.out])
     images = load_dataset(base.dataset, "test", args.data_root, base.read_options())
@@ -169,7 +171,8 @@ def _curves(results: Sequence[DemoResult]) -> Figure:
             kept = zeroed | {"head": "kept"}
             curves.append(select_curve(records, zeroed, f"{result.label}, zeroed at test", result.color))
             curves.append(select_curve(records, kept, f"{result.label}, kept at test", result.color, dashed=True))
-    title = f"{short_name(config.dataset)}, {config.ways}-way {config.shots}-shot, inner steps: {steps}"
+    name = one_line(short_name(config.dataset)).replace("$", r"\$")  # in which matplotlib sees no formula
+    title = f"{name}, {config.ways}-way {config.shots}-shot, inner steps: {steps}"
     return learning_curves(curves, title, chance=1 / config.ways)
 
 
@@ -207,9 +210,10 @@ def _page(
     folder: Path, results: Sequence[DemoResult], pictures: Sequence[Path], images: ClassImages, command: str
 ) -> str:
     config = results[0].run.config
+    tested = "test" if config.eval_split == "test" else "validation"
     captions = (
-        "Test accuracy during training, the head zeroed at test (dashed: kept as trained). The two runs differ in one "
-        "thing: whether the linear head is set to zero after every outer update.",
+        f"Accuracy during training on {tested} tasks, the head zeroed at test (dashed: kept as trained). The two runs "
+        "differ in one thing: whether the linear head is set to zero after every outer update.",
         "Two test tasks, predicted with the zeroing trick. Green frame: right. Orange frame: wrong, with the "
         "class that was predicted.",
     )

@@ -31,6 +31,8 @@ def describe(session: Session) -> dict[str, Any]:
             for board in task.boards
         ],
         "settings": asdict(task.settings) | {"steps": inner.steps, "lr": inner.lr, "scope": inner.scope},
+        "start": session.head_start(task.settings),
+        "bias": session.models[task.settings.model].model.head_bias,
         "models": [
             {
                 "name": name,

@@ -4,7 +4,9 @@ No name or path comes from the page. A zip may hold the two files of a classifie
 before it is unpacked.
 """
 
+import lzma
 import re
+import threading
 import zipfile
 import zlib
 from io import BytesIO
@@ -21,15 +23,18 @@ from metacontrast.play.answers import ready
 from metacontrast.play.session import MOST_CLASSES, MOST_EXAMPLES, Session, Settings
 
 ZIP_LIMIT = 64_000_000
+_SAVING = threading.Lock()
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 _FILE = re.compile(r"(?:[^/\\]{1,80}/)?(config\.json|model(?:-[1-9][0-9]{0,17})?\.safetensors)")
 
 
 def save(session: Session, folder: Path) -> Path:
     """Write the classifier to the next free `classifier-N` below `folder`."""
     classifier = ready(session)
-    taken = [int(found[1]) for each in folder.glob("classifier-*") if (found := re.fullmatch(r".*-(\d+)", each.name))]
-    place = folder / f"classifier-{1 + max(taken, default=0)}"
-    classifier.save(place)
+    with _SAVING:  # pages save side by side, and each needs a folder of its own
+        names = (re.fullmatch(r".*-(\d+)", each.name) for each in folder.glob("classifier-*"))
+        place = folder / f"classifier-{1 + max((int(found[1]) for found in names if found), default=0)}"
+        classifier.save(place)
     return place
 
 
@@ -100,7 +105,7 @@ def _unpack(data: bytes, folder: Path) -> None:
                 assert name is not None
                 with archive.open(each) as packed:  # gives no more than the size that was checked
                     (folder / name[1]).write_bytes(packed.read(ZIP_LIMIT))
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except (*_DAMAGED, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError("this file is not a valid zip: choose one that the page made") from error
@@ -117,6 +122,8 @@ def _boards(loaded: FewShotClassifier) -> tuple[tuple[str, tuple[bytes, ...]], .
             f"this classifier has {len(counts)} classes with up to {max(counts)} examples; the page takes "
             f"{MOST_CLASSES} with {MOST_EXAMPLES}: use it with `metacontrast predict`"
         )
+    if len({str(label) for label in support.classes}) < len(counts):
+        raise InputError("two classes of this classifier have one name: use it with `metacontrast predict`")
     boards: dict[str, list[bytes]] = {}
     for image, label in zip(as_seen(loaded.state_, support.images), support.labels, strict=True):
         boards.setdefault(str(label), []).append(to_png(image.transpose(1, 2, 0)))

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import hmac
 import ipaddress
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +81,8 @@ class Address:
         That is the name that was bound; also, on loopback, one of three names, and elsewhere a number: a name that an
         attacker makes resolve to this computer is neither.
         """
+        if self.port == 80 and not re.search(r":\d+$", host):
+            host += ":80"  # which browsers leave out
         name, colon, port = host.rpartition(":")
         if not colon or port != str(self.port):
             return False

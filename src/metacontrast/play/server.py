@@ -105,6 +105,8 @@ class Play:
             raise InputError("the page asked for something unknown: reload it")
         if name == "gallery":
             return await self._changed(session, open_entry, _text(given, "name", GALLERY))
+        if name == "restore":
+            return await self._changed(session, lambda session: session.restore(**given))
         if name == "settings":
             return await self._changed(session, lambda session: session.set_settings(**given))
         texts = {key: _text(given, key) for key in _ACTIONS[name]}
@@ -266,6 +268,7 @@ _ACTIONS = {
     "undo": (),
     "gallery": ("name",),
     "settings": ("model", "steps", "lr", "scope", "random_head"),
+    "restore": ("names", "model", "steps", "lr", "scope", "random_head"),
 }
 
 
@@ -287,7 +290,7 @@ def _text(given: dict[str, Any], key: str, choices: Any = None) -> str:
 
 
 def _whole(text: str) -> int:
-    return int(text) if text.removeprefix("-").isdigit() and len(text) < 20 else -1
+    return int(text) if text.removeprefix("-").isdecimal() and len(text) < 20 else -1
 
 
 def _example(session: Session, request: Request) -> Any:

@@ -133,14 +133,14 @@ class Session:
         """Add a class without examples."""
         if len(self.task.boards) >= MOST_CLASSES:
             raise InputError(f"there are {MOST_CLASSES} classes already: remove one first")
-        board = Board(self.new_id(), self._free_name(name))
+        board = Board(self.new_id(), _free_name(name, self.task))
         self._change(replace(self.task, boards=(*self.task.boards, board)))
 
     def rename_class(self, id: str, name: str) -> None:
         """Give a class another name."""
         board = self.task.board(id)
         if board.name != name.strip():
-            self._change(self.task.with_board(replace(board, name=self._free_name(name))))
+            self._change(self.task.with_board(replace(board, name=_free_name(name, self.task))))
 
     def remove_class(self, id: str) -> None:
         """Remove a class and its examples."""
@@ -170,6 +170,16 @@ class Session:
         now = self.task.settings
         own = {} if changes.get("model", now.model) == now.model else dict.fromkeys(("steps", "lr", "scope"))
         self._change(replace(self.task, settings=self._checked({**vars(now), **own, **changes})))
+
+    def restore(self, names: Any = (), **settings: Any) -> None:
+        """Replace everything by classes of these names without examples, for a page that was taught elsewhere."""
+        if type(names) is not list or not all(type(name) is str for name in names) or len(names) > MOST_CLASSES:
+            raise InputError("the page asked for something unknown: reload it")
+        own = vars(Settings(next(iter(self.models))))
+        after = Task(self._checked({**own, **settings}))
+        for name in names:
+            after = replace(after, boards=(*after.boards, Board(self.new_id(), _free_name(name, after))))
+        self._change(after)
 
     def start_over(self, boards: tuple[tuple[str, tuple[bytes, ...]], ...], settings: Settings) -> None:
         """Replace everything that is taught."""
@@ -206,15 +216,26 @@ class Session:
     def inner(self, settings: Settings) -> Inner:
         """How the classifier of these settings adapts, with the model's own values filled in."""
         own = self.models[settings.model].inner
-        return Inner(settings.steps or own.steps, settings.lr or own.lr, settings.scope or own.scope, "first", own.loss)
+        steps = settings.steps or max(1, own.steps)
+        return Inner(steps, settings.lr or own.lr, settings.scope or own.scope, "first", own.loss)
 
     def new_classifier(self, settings: Settings) -> FewShotClassifier:
-        """An unfitted classifier. Where the whole network adapts, cross-validation would take too long to wait for."""
-        chosen = {name: getattr(settings, name) for name in ("steps", "lr", "scope", "random_head")}
-        folds = FOLDS if self.inner(settings).scope == "head" else 0
+        """An unfitted classifier that adapts by inner steps, which is what the page explains, whatever the model does.
+
+        Where the whole network adapts, cross-validation would take too long to wait for.
+        """
+        inner = self.inner(settings)
+        chosen = {"steps": inner.steps, "lr": inner.lr, "scope": inner.scope, "random_head": settings.random_head}
+        folds = FOLDS if inner.scope == "head" else 0
         return FewShotClassifier(
-            self.models[settings.model], **chosen, folds=folds, max_pixels=MAX_PIXELS, device="cpu"
+            self.models[settings.model], head="adapted", **chosen, folds=folds, max_pixels=MAX_PIXELS, device="cpu"
         )
+
+    def head_start(self, settings: Settings) -> str:
+        """What the head starts at: `zero`, `random`, or the model's `own` way, such as the class means."""
+        if settings.random_head is not None:
+            return "random"
+        return "own" if self.models[settings.model].model.head == "prototype" else "zero"
 
     def _checked(self, wanted: dict[str, Any]) -> Settings:
         """The settings of these values, wherever they come from, as the page allows them."""
@@ -232,18 +253,10 @@ class Session:
             raise InputError("seed: choose a whole number from 0 to 999999")
         return Settings(model, steps, None if lr is None else float(lr), scope, seed)
 
-    def _free_name(self, name: str) -> str:
-        name = " ".join(name.split())
-        if not name or len(name) > LONGEST_NAME or not name.isprintable():
-            raise InputError(f"a class needs a name of 1 to {LONGEST_NAME} characters")
-        if any(board.name == name for board in self.task.boards):
-            raise InputError(f"there is a class “{name}” already: choose another name")
-        return name
-
     def _change(self, after: Task) -> None:
         """Learn the task after a change; where that fails nothing has changed."""
         kept = [*self._history, self.task][-MOST_UNDO:]
-        while kept and _size([*kept, after]) > SESSION_BYTES:
+        while len(kept) > 1 and _size([*kept, after]) > SESSION_BYTES:  # the last change can always be taken back
             kept.pop(0)
         if _size([after]) > SESSION_BYTES:
             raise InputError(f"this page holds {SESSION_BYTES // 10**6} MB of images at most: remove or shrink some")
@@ -301,6 +314,16 @@ class Sessions:
         """End what trains."""
         for session in self._open.values():
             session.close()
+
+
+def _free_name(name: str, task: Task) -> str:
+    """The name as the task can have it for a further class."""
+    name = " ".join(name.split())
+    if not name or len(name) > LONGEST_NAME or not name.isprintable():
+        raise InputError(f"a class needs a name of 1 to {LONGEST_NAME} characters")
+    if any(board.name == name for board in task.boards):
+        raise InputError(f"there is a class “{name}” already: choose another name")
+    return name
 
 
 def _extends(new: dict[str, tuple[bytes, str]], old: dict[str, tuple[bytes, str]]) -> bool:

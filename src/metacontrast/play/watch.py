@@ -9,6 +9,7 @@ head the zeroing trick. What is shown of it:
 - the weight with which each support image acts on the first query image of that task, which is negative for a pull.
 """
 
+import secrets
 import threading
 import time
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ class Watch:
 
     def _reset(self, seed: int) -> None:
         self._seed, self._steps, self._update = seed, 0, 0
-        self._generation = time.monotonic_ns()
+        self._generation = secrets.randbits(52)  # which JavaScript's numbers hold, and no other server's is
         self._records: list[dict[str, Any]] = []
         self._latest: dict[str, Any] | None = None
         self._learners: dict[str, Learner] | None = None

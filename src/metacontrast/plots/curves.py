@@ -67,7 +67,7 @@ def learning_curves(curves: Sequence[MeanCurve], title: str, chance: float) -> F
     axes.axhline(100 * chance, color=COLORS["grey"], linewidth=0.8, linestyle=":", label="chance")
     axes.set_ylim(max(0, axes.get_ylim()[0]), min(100, axes.get_ylim()[1]))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="outer updates", ylabel="test accuracy (%), band: 95 % interval", title=title)
+    axes.set(xlabel="outer updates", ylabel="accuracy (%), band: 95 % interval", title=title)
     axes.legend(frameon=False, loc="lower right")
     return figure
 
@@ -275,7 +275,8 @@ def _draw_curves(
 def _add_curve(axes: Axes, curve: MeanCurve, points: Sequence[tuple[float, float, float]], **options: Any) -> None:
     """Draw points of a curve, (update, mean, deviation), as a line with a band."""
     updates = [u for u, _, _ in points]
-    axes.plot(updates, [100 * m for _, m, _ in points], **_line(curve.look), **options)
+    alone = {"marker": "o"} if len(points) == 1 else {}
+    axes.plot(updates, [100 * m for _, m, _ in points], **_line(curve.look) | alone, **options)
     low, high = ([100 * (m + sign * s) for _, m, s in points] for sign in (-1, 1))
     axes.fill_between(updates, low, high, color=COLORS[curve.look.color], alpha=0.15, linewidth=0)
 

@@ -9,7 +9,7 @@ import torch
 
 from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.diagnostics.gradient import GradientExplanation, explain
-from metacontrast.diagnostics.task_view import MAPS
+from metacontrast.diagnostics.task_view import MAPS, answers_at_once
 from metacontrast.errors import InputError
 from metacontrast.methods import METHODS
 from metacontrast.training.run import TrainedRun
@@ -35,6 +35,11 @@ class Findings:
     def explanation(self) -> GradientExplanation:
         """Explanation of the model itself."""
         return self.history[self.run.updates]
+
+    @property
+    def answers_at_once(self) -> bool:
+        """Whether the model's head is built from the support set and answers without inner steps."""
+        return answers_at_once(self.run.model, self.run.config.inner())
 
 
 def explain_run(
@@ -127,7 +132,7 @@ def setting(found: Findings) -> str:
     config, tasks = found.run.config, found.tasks
     trained = "MAML" if config.method == "maml" else config.method
     if METHODS[config.method].gradient is not None:
-        trained += " (shown is the gradient that MAML would follow)"
+        trained += " (shown is the gradient of training on tasks with this head and inner loop)"
     loop = f"{config.inner_steps} inner steps of size {config.inner_lr:g} that move {_SCOPES[config.inner_scope]}"
     return (
         f"The model: {config.order}-order {trained} after {found.run.updates} updates, head {config.head}"
@@ -143,10 +148,11 @@ _SCOPES = {"all": "encoder and head", "head": "the head", "encoder": "the encode
 def facts(found: Findings) -> list[tuple[str, str, str]]:
     """List every scalar that has a value: its name, the value and what it means."""
     scalars = found.explanation.scalars()
+    other = _WITHOUT_STEPS if found.answers_at_once else {}
     return [
-        (name, form.format(value), meaning)
+        (name, form.format(value), other.get(key, meaning))
         for key, (name, form, meaning) in _FACTS.items()
-        if (value := scalars[key]) is not None
+        if (value := scalars[key]) is not None and other.get(key, meaning)
     ]
 
 
@@ -206,8 +212,9 @@ _FACTS = {
     "wrong_sign_share": (
         "coefficients with the wrong sign",
         "{:.1%}",
-        "Share of all query-support pairs that are of different classes but attract each other. There are none from a "
-        "zeroed head with one inner step.",
+        "Share of all query-support pairs that the gradient moves the wrong way: those of different classes that "
+        "attract each other, and those of one class that repel each other, which only a ridge head has. There are none "
+        "from a zeroed head with one inner step.",
     ),
     "head_norm": ("norm of the head", "{:.3g}", "Norm of the initial head of a task, bias included."),
     "head_spread": (
@@ -254,3 +261,17 @@ _FACTS = {
         "for rounding.",
     ),
 }
+
+_WITHOUT_STEPS = {
+    "interference_share": "Part of the gradient along the rows of a head from before the task: zero, because this head "
+    "is built from the task's own support set.",
+    "contrastive_support_share": "The same for support features, from which the head is built.",
+    "head_curvature_share": "A ridge head solves a system of the support features' inner products: this is the part "
+    "that reaches the features through that system. Class means have none.",
+    "remainder_share": "What the theory does not cover. The shares sum to 100 % unless the gradient is zero.",
+    "distance": "Norm of the difference between the gradient and the theory, relative to the gradient. 0 % is exact, "
+    "which the theory is, up to rounding, for a head that is built from the support set.",
+    "smallest_eigenvalue": "",
+    "condition_number": "",
+}
+"""What the numbers mean, or that they mean nothing, where the head answers without inner steps."""

@@ -54,7 +54,8 @@ def draw_pictures(found: Findings) -> Iterator[Picture]:
         yield Picture("gradient-parts", _parts(found), _PARTS)
     yield Picture("coefficients", _coefficients(found), _COEFFICIENTS)
     yield Picture("similarity", _similarity(found), _SIMILARITY)
-    yield Picture("spectrum", draw_spectrum(found.explanation.eigenvalues.numpy(), "Preconditioner"), _SPECTRUM)
+    if not found.answers_at_once:
+        yield Picture("spectrum", draw_spectrum(found.explanation.eigenvalues.numpy(), "Preconditioner"), _SPECTRUM)
     if len(found.history) > 1:
         yield Picture("checkpoints", _checkpoints(found), _CHECKPOINTS)
         yield Picture("similarity-checkpoints", _similarity_history(found), _SIMILARITY_HISTORY)

@@ -4,7 +4,7 @@ export class Problem extends Error {}
 export class Lost extends Error {}
 export class Gone extends Error {}
 
-let session = sessionStorage.getItem("session");
+let session = sessionStorage.getItem("session"), claimed = null;
 
 async function call(path, options = {}) {
   let response;
@@ -23,12 +23,24 @@ async function call(path, options = {}) {
 const post = (path, body, options) => call(path, { method: "POST", body, ...options });
 const json = async (response) => (await response).json();
 
+// Whether the session is this tab's alone: a duplicated tab begins with the other one's number.
+async function claim(id) {
+  if (id === claimed || !navigator.locks) return true;
+  const granted = await new Promise((resolve) => {
+    const signal = AbortSignal.timeout(1000); // a page that is being reloaded lets go of its own
+    navigator.locks.request(`metacontrast ${id}`, { signal }, () => { resolve(true); return new Promise(() => {}); }).catch(() => resolve(false));
+  });
+  if (granted) claimed = id;
+  return granted;
+}
+
 export async function open() {
-  if (session) {
+  if (session && await claim(session)) {
     try { return await json(call(`s/${session}`)); } catch (error) { if (!(error instanceof Gone)) throw error; }
   }
   const opened = await json(post("s", "{}"));
   session = opened.session;
+  await claim(session);
   sessionStorage.setItem("session", session);
   return opened;
 }

@@ -4,12 +4,12 @@ export function number(value, digits = 3) {
   if (value === 0) return "0";
   const size = Math.abs(value);
   const text = size < 5e-5 || size >= 1e5 ? value.toExponential(1) : value.toLocaleString("en", { maximumFractionDigits: Math.max(0, digits - 1 - Math.floor(Math.log10(size))), minimumFractionDigits: Math.min(2, Math.max(0, digits - 1 - Math.floor(Math.log10(size)))) });
-  return text.replace("-", "−");
+  return text.replaceAll("-", "−");
 }
 
 export const signed = (value, digits) => (value > 0 ? "+" : "") + number(value, digits);
 export const fixed = (value, places = 3) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(places);
-export const percent = (value) => `${(100 * value).toFixed(value > 0.0995 && value < 0.9995 ? 0 : 1).replace(/\.0$/, "")} %`;
+export const percent = (value) => `${(100 * value).toFixed(value > 0.0995 && value < 0.995 ? 0 : 1).replace(/\.0$/, "")} %`;
 
 export function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);

@@ -23,7 +23,8 @@ export function setExplanation(explanation) {
   draw();
 }
 
-const spoken = (row) => `${row.contribution >= 0 ? "pulls towards" : "pushes away from"} ${names[0]}, contribution ${signed(row.contribution)}`;
+const effect = (row) => row.contribution === 0 ? `does nothing for or against ${names[0]}` : `${row.contribution > 0 ? "pulls towards" : "pushes away from"} ${names[0]}`;
+const spoken = (row) => `${effect(row)}, contribution ${signed(row.contribution)}`;
 
 export function draw() {
   const board = document.querySelector("#query-pad canvas");
@@ -84,10 +85,10 @@ export function showTip(row, x, y) {
   for (const each of curves) each.path.classList.toggle("on", each.row === row);
   tip.hidden = !row;
   if (!row) return;
-  const pulls = row.contribution >= 0;
+  const pulls = row.contribution > 0;
   tip.replaceChildren(element("div", { class: "inner" },
     element("img", { src: url(`thumbnails/${row.id}`), alt: "" }),
-    element("div", {}, element("b", { class: pulls ? "pull" : "push" }, pulls ? `pulls towards ${names[0]}` : `pushes away from ${names[0]}`)),
+    element("div", {}, element("b", { class: pulls ? "pull" : "push" }, effect(row))),
     element("div", {}, `example of ${row.label}`),
     element("div", {}, `coefficient ${number(row.coefficient)}`),
     element("div", {}, `× similarity ${number(row.similarity)}`),

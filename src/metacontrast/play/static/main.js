@@ -22,19 +22,21 @@ async function guard(work) {
 
 async function recover() {
   const { port, pathname } = location;
+  let but = "";
   at("lost").textContent = `The server does not answer. What you taught is kept in this page; it goes on when this runs again: metacontrast play --no-browser --port ${port} --token ${pathname.split("/")[1]}`;
   for (let waited = 0; ; waited++) {
     if (waited > 0) at("lost").hidden = false;
     try {
       const opened = await api.open();
-      if (opened.session) await teach.teachAgain(opened); else teach.show(opened.state);
+      if (opened.session || teach.isLost()) but = await teach.teachAgain(opened); else teach.show(opened.state);
       break;
     } catch (error) {
       if (error instanceof api.Problem) at("lost").textContent = `${error.message}.`;
     }
     await new Promise((done) => setTimeout(done, 1000));
   }
-  if (!at("lost").hidden) teach.note("The server is back, and so is what you taught.");
+  if (but) teach.note(`This page was taught again, but: ${but}.`);
+  else if (!at("lost").hidden) teach.note("The server is back, and so is what you taught.");
   at("lost").hidden = true;
   teach.ask();
 }

@@ -241,24 +241,33 @@ async function remember() {
   }
 }
 
-// Teaches a new session everything that is on this page.
+let lost = null; // what a session that is gone knew, until all of it is taught again
+
+export const isLost = () => lost !== null;
+
+// Teaches a new session everything that is on this page; returns what could not be brought back, in words.
 export async function teachAgain(opened) {
-  const before = state;
-  let now = opened.state;
-  for (const each of before.classes) {
-    now = (await api.act("add_class", { name: each.name })).state;
-    const id = now.classes.at(-1).id;
-    for (const example of each.examples) {
-      const data = blobs.get(example);
-      if (!data) continue;
-      now = (await api.send(`examples/${id}`, data)).state;
-      blobs.set(now.classes.at(-1).examples.at(-1), data);
+  lost ??= { classes: state.classes, settings: state.settings, images: new Map(blobs) };
+  const { classes, settings, images } = lost;
+  const known = opened.state.models.some((model) => model.name === settings.model);
+  blobs.clear();
+  let now = (await api.act("restore", { names: classes.map((each) => each.name), ...(known ? settings : { random_head: settings.random_head }) })).state;
+  let missing = 0;
+  for (const [k, { examples }] of classes.entries()) {
+    for (const example of examples) {
+      const data = images.get(example);
+      if (!data) { missing++; continue; }
+      now = (await api.send(`examples/${now.classes[k].id}`, data)).state;
+      blobs.set(now.classes[k].examples.at(-1), data);
     }
   }
-  const wanted = before.settings;
-  if (now.models.some((model) => model.name === wanted.model)) now = (await api.act("settings", wanted)).state;
+  lost = null;
   show(now, true);
   ask();
+  return [
+    known ? "" : `the model “${settings.model}” is gone, and “${now.settings.model}” is in its place with its own settings`,
+    missing ? `${missing} ${missing === 1 ? "image" : "images"} could not be kept` : "",
+  ].filter(Boolean).join("; ");
 }
 
 // --- the answer
@@ -340,14 +349,14 @@ function showWhy(found) {
     element("dl", { class: "sum", id: "sum" },
       element("dt", {}, element("span", { class: "swatch" }), "pulls"), element("dd", {}, fixed(pulled)),
       element("dt", {}, element("span", { class: "swatch push" }), "pushes"), element("dd", {}, fixed(found.sum - pulled)),
-      ...(state.settings.random_head === null ? [] : [element("dt", {}, element("span", { class: "swatch start" }), "random head"), element("dd", {}, fixed(found.start))]),
+      ...(state.start === "zero" ? [] : [element("dt", {}, element("span", { class: "swatch start" }), state.start === "random" ? "random head" : "the head's start"), element("dd", {}, fixed(found.start))]),
       element("dt", { class: "total" }, "sum"), element("dd", { class: "total", id: "total" }, fixed(found.sum + found.start)),
       element("dt", {}, "logit difference"), element("dd", { id: "difference" }, fixed(found.difference))),
     element("p", { class: "hint" }, ...exact));
   const sorted = [...found.support].sort((a, b) => Math.abs(b.contribution) - Math.abs(a.contribution));
   const cell = (value) => element("td", { class: "number" }, value);
   table.replaceChildren(
-    element("caption", { class: "hint" }, `${found.label} rather than ${found.against}: contribution = coefficient × similarity${found.exact ? "" : ", nearly, for the encoder adapted too"}. Similarity is the inner product of the features, plus 1 for the bias.`),
+    element("caption", { class: "hint" }, `${found.label} rather than ${found.against}: contribution = coefficient × similarity${found.exact ? "" : ", nearly, for the encoder adapted too"}. Similarity is the inner product of the features${state.bias ? ", plus 1 for the bias" : ""}.`),
     element("thead", {}, element("tr", {}, ...["Example", "Class"].map((text) => element("th", { scope: "col" }, text)), ...["Effect", "Coefficient", "Similarity", "Contribution"].map((text, k) => element("th", { scope: "col", class: k ? "number" : "" }, text)))),
     element("tbody", {}, ...sorted.map((row) => element("tr", {}, element("td", {}, element("img", { src: api.url(`thumbnails/${row.id}`), alt: document.querySelector(`.thumb[data-id="${row.id}"]`)?.dataset.label ?? "example", loading: "lazy" })), element("td", {}, row.label), element("td", {}, row.contribution === 0 ? "none" : row.contribution > 0 ? "pulls" : "pushes"), cell(number(row.coefficient)), cell(number(row.similarity)), cell(signed(row.contribution))))));
 }
@@ -364,7 +373,7 @@ async function compare() {
   const others = found.rows.filter((row) => row.label !== explanation.label).length;
   const values = found.rows.map((row) => row.probability), range = `${percent(Math.min(...values))} to ${percent(Math.max(...values))}`;
   const sentence = found.random
-    ? `With other random heads and other orders of the classes, ${others ? `${others} of ${found.rows.length} answers are another class` : "the class stays"}, at ${range}. None of that comes from your images.`
+    ? `With random heads of six seeds and other orders of the classes, ${others ? `${others} of ${found.rows.length} answers are another class` : "the class stays"}, at ${range}. None of that comes from your images.`
     : `A zeroed head has no seed, and its rows are alike: ${found.rows.length ? `in ${found.rows.length === 1 ? "another order" : `${found.rows.length} other orders`} of the classes ${others ? "the answer changes, which should not be" : `the answer is ${explanation.label}, at ${range}`}.` : "nothing about it is left to chance."}`;
   place.replaceChildren(element("p", {}, sentence), element("ol", {}, ...items));
 }
@@ -374,6 +383,7 @@ async function compare() {
 const HEAD_HINTS = {
   zero: "The head starts at zero, so the answer is made of your images alone.",
   random: "The head starts at random numbers. What they add to the answer is the interference: the grey arrow.",
+  own: "This model's head starts where it was trained to start, not at zero; what that adds to the answer is listed with the lines.",
 };
 
 function showSettings() {
@@ -381,7 +391,7 @@ function showSettings() {
   document.querySelector(`input[name=head][value=${random ? "random" : "zero"}]`).checked = true;
   if (random && document.activeElement !== at("seed")) at("seed").value = now.random_head;
   at("seed-part").hidden = !random;
-  at("head-hint").textContent = HEAD_HINTS[random ? "random" : "zero"];
+  at("head-hint").textContent = HEAD_HINTS[state.start];
   if (at("settings").contains(document.activeElement) && at("settings").dataset.models === String(state.models.length)) return updateValues();
   at("settings").dataset.models = state.models.length;
   const set = (key, read) => (event) => change(() => api.act("settings", { [key]: read(event.target) }), at("settings-problem")).then(() => updateValues());
@@ -391,7 +401,7 @@ function showSettings() {
     row("Model", element("select", { name: "model", onchange: set("model", (input) => input.value) }, ...models), "The encoder that was meta-trained before; it turns an image into features."),
     row("Inner steps", element("input", { name: "steps", type: "number", min: "1", max: "100", step: "1", onchange: set("steps", (input) => Number(input.value)) }), "How many gradient steps are taken on your examples. More steps fit them more closely."),
     row("Step size", element("input", { name: "lr", type: "number", min: "0.001", max: "10", step: "any", onchange: set("lr", (input) => Number(input.value)) }), "How far each step goes. Large steps give large logits and may overshoot."),
-    row("What adapts", element("select", { name: "scope", onchange: set("scope", (input) => input.value) }, element("option", { value: "head" }, "the head alone"), element("option", { value: "all" }, "the whole network")), "With the head alone the lines explain everything. The whole network is slower, and from the second step on the lines are an approximation; the page says by how much."));
+    row("What adapts", element("select", { name: "scope", onchange: set("scope", (input) => input.value) }, element("option", { value: "head" }, "the head alone"), element("option", { value: "all" }, "the whole network")), "With the head alone the lines explain everything. The whole network is slower, and the lines are an approximation unless the head starts at zero and takes one step; the page says by how much."));
   updateValues();
 }
 
