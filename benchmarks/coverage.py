@@ -4,7 +4,8 @@
 
 Prints, for 3, 5, 8 and 12 seeds, the least and the largest coverage of the nominal 95 % over many ratios of the
 deviations of seeds, tasks and what is left, the deviation of seeds 0 among them. With `--speed`, the coverage of the
-ratio of updates of curves whose true ratio is known, evaluated as the figures do.
+ratio of updates of curves whose true ratio is known, evaluated as the figures do, and how often of two curves that
+neither rise nor differ one is called faster.
 """
 
 import argparse
@@ -59,6 +60,20 @@ def speed_coverage(seeds: int, ratio: float, spread: float, tries: int, tasks: i
     return inside / tries, above / tries
 
 
+def told_apart(seeds: int, of_seeds: float, noise: float, tries: int) -> float:
+    """The share of intervals without 1, for curves that stay where they are but for seeds and noise."""
+    generator = np.random.default_rng(0)
+    decided = 0
+    for _ in range(tries):
+        curves = []
+        for _ in range(2):
+            own = generator.normal(0, of_seeds, (seeds, 1))
+            curves.append({update: own + generator.normal(0, noise, (seeds, 1)) for update in (50, 100, 200, 300)})
+        lower, upper, _ = estimate_speed_up(*curves)
+        decided += lower.interval()[0] > 0 or upper.interval()[1] < 0
+    return decided / tries
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tries", type=int, default=20_000)
@@ -68,6 +83,9 @@ def main() -> None:
         for seeds, ratio, spread in itertools.product((3, 5), (1.0, 1.5, 2.5), (0.05, 0.2)):
             inside, above = speed_coverage(seeds, ratio, spread, args.tries)
             print(f"{seeds} seeds, {ratio} times, spread {spread}: covers {inside:.1%}, faster {above:.1%}", flush=True)
+        for seeds, of_seeds, noise in itertools.product((3, 5), (0.0, 0.005, 0.02), (0.003, 0.01)):
+            decided = told_apart(seeds, of_seeds, noise, args.tries)
+            print(f"{seeds} seeds, flat, spread {of_seeds}, noise {noise}: one is faster {decided:.1%}", flush=True)
         return
     for seeds in LOOKS:
         found = []

@@ -313,9 +313,24 @@ def test_the_ratio_of_a_stretched_curve_lies_within_its_bounds():
     assert speed_up(slow, fast).low == pytest.approx(-math.log2(6))
 
 
-def test_what_starts_above_all_of_the_other_has_no_upper_bound():
-    found = speed_up({10: 0.5, 20: 0.6}, {10: 0.2, 40: 0.4})
-    assert (found.low, found.high) == (0, math.inf)
+def test_what_stays_below_the_first_point_of_the_other_needs_more_updates_than_it_has():
+    """Levels between 0.5 and 0.6: reached in (10, 20] by the one, and after 40, if ever, by the other."""
+    high, low = {10: 0.5, 20: 0.6}, {10: 0.2, 40: 0.4}
+    found = speed_up(high, low)
+    assert (found.low, found.high, found.levels) == (1, math.inf, (0.5, 0.6))
+    found = speed_up(low, high)
+    assert (found.low, found.high) == (-math.inf, -1)
+
+
+def test_two_flat_curves_are_not_told_apart():
+    """Neither rises: which is above the other is the noise of single evaluations."""
+    generator = np.random.default_rng(0)
+    decided = 0
+    for _ in range(300):
+        fast, slow = ({u: 0.4 + generator.normal(0, 0.01, (3, 1)) for u in (50, 100, 200, 300)} for _ in "ab")
+        lower, upper, _ = estimate_speed_up(fast, slow)
+        decided += lower.interval()[0] > 0 or upper.interval()[1] < 0
+    assert decided <= 0.05 * 300
 
 
 @pytest.mark.parametrize("curve", [[0.5, 0.6, 0.9], [0.2, 0.5, 0.9]])

@@ -168,7 +168,7 @@ class Comparison:
         kind: of tasks.
         plus, minus: the endpoints that are added and subtracted.
         measure: `higher`: the sum lies above `margin`; `equal`: within ± `margin`; `faster`: the first of `plus`
-            reaches levels that both reach in fewer updates than the first of `minus` does.
+            reaches common levels in fewer updates than the first of `minus` does.
         margin: on the scale of the quantity; for `faster` unused.
     """
 

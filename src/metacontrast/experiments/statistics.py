@@ -21,7 +21,9 @@ them, and log₂(updates of the slow curve / updates of the fast one) between th
     log₂(last of slow below / first of fast there) … log₂(first of slow there / last of fast below),
 
 mean over five levels between the higher of the two first points and the lower of the two highest ones, because a single
-level is decided by the noise of one evaluation. Of several seeds the lower bounds give the lower end of the interval
+level is decided by the noise of one evaluation. Where there are none, one curve having stayed below the other's first
+point, the levels go up to the higher of the two highest points: the lower curve's time is then known to lie after its
+last evaluation, and the ratio has one finite bound. Of several seeds the lower bounds give the lower end of the interval
 and the upper bounds the upper end (Imbens and Manski 2004), each with two parts of error: the spread over seeds, and
 the choice of test tasks, by bootstrap. The spread over seeds counts at least as much as if every time lay uniformly
 between its two evaluations: seeds that fall between the same ones need not be alike.
@@ -198,8 +200,13 @@ def speed_up(fast: Points, slow: Points) -> SpeedUp:
     >>> found = speed_up({10: 0.2, 20: 0.6}, {20: 0.2, 40: 0.6})
     >>> found.low, found.high
     (0.0, 2.0)
+    >>> found = speed_up({10: 0.5, 20: 0.6}, {10: 0.2, 40: 0.4})
+    >>> found.low, found.high
+    (1.0, inf)
     """
     low, high = common_levels(fast, slow)
+    if low >= high:
+        high = max(*fast.values(), *slow.values())
     levels = _between(low, high) if low < high else [high]
     cells = [(reached_between(fast, level), reached_between(slow, level)) for level in levels]
     return SpeedUp(
