@@ -1,5 +1,7 @@
 """Ridge and logistic regression as heads: closed forms, balance, exact contributions, and the choice among heads."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,10 +17,15 @@ from metacontrast.classifier.candidates import (
     Plan,
     make_plan,
 )
-from metacontrast.classifier.cross_validation import HeldOut, held_out_folds, report
+from metacontrast.classifier.choice import _best, fit_notes, installed
+from metacontrast.classifier.confidence import fit_temperature
+from metacontrast.classifier.cross_validation import HeldOut, cross_validate, held_out_folds, report
+from metacontrast.classifier.fitted import task_of
 from metacontrast.classifier.starting_point import StartingPoint
+from metacontrast.classifier.support import make_support
 from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError
+from metacontrast.maml.inner import adapt
 from metacontrast.model.solvers import logistic_head, ridge_heads
 from metacontrast.types import Inner
 
@@ -178,3 +185,83 @@ def test_a_classifier_near_chance_is_said_loudly(caplog):
     assert "cannot be told from chance" in classifier.notes_[0]
     assert "cannot be told from chance" in caplog.text
     assert FewShotClassifier(pixels_start()).fit(*grey_images()).notes_ == ()
+
+
+def test_every_class_has_the_same_share_in_temperature_and_cross_entropy():
+    """Nine answers of one class, two of them wrong, and one of another: the one counts as much as the nine."""
+    y = torch.tensor([0] * 9 + [1])
+    margins = torch.tensor([3.0, 2, 4, 3, 2, 3, 2, -1, -0.5, 1])
+    logits = margins[:, None] * torch.eye(2)[y]
+    found = HeldOut(logits, y, torch.zeros(10))
+    repeated = torch.cat([torch.arange(9), torch.full((9,), 9)])
+    even = HeldOut(logits[repeated], y[repeated], torch.zeros(18))
+    assert found.temperature == pytest.approx(even.temperature, rel=1e-4)
+    assert found.cross_entropy == pytest.approx(even.cross_entropy, rel=1e-4)
+    assert found.temperature != pytest.approx(fit_temperature(logits, y), rel=1e-2)
+
+
+@pytest.mark.parametrize("scope", ["head", "all"])
+def test_held_out_images_have_no_part_in_the_answers_to_each_other(scope):
+    """Statistics of batch norm are those of the rest: against adapting to it and asking about one image alone."""
+    start = tiny_start()
+    images, labels = grey_images(2, 4)
+    support = make_support(torch.from_numpy(images)[:, None], labels, labels)
+    model, params, x = task_of(start, support)
+    inner, way = replace(start.inner, scope=scope), Candidate(start.inner.lr, 1)
+    found = cross_validate(model, params, x, support.y, support.ranks, inner, [way], 2)[way]
+    rows = held_out_folds(support.y, support.ranks, 2)
+    expected = []
+    for held in rows:
+        rest = np.setdiff1d(np.arange(len(x)), held)
+        adapted = adapt(model, params, x[rest], support.y[rest], replace(inner, steps=1))
+        expected += [model.query_logits(adapted, x[rest], x[[row]]) for row in held]
+    torch.testing.assert_close(found.logits, torch.cat(expected).detach(), rtol=1e-3, atol=1e-4)
+
+
+def losses(*values: float) -> HeldOut:
+    """Answers of one class of two whose cross entropies are these, at temperature 1."""
+    right = torch.tensor([-value for value in values]).exp()
+    logits, zeros = torch.stack([right, 1 - right], 1).log(), torch.zeros(len(values))
+    return HeldOut(logits, zeros.long(), zeros)
+
+
+def test_another_model_is_chosen_only_where_it_is_better_by_a_standard_error(monkeypatch):
+    """Gains of mean 0.1 with deviations of 0.01, and of 1: only the first can be told from none."""
+    monkeypatch.setattr(HeldOut, "temperature", 1.0)
+    favourite = [0.5, 0.6, 0.7, 0.4, 0.5, 0.6]
+    surely = [each - gain for each, gain in zip(favourite, (0.09, 0.11, 0.1, 0.1, 0.11, 0.09), strict=True)]
+    hardly = [each - gain for each, gain in zip(favourite, (0.4, -0.6, 0.6, 0.3, -0.5, 0.4), strict=True)]
+    assert _best({"a": losses(*favourite), "b": losses(*surely)}, "a") == "b"
+    assert _best({"a": losses(*favourite), "b": losses(*hardly)}, "a") == "a"
+    assert _best({"a": losses(*favourite), "b": losses(*surely)}, "b") == "b"
+
+
+def test_a_classifier_below_the_nearest_class_mean_is_told_so():
+    """Only where the interval of the difference lies below 0."""
+    y = torch.arange(2).repeat(30)
+    good = HeldOut(2 * torch.eye(2)[y], y, torch.zeros(60))
+    for wrong, told in ((2, False), (12, True)):
+        logits = good.logits.clone()
+        logits[:wrong] = logits[:wrong].flip(1)
+        scores = report(
+            {PROTOTYPE: good, Candidate(0.1, 1): HeldOut(logits, y, torch.zeros(60))}, PROTOTYPE, Candidate(0.1, 1)
+        )
+        state = FewShotClassifier(tiny_start()).fit(*grey_images(2, 4)).state_
+        notes = fit_notes(replace(state, fitted=replace(state.fitted, scores=scores)))
+        assert any("below the nearest class mean" in note for note in notes) == told
+
+
+def test_a_temperature_is_that_of_the_steps_and_scope_that_it_was_measured_with():
+    start = replace(tiny_start(), temperatures={"adapted": 0.5, "prototype": 80.0})
+    own = Candidate(start.inner.lr, start.inner.steps)
+    assert start.temperature(own, start.inner.scope, 5) == 0.5
+    assert start.temperature(own, "head" if start.inner.scope == "all" else "all", 5) == 1
+    assert start.temperature(replace(own, steps=own.steps + 1), start.inner.scope, 5) == 1
+    assert start.temperature(PROTOTYPE, "head", 5) == 80
+
+
+def test_one_class_alone_begins_with_the_model_that_its_look_suggests():
+    """Coloured noise is no drawing."""
+    noise = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
+    begun = FewShotClassifier("auto").partial_fit(noise, ["a", "a"])
+    assert begun._begun.name == installed()[0] != "omniglot-conv4"

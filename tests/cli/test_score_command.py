@@ -182,10 +182,15 @@ def test_score_takes_test_of_a_divided_folder(place, capsys):
 
 def test_score_never_writes_over_what_it_reads(place, capsys):
     assert fit(place) == 0
-    page = place / "images" / "page.html"
-    page.write_text("mine")
-    assert run(["score", str(place / "out"), str(place / "images"), "--page", str(page)]) in (0, 2)
-    assert run(["score", str(place / "out"), str(place / "images"), "--page", str(place / "images")]) == 2
+    image = place / "images" / "class0" / "000.png"
+    before = image.read_bytes()
+    for page in (image, place / "images"):
+        assert run(["score", str(place / "out"), str(place / "images"), "--page", str(page)]) == 2
+        assert f"{page} is read by this command and would be written over" in capsys.readouterr().err
+    assert image.read_bytes() == before
+    page = place / "images" / "page.html"  # which no image is
+    assert run(["score", str(place / "out"), str(place / "images"), "--page", str(page)]) == 0
+    assert page.read_text().startswith("<!doctype html>")
     capsys.readouterr()
 
 

@@ -16,6 +16,7 @@ from metacontrast.maml.inner import adapt
 from metacontrast.model.encoders import build_encoder
 from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model
+from metacontrast.model.solvers import solver_scores
 from metacontrast.training import evaluate as evaluation_module
 from metacontrast.training.evaluate import Evaluation, confidence_interval, evaluate, evaluate_tasks, logits_after
 from metacontrast.types import Episode, Inner, map_params
@@ -160,6 +161,16 @@ def test_an_evaluation_takes_as_many_tasks_at_once_as_fit_into_memory(share, few
     alone = evaluate(MODEL, PARAMS, TASKS, INNER, Evaluation((1,), episodes=40))
     for found, expected in zip(together, alone, strict=True):
         assert found.accuracy == pytest.approx(expected.accuracy, abs=2 / (40 * 12))
+
+
+def test_the_nearest_by_angle_does_not_depend_on_the_lengths_of_the_class_means():
+    """Class 0 points east, class 1's two images north-east and north-west: their mean is north, and short."""
+    support = torch.tensor([[[1.0, 0.1], [1.0, -0.1], [1.0, 1.0], [-1.0, 1.0]]])
+    query = torch.tensor([[[1.0, 1.2]]])
+    scores = solver_scores("nearest-cosine", support, torch.tensor([[0, 0, 1, 1]]), query, 2)
+    expected = torch.cosine_similarity(query, torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]), dim=2).T[None]
+    torch.testing.assert_close(scores, expected)
+    assert scores.argmax(2).tolist() == [[1]]
 
 
 def test_solvers_of_unadapted_features_answer_as_their_textbooks_say(in_float64):

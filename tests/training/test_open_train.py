@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import jaxtyping
 import numpy as np
@@ -18,6 +19,7 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
+import small_run
 from classifier_kit import grey_images, write_folder
 from metacontrast.cli.main import run as command
 from metacontrast.data.augment import Augmentation
@@ -29,13 +31,15 @@ from metacontrast.maml.inner import learned_rates
 from metacontrast.maml.outer import loss_gradient
 from metacontrast.methods import conml, contrastive
 from metacontrast.model.model import Model
+from metacontrast.training import train_run as train_run_module
 from metacontrast.training.checkpoint import TrainState, load, save
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.records import read_records
-from metacontrast.training.run import RunDirectory, load_params, load_run
+from metacontrast.training.run import RunDirectory, load_params, load_run, open_run
 from metacontrast.training.train import train
 from metacontrast.training.train_run import initial_state
 from metacontrast.types import Episode, Inner, map_params, to_tensors
+from small_run import SMALL
 from toy_images import noisy_images
 
 IMAGES = noisy_images(seed=0)
@@ -456,6 +460,26 @@ def test_every_image_is_flipped_moved_and_coloured_as_described():
     assert 0.6 <= spread.min() < 0.7
     assert 1.3 < spread.max() <= 1.4
     assert (coloured.mean((1, 2, 3)) - image.mean()).abs().max() <= 0.4 + 1e-3
+
+
+def test_training_augments_by_its_own_seed(tmp_path, monkeypatch):
+    drawn = []
+
+    def watched(names, seed):
+        drawn.append(seed)
+        return Augmentation(names, seed)
+
+    monkeypatch.setattr(train_run_module, "Augmentation", watched)
+    config = replace(SMALL, augment=("flip",), seed=5)
+    with open_run(tmp_path, config, small_run.IMAGES, "cpu", resume=False) as opened:
+        train_run_module.train_run(config, opened, *small_run.IMAGES)
+    assert drawn == [5]
+
+
+def test_training_tasks_have_what_is_asked_of_them_and_test_tasks_have_not():
+    config = replace(SMALL, labels="bound", pool_size=7)
+    train, test = config.training_tasks(IMAGES), config.test_tasks(IMAGES)
+    assert (train.labels, train.pool_size, test.labels, test.pool_size) == ("bound", 7, "fresh", None)
 
 
 def test_augmentations_are_named_once_each():

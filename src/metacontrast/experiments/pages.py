@@ -57,10 +57,11 @@ _NOTATION = (
     "`end`: the last stage reached here; `early`: the last one within the first fifth of the published training. FO, "
     "SO: first and second order (FOMAML, SOMAML). *faster*: how many times as many updates the slower curve needs to "
     "reach the same accuracy. A curve is known at its evaluations only, so the ratio has a lower and an upper bound, "
-    "which is ∞ where the slower curve has not got there; the interval covers both. The authors' numbers are recomputed from their files. *Same number of updates*: the "
-    "difference of their means after as many updates as here, or the ratio to the same levels, where they have that "
-    "test. *End of training*: the difference of their means over the last five evaluations (*early*: after a fifth of "
-    "their training) ± its unpaired standard error, or the ratio to levels that both curves reach."
+    "which is ∞ where the slower curve has not got there; the interval covers both. The authors' numbers are "
+    "recomputed from their files. *Same number of updates*: the difference of their means after as many updates as "
+    "here, or the ratio to the same levels, where they have that test. *End of training*: the difference of their "
+    "means over the last five evaluations (*early*: after a fifth of their training) ± its unpaired standard error, or "
+    "the ratio to levels that both curves reach."
 )
 
 

@@ -23,10 +23,10 @@ them, and log₂(updates of the slow curve / updates of the fast one) between th
 mean over five levels between the higher of the two first points and the lower of the two highest ones, because a single
 level is decided by the noise of one evaluation. Where there are none, one curve having stayed below the other's first
 point, the levels go up to the higher of the two highest points: the lower curve's time is then known to lie after its
-last evaluation, and the ratio has one finite bound. Of several seeds the lower bounds give the lower end of the interval
-and the upper bounds the upper end (Imbens and Manski 2004), each with two parts of error: the spread over seeds, and
-the choice of test tasks, by bootstrap. The spread over seeds counts at least as much as if every time lay uniformly
-between its two evaluations: seeds that fall between the same ones need not be alike.
+last evaluation, and the ratio has one finite bound. Of several seeds the lower bounds give the lower end of the
+interval and the upper bounds the upper end (Imbens and Manski 2004), each with two parts of error: the spread over
+seeds, and the choice of test tasks, by bootstrap. The spread over seeds counts at least as much as if every time lay
+uniformly between its two evaluations: seeds that fall between the same ones need not be alike.
 """
 
 import math
