@@ -18,7 +18,7 @@ from metacontrast.classifier.candidates import (
     make_plan,
 )
 from metacontrast.classifier.choice import _best, fit_notes, installed
-from metacontrast.classifier.confidence import fit_temperature
+from metacontrast.classifier.confidence import cross_entropy, fit_temperature
 from metacontrast.classifier.cross_validation import HeldOut, cross_validate, held_out_folds, report
 from metacontrast.classifier.fitted import task_of
 from metacontrast.classifier.starting_point import StartingPoint
@@ -193,11 +193,11 @@ def test_every_class_has_the_same_share_in_temperature_and_cross_entropy():
     margins = torch.tensor([3.0, 2, 4, 3, 2, 3, 2, -1, -0.5, 1])
     logits = margins[:, None] * torch.eye(2)[y]
     found = HeldOut(logits, y, torch.zeros(10))
-    repeated = torch.cat([torch.arange(9), torch.full((9,), 9)])
-    even = HeldOut(logits[repeated], y[repeated], torch.zeros(18))
-    assert found.temperature == pytest.approx(even.temperature, rel=1e-4)
-    assert found.cross_entropy == pytest.approx(even.cross_entropy, rel=1e-4)
+    shares = torch.tensor([1 / 18] * 9 + [1 / 2], dtype=torch.float64)
+    assert found.temperature == pytest.approx(fit_temperature(logits, y, shares))
+    assert found.cross_entropy == pytest.approx(cross_entropy(logits, y, found.temperature, shares))
     assert found.temperature != pytest.approx(fit_temperature(logits, y), rel=1e-2)
+    assert found.cross_entropy != pytest.approx(cross_entropy(logits, y, found.temperature), rel=1e-2)
 
 
 @pytest.mark.parametrize("scope", ["head", "all"])
