@@ -268,14 +268,14 @@ def test_the_port_that_browsers_leave_out():
 
 def test_names_that_an_address_answers_to():
     """The bound one; on loopback also three, elsewhere any number, for rebinding needs a name."""
-    home, away = Address("127.0.0.1", 80, TOKEN), Address("0.0.0.0", 80, TOKEN)
-    assert all(home.allows(name) for name in ("127.0.0.1:80", "localhost:80", "[::1]:80"))
-    assert not any(home.allows(name) for name in ("192.168.0.2:80", "localhost:81", "localhost", "a:80"))
-    assert all(away.allows(name) for name in ("192.168.0.2:80", "0.0.0.0:80", "[fe80::1]:80"))
-    assert not any(away.allows(name) for name in ("evil.example:80", "192.168.0.2:81", "localhost:80"))
-    other = Address("127.0.0.2", 80, TOKEN)
-    assert all(other.allows(name) for name in ("127.0.0.2:80", "localhost:80"))
-    assert not other.allows("127.0.0.3:80")
+    home, away = Address("127.0.0.1", 8000, TOKEN), Address("0.0.0.0", 8000, TOKEN)
+    assert all(home.allows(name) for name in ("127.0.0.1:8000", "localhost:8000", "[::1]:8000"))
+    assert not any(home.allows(name) for name in ("192.168.0.2:8000", "localhost:8001", "localhost", "a:8000"))
+    assert all(away.allows(name) for name in ("192.168.0.2:8000", "0.0.0.0:8000", "[fe80::1]:8000"))
+    assert not any(away.allows(name) for name in ("evil.example:8000", "192.168.0.2:8001", "localhost:8000"))
+    other = Address("127.0.0.2", 8000, TOKEN)
+    assert all(other.allows(name) for name in ("127.0.0.2:8000", "localhost:8000"))
+    assert not other.allows("127.0.0.3:8000")
     assert Address("::1", 80, "t").url == "http://[::1]:80/t/"
 
 

@@ -130,7 +130,7 @@ class ClassImages:
 
 
 def check_moments(name: str, channels: int, mean: Any, std: Any) -> None:
-    """Raise `InputError` unless pixels of so many channels can be normalized with this mean and deviation."""
+    """Raise `InputError` unless images of this number of channels can be normalized with this mean and std."""
     for each in (mean, std):
         if not isinstance(each, Sequence) or len(each) not in (1, channels) or not np.isfinite(each).all():
             raise InputError(
