@@ -95,6 +95,10 @@ class Opened:
             assert time.monotonic() < end, "waited in vain"
             self.page.wait_for_timeout(30)
 
+    def settled(self) -> None:
+        """Wait until no change and no question is on its way."""
+        self.page.wait_for_selector("[aria-busy]", state="detached")
+
     def answer(self) -> str:
         return self.page.locator(".answer .best .name").text_content()
 
@@ -107,6 +111,7 @@ class Opened:
     def gallery(self, name: str) -> None:
         self.page.click(f"[data-entry={name}]")
         self.page.wait_for_selector("#total")
+        self.settled()
 
     def is_quiet(self, *expected: str) -> None:
         """Nothing was said but what is expected, and nothing asked elsewhere."""
@@ -359,7 +364,7 @@ def test_classes_of_the_first_names_come_back_with_their_own_images(browser, tmp
         found.page.locator("#settings-card summary").click()
         found.page.locator("input[name=steps]").fill("3")
         found.page.locator("input[name=steps]").press("Enter")
-        found.page.wait_for_load_state("networkidle")  # no request for half a second
+        found.settled()
         before = found.sums()
         found.until(lambda: sum("/examples/" in url for url in kept) == 8)  # each sent, and fetched to be kept
     found.page.get_by_role("button", name="Add class").click()

@@ -284,6 +284,7 @@ export async function ask() {
   at("ask-problem").hidden = true;
   if (query.isEmpty || !state.ready) { showAnswer(null); explanation = null; setExplanation(null); showWhy(null); return; }
   asking = true;
+  at("ask-card").setAttribute("aria-busy", "true");
   try {
     const found = await guard(async () => api.send("query", await query.bytes()));
     if (found) {
@@ -298,6 +299,7 @@ export async function ask() {
     say(at("ask-problem"), error.message);
   } finally {
     asking = false;
+    at("ask-card").removeAttribute("aria-busy");
     if (askAgain) { askAgain = false; ask(); } else if (at("starts").childElementCount) { clearTimeout(ask.later); ask.later = setTimeout(compare, 350); }
   }
 }
