@@ -212,6 +212,7 @@ def test_a_folder_with_someone_elses_records_is_not_touched(tmp_path):
         ("inner_lr", 0.0, "inner_lr=0.0, but it must be above 0 and finite"),
         ("outer_lr", float("inf"), "outer_lr=inf"),
         ("head_init_scale", -1.0, "head_init_scale=-1.0"),
+        ("head_init_scale", 0.0, "head_init_scale=0.0 scales a random head, and head=zeroed starts without one"),
         ("eval_steps", (), "at least one number"),
         ("eval_steps", (-1,), "0 or more"),
         ("pool_size", 0, "pool_size=0"),

@@ -132,6 +132,11 @@ class TrainConfig:
                 f"head={self.head} with inner_scope={self.inner_scope} and inner_steps={self.inner_steps} leaves the "
                 "outputs at zero and learns nothing: use --head learned, or let the inner loop move the head"
             )
+        if self.head not in ("learned", "shared") and self.head_init_scale != 1:
+            raise InputError(
+                f"head_init_scale={self.head_init_scale} scales a random head, and head={self.head} starts without one: "
+                "use --head learned, or leave it out"
+            )
         if self.head in BUILT_HEADS and not self.head_bias:
             raise InputError(f"head={self.head} is built with a bias: leave out --no-head-bias")
         if self.least_ways is not None and self.head == "learned":
