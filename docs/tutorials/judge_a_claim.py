@@ -19,7 +19,7 @@
 # - **The verdict:** *supported* if the whole interval is above the margin, *not
 #   supported* if all of it is at or below it, and *inconclusive* otherwise.
 #
-# A third claim is one of likeness: with a zeroed head, one inner step at test is as
+# The third claim is one of equality: with a zeroed head, one inner step at test is as
 # good as five, *within one point*. An interval that contains 0 does not show that. To
 # support it, the whole interval must lie within ± 1 point.
 

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Why the zero matters
 #
-# MAML trains an encoder and a linear head. Kao, Chiu and Chen (ICLR 2022) take the
-# gradient that reaches the encoder apart: a *contrastive* part pulls features of one
-# class together and pushes classes apart; an *interference* comes from the weights
-# that earlier tasks left in the head. The *zeroing trick* sets the head to zero after
+# MAML trains an encoder and a linear head. Kao, Chiu and Chen (ICLR 2022) decompose
+# the encoder's gradient: a *contrastive* part pulls features of one class together
+# and pushes classes apart; an *interference* part comes from the weights that earlier
+# tasks left in the head. The *zeroing trick* sets the head to zero after
 # every update. This page splits that gradient, checks the sum, and watches the parts
 # during training.
 #

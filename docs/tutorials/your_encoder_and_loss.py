@@ -8,8 +8,8 @@
 # ## Tasks of your own
 #
 # Tasks are any object with `batch(indices)`, which returns an `mc.Episode` of tasks
-# stacked along the first axis. Task `i` is always the same: a sine of its own
-# amplitude and phase, seen at 10 points and asked about at 10 others.
+# stacked along the first axis. Task `i` is always the same: a sine with its own
+# amplitude and phase, with 10 support points and 10 query points.
 
 # %%
 import matplotlib.pyplot as plt
@@ -120,9 +120,9 @@ print("After a step Meta-SGD's error is lower than MAML's by", mean_and_interval
 
 # %% [markdown]
 # ± is half the 95 % interval over tasks. Both fit a wave better after the step than
-# before it, and learned step sizes do so by far the better; some of them are
-# negative. They were learned for exactly one step: take more at test, and they need
-# not converge.
+# before it, and learned step sizes give a much lower error; some of them are
+# negative. They were learned for exactly one step: with more steps at test the inner
+# loop may not converge.
 
 # %%
 index = new_tasks[4]

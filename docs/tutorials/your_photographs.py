@@ -85,7 +85,7 @@ for answer, label in zip(answers, truth, strict=True):
 #
 # ## Look at a mistake
 #
-# Hazy water passes for sky. The head is a sum over your images, so the difference
+# Hazy water is classified as sky. The head is a sum over your images, so the difference
 # between the answer and the second best class is one too: each image's contribution
 # is above 0 where it pulled the answer, below 0 where it pushed.
 
@@ -100,8 +100,8 @@ classifier.draw_explanation(mistake, count=6)
 # %% [markdown]
 # ## Add images, add a class
 #
-# `partial_fit` adds to what was fitted. The remedy for the mistake is more examples
-# of what was mistaken; and a class that is new needs nothing but its images.
+# `partial_fit` adds to what was fitted. To correct the mistake, add examples of
+# the misclassified class. A new class needs only its images.
 
 # %%
 classifier.partial_fit(["new-images/lake/3.png"], ["lake"])

@@ -19,8 +19,8 @@ Loss = LossName | Callable[[Tensor, Tensor], Tensor]
 """A name, or a function from one task's outputs `(image, way)` and labels `(image,)` to their mean loss, a scalar."""
 
 Direction = Callable[[dict[str, Tensor], Any], tuple[dict[str, Tensor], Any]]
-"""From the gradient of all that moves, by name, and what it returned at the step before (None at the first) to the
-direction, whose negative is followed, and what it wants to see at the next step. Made of differentiable operations.
+"""From one task's gradient of all that moves, by name, and what it returned at the step before (None at the first) to
+the direction, whose negative is followed, and what it wants to see at the next step. Made of differentiable operations.
 """
 
 
@@ -36,7 +36,7 @@ STEPS = "steps."
 
 
 class Params(NamedTuple):
-    """What MAML learns: the encoder's tensors by name, and the head that stands on its features.
+    """Parameters that MAML learns: the encoder's tensors by name, and the linear head on its features.
 
     Args:
         rates: inner learning rates that are learned too, see `metacontrast.maml.inner.learned_rates`; without them
@@ -83,7 +83,7 @@ class Episode(NamedTuple):
 
 @dataclass(frozen=True)
 class Inner:
-    """How a task is adapted to.
+    """Settings of the inner loop, which adapts the parameters to one task.
 
     Args:
         steps: number of gradient steps N, 0 or more.
@@ -178,7 +178,12 @@ def to_tensors(params: Params) -> list[Tensor]:
 
 
 def from_tensors(like: Params, tensors: Sequence[Tensor]) -> Params:
-    """The inverse of `to_tensors`: these tensors in the structure of `like`."""
+    """Build `Params` from a list of tensors in the order of `to_tensors`, its inverse.
+
+    Args:
+        like: parameters of the wanted structure; their values are not used.
+        tensors: as many as `to_tensors(like)` returns.
+    """
     given = iter(tensors)
     encoder = dict(zip(like.encoder, given, strict=False))
     head = head_from([next(given) for _ in head_tensors(like.head)])
@@ -200,6 +205,11 @@ def from_named(like: Params, named: Mapping[str, Tensor]) -> Params:
 
 
 def map_params(function: Callable[..., Tensor], *params: Params) -> Params:
-    """Apply `function` to the tensors that stand at the same place in every argument."""
+    """Apply `function` to corresponding tensors of one or more `Params`; return the results in their structure.
+
+    Args:
+        function: from one tensor of each of `params` to a tensor.
+        params: parameters of the same structure.
+    """
     tensors = [function(*group) for group in zip(*map(to_tensors, params), strict=True)]
     return from_tensors(params[0], tensors)

@@ -5,12 +5,16 @@ task by task, under ordinary autograd in float64.
 """
 
 import copy
+import pickle
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn.utils.parametrize import register_parametrization
+from torch.utils.checkpoint import checkpoint
 
 import reference
 from metacontrast import FewShotClassifier
@@ -159,10 +163,57 @@ def hooked() -> nn.Module:
     return body
 
 
-def overridden() -> nn.Module:
-    body = layers()
-    body.forward = lambda x: (found := nn.Sequential.forward(body, x)) - found.mean(0)
-    return body
+class Viewed(nn.Module):
+    """A view of the usual memory order, of features and of a weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(1, 2, 3), nn.Conv2d(2, SIZE, 3)
+
+    def forward(self, x):
+        found = self.two(torch.tanh(self.one(x)))
+        return found.view(len(x), SIZE, -1).sum(-1) + self.two.weight.view(SIZE, -1).sum(1)
+
+
+class Branching(Wrapped):
+    """Control flow that depends on the images."""
+
+    def forward(self, x):
+        return self.body(x if x.max() > 0.9 else -x)
+
+
+class Overwriting(Wrapped):
+    """Writes to its images and, outside of autograd, to its weights."""
+
+    def forward(self, x):
+        x.sub_(0.5).mul_(2)
+        with torch.no_grad():
+            self.body[3].weight.copy_(self.body[3].weight.clamp(-0.1, 0.1))
+        return self.body(x)
+
+
+class Listed(nn.Module):
+    """A batch norm that is reached by a list too."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.norm = layers(), nn.BatchNorm2d(2)
+        self.norms = [self.norm]
+
+    def forward(self, x):
+        return self.body[1:](self.norms[0](self.body[0](x)))
+
+
+class Twins(Wrapped):
+    """Two batch norms with the same weights, without a bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.BatchNorm2d(1, affine=True), nn.BatchNorm2d(1)
+        self.two.weight, self.two.bias = self.one.weight, None
+
+    def forward(self, x):
+        return self.body(self.two(self.one(x).square()))
 
 
 class Doubled(nn.Module):
@@ -202,6 +253,11 @@ KINDS = {
     "mixing subclass": lambda: nn.Sequential(MixingConvolution(1, 2, 3), *list(layers())[1:]),
     "hooked": hooked,
     "softmax over the batch": Softmaxed,
+    "viewed": Viewed,
+    "branching": Branching,
+    "overwriting": Overwriting,
+    "listed": Listed,
+    "twins": Twins,
     "reparametrized": reparametrized,
 }
 MIXING = ("centred", "standardized", "attending", "ranked", "mixing layer", "mixing subclass", "hooked")
@@ -224,7 +280,8 @@ def plain_features(kind: str):
 
     def features(encoder, x):
         fresh = {name: buffer.clone() for name, buffer in module.named_buffers()}
-        return torch.func.functional_call(module, (encoder, fresh), (x,))
+        own = {name: tensor.clone() for name, tensor in encoder.items()}
+        return torch.func.functional_call(module, (own, fresh), (x.clone(),))
 
     return features
 
@@ -253,9 +310,7 @@ def test_the_outer_gradient_is_plain_autograds(kind, scope, order):
     episodes = batch()
     each = [Episode(*parts) for parts in zip(*episodes, strict=True)]
     expected = reference.meta_gradient(plain_features(kind), params, each, 2, 0.1, scope, order)
-    for engine in ("loop", "vmap"):
-        if kind == "recurrent" and engine == "vmap":
-            continue
+    for engine in ("loop", "vmap"):  # what cannot be mapped takes one task after the other
         found, _ = meta_gradient(model, params, episodes, Inner(2, 0.1, scope, order), engine=Engine(engine))
         assert_same(to_tensors(found), to_tensors(expected))
 
@@ -384,3 +439,133 @@ def test_a_zeroed_head_that_is_not_zero_is_refused():
     params.head.weight[0, 0] = 1
     with pytest.raises(InputError, match="is not zero"):
         meta_gradient(model, params, batch(), Inner(1, 0.1))
+
+
+class Checkpointed(Wrapped):
+    """A part that is computed again in the backward pass, when the module's parameters are others."""
+
+    def __init__(self, reentrant: bool):
+        super().__init__()
+        self.reentrant = reentrant
+
+    def forward(self, x):
+        return self.body[3:](checkpoint(self.body[:3], x.requires_grad_(), use_reentrant=self.reentrant))
+
+
+class Straight(torch.autograd.Function):
+    """A function whose second derivative PyTorch does not take."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        return 2 * ctx.saved_tensors[0] * gradient
+
+
+class Once(Wrapped):
+    def forward(self, x):
+        return Straight.apply(self.body(x))
+
+
+class Unlearned(Wrapped):
+    def forward(self, x):
+        with torch.no_grad():
+            return self.body(x)
+
+
+class Whole(Wrapped):
+    def forward(self, x):
+        return self.body(x).argsort()
+
+
+def closed_over() -> nn.Module:
+    body = layers()
+    body.forward = lambda x: nn.Sequential.forward(body, x)
+    return body
+
+
+def hooked_by_itself() -> nn.Module:
+    body = Wrapped()
+    body.scale = nn.Parameter(torch.ones(()))
+    body.body.register_forward_hook(partial(lambda module, inputs, output: output * body.scale))
+    return body
+
+
+def hooked_weight() -> nn.Module:
+    body = layers()
+    body[0].weight.register_hook(lambda gradient: 0 * gradient)
+    return body
+
+
+REFUSED = {
+    "checkpoint": (lambda: Checkpointed(False), "first", "computes a part again in the backward pass"),
+    "checkpoint, second order": (lambda: Checkpointed(False), "second", "computes a part again in the backward pass"),
+    "reentrant checkpoint": (lambda: Checkpointed(True), "first", "computes a part again in the backward pass"),
+    "once differentiable": (Once, "second", "once_differentiable: use order='first'"),
+    "no gradient": (Unlearned, "first", "does not depend on the parameters"),
+    "whole numbers": (Whole, "first", r"features are torch\.int64"),
+    "closure": (closed_over, "first", r"holds a function \(closed_over.* that uses the encoder itself"),
+    "hook with a closure": (hooked_by_itself, "first", r"holds a function \(hooked_by_itself.* that uses the encoder"),
+    "hook on a weight": (hooked_weight, "first", r"0\.weight has a hook on its gradient"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_cannot_be_computed_rightly_is_refused(kind):
+    """Each of these would else have a wrong gradient, or a traceback."""
+    build_one, order, problem = REFUSED[kind]
+
+    def gradient() -> None:
+        model = Model(build_one().double(), WAYS, feature_size=SIZE)
+        meta_gradient(model, model.init(torch.Generator()), batch(2), Inner(2, 0.1, order=order))
+
+    with pytest.raises(InputError, match=problem):
+        gradient()
+
+
+def test_a_function_that_is_once_differentiable_serves_first_order():
+    """Its first derivative is right."""
+    torch.manual_seed(0)
+    module = Once().double()
+    model = Model(module, WAYS, feature_size=SIZE)
+    params, episodes = model.init(torch.Generator().manual_seed(1)), batch()
+
+    def features(encoder, x):
+        return torch.func.functional_call(module.body, {n.removeprefix("body."): t for n, t in encoder.items()}, x) ** 2
+
+    each = [Episode(*parts) for parts in zip(*episodes, strict=True)]
+    expected = reference.meta_gradient(features, params, each, 2, 0.1, "all", "first")
+    found, _ = meta_gradient(model, params, episodes, Inner(2, 0.1))
+    assert_same(to_tensors(found), to_tensors(expected))
+
+
+def test_neither_images_nor_parameters_of_the_caller_are_written_to():
+    """Also by known layers that work in place."""
+    for module in (Overwriting(), nn.Sequential(nn.ReLU(inplace=True), *layers())):
+        model = Model(module.double(), WAYS, feature_size=SIZE)
+        params, episodes = model.init(torch.Generator().manual_seed(1)), batch()
+        episodes = Episode(*(t - 0.5 if t.is_floating_point() else t for t in episodes))
+        before = [t.clone() for t in (*to_tensors(params), *episodes)]
+        meta_gradient(model, params, episodes, Inner(2, 0.1))
+        assert all(map(torch.equal, (*to_tensors(params), *episodes), before))
+
+
+def test_support_and_query_sets_stay_apart_under_the_support_sets_statistics():
+    """An encoder without batch norms has none to take from the support set: its query batch is its own."""
+    model, params = model_of("centred", norm="inductive")
+    task = Episode(*(t[0] for t in batch(1)))
+    alone = plain_features("centred")(params.encoder, task.query_x)
+    torch.testing.assert_close(model.query_features(params.encoder, task.support_x, task.query_x), alone)
+
+
+def test_models_of_unknown_layers_can_be_copied_and_pickled():
+    """The parameters that a thread's own module withholds are in the copy."""
+    model, params = model_of("overwriting")
+    expected, _ = meta_gradient(model, params, batch(), Inner(2, 0.1))
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), model.with_norm("inductive")):
+        found, _ = meta_gradient(twin, twin.init(torch.Generator().manual_seed(1)), batch(), Inner(2, 0.1))
+        assert all(map(torch.equal, to_tensors(found), to_tensors(expected)))

@@ -62,7 +62,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
             cross-validation on the support images.
         lr: inner step size; None is what the model was trained with.
         scope: `head` adapts the head alone, `all` the whole net; None is what the model was trained with.
-        baseline: an alias of `head` for two of its values: `prototype`, and `auto`.
+        baseline: an alias of `head`: `prototype` and `auto` are the same there, `none` is `adapted`.
         folds: the most parts of the cross-validation that sets temperature, rejection and `compare_`; 0 leaves it out.
         reject: the share of images of known classes that may be refused so that unknown ones are; None refuses nothing.
         random_head: start from a random head of this seed, not from zeros, to see what the zeros are good for.

@@ -39,7 +39,7 @@ BatchStats = Literal["running", "support"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class StartingPoint:
-    """A model before it has seen a class.
+    """The model that a `FewShotClassifier` starts from: an encoder, the image format that it takes, and how it adapts.
 
     Args:
         name: what messages call it.

@@ -102,7 +102,7 @@ def join(one: Support, other: Support) -> Support:
 
 
 def images_from_dataset(data: Any, images: ImageFormat, name: str = "data set") -> ClassImages:
-    """A data set of labelled images of any size, to draw tasks from.
+    """Build `ClassImages` from a data set of labelled images of any size.
 
     Args:
         data: pairs `(image, label)` with `classes`, as torchvision has them, or rows with `image` and `label`, as

@@ -26,7 +26,8 @@ def add_parser(new: Callable[..., Parser]) -> None:
         ("check", execute_check, "verify a data set by its content"),
     ):
         verb = verbs.add_parser(name, help=help_text)
-        verb.add_argument("name", metavar="NAME", help=f"one of {', '.join(DATASETS)}")
+        choices = "omniglot or cifar-fs" if name == "get" else f"one of {', '.join(DATASETS)}, or folder:PATH"
+        verb.add_argument("name", metavar="NAME", help=choices)
         shared.add_data_root_flag(verb)
         shared.add_json_flag(verb)
         verb.set_defaults(execute=function)

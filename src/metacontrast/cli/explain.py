@@ -26,7 +26,10 @@ def add_parser(new: Callable[..., Parser]) -> None:
         examples=(("a trained run", "metacontrast explain runs/glyphs"),),
     )
     parser.add_argument(
-        "run", type=Path, metavar="RUN", help="run directory, or a model file in it such as RUN/best.safetensors"
+        "run",
+        type=Path,
+        metavar="RUN",
+        help="run directory, a model file in it such as RUN/best.safetensors, or a bundled model",
     )
     parser.add_argument("--dataset", metavar="NAME", help="data set of the tasks (default: the run's own)")
     parser.add_argument("--split", help="split of the tasks (default: test, or all of another folder)")

@@ -36,7 +36,7 @@ def add_parser(new: Callable[..., Parser]) -> None:
     parser = new(
         usage="%(prog)s NAME [flags]",
         description="Train the runs that are missing, record them, draw them next to the authors' numbers, and judge "
-        "the paper's claims. A stopped command continues when it is given again. Figures: " + ", ".join(FIGURES) + ".",
+        "the paper's claims. Run a stopped command again to continue it. Figures: " + ", ".join(FIGURES) + ".",
         common=("scale", "until", "seeds", "claims", "redraw", "plan", "jobs", "device", "out", "data_root", "json"),
         examples=(
             ("check that the paper's figures run", "metacontrast figure all --scale smoke"),

@@ -31,7 +31,9 @@ def add_parser(new: Callable[..., Parser]) -> None:
             ("reject images that are like no class", "metacontrast fit my-images --reject 0.1 --out my-classifier"),
         ),
     )
-    parser.add_argument("folder", type=shared.path, metavar="FOLDER", help="a folder of images for each class in it")
+    parser.add_argument(
+        "folder", type=shared.path, metavar="FOLDER", help="folder with one subfolder of images per class"
+    )
     parser.add_argument("--out", type=shared.out_folder, required=True, metavar="DIR", help="folder to write")
     model = parser.add_argument_group("model")
     model.add_argument(
@@ -57,9 +59,18 @@ def add_parser(new: Callable[..., Parser]) -> None:
     head.add_argument("--lr", type=float, metavar="X", help="inner step size (default: the model's own)")
     head.add_argument("--scope", choices=("head", "all"), help="what adapts (default: the model's own)")
     head.add_argument("--baseline", choices=("none", "prototype", "auto"), help="an alias of --head for these values")
-    head.add_argument("--reject", type=float, metavar="RATE", help="share of known images that may be rejected")
     head.add_argument(
-        "--folds", type=int, default=5, metavar="N", help="of cross-validation, 0: none (default: %(default)s)"
+        "--reject",
+        type=float,
+        metavar="RATE",
+        help="reject images that are unlike every class; RATE: share of images of known classes that may be rejected",
+    )
+    head.add_argument(
+        "--folds",
+        type=int,
+        default=5,
+        metavar="N",
+        help="folds of the cross-validation; 0: none (default: %(default)s)",
     )
     images = parser.add_argument_group("images")
     images.add_argument(

@@ -76,7 +76,9 @@ def add_parser(new: Callable[..., Parser]) -> None:
     )
     shared.add_compute_flags(run)
     engines = get_args(EngineName)
-    run.add_argument("--engine", choices=engines, default="auto", help="how tasks run; auto: by device and shape")
+    run.add_argument(
+        "--engine", choices=engines, default="auto", help="how tasks run; auto: loop on a CPU, vmap on a GPU"
+    )
     run.add_argument("--chunk", type=int, metavar="N", help="tasks at once under vmap (default: as fits in memory)")
     run.add_argument(
         "--memory", type=_gigabytes, metavar="GB", help="memory that may be used (default: what is free at the start)"

@@ -43,8 +43,8 @@ class EpisodeSampler:
         seed: another seed is another endless list of tasks.
         labels: which class may get which label.
             `fresh`: any class any label.
-            `bound`: label t always means one of the classes tL to (t+1)L, L = classes // ways (the paper's
-            non-mutually-exclusive tasks; classes left over are not used).
+            `bound`: label t always means one of the classes tL to (t+1)L − 1, L = classes // ways (the paper's
+            non-mutually-exclusive tasks; remaining classes are not used).
             `bound-uneven`: the same with all classes, the first slots one larger (released miniImageNet code).
             `bound-tuples`: the classes cW to cW + W − 1 in this order for a random c (released Omniglot code).
         pool_size: None draws new tasks; N draws N tasks once and reuses them in shuffled epochs; 1 is one fixed
@@ -266,7 +266,7 @@ def _check_classes(sampler: EpisodeSampler) -> None:
 
 @dataclass(frozen=True)
 class BalancedBatches:
-    """Batches of images of many classes in equal shares, as tasks without a support set; `batch(indices)` as above.
+    """Class-balanced batches of images, each an `Episode` with an empty support set.
 
     A batch has as many classes as there are, or as give two images each; a class has one image more than another where
     the size does not divide. Labels are the numbers of the classes in `images`.

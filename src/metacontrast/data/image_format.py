@@ -20,7 +20,7 @@ from metacontrast.fields import check_fields
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """The model's input: `(x / 255 - mean) / std` of square images.
+    """Format of a model's input: square images, normalized as `(x / 255 - mean) / std`.
 
     Args:
         channels: 1 for grey, 3 for colour.

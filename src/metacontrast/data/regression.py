@@ -47,7 +47,7 @@ class SineTasks:
 
 @dataclass(frozen=True)
 class AngleTasks:
-    """How far is this image turned? A task has the images of one class, each turned by an angle of its own.
+    """Regression of rotation angles: a task has images of one class, each rotated by its own angle.
 
     Labels are angles in units of the largest one, from −1 to 1, counter-clockwise.
 

@@ -210,7 +210,8 @@ def _claim_row(number: int, verdict: Verdict) -> Sequence[str]:
         decisive = min(verdict.decided_by, key=lambda each: each.p_against)
     else:
         decisive = max(verdict.decided_by, key=lambda each: each.p_for)
-    where = f"{decisive.comparison.label}; {decisive.comparison.kind}, {decisive.updates:,} updates"
+    unit = "update" if decisive.updates == 1 else "updates"
+    where = f"{decisive.comparison.label}; {decisive.comparison.kind}, {decisive.updates:,} {unit}"
     return *claim, where, describe_interval(decisive), verdict.claim.authors_say
 
 

@@ -3,13 +3,15 @@
 The values of labels are looked at only where they lie on the CPU: on a GPU that would make the program wait for it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from metacontrast.errors import InputError
+from metacontrast.model.encoder_checks import nodes_between
 from metacontrast.model.model import Model
 from metacontrast.types import Episode, Inner, Params
 
@@ -22,6 +24,15 @@ def check_tasks(model: Model, params: Params, episodes: Episode, scope: str, los
     """
     check_support(model, params, episodes.support_x, episodes.support_y, scope, losses[0])
     check_labels("query", episodes.query_x, episodes.query_y, model.ways, losses[1])
+    if episodes.support_y.shape[:-1] != episodes.query_y.shape[:-1]:
+        raise InputError(
+            f"{len(episodes.support_y)} tasks have support sets and {len(episodes.query_y)} query sets: give both"
+        )
+    if scope == "encoder" and model.head in ("zeroed", "shared"):
+        raise InputError(
+            f"scope='encoder' leaves the rows of a {model.head} head alike, and nothing is learned: use head='learned' "
+            "or scope='all'"
+        )
     if not params.encoder and not params.rates and not params.extra and model.head in ("zeroed", "prototype"):
         fixed = "built from prototypes" if model.head == "prototype" else "zero"
         raise InputError(f"nothing is learned: the encoder is frozen and the head is {fixed}")
@@ -93,6 +104,20 @@ def check_real(what: str, params: Params) -> None:
         raise InputError(f"{what} is for real parameters, but the encoder's {name} is complex: take view_as_real of it")
 
 
+def check_second_derivative(features: Tensor, encoder: Iterable[Tensor]) -> None:
+    """Raise `InputError` for features made by a function of whose second derivative PyTorch may say nothing."""
+    for node in nodes_between(encoder, features):
+        backward = getattr(getattr(node, "_forward_cls", None), "backward", None)
+        if getattr(backward, "__code__", None) is _ONCE:
+            raise InputError(
+                "order='second' needs a second derivative, and the encoder has an autograd function that is marked "
+                "once_differentiable: use order='first'"
+            )
+
+
+_ONCE = once_differentiable(len).__code__
+
+
 def check_rates(model: Model, params: Params) -> None:
     """Raise `InputError` where inner rates were learned for each row of a head of another number of classes."""
     for name in ("head.weight", "head.bias"):
@@ -118,6 +143,10 @@ def check_labels(name: str, images: Tensor, labels: Tensor, ways: int, loss: obj
     if not labels.numel():
         raise InputError(f"the {name} set is empty: give at least one image")
     if callable(loss):
+        if labels.ndim == 2 == images.ndim and labels.shape[1] == 1:
+            raise InputError(
+                f"{name} labels of shape {tuple(labels.shape)} would be one-image tasks: give (image,), as y[:, 0]"
+            )
         return
     if labels.dtype != torch.int64:
         raise InputError(f"{name} labels are {labels.dtype}, but must be torch.int64: pass labels.long()")

@@ -36,6 +36,7 @@ from metacontrast.fields import check_fields
 from metacontrast.maml.checks import check_batch, check_tasks
 from metacontrast.maml.inner import standing_steps, transform_vjp
 from metacontrast.maml.outer import Metrics, outer_gradient
+from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model
 from metacontrast.types import Episode, Inner, Params, from_named, from_tensors, to_named, to_tensors
 
@@ -54,7 +55,8 @@ class Engine:
     """How `meta_gradient` runs its tasks; the mathematics is the same.
 
     Args:
-        name: see the module.
+        name: `loop` (tasks in small groups, over threads), `vmap` (all tasks as one program), `compiled-loop` or
+            `compiled-vmap` (through `torch.compile`); `auto` is `loop` on a CPU and `vmap` on a GPU.
         chunk: tasks at once under `vmap`; None is all of them.
         precision: of products and of what flows between layers, see `metacontrast.maml.engine`.
     """
@@ -105,7 +107,7 @@ def meta_gradient(
     executor: Executor | None = None,
     engine: Engine = AUTO,
 ) -> tuple[Params, Metrics]:
-    """The outer gradient of a batch of tasks: the mean of their own gradients (the released code's convention).
+    """Compute the outer gradient of a batch of tasks: the mean of the tasks' gradients.
 
     Args:
         episodes: tasks of one shape, stacked along a leading axis.
@@ -165,6 +167,8 @@ def mean_task_gradient(
                 f"the gradient of {tasks_at_once} tasks came with metrics of shape {shapes}: return the sum of their "
                 f"gradients, and a loss and an accuracy for each, of shape ({tasks_at_once},)"
             )
+        if model.head == "zeroed":  # it is not learned, and may have other rows than the task's
+            found = found._replace(head=zero_head(params).head)
         named = to_named(found)
         for name, tensor in to_named(params).items():
             if name not in named or named[name].shape != tensor.shape:
@@ -245,6 +249,8 @@ def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
             stack.enter_context(flags.held("tf32" if precision == "tf32" else "ieee"))
         if precision == "bfloat16":
             stack.enter_context(torch.autocast(device.type, torch.bfloat16, cache_enabled=False))
+        elif device.type in _FLAGS and torch.is_autocast_enabled(device.type):  # it would hold in this thread alone
+            stack.enter_context(torch.autocast(device.type, enabled=False))
         yield
 
 

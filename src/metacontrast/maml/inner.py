@@ -24,10 +24,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from metacontrast.errors import InputError, check_choice
-from metacontrast.maml.checks import check_support
+from metacontrast.maml.checks import check_second_derivative, check_support
 from metacontrast.model.head import one_hot
 from metacontrast.model.model import Model, apply_head
-from metacontrast.types import STEPS, Inner, Loss, Params, from_named, head_from, head_tensors, to_named
+from metacontrast.types import STEPS, Direction, Inner, Loss, Params, from_named, head_from, head_tensors, to_named
 
 
 def task_losses(
@@ -62,6 +62,8 @@ def _own_losses(
     if not isinstance(value, Tensor) or value.ndim:
         found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise InputError(f"the loss returns {found} for one task, not a scalar tensor: take its mean over the images")
+    if not value.is_floating_point():
+        raise InputError(f"the loss is {value.dtype}, which has no least value to go to: return a real number")
     return value
 
 
@@ -73,7 +75,7 @@ def adapt(
     inner: Inner,
     weights: Float[Tensor, "*task support"] | None = None,
 ) -> Params:
-    """The parameters after `inner.steps` steps on the support set, or on that of every task.
+    """Run the inner loop: `inner.steps` gradient steps on the support set of one task, or of each task of a batch.
 
     Differentiable in `params` where these require a gradient, as `inner.order` says.
 
@@ -121,14 +123,21 @@ def autograd_vjp(
         try:
             return torch.autograd.grad(value, aliases, cotangent, create_graph=second, materialize_grads=True)
         except RuntimeError as error:
-            if "is not implemented" not in str(error):
+            reason = next((line for part, line in _NO_GRADIENT.items() if part in str(error)), None)
+            if reason is None:
                 raise
-            raise InputError(
-                f"order='second' needs a second derivative that PyTorch lacks ({error}): use order='first', or for "
-                "attention torch.nn.attention.sdpa_kernel(SDPBackend.MATH) around the call"
-            ) from error
+            raise InputError(reason.format(error)) from error
 
     return value if second else value.detach(), extras, pull
+
+
+_NO_GRADIENT = {
+    "is not implemented": "order='second' needs a second derivative that PyTorch lacks ({}): use order='first', or for "
+    "attention torch.nn.attention.sdpa_kernel(SDPBackend.MATH) around the call",
+    "does not require grad": "the loss does not depend on the parameters as far as PyTorch can tell: the encoder, the "
+    "loss or the direction runs under torch.no_grad() or detaches, take that out",
+}
+"""What a part of PyTorch's message means for an encoder or a loss."""
 
 
 def transform_vjp(
@@ -169,7 +178,7 @@ def trajectory(
     def loss(features: Tensor, *head: Tensor) -> tuple[Tensor, tuple[()]]:
         return task_losses(apply_head(head_from(head), features), support_y, inner.loss, weights).sum(), ()
 
-    features, pull, memory = None, None, None
+    features, pull, memories = None, None, [None] * len(support_y)
     for step in range(inner.steps):
         if features is None and standing == inner.steps:
             with torch.set_grad_enabled(second and torch.is_grad_enabled()):
@@ -177,6 +186,8 @@ def trajectory(
         elif features is None:
             params = params._replace(encoder=model.for_tasks(params.encoder, len(support_y)))
             features, _, pull = vjp(encode, list(params.encoder.values()), second)
+            if second and not model.knows_layers:
+                check_second_derivative(features, params.encoder.values())
         _, _, pull_loss = vjp(loss, [features, *head_tensors(params.head)], second)
         at_features, *at_head = pull_loss()
         at_encoder = []
@@ -184,9 +195,21 @@ def trajectory(
             at_encoder, features = pull(at_features), None
         gradient = _named_gradient(params, at_encoder, at_head if inner.scope != "encoder" else [])
         if inner.direction is not None:
-            gradient, memory = inner.direction(gradient, memory)
+            gradient, memories = _directions(inner.direction, gradient, memories)
         params = _use_step_norms(model, _descend(params, gradient, step, inner.lr), step + 1)
         yield params
+
+
+def _directions(
+    direction: Direction, gradient: Mapping[str, Tensor], memories: Sequence[Any]
+) -> tuple[dict[str, Tensor], list[Any]]:
+    """Every task's own direction, by a function that knows no task axis, and what it remembers."""
+    tasks = [{name: t[task] for name, t in gradient.items()} for task in range(len(memories))]
+    ways, memories = zip(*map(direction, tasks, memories), strict=True)
+    for name, tensor in tasks[0].items():
+        if any(name not in way or way[name].shape != tensor.shape for way in ways):
+            raise InputError(f"the direction has no {name} of shape {tuple(tensor.shape)}: give one like the gradient")
+    return {name: torch.stack([way[name] for way in ways]) for name in gradient}, list(memories)
 
 
 def standing_steps(model: Model, inner: Inner) -> int:
@@ -226,7 +249,7 @@ def _descend(params: Params, gradient: Mapping[str, Tensor], step: int, lr: floa
 def learned_rates(
     model: Model, params: Params, inner: Inner, per: Literal["tensor", "parameter"] = "tensor", steps: int | None = None
 ) -> Params:
-    """The same parameters with inner learning rates that are learned, all `inner.lr` at the start.
+    """Add learned inner learning rates to the parameters, all equal to `inner.lr` at the start (Meta-SGD, MAML++).
 
     Args:
         per: one rate per `tensor`, with separate rates for weights and biases, or one per single `parameter`

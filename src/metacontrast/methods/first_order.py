@@ -24,7 +24,7 @@ Named = dict[str, Tensor]
 
 
 def reptile(model: Model, params: Params, episode: Episode, inner: Inner) -> tuple[Params, Metrics]:
-    """The way of the inner loop on the support and query images of one task, back to the start.
+    """Compute Reptile's gradient of one task: the start minus the parameters after the inner loop on all its images.
 
     Args:
         inner: N steps; each sees every N-th of the images, which are sorted by class.
@@ -42,7 +42,8 @@ def reptile(model: Model, params: Params, episode: Episode, inner: Inner) -> tup
     for number in range(inner.steps):
         part = order[number :: inner.steps]
         moved = adapt(going, moved, x[part], y[part], step)
-    return map_params(torch.sub, params, moved), _metrics(going, moved, episode, inner)
+    end = moved if model.head == "learned" else moved._replace(head=params.head)  # a zeroed head stays, of any size
+    return map_params(torch.sub, params, end), _metrics(going, moved, episode, inner)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,14 @@
 
 import copy
 import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import partial
+from types import FunctionType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.nn.parameter import is_lazy
 
 from metacontrast.errors import InputError
@@ -12,19 +17,112 @@ from metacontrast.errors import InputError
 
 def copy_encoder(encoder: nn.Module) -> nn.Module:
     """A copy of an encoder from elsewhere; `InputError` where it has none, or takes no other parameters."""
+    if not isinstance(encoder, nn.Module):
+        raise InputError(f"the encoder is a {type(encoder).__name__}, not a torch.nn.Module: wrap it in one")
     if any(isinstance(each, torch.jit.ScriptModule) for each in encoder.modules()):
         raise InputError(
             "the encoder is compiled by TorchScript, which takes no other parameters: give its Python module"
         )
     if any(map(is_lazy, (*encoder.parameters(), *encoder.buffers()))):
         raise InputError("the encoder has lazy layers, whose shapes are not known yet: call it once on some images")
+    for name, parameter in encoder.named_parameters():
+        if parameter._backward_hooks:
+            raise InputError(f"the encoder's {name} has a hook on its gradient, which a copy does not have: remove it")
+    if name := _bound_function(encoder):
+        raise InputError(
+            f"the encoder holds a function ({name}) that uses the encoder itself, and would use the original after it "
+            "is copied: make it a method of the module's class"
+        )
     try:
-        return copy.deepcopy(encoder)
-    except RuntimeError as error:
+        copied = copy.deepcopy(encoder)
+    except (RuntimeError, TypeError) as error:
         raise InputError(
             f"the encoder cannot be copied ({str(error).splitlines()[0]}): use torch.nn.utils.parametrizations "
-            "in place of the older weight_norm"
+            "in place of the older weight_norm, and keep what cannot be copied out of the module"
         ) from error
+    for module in copied.modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # the same numbers, and the images that are given stay as they are
+    return copied
+
+
+def _bound_function(encoder: nn.Module) -> str:
+    """The name of a function, held by some module, that refers to a module or tensor of the encoder; else nothing."""
+    own = {id(each) for each in (*encoder.modules(), *encoder.parameters(), *encoder.buffers())}
+    held = (each for module in encoder.modules() for each in _functions(vars(module)))
+    return next((each.__qualname__ for each in held if any(id(value) in own for value in _references(each))), "")
+
+
+def _functions(held: Any) -> Iterator[FunctionType]:
+    """The functions in a module's attributes, also in collections and in partial functions."""
+    if isinstance(held, FunctionType):
+        yield held
+    elif isinstance(held, partial):
+        yield from _functions(held.func)
+    elif isinstance(held, Mapping):
+        for each in held.values():
+            yield from _functions(each)
+    elif isinstance(held, list | tuple | set):
+        for each in held:
+            yield from _functions(each)
+
+
+def _references(function: FunctionType) -> Iterator[object]:
+    """What a function refers to besides its arguments."""
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+    yield from (function.__globals__[name] for name in function.__code__.co_names if name in function.__globals__)
+
+
+_COMPUTES_AGAIN = (
+    "the encoder computes a part again in the backward pass (torch.utils.checkpoint), when its parameters are others: "
+    "turn that off"
+)
+
+
+class _Withheld(Tensor):
+    """A tensor that stands in a module for one that every call brings along; any use of it is an error."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise InputError(_COMPUTES_AGAIN)
+
+
+def withhold(module: nn.Module, names: Collection[str]) -> None:
+    """Replace parameters and buffers of a module that every call brings along by tensors that cannot be used.
+
+    A layer that computes again in the backward pass would else do so with whatever the module holds by then.
+    """
+    places = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    stands = {id(tensor): _Withheld(torch.empty(0)) for name, tensor in places if name in names}
+    for name, tensor in places:
+        if id(tensor) in stands:  # under all its names, so that tied ones stay tied
+            parent, _, own = name.rpartition(".")
+            layer = module.get_submodule(parent)
+            (layer._parameters if own in layer._parameters else layer._buffers)[own] = stands[id(tensor)]
+
+
+def nodes_between(start: Iterable[Tensor], end: Tensor) -> Iterator[Node]:
+    """The nodes of the autograd graph that `end` was made by, those of `start` and what is behind them left out."""
+    seen: set[Node | None] = {None, *(tensor.grad_fn for tensor in start)}
+    waiting = [end.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            yield node
+            waiting.extend(following for following, _ in node.next_functions)
+
+
+def check_graph(features: Tensor, encoder: Iterable[Tensor]) -> None:
+    """Raise `InputError` for features whose graph does not lead to all parameters that they depend on."""
+    if any(node.name() == "CheckpointFunctionBackward" for node in nodes_between(encoder, features)):
+        raise InputError(_COMPUTES_AGAIN)
 
 
 _CLASSIFIER_NAMES = {"fc", "classifier", "head", "heads", "logits", "last_linear"}

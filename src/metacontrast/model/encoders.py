@@ -83,6 +83,8 @@ def conv4(
 ) -> Encoder:
     """The four-block convolutional encoder of the MAML literature, with every choice that versions differ in.
 
+    The preset `--encoder conv4` is `conv4_paper`, which differs for grey images: it downsamples by strides.
+
     Args:
         channels, image_size: of the images.
         filters: of each convolution.

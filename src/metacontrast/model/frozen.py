@@ -8,7 +8,8 @@ module without a task's state, fit for export.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from metacontrast.errors import InputError
 from metacontrast.model.image_wise import keeps_images_apart
 from metacontrast.model.model import Model
-from metacontrast.model.normalization import TaskBatchNorm
+from metacontrast.model.normalization import TaskBatchNorm, become
 
 
 class FixedNorm(nn.Module):
@@ -56,7 +57,8 @@ def freeze(
 def _check_images_apart(frozen: nn.Module, images: Float[Tensor, "image channel height width"]) -> None:
     """Raise `InputError` where an image's features change with the images beside it by more than rounding."""
     with torch.no_grad():
-        together, alone = frozen(images), torch.cat([frozen(image[None]) for image in images])
+        alone = torch.cat([frozen(image[None].clone()) for image in images])  # a layer may write to its images
+        together = frozen(images.clone())
     change = ((together - alone).norm() / together.norm().clamp_min(1e-30)).item()
     if not change < 1e-3:
         raise InputError(
@@ -100,16 +102,13 @@ def _fixed_norms(
     for norm in _norms(module):
         vars(norm)["forward"] = fixing(norm)
     with torch.no_grad():
-        module(support_x)
+        module(support_x.clone())
     for norm in _norms(module):
         del vars(norm)["forward"]
     return fixed
 
 
-def _replace_norms(module: nn.Module, fixed: dict[TaskBatchNorm, FixedNorm]) -> nn.Module:
-    for name, child in module.named_children():
-        if isinstance(child, TaskBatchNorm) and child in fixed:
-            setattr(module, name, fixed[child])
-        else:
-            _replace_norms(child, fixed)
+def _replace_norms(module: nn.Module, fixed: Mapping[Any, FixedNorm]) -> nn.Module:
+    for norm, own in fixed.items():
+        become(norm, own)
     return module

@@ -40,7 +40,12 @@ def draw_head(ways: int, feature_size: int, bias: bool, scale: float, generator:
 
 
 def zero_head(params: Params, ways: int | None = None) -> Params:
-    """The same encoder under a head of zeros, weight and bias, for `ways` classes (by default as many as before)."""
+    """Return the parameters with the head set to zero, weight and bias.
+
+    Args:
+        params: they are not changed.
+        ways: number of rows of the new head; None keeps the number of rows.
+    """
     weight, bias = params.head
     rows = weight.shape[0] if ways is None else ways
     zeros = Head(weight.new_zeros(rows, weight.shape[1]), None if bias is None else bias.new_zeros(rows))

@@ -14,7 +14,14 @@ from torch.func import functional_call
 from metacontrast.errors import InputError
 from metacontrast.fields import check_fields
 from metacontrast.model import normalization
-from metacontrast.model.encoder_checks import copy_encoder, not_alike, not_features, warn_of_a_classifier
+from metacontrast.model.encoder_checks import (
+    check_graph,
+    copy_encoder,
+    not_alike,
+    not_features,
+    warn_of_a_classifier,
+    withhold,
+)
 from metacontrast.model.encoders import Encoder, UnitLength
 from metacontrast.model.fused.sequential import fuse, runs_fused, takes_tasks
 from metacontrast.model.head import (
@@ -52,7 +59,7 @@ class Model:
         head: how a task's head starts, see `metacontrast.model.head`.
         head_bias: whether the head has a bias (the released code has, the paper's equations have not).
         norm: whose statistics normalize the query examples.
-        fused: whether blocks of layers may run as one on a CPU, see `fusion`; the numbers are the same.
+        fused: whether blocks of layers may run as one kernel on a CPU; results are the same up to rounding.
     """
 
     encoder: nn.Module
@@ -67,7 +74,8 @@ class Model:
 
     def __post_init__(self) -> None:
         self._check()
-        encoder = normalization.prepare(copy_encoder(self.encoder), self.norm).eval()
+        encoder = normalization.prepare(copy_encoder(self.encoder), self.norm)
+        encoder.eval()
         if self.head == "cosine" and not isinstance(encoder, UnitLength):
             encoder = UnitLength(encoder)
         trained = self._trained or tuple(name for name, p in encoder.named_parameters() if p.requires_grad)
@@ -100,6 +108,11 @@ class Model:
     def is_frozen(self) -> bool:
         """Whether no parameter of the encoder is learned."""
         return not self._trained
+
+    @property
+    def knows_layers(self) -> bool:
+        """Whether every layer of the encoder is of a known kind, which keeps images apart."""
+        return self._own.keeps_images_apart
 
     @property
     def norm_names(self) -> tuple[str, ...]:
@@ -182,7 +195,8 @@ class Model:
         """The encoder's parameters with a leading task axis, which takes no memory."""
         if self.has_task_axis(encoder):
             return encoder
-        return {name: _kernel_order(t).expand(tasks, *t.shape) for name, t in encoder.items()}
+        known = self.knows_layers  # others may ask for the usual memory order, as by view
+        return {name: (_kernel_order(t) if known else t).expand(tasks, *t.shape) for name, t in encoder.items()}
 
     def has_task_axis(self, encoder: dict[str, Tensor]) -> bool:
         """Whether the encoder's parameters differ between tasks."""
@@ -215,8 +229,8 @@ class Model:
     ) -> Float[Tensor, "task image feature"]:
         """φ(x) of every task's images; the encoder's parameters may have a leading task axis.
 
-        One batch where `batches_tasks` allows it; else the encoder is mapped over tasks by `torch.func.vmap`, so that
-        images meet only images of their own task.
+        One batch where `batches_tasks` allows it; else the encoder is mapped over tasks by `torch.func.vmap`, or is
+        called for one task after the other if it cannot be, so that images meet only images of their own task.
         """
         moving = self.has_task_axis(encoder)
         if len(images) == 1:
@@ -229,30 +243,46 @@ class Model:
         return self._map(encoder, images, reference, moving)
 
     def _map(self, encoder: dict[str, Tensor], images: Tensor, reference: int, moving: bool) -> Tensor:
-        def one_task(encoder: dict[str, Tensor], images: Tensor) -> Tensor:
-            return self.features(encoder, images, reference)
+        def one_task(own: dict[str, Tensor], images: Tensor) -> Tensor:
+            return self.features(own, images, reference)
 
-        try:
-            if moving:
-                return torch.func.vmap(one_task)(encoder, images)
-            return torch.func.vmap(partial(one_task, encoder))(images)
-        except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
-            raise InputError(f"the encoder cannot be mapped over tasks ({reason}): use the engine 'loop'") from error
+        if self._own.can_be_mapped:
+            try:
+                if moving:
+                    return torch.func.vmap(one_task)(encoder, images)
+                return torch.func.vmap(partial(one_task, encoder))(images)
+            except RuntimeError:  # control flow that depends on values, or an operation without a rule
+                pass
+        tasks = range(len(images))
+        own = [{name: t[k] for name, t in encoder.items()} if moving else encoder for k in tasks]
+        found = torch.stack([one_task(own[k], images[k]) for k in tasks])
+        self._own.can_be_mapped = False
+        return found
 
     def _call(self, encoder: dict[str, Tensor], images: Tensor, tasks: int, reference: int) -> Tensor:
         """Features of the images of `tasks` tasks, one after the other."""
-        if self.fused and images.ndim == 4 and runs_fused(images):
-            images = channels_last(images)
-        own = self._own
+        own, kind = self._own, images.dtype
         like = next(iter(encoder.values()), images)
-        if own.keeps_images_apart and images.dtype != like.dtype:
-            raise InputError(not_alike(images.dtype, like.dtype))
+        if not own.keeps_images_apart:  # layers of unknown kind may write to what they are given
+            images, encoder = images.clone(), {name: t.clone() for name, t in encoder.items()}
+        elif kind != like.dtype:
+            raise InputError(not_alike(kind, like.dtype))
+        elif self.fused and images.ndim == 4 and runs_fused(images):
+            images = channels_last(images)
         buffers = {name: t.clone() for name, t in own.buffers.items()}
         buffers |= dict.fromkeys(own.task_buffers, torch.empty(tasks, reference, 0))
-        found = functional_call(own.encoder, (encoder, buffers), (images,))
+        try:
+            found = functional_call(own.encoder, (encoder, buffers), (images,))
+        except RuntimeError as error:
+            if kind.is_floating_point and kind != like.dtype:
+                raise InputError(not_alike(kind, like.dtype)) from error
+            raise
         if not isinstance(found, Tensor) or found.shape != (len(images), self.feature_size):
             raise InputError(not_features(found, len(images), self.feature_size))
+        if not (found.is_floating_point() or found.is_complex()):
+            raise InputError(f"the encoder's features are {found.dtype}: end it in a layer that returns real numbers")
+        if not own.keeps_images_apart:
+            check_graph(found, encoder.values())
         return found
 
     def query_features(
@@ -271,7 +301,7 @@ class Model:
         query_x: Float[Tensor, "task query ..."],
     ) -> Float[Tensor, "task query feature"]:
         """φ(q) of every task under the model's normalization policy; parameters may have a leading task axis."""
-        if self.norm != "inductive":
+        if self.norm != "inductive" or not self._own.task_buffers:
             return self.task_features(encoder, query_x)
         shots = support_x.shape[1]
         return self.task_features(encoder, torch.cat([support_x, query_x], 1), shots)[:, shots:]
@@ -318,20 +348,22 @@ class _PerThread(threading.local):
     """An encoder for every thread: `functional_call` swaps tensors in and out of the module that it calls."""
 
     def __init__(self, encoder: nn.Module, fused: bool, trained: tuple[str, ...]):
-        self.fused, self.trained = fused, trained
+        self.source, self.fused, self.trained = encoder, fused, trained
+        self.can_be_mapped = True  # over tasks by vmap, as far as is known
         own = copy.deepcopy(encoder)
         self.keeps_images_apart = keeps_images_apart(own)
         self.encoder = fuse(own) if fused else own
         self.takes_tasks = takes_tasks(self.encoder)
         self.task_buffers = normalization.task_buffer_names(self.encoder)
         self.buffers = {}  # of layers of unknown kind, which may change them: every call has a copy
-        if not self.keeps_images_apart:
-            self.buffers = {name: t for name, t in self.encoder.named_buffers() if name not in self.task_buffers}
         self.dimensions = {name: p.ndim for name, p in self.encoder.named_parameters()}
         self.frozen = {name: p for name, p in self.encoder.named_parameters() if name not in trained}
+        if not self.keeps_images_apart:
+            self.buffers = {name: t for name, t in self.encoder.named_buffers() if name not in self.task_buffers}
+            withhold(self.encoder, {*trained, *self.buffers, *self.task_buffers})
 
     def __reduce__(self) -> tuple[type["_PerThread"], tuple[nn.Module, bool, tuple[str, ...]]]:
-        return _PerThread, (self.encoder, self.fused, self.trained)
+        return _PerThread, (self.source, self.fused, self.trained)
 
 
 def channels_last(

@@ -96,19 +96,17 @@ def has_own_call(module: nn.Module) -> bool:
 
 
 def prepare(module: nn.Module, norm: AnyNorm) -> nn.Module:
-    """Make the batch norms in `module`, in place if it is none itself, follow the policy; return it."""
+    """Make the batch norms in `module` follow the policy, in place; return it."""
     if norm == "running":
         for name, child in module.named_modules():
             if isinstance(child, TaskBatchNorm) or (isinstance(child, _BatchNorm) and child.running_mean is None):
                 raise InputError(f"norm='running', but {name!r} of the encoder keeps no averages: use norm='inductive'")
         return module
     like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
-    norms = [child for child in module.modules() if isinstance(child, _BatchNorm)]
-    converted: dict[nn.Module | None, nn.Module] = {norm: _converted(norm, like) for norm in norms}
-    for parent in list(module.modules()):
-        for name, child in parent._modules.items():
-            parent._modules[name] = converted.get(child, child)
-    return converted.get(module, module)
+    for child in list(module.modules()):
+        if isinstance(child, _BatchNorm):
+            become(child, _converted(child, like))
+    return module
 
 
 def task_buffer_names(module: nn.Module) -> tuple[str, ...]:
@@ -118,7 +116,7 @@ def task_buffer_names(module: nn.Module) -> tuple[str, ...]:
 
 
 def _converted(norm: _BatchNorm, like: Tensor) -> TaskBatchNorm:
-    """The task's batch norm in place of `norm`; of the kind of `like` where that has no numbers of its own."""
+    """The task's batch norm with the parameters of `norm`; of the kind of `like` where that has none."""
     if not any(type(norm).forward is known.forward for known in _BATCH_NORMS):
         raise InputError(
             f"the encoder has batch norms of another class ({type(norm).__name__}), which cannot take a task's "
@@ -129,11 +127,13 @@ def _converted(norm: _BatchNorm, like: Tensor) -> TaskBatchNorm:
             "the encoder has a batch norm with hooks, a parametrization or a forward of its own, which one with a "
             "task's statistics would not have: remove them, or use norm='running' to keep its averages"
         )
-    converted = TaskBatchNorm(norm.num_features, norm.eps)
-    if not norm.affine:
-        converted.requires_grad_(False)
-        return converted.to(like if norm.running_mean is None else norm.running_mean)
-    for ours, own in ((converted.weight, norm.weight), (converted.bias, norm.bias)):
-        ours.data = own.data.clone()
-        ours.requires_grad_(own.requires_grad)
+    like = next((t for t in (norm.weight, norm.running_mean) if t is not None), like)
+    converted = TaskBatchNorm(norm.num_features, norm.eps).requires_grad_(False).to(like)
+    converted.weight = converted.weight if norm.weight is None else norm.weight
+    converted.bias = converted.bias if norm.bias is None else norm.bias
     return converted
+
+
+def become(module: nn.Module, other: nn.Module) -> None:
+    """Make `module` the same as `other` in every place where an encoder holds it: as a child, in a list, as a twin."""
+    module.__class__, module.__dict__ = type(other), vars(other)

@@ -34,7 +34,7 @@ BuiltHead = Literal["prototype", "cosine", "ridge"]
 
 
 class BuiltTask(NamedTuple):
-    """What a task's head is built from, and the errors of its outputs.
+    """A head that was built from a support set, and the errors of its outputs on the query set.
 
     Args:
         weights: A.

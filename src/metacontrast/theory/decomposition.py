@@ -131,7 +131,7 @@ class EncoderGradient(NamedTuple):
 
     @property
     def total(self) -> Tensors:
-        """MAML's gradient of the encoder."""
+        """Sum of the four parts: the encoder's gradient under MAML whose inner loop moves the head only."""
         return {name: sum((part[name] for part in self[1:]), self[0][name]) for name in self[0]}
 
 
@@ -158,6 +158,10 @@ def split_encoder_gradient(
     """
     if episode.support_y.ndim != 1:
         raise InputError(f"support labels {tuple(episode.support_y.shape)}: split one task at a time, then average")
+    if not params.encoder:
+        raise InputError("no tensor of the encoder is learned, so there is no gradient to split")
+    if params.rates or params.step_norms:
+        raise InputError("the theory is that of one step size: give parameters without learned rates and step norms")
     encoder, task = feature_graph(features, params, episode, query_features)
     parts = split_feature_gradient(task, inner)
     outputs = task.query, task.query, task.support, task.support

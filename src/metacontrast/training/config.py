@@ -35,7 +35,13 @@ def _option(default: Any, help: str) -> Any:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run. The command line has one flag for every field; `recipes` has named configurations."""
+    """Configuration of a training run, the argument of `train_config`.
+
+    Every field is a flag of `metacontrast train`; `metacontrast train --help-all` explains and groups them.
+
+    Raises:
+        InputError: a value is out of range, or two fields contradict each other.
+    """
 
     dataset: str = _option("glyphs", "glyphs, omniglot, mini-imagenet, cifar-fs, or folder:PATH")
     split_scheme: SplitScheme = _option("default", "default: the literature's split; released: the authors' code's")
@@ -103,7 +109,7 @@ class TrainConfig:
     )
 
     eval_every: int = _option(50, "updates between evaluations; 0: only after the last")
-    eval_episodes: int = _option(100, "test tasks per evaluation during training, always the same ones")
+    eval_episodes: int = _option(100, "tasks per evaluation during training, always the same ones")
     eval_steps: tuple[int, ...] = _option((1,), "inner steps at evaluation, comma-separated")
     eval_split: str = _option("auto", "split to evaluate on during training; auto: val where there is one")
     select: bool = _option(False, "keep the model with the best evaluation accuracy as best.safetensors")
@@ -134,8 +140,8 @@ class TrainConfig:
             )
         if self.head not in ("learned", "shared") and self.head_init_scale != 1:
             raise InputError(
-                f"head_init_scale={self.head_init_scale} scales a random head, and head={self.head} starts without one: "
-                "use --head learned, or leave it out"
+                f"head_init_scale={self.head_init_scale} scales a random head, and head={self.head} starts without "
+                "one: use --head learned, or leave it out"
             )
         if self.head in BUILT_HEADS and not self.head_bias:
             raise InputError(f"head={self.head} is built with a bias: leave out --no-head-bias")
@@ -268,7 +274,7 @@ def _as_flags(name: str, values: Sequence[Any]) -> str:
 
 
 def with_fields(config: TrainConfig, **fields: Any) -> TrainConfig:
-    """The configuration with other fields; another `method` brings what it needs unless that is given too.
+    """Return the configuration with some fields replaced; a new `method` also sets the fields that it needs.
 
     >>> with_fields(TrainConfig(), method="protonet").head
     'prototype'

@@ -52,7 +52,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is measured.
+    """Settings of an evaluation, the argument of `evaluate`.
 
     Args:
         steps: numbers of inner steps at test, each 0 or more.

@@ -241,7 +241,7 @@ def _begin(path: Path, header: dict[str, Any]) -> None:
 
 
 def load_params(path: str | Path, like: Params) -> Params:
-    """The trained parameters of a run directory, whichever model they are of.
+    """Load the trained parameters of a run directory, for a model of any kind.
 
     Args:
         path: the folder, or one of the model files in it.
@@ -290,7 +290,11 @@ def run_from_tensors(config: TrainConfig, about: ModelFacts, tensors: Mapping[st
 
 
 def load_run(path: str | Path) -> TrainedRun:
-    """The trained model of a run directory, or of a model file in it such as `best.safetensors`."""
+    """Load the trained model of a run directory, or of a model file in it such as `best.safetensors`.
+
+    Raises:
+        InputError: the file is missing or damaged, or holds a model of your own, which `load_params` reads.
+    """
     file = as_path(path)
     if not file.is_file():
         if not file.is_dir():

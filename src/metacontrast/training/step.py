@@ -121,6 +121,8 @@ def move(state: TrainState, gradient: Params, clip_norm: float | None = None) ->
     if clip_norm is not None:
         torch.nn.utils.clip_grad_norm_(tensors, clip_norm)
     state.optimizer.step()
+    for tensor in tensors:
+        tensor.grad = None
     if state.schedule is not None:
         state.schedule.step()
     state.updates += 1
