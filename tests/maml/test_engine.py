@@ -141,6 +141,16 @@ def test_bfloat16_is_coarser_and_only_by_choice(engine, scope, order):
     assert torch.cosine_similarity(exact, coarse, dim=0) > 0.95
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_precision_is_the_engines_own_in_every_thread(workers):
+    """A surrounding autocast, which other threads do not see, changes nothing."""
+    model, params, episodes = float32_task()
+    expected, _ = meta_gradient(model, params, episodes, Inner(1, 0.1))
+    with ThreadPoolExecutor(workers) as executor, torch.autocast("cpu", torch.bfloat16):
+        found, _ = meta_gradient(model, params, episodes, Inner(1, 0.1), executor if workers > 1 else None)
+    assert all(map(torch.equal, to_tensors(found), to_tensors(expected)))
+
+
 def test_tf32_is_refused_on_a_cpu():
     model, params, episodes = float32_task()
     with pytest.raises(InputError, match="tf32"):

@@ -2,6 +2,7 @@
 
 import itertools
 
+import jaxtyping
 import pytest
 import torch
 
@@ -258,3 +259,33 @@ def test_a_kept_head_refuses_another_number_of_ways():
 def test_impossible_inner_settings_are_refused(field, value):
     with pytest.raises(InputError, match=field):
         Inner(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("head", "change", "inner", "message"),
+    [
+        ("zeroed", {}, {"scope": "encoder"}, "leaves the rows of a zeroed head alike, and nothing is learned"),
+        ("shared", {}, {"scope": "encoder"}, "leaves the rows of a shared head alike, and nothing is learned"),
+        ("learned", {"query_x": slice(1), "query_y": slice(1)}, {}, "2 tasks have support sets and 1 query sets"),
+        ("learned", {}, {"loss": lambda outputs, labels: outputs.sum() * 1j}, "the loss is torch.complex64"),
+        ("learned", {}, {"loss": lambda outputs, labels: outputs.detach().sum()}, "does not depend on the parameters"),
+    ],
+)
+def test_tasks_and_losses_without_an_outer_gradient_are_refused(head, change, inner, message):
+    model = Model(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)), 2, 3, head=head)
+    y = torch.arange(2).expand(2, -1)
+    episodes = Episode(torch.rand(2, 2, 1, 2, 2), y, torch.rand(2, 2, 1, 2, 2), y)
+    episodes = episodes._replace(**{name: getattr(episodes, name)[part] for name, part in change.items()})
+    with pytest.raises(InputError, match=message):
+        meta_gradient(model, model.init(torch.Generator()), episodes, Inner(**inner))
+
+
+def test_points_of_one_task_are_not_taken_for_tasks_of_one_point(monkeypatch):
+    """Regression on inputs of shape (point, 1) has labels of shape (point,)."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    model = Model(torch.nn.Linear(1, 3), 1, 3)
+    x, loss = torch.rand(10, 1), lambda outputs, targets: (outputs[:, 0] - targets).square().mean()
+    params = model.init(torch.Generator())
+    with pytest.raises(InputError, match=r"labels of shape \(10, 1\) would be one-image tasks: give \(image,\)"):
+        adapt(model, params, x, x, Inner(loss=loss))
+    assert adapt(model, params, x, x[:, 0], Inner(loss=loss)).head.weight.shape == (1, 3)

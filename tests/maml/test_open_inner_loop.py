@@ -3,6 +3,8 @@
 Every one is compared with a loop that is written out by hand on `torch.autograd`, in float64.
 """
 
+from dataclasses import replace
+
 import jaxtyping
 import pytest
 import torch
@@ -15,6 +17,7 @@ from metacontrast.errors import InputError
 from metacontrast.maml.engine import Engine, meta_gradient
 from metacontrast.maml.inner import adapt, learned_rates
 from metacontrast.maml.outer import accuracies
+from metacontrast.model.encoders import conv4
 from metacontrast.model.model import Model
 from metacontrast.training.evaluate import logits_after
 from metacontrast.types import Episode, Head, Inner, Params, map_params, to_named, to_tensors
@@ -76,6 +79,17 @@ def momentum(gradient, memory):
     return velocity, velocity
 
 
+def clipped(gradient, memory):
+    """The gradient shortened to a norm of 0.1, which no value of it alone decides."""
+    size = torch.stack([g.square().sum() for g in gradient.values()]).sum().sqrt()
+    return {n: g * (0.1 / size).clamp_max(1) for n, g in gradient.items()}, memory
+
+
+def weights_only(gradient, memory):
+    """Matrices alone, known by their number of axes."""
+    return {n: g if g.ndim > 1 else 0 * g for n, g in gradient.items()}, memory
+
+
 def smooth_hinge(outputs, labels):
     """A loss that no name stands for."""
     others = outputs - outputs.gather(1, labels[:, None])
@@ -90,10 +104,12 @@ def smooth_hinge(outputs, labels):
         ({"loss": smooth_hinge}, {"loss": smooth_hinge}),
         ({"query_loss": smooth_hinge}, {"query_loss": smooth_hinge}),
         ({"direction": momentum}, {"direction": momentum}),
+        ({"direction": clipped}, {"direction": clipped}),
+        ({"direction": weights_only}, {"direction": weights_only}),
         ({"loss_weights": (0.2, 0.0, 1.5)}, {}),
         ({"loss_weights": (0.2, 0.3, 0.5), "direction": momentum}, {"direction": momentum}),
     ],
-    ids=["loss", "query-loss", "momentum", "multi-step", "multi-step-momentum"],
+    ids=["loss", "query-loss", "momentum", "clipped", "weights-only", "multi-step", "multi-step-momentum"],
 )
 def test_the_outer_gradient_is_the_hand_written_loops(inner, options, order, engine):
     model, params = a_model()
@@ -130,6 +146,23 @@ def test_equal_rates_are_the_plain_loop_and_a_zeroed_head_stays_no_parameter(ord
     assert not found.head.weight.any()
     assert all((rate[0] == 0).all() for name, rate in found.rates.items() if name.startswith("encoder"))
     assert all((rate[-1] != 0).all() for rate in found.rates.values())
+
+
+def test_a_direction_is_asked_task_by_task_also_where_tasks_are_one_batch():
+    """The built-in encoder takes several tasks at once; a direction that clips must not know of it."""
+    model = Model(conv4(1, 28, filters=2), WAYS)
+    params, tasks, inner = double(model.init(torch.Generator().manual_seed(0))), some_tasks(4), Inner(2, 1.0)
+    inner = replace(inner, direction=clipped)
+    found, _ = meta_gradient(model, params, tasks, inner, engine=Engine("vmap"))
+    single = [meta_gradient(model, params, Episode(*(t[k : k + 1] for t in tasks)), inner)[0] for k in range(4)]
+    assert_equal(found, to_tensors(map_params(lambda *each: sum(each) / 4, *single)))
+
+
+def test_a_direction_must_be_like_the_gradient():
+    model, params = a_model()
+    inner = Inner(1, direction=lambda gradient, memory: ({"encoder.1.weight": gradient["encoder.1.weight"]}, memory))
+    with pytest.raises(InputError, match=r"the direction has no encoder\.1\.bias of shape \(6,\): give one like"):
+        meta_gradient(model, params, some_tasks(), inner)
 
 
 def test_a_direction_moves_the_encoder_also_in_the_first_step_from_zero():

@@ -3,11 +3,14 @@
 import jaxtyping
 import pytest
 import torch
+from torch import nn
 
 from feature_tasks import make_case
 from metacontrast import theory
 from metacontrast.errors import InputError
-from metacontrast.types import Head, Inner
+from metacontrast.maml.inner import learned_rates
+from metacontrast.model.model import Model
+from metacontrast.types import Episode, Head, Inner
 
 case = make_case(0, bias=True)
 support, t, query, u, head = case.task
@@ -93,3 +96,14 @@ def test_coefficients_check_their_probabilities_and_labels():
 def test_no_tasks_have_no_mean():
     with pytest.raises(InputError, match="no tasks"):
         theory.mean_split([])
+
+
+def test_a_split_is_of_one_step_size_and_of_an_encoder_that_is_learned():
+    """Learned rates would be left out; of a frozen encoder there is nothing to split."""
+    model = Model(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), 2, feature_size=3)
+    task = Episode(torch.rand(2, 1, 2, 2), torch.arange(2), torch.rand(2, 1, 2, 2), torch.arange(2))
+    params = model.init(torch.Generator())
+    with pytest.raises(InputError, match="without learned rates"):
+        theory.split_encoder_gradient(model.features, learned_rates(model, params, Inner()), task, Inner())
+    with pytest.raises(InputError, match="no gradient to split"):
+        theory.split_encoder_gradient(model.features, params._replace(encoder={}), task, Inner())

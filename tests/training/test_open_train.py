@@ -29,7 +29,7 @@ from metacontrast.errors import InputError
 from metacontrast.maml.engine import meta_gradient
 from metacontrast.maml.inner import learned_rates
 from metacontrast.maml.outer import loss_gradient
-from metacontrast.methods import conml, contrastive
+from metacontrast.methods import conml, contrastive, imaml, reptile
 from metacontrast.model.model import Model
 from metacontrast.training import train_run as train_run_module
 from metacontrast.training.checkpoint import TrainState, load, save
@@ -380,6 +380,20 @@ def test_heads_without_a_number_of_classes_train_on_tasks_of_any_size(head):
     assert all(torch.isfinite(t).all() for t in to_tensors(params))
     sizes = {tuple(tasks.batch([2 * n]).support_y.shape) for n in range(6)}
     assert len(sizes) > 2
+
+
+@pytest.mark.parametrize(("method", "scope"), [(reptile, "all"), (imaml, "all"), (contrastive, "head")])
+def test_methods_with_a_zeroed_head_train_on_tasks_of_any_size(method, scope):
+    """The head is not learned, so that it matters to no gradient how many rows it has."""
+    tasks = EpisodeSampler(IMAGES, 4, 3, 2, least_ways=2, block=2)
+    params = train(a_model("zeroed", ways=4), tasks, Inner(1, 0.1, scope), updates=4, meta_batch=2, gradient=method)
+    assert not params.head.weight.any()
+    assert params.head.weight.shape[0] == 4
+
+
+def test_parameters_come_without_gradients():
+    """What is added to them by `backward` is the caller's alone."""
+    assert all(t.grad is None for t in to_tensors(train(a_model(), TASKS, INNER, updates=1, meta_batch=2)))
 
 
 def test_sizes_are_the_blocks_own_and_do_not_depend_on_who_asks():

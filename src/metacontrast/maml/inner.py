@@ -203,7 +203,7 @@ def trajectory(
 def _directions(
     direction: Direction, gradient: Mapping[str, Tensor], memories: Sequence[Any]
 ) -> tuple[dict[str, Tensor], list[Any]]:
-    """Every task's own direction, by a function that knows no task axis, and what it remembers."""
+    """Every task's direction, by a function of one task, and what it remembers."""
     tasks = [{name: t[task] for name, t in gradient.items()} for task in range(len(memories))]
     ways, memories = zip(*map(direction, tasks, memories), strict=True)
     for name, tensor in tasks[0].items():

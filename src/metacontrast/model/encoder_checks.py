@@ -42,7 +42,7 @@ def copy_encoder(encoder: nn.Module) -> nn.Module:
         ) from error
     for module in copied.modules():
         if getattr(module, "inplace", False) is True:
-            module.inplace = False  # the same numbers, and the images that are given stay as they are
+            vars(module)["inplace"] = False  # the same numbers, and the images that are given stay as they are
     return copied
 
 
@@ -104,16 +104,17 @@ def withhold(module: nn.Module, names: Collection[str]) -> None:
         if id(tensor) in stands:  # under all its names, so that tied ones stay tied
             parent, _, own = name.rpartition(".")
             layer = module.get_submodule(parent)
-            (layer._parameters if own in layer._parameters else layer._buffers)[own] = stands[id(tensor)]
+            held: dict[str, Any] = layer._parameters if own in layer._parameters else layer._buffers
+            held[own] = stands[id(tensor)]
 
 
 def nodes_between(start: Iterable[Tensor], end: Tensor) -> Iterator[Node]:
     """The nodes of the autograd graph that `end` was made by, those of `start` and what is behind them left out."""
-    seen: set[Node | None] = {None, *(tensor.grad_fn for tensor in start)}
+    seen = {tensor.grad_fn for tensor in start}
     waiting = [end.grad_fn]
     while waiting:
         node = waiting.pop()
-        if node not in seen:
+        if node is not None and node not in seen:
             seen.add(node)
             yield node
             waiting.extend(following for following, _ in node.next_functions)
