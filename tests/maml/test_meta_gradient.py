@@ -289,3 +289,27 @@ def test_points_of_one_task_are_not_taken_for_tasks_of_one_point(monkeypatch):
     with pytest.raises(InputError, match=r"labels of shape \(10, 1\) would be one-image tasks: give \(image,\)"):
         adapt(model, params, x, x, Inner(loss=loss))
     assert adapt(model, params, x, x[:, 0], Inner(loss=loss)).head.weight.shape == (1, 3)
+
+
+def test_parameters_of_several_adapted_tasks_are_no_start_and_serve_no_single_task():
+    """A batch's parameters have a task axis, which would broadcast over the images of one task."""
+    model = Model(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)), 2, 3)
+    params, y = model.init(torch.Generator()), torch.arange(2).expand(3, -1)
+    batch = Episode(torch.rand(3, 2, 1, 2, 2), y, torch.rand(3, 2, 1, 2, 2), y)
+    adapted = adapt(model, params, batch.support_x, batch.support_y, Inner())
+    with pytest.raises(InputError, match="several adapted tasks, the images of one"):
+        model.query_logits(adapted, batch.support_x[0], batch.query_x[0])
+    with pytest.raises(InputError, match="several adapted tasks, the images of one"):
+        model.logits(adapted, batch.query_x[0])
+    with pytest.raises(InputError, match="several adapted tasks: start from the parameters before adapt"):
+        adapt(model, adapted, batch.support_x, batch.support_y, Inner())
+    with pytest.raises(InputError, match="do not have the sum 1"):
+        adapt(model, params, batch.support_x, batch.support_y, Inner(), torch.ones(3, 2))
+
+
+def test_a_head_of_class_means_has_no_regression(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    model = Model(torch.nn.Linear(1, 3), 2, 3, head="prototype")
+    loss = lambda outputs, targets: (outputs[:, 0] - targets).square().mean()  # noqa: E731
+    with pytest.raises(InputError, match="averages the images of a class, and labels are numbers"):
+        adapt(model, model.init(torch.Generator()), torch.rand(4, 1), torch.rand(4), Inner(loss=loss))

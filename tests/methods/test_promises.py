@@ -19,6 +19,7 @@ from metacontrast.maml.engine import split
 from metacontrast.maml.inner import adapt
 from metacontrast.maml.outer import accuracies, loss_gradient
 from metacontrast.methods import METHODS, Method, conml, contrastive, imaml, reptile, supcon, supervised
+from metacontrast.methods.batches import base_classifier
 from metacontrast.model.head import zero_head
 from metacontrast.model.model import Model
 from metacontrast.report.findings import explain_run, findings_text, setting
@@ -282,6 +283,18 @@ def test_a_model_or_inner_loop_that_a_gradient_is_not_for_is_refused_in_one_line
     with pytest.raises(InputError, match=message) as error:
         train(SOME[head], SMALL.test_tasks(IMAGES[0]), inner, updates=1, gradient=gradient)
     assert "\n" not in str(error.value)
+
+
+def test_batches_without_what_a_method_compares_are_refused():
+    """Classes that the classifier lacks; no two images of a class."""
+    x, y = torch.rand(2, *IMAGES[0].shape), torch.tensor([0, 5])
+    batch = Episode(x[:0], y[:0], x, y)
+    model = SOME["prototype"]
+    params = base_classifier(model, model.init(torch.Generator()), torch.Generator(), classes=4)
+    with pytest.raises(InputError, match="the classifier is of 4 classes, and a label is 5"):
+        supervised(model, params, batch, Inner())
+    with pytest.raises(InputError, match="no class has two images in a batch"):
+        supcon(SOME["cosine"], SOME["cosine"].init(torch.Generator()), batch, Inner())
 
 
 def test_a_training_that_depends_on_its_length_is_not_made_longer(tmp_path):

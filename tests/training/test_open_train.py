@@ -34,6 +34,7 @@ from metacontrast.model.model import Model
 from metacontrast.training import train_run as train_run_module
 from metacontrast.training.checkpoint import TrainState, load, save
 from metacontrast.training.config import TrainConfig
+from metacontrast.training.evaluate import Evaluation, evaluate
 from metacontrast.training.records import read_records
 from metacontrast.training.run import RunDirectory, load_params, load_run, open_run
 from metacontrast.training.train import train
@@ -389,6 +390,56 @@ def test_methods_with_a_zeroed_head_train_on_tasks_of_any_size(method, scope):
     params = train(a_model("zeroed", ways=4), tasks, Inner(1, 0.1, scope), updates=4, meta_batch=2, gradient=method)
     assert not params.head.weight.any()
     assert params.head.weight.shape[0] == 4
+
+
+class Fixed:
+    """A source that returns one thing, whatever it is asked for."""
+
+    def __init__(self, made):
+        self.batch = lambda indices: made
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tasks": object()}, r"tasks are a object without batch\(indices\)"),
+        ({"tasks": Fixed(tuple(TASKS.batch(range(2))))}, "returned a tuple: give an Episode of tensors"),
+        ({"tasks": Fixed(TASKS.batch(range(1)))}, "returned 1 tasks, not 2: give all"),
+        ({"transform": lambda episodes, indices: None}, "returned a NoneType: give an Episode"),
+        ({"optimizer": torch.optim.Adam([torch.zeros(1)])}, "optimizer is a Adam, but must be a function"),
+        ({"updates": 2.5}, r"updates=2\.5 is not a whole number"),
+    ],
+)
+def test_what_train_cannot_take_is_refused_in_one_line(options, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(InputError, match=message) as error:
+        train(a_model(), **{"tasks": TASKS, "inner": INNER, "updates": 1, "meta_batch": 2, **options})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tasks": Fixed(None)}, "evaluate takes an EpisodeSampler, not a Fixed"),
+        ({"inner": lambda update: INNER}, "inner is a function, but at test it is one Inner"),
+    ],
+)
+def test_what_evaluate_cannot_take_is_refused_in_one_line(options, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    model = a_model()
+    params = model.init(torch.Generator())
+    with pytest.raises(InputError, match=message):
+        evaluate(model, params, **{"tasks": TASKS, "inner": INNER, "evaluation": Evaluation(), **options})
+
+
+def test_parameters_of_bfloat16_are_stored_and_read(tmp_path):
+    """A kind of number that NumPy does not have."""
+    model = a_model()
+    params = map_params(torch.Tensor.bfloat16, model.init(torch.Generator()))
+    halves = lambda tasks, _: Episode(*(t.bfloat16() if t.is_floating_point() else t for t in tasks))  # noqa: E731
+    options = {"updates": 1, "meta_batch": 2, "params": params, "transform": halves}
+    found = train(model, TASKS, INNER, out=tmp_path / "run", **options)
+    assert all(map(torch.equal, to_tensors(load_params(tmp_path / "run", params)), to_tensors(found)))
 
 
 def test_parameters_come_without_gradients():

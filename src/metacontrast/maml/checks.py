@@ -42,6 +42,10 @@ def check_support(model: Model, params: Params, support_x: Tensor, support_y: Te
     """Raise `InputError` for support sets that cannot be adapted to."""
     check_labels("support", support_x, support_y, model.ways, loss)
     averages = model.head in ("prototype", "cosine")
+    if averages and support_y.is_floating_point():
+        raise InputError(
+            f"head={model.head!r} averages the images of a class, and labels are numbers: use another head"
+        )
     if averages and support_y.is_cpu and (F.one_hot(support_y, model.ways).sum(-2) == 0).any():
         raise InputError(f"a support set lacks some of its {model.ways} classes, but head={model.head!r} averages each")
     check_params(model, params, scope)
@@ -65,6 +69,8 @@ def check_params(model: Model, params: Params, scope: str) -> None:
             f"the parameters {problem} {name}: take those of model.init(...); what is not to be trained is frozen by "
             "requires_grad_(False) before the model is made"
         )
+    if params.head.weight.ndim != 2 or model.has_task_axis(params.encoder):
+        raise InputError("the parameters are those of several adapted tasks: start from the parameters before adapt")
     if scope == "encoder" and not params.encoder:
         raise InputError("scope='encoder', but the encoder is frozen: use scope='head'")
     check_rates(model, params)

@@ -94,6 +94,8 @@ def adapt(
     if weights is not None and weights.shape != support_y.shape:
         shapes = f"{tuple(weights.shape)}, but labels {tuple(support_y.shape)}"
         raise InputError(f"weights of the support images have shape {shapes}: give one for each image")
+    if weights is not None and weights.is_cpu and ((weights.sum(-1) - 1).abs() > 1e-3).any():
+        raise InputError("weights of the support images do not have the sum 1: divide them by their sum")
     return last(trajectory(model, params, support_x, support_y, inner, weights))
 
 

@@ -49,6 +49,11 @@ def supervised(model: Model, params: Params, episode: Episode, inner: Inner) -> 
     check_method("supervised", model, ("prototype", "cosine"))
     if CLASSIFIER not in params.extra:
         raise InputError("supervised needs a classifier of the training classes: start from base_classifier(...)")
+    classes = len(params.extra[CLASSIFIER])
+    if episode.query_y.is_cpu and int(episode.query_y.max()) >= classes:
+        raise InputError(
+            f"the classifier is of {classes} classes, and a label is {int(episode.query_y.max())}: add more"
+        )
 
     def loss(params: Params) -> tuple[Tensor, Tensor]:
         features, weight = model.features(params.encoder, episode.query_x), params.extra[CLASSIFIER]
@@ -70,6 +75,8 @@ def supcon(model: Model, params: Params, episode: Episode, inner: Inner) -> tupl
         inner: not used.
     """
     check_method("supcon", model, ("cosine",))
+    if episode.query_y.is_cpu and len(episode.query_y.unique()) == len(episode.query_y):
+        raise InputError("no class has two images in a batch, so that there is nothing to pull together: take more")
 
     def loss(params: Params) -> tuple[Tensor, Tensor]:
         return supcon_loss(

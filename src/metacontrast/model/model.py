@@ -283,6 +283,9 @@ class Model:
             raise InputError(f"the encoder's features are {found.dtype}: end it in a layer that returns real numbers")
         if not own.keeps_images_apart:
             check_graph(found, encoder.values())
+            mixed = found.dtype != like.dtype and found.is_floating_point() and like.is_floating_point()
+            if encoder and mixed and not torch.is_autocast_enabled(images.device.type):
+                raise InputError(f"the encoder returns {found.dtype}, its parameters are {like.dtype}: use one of them")
         return found
 
     def query_features(
@@ -308,6 +311,7 @@ class Model:
 
     def logits(self, params: Params, images: Float[Tensor, "image ..."]) -> Float[Tensor, "image way"]:
         """W φ(x) + b for the support images, normalized by one another."""
+        self._check_of_one_task(params)
         return apply_head(params.head, self.features(params.encoder, images))
 
     def query_logits(
@@ -317,7 +321,12 @@ class Model:
         query_x: Float[Tensor, "query ..."],
     ) -> Float[Tensor, "query way"]:
         """W φ(q) + b for one task's query images under the model's normalization policy."""
+        self._check_of_one_task(params)
         return apply_head(params.head, self.query_features(params.encoder, support_x, query_x))
+
+    def _check_of_one_task(self, params: Params) -> None:
+        if params.head.weight.ndim != 2 or self.has_task_axis(params.encoder):
+            raise InputError("the parameters are those of several adapted tasks, the images of one: adapt to that one")
 
     def start(
         self,

@@ -106,6 +106,12 @@ def evaluate_tasks(
     engine: Engine = AUTO,
 ) -> Float[Tensor, "episode row"]:
     """The accuracy on every single test task; the columns are the rows that `evaluate` averages, the same arguments."""
+    if not isinstance(tasks, EpisodeSampler):
+        raise InputError(
+            f"evaluate takes an EpisodeSampler, not a {type(tasks).__name__}: call adapt on tasks of others"
+        )
+    if not isinstance(inner, Inner):
+        raise InputError(f"inner is a {type(inner).__name__}, but at test it is one Inner for all tasks: give that")
     if tasks.least_ways is not None or tasks.least_shots is not None:
         raise InputError(
             "these tasks have several sizes, and an accuracy is of one: leave out least_ways and least_shots"

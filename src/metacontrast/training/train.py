@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from metacontrast.errors import InputError, check_counts
+from metacontrast.fields import as_declared
 from metacontrast.files import as_path
 from metacontrast.maml.engine import AUTO, Engine, TaskGradient, mean_task_gradient, meta_gradient
 from metacontrast.maml.outer import Metrics
@@ -67,6 +68,7 @@ def outer_updates(
         episodes = tasks.batch(indices)
         if transform is not None:
             episodes = transform(episodes, indices)
+        check_episodes(episodes, len(indices))
         try:
             metrics = step(state, episodes, ways_at(indices[0]))
         except NotFinite as error:
@@ -75,6 +77,24 @@ def outer_updates(
                 f"{numbers[-1]}: lower --inner-lr or --outer-lr; {run.last_checkpoint()}"
             ) from error
         yield metrics
+
+
+def check_source(tasks: object) -> None:
+    """Raise `InputError` for what makes no tasks."""
+    if not callable(getattr(tasks, "batch", None)):
+        raise InputError(
+            f"tasks are a {type(tasks).__name__} without batch(indices): give an EpisodeSampler, or an object with it"
+        )
+
+
+def check_episodes(episodes: object, count: int) -> None:
+    """Raise `InputError` for anything but `count` tasks in tensors."""
+    if not isinstance(episodes, Episode) or not all(isinstance(part, Tensor) for part in episodes):
+        raise InputError(
+            f"batch(indices) or transform returned a {type(episodes).__name__}: give an Episode of tensors"
+        )
+    if len(episodes.query_y) != count:
+        raise InputError(f"batch(indices) or transform returned {len(episodes.query_y)} tasks, not {count}: give all")
 
 
 def update_tasks(updates: int, meta_batch: int) -> range:
@@ -135,13 +155,18 @@ def train(
     Raises:
         InputError: a loss or gradient is not finite; tasks do not fit the model; `out` holds another run.
     """
-    check_counts(
-        updates=updates,
-        meta_batch=meta_batch,
-        workers=workers,
-        tasks_at_once=tasks_at_once,
-        checkpoint_every=checkpoint_every,
-    )
+    counts = {
+        "updates": updates,
+        "meta_batch": meta_batch,
+        "workers": workers,
+        "tasks_at_once": tasks_at_once,
+        "checkpoint_every": checkpoint_every,
+    }
+    check_counts(**{name: as_declared(name, value, int) for name, value in counts.items()})
+    check_source(tasks)
+    for name, maker in {"optimizer": optimizer, "schedule": schedule}.items():
+        if maker is not None and not callable(maker):
+            raise InputError(f"{name} is a {type(maker).__name__}, but must be a function that makes one: see the docs")
     if clip_norm is not None and not clip_norm > 0:
         raise InputError(f"clip_norm={clip_norm}, but it must be above 0; leave it out to clip nothing")
     if gradient is None and tasks_at_once > 1:
