@@ -193,3 +193,23 @@ def test_bad_input_is_one_line():
     frozen = Model(copy.deepcopy(model.encoder).requires_grad_(False), model.ways, model.feature_size)
     with pytest.raises(InputError, match="the encoder is frozen, and what is explained is its gradient"):
         explain(frozen, params._replace(encoder={}), good, inner)
+
+
+class Dropping(torch.nn.Module):
+    """Dropout that is never off."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body, self.feature_size = body, body.feature_size
+
+    def forward(self, x):
+        return torch.nn.functional.dropout(self.body(x), 0.2)
+
+
+def test_an_encoder_that_draws_at_random_has_no_gradient_to_split():
+    """Every call has another gradient, so that the remainder would be the difference of two draws."""
+    model, params = small_model("learned")
+    random = Model(Dropping(model.encoder.requires_grad_(True)), model.ways)
+    params = params._replace(encoder={f"body.{name}": t for name, t in params.encoder.items()})
+    with pytest.raises(InputError, match="draws at random when it is called"):
+        explain(random, params, tasks(), Inner(1, 0.1))

@@ -147,6 +147,7 @@ def explain(
     orders = cyclic_orders(model.ways, label_orders)
     few = Episode(*(part[:ordered_tasks] for part in episodes))
     with arithmetic("float32", episodes.query_x.device):
+        _check_repeats(model, params, episodes.support_x[0])
         (gradient, *parts), views = _view_tasks(model, params, episodes, inner, executor)
         if not torch.isfinite(gradient).all():
             raise InputError("the outer gradient is not finite: lower the inner learning rate (--inner-lr at training)")
@@ -161,6 +162,19 @@ def explain(
         orders=orders,
         order_accuracy=torch.cat([views.accuracy[None, :ordered_tasks], reordered]).cpu(),
     )
+
+
+def _check_repeats(model: Model, params: Params, images: Tensor) -> None:
+    """Raise `InputError` for an encoder of unknown layers that gives the same images other features the next time."""
+    if model.knows_layers:
+        return
+    with torch.no_grad():
+        one, two = model.features(params.encoder, images), model.features(params.encoder, images)
+    if (one - two).norm() > 1e-3 * one.norm():
+        raise InputError(
+            "the encoder draws at random when it is called, so that its gradient cannot be split: use nn.Dropout, "
+            "which is off here, in place of F.dropout"
+        )
 
 
 def _view_tasks(
