@@ -44,9 +44,10 @@ _NOT_SAVED = ("model", "weights", "device", "verbose")
 class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
     """A classifier of a user's images from a few examples of each class; any number of classes.
 
-    Images are a folder, a data set, or a list or stack of paths, files, PIL images, arrays or tensors, see
-    `classifier.inputs`. Labels are anything hashable. Every class has the same share, however many examples it has. As
-    scikit-learn has it, `fit` checks the parameters.
+    Images are a folder, a data set, or a list or stack of paths, files, PIL images, arrays or tensors: whole numbers
+    from 0 to 255 or floats from 0 to 1, arrays `(height, width[, channel])`, tensors `(channel, height, width)`, and
+    any of these with a leading axis. Labels are anything hashable. Every class has the same share, however many
+    examples it has. As scikit-learn has it, `fit` checks the parameters.
 
     Args:
         model: `auto` cross-validates the installed models and takes the best; or a model that comes with the package

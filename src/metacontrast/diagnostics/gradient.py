@@ -133,6 +133,12 @@ def explain(
         executor: a thread pool to spread the tasks over.
         label_orders: how many orders of the labels to try: as they are, shifted by 1, by 2, …; 1 or more.
         ordered_tasks: on how many of the tasks; 1 or more.
+
+    Returns:
+        The norm of the gradient, its parts with their shares, and what was measured around it, means over the tasks.
+
+    Raises:
+        InputError: the theory does not describe the model or the inner loop, or the gradient is not finite.
     """
     check_counts(label_orders=label_orders, ordered_tasks=ordered_tasks)
     check_batch(episodes)

@@ -122,6 +122,9 @@ def train_config(
 
     Returns:
         The trained model, as `load_run` reads it.
+
+    Raises:
+        InputError: the data are not there or do not fit, `out` holds another run, or a loss is not finite.
     """
     images = load_images(config, data_root)
     with threads(workers) as executor, open_run(as_path(out), config, images, "cpu", resume=resume) as run:
