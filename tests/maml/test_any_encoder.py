@@ -569,3 +569,140 @@ def test_models_of_unknown_layers_can_be_copied_and_pickled():
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), model.with_norm("inductive")):
         found, _ = meta_gradient(twin, twin.init(torch.Generator().manual_seed(1)), batch(), Inner(2, 0.1))
         assert all(map(torch.equal, to_tensors(found), to_tensors(expected)))
+
+
+class OnTokens(nn.Module):
+    """A batch norm over the rows of tokens of all images."""
+
+    def __init__(self):
+        super().__init__()
+        self.project, self.norm = nn.Conv2d(1, SIZE, 2, stride=2), nn.BatchNorm1d(SIZE)
+
+    def forward(self, x):
+        tokens = self.project(x).flatten(2).mT
+        return self.norm(tokens.flatten(0, 1)).view(*tokens.shape).mean(1)
+
+
+def test_a_batch_norm_that_cannot_tell_the_support_images_is_refused():
+    """Under the batch's own statistics rows do not matter; under the support set's they do."""
+    episodes = batch(2)
+    torch.manual_seed(0)
+    module = OnTokens().double()
+    for norm in ("transductive", "inductive"):
+        model = Model(module, WAYS, feature_size=SIZE, norm=norm)
+        params = model.init(torch.Generator().manual_seed(1))
+        if norm == "transductive":
+            meta_gradient(model, params, episodes, Inner(1, 0.1))
+            continue
+        with pytest.raises(InputError, match="sees 108 rows for 12 images"):
+            meta_gradient(model, params, episodes, Inner(1, 0.1))
+
+
+class Keeping(Wrapped):
+    """Keeps its activation on itself, as those do who want to look at it, and an average that drifts."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(SIZE))
+
+    def forward(self, x):
+        self.kept = self.body(x)
+        self.seen.mul_(0.999).add_(1e-4 * self.kept.detach().mean(0))
+        return self.kept - self.seen
+
+
+class OwnLoading(Wrapped):
+    """Loads its body's state only."""
+
+    def load_state_dict(self, state_dict, strict=True, **options):
+        return self.body.load_state_dict(state_dict, strict, **options)
+
+    def forward(self, x):
+        return self.body(x)
+
+
+class Filtered(nn.Module):
+    """A complex filter in the space of frequencies."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("filter", torch.randn(SIDE, SIDE // 2 + 1, dtype=torch.complex64))
+
+    def forward(self, x):
+        return torch.fft.irfft2(torch.fft.rfft2(x) * self.filter, s=(SIDE, SIDE)).flatten(1)[:, :SIZE]
+
+
+class Halved(Wrapped):
+    """Returns numbers of 16 bits."""
+
+    def forward(self, x):
+        return self.body(x).half()
+
+
+class WithExtra(Wrapped):
+    """Has a state that is no tensor."""
+
+    def get_extra_state(self):
+        return {"version": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+    def forward(self, x):
+        return self.body(x)
+
+
+@pytest.mark.parametrize("build_one", [Keeping, OwnLoading, Filtered, Halved, WithExtra])
+def test_a_classifier_takes_its_features_from_the_encoder_as_it_is(build_one, monkeypatch):
+    """From several threads and again and again, as the plain module's first call gives them."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    torch.manual_seed(0)
+    module = build_one().eval()
+    x = torch.rand(40, SIDE, SIDE, generator=torch.Generator().manual_seed(3)).mul(255).byte()
+    plain = copy.deepcopy(module)
+    with torch.no_grad():
+        expected = torch.cat([copy.deepcopy(plain)(image[None, None] / 255) for image in x]).float()
+    module.train()
+    for child in module.children():
+        child.eval()
+    modes = [each.training for each in module.modules()]
+    start = StartingPoint.from_encoder(module, ImageFormat(1, SIDE), Inner(2, 0.3, "head"))
+    assert [each.training for each in module.modules()] == modes
+    assert all(map(torch.equal, module.buffers(), plain.buffers()))
+    classifier = FewShotClassifier(start, head="prototype").fit(list(x.numpy()), [k % 2 for k in range(40)])
+    for _ in range(2):
+        found = torch.as_tensor(classifier.transform(list(x.numpy())))
+        torch.testing.assert_close(found.float(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_encoder_that_loads_in_its_own_way_is_adapted_too():
+    """The adapted parameters are set by name, whatever `load_state_dict` does."""
+    x = torch.rand(6, SIDE, SIDE, generator=torch.Generator().manual_seed(3)).mul(255).byte().numpy()
+    answers = []
+    for kind in (Iterated, OwnLoading):
+        torch.manual_seed(0)
+        start = StartingPoint.from_encoder(kind(), ImageFormat(1, SIDE), Inner(5, 1.0, "all"), SIZE)
+        answers.append(FewShotClassifier(start, folds=0).fit(x, [0, 0, 1, 1, 2, 2]).predict_proba(x))
+    assert abs(answers[0] - answers[1]).max() < 1e-5
+
+
+def test_a_batch_norm_that_does_not_run_has_no_statistics_to_fix():
+    """Under the support set's statistics; the same encoder is taken with its own averages."""
+
+    class Unused(Wrapped):
+        def __init__(self):
+            super().__init__()
+            self.aside = nn.BatchNorm2d(2)
+
+        def forward(self, x):
+            return self.body(x)
+
+    x = torch.rand(4, SIDE, SIDE, generator=torch.Generator().manual_seed(3)).mul(255).byte().numpy()
+    for batch_stats in ("running", "support"):
+        start = StartingPoint.from_encoder(Unused(), ImageFormat(1, SIDE), Inner(1, 0.3), SIZE, batch_stats)
+        classifier = FewShotClassifier(start, folds=0)
+        if batch_stats == "running":
+            classifier.fit(x, [0, 0, 1, 1])
+            continue
+        with pytest.raises(InputError, match="does not run on the support images"):
+            classifier.fit(x, [0, 0, 1, 1])

@@ -34,7 +34,7 @@ from metacontrast.classifier.fitted import check_finite, task_of
 from metacontrast.classifier.storage import State
 from metacontrast.errors import InputError, one_line
 from metacontrast.maml.inner import standing_steps, task_losses, trajectory
-from metacontrast.model.frozen import freeze
+from metacontrast.model.frozen import freeze, frozen_features
 from metacontrast.model.head import class_means, one_hot
 from metacontrast.model.model import Model, apply_head
 from metacontrast.model.solvers import balanced_weights, penalty_unit
@@ -124,8 +124,8 @@ def explainer(state: State) -> Callable[[UInt8[Tensor, "channel height width"]],
     def explain(image: UInt8[Tensor, "channel height width"]) -> Explanation:
         with torch.no_grad():
             shown = start.images.to_input(image[None])
-            query = check_finite(fitted.network.encoder(shown))[0]
-            unmoved = query if before is None else before(shown)[0]
+            query = check_finite(frozen_features(fitted.network.encoder, shown))[0]
+            unmoved = query if before is None else frozen_features(before, shown)[0]
         logits, elsewhere = (apply_head(head, features[None])[0].double() for features in (query, unmoved))
         one, other = logits.topk(2).indices.tolist()
         parts, coefficients, similarities, begun = contributions(found, query.double(), one, other)

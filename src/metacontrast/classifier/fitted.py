@@ -22,7 +22,7 @@ from metacontrast.data.decode import BATCH, Item, UnreadableImage
 from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import arithmetic
-from metacontrast.model.frozen import freeze
+from metacontrast.model.frozen import freeze, frozen_features
 from metacontrast.model.head import class_means
 from metacontrast.model.model import Model, apply_head
 from metacontrast.types import Head, Params, map_params
@@ -67,7 +67,7 @@ class Network(nn.Module):
 
     def features(self, pixels: UInt8[Tensor, "image channel height width"]) -> Float[Tensor, "image feature"]:
         """What the encoder makes of the images."""
-        return self.encoder(self.images.to_input(pixels))
+        return frozen_features(self.encoder, self.images.to_input(pixels))
 
 
 def check_finite(found: Float[Tensor, "image value"], names: Sequence[str] | None = None) -> Tensor:

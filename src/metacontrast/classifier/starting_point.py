@@ -23,7 +23,7 @@ from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError, check_choice
 from metacontrast.files import as_path, atomic_path, check_writable, parse_json, read_facts
 from metacontrast.methods import METHODS
-from metacontrast.model.frozen import freeze
+from metacontrast.model.frozen import freeze, set_values
 from metacontrast.model.model import Model
 from metacontrast.training import checkpoint, sources
 from metacontrast.training.config import config_from_values
@@ -83,7 +83,7 @@ class StartingPoint:
     def encoder(self) -> nn.Module:
         """The encoder as a module of its own, with the parameters in it."""
         module = copy.deepcopy(self.model.encoder)
-        module.load_state_dict(self.params.encoder, strict=False)
+        set_values(module, self.params.encoder)
         return module
 
     @cached_property

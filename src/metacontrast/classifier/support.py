@@ -31,6 +31,7 @@ from metacontrast.data.images import ClassImages, as_labels, group_by_class
 from metacontrast.errors import InputError
 from metacontrast.files import as_path, why_no_folder
 from metacontrast.maml.engine import arithmetic
+from metacontrast.model.frozen import frozen_features
 
 PICTURE, GPU_BATCH = 64, 256
 ADVICE = "replace or remove them, or raise max_pixels for those that are too large"
@@ -194,7 +195,7 @@ def read(
 
     def features_of(some: Tensor) -> Tensor:
         assert encoder is not None
-        return encoder(start.images.to_input(some.to(place))).cpu()
+        return frozen_features(encoder, start.images.to_input(some.to(place))).cpu()
 
     kept, images, features = [], [], []
     while batch := list(islice(stream, BATCH)):

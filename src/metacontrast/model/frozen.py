@@ -8,12 +8,14 @@ module without a task's state, fit for export.
 """
 
 import copy
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from metacontrast.errors import InputError
 from metacontrast.model.image_wise import keeps_images_apart
@@ -46,19 +48,45 @@ def freeze(
     Raises:
         InputError: an encoder of unknown layers computes other features for three support images alone than together.
     """
-    module = copy.deepcopy(model.encoder).to(support_x.device, support_x.dtype)
-    module.load_state_dict(encoder, strict=False)
+    module = copy.deepcopy(model.encoder).to(support_x.device)
+    module._apply(lambda t: t.to(support_x.dtype) if t.is_floating_point() else t)  # complex numbers stay complex
+    set_values(module, encoder)
     frozen = _replace_norms(module, _fixed_norms(module, support_x)) if _norms(module) else module
     if not keeps_images_apart(frozen, FixedNorm):
         _check_images_apart(frozen, support_x[:3])
     return frozen
 
 
+def set_values(module: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Give the parameters of a module that are named other values, also where it loads a state in a way of its own."""
+    own = dict(module.named_parameters())
+    for name, value in values.items():
+        own[name].data.copy_(value.detach())
+
+
+def frozen_features(frozen: nn.Module, images: Tensor) -> Float[Tensor, "image feature"]:
+    """The features of images by a frozen encoder, from any thread.
+
+    Layers of unknown kind may keep something in the module, or write to its buffers or images: they run in one thread
+    at a time, on copies.
+    """
+    if torch.compiler.is_exporting() or keeps_images_apart(frozen, FixedNorm):
+        found = frozen(images)
+    else:
+        with _ONE_AT_A_TIME:
+            buffers = {name: t.clone() for name, t in frozen.named_buffers()}
+            found = functional_call(frozen, buffers, (images.clone(),))
+    return found.float() if found.dtype in (torch.float16, torch.bfloat16) else found
+
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
 def _check_images_apart(frozen: nn.Module, images: Float[Tensor, "image channel height width"]) -> None:
     """Raise `InputError` where an image's features change with the images beside it by more than rounding."""
     with torch.no_grad():
-        alone = torch.cat([frozen(image[None].clone()) for image in images])  # a layer may write to its images
-        together = frozen(images.clone())
+        alone = torch.cat([frozen_features(frozen, image[None]) for image in images])
+        together = frozen_features(frozen, images)
     change = ((together - alone).norm() / together.norm().clamp_min(1e-30)).item()
     if not change < 1e-3:
         raise InputError(
@@ -102,9 +130,14 @@ def _fixed_norms(
     for norm in _norms(module):
         vars(norm)["forward"] = fixing(norm)
     with torch.no_grad():
-        module(support_x.clone())
+        frozen_features(module, support_x)
     for norm in _norms(module):
         del vars(norm)["forward"]
+    if len(fixed) < len(_norms(module)):
+        raise InputError(
+            "a batch norm of the encoder does not run on the support images, and has no statistics of them: remove "
+            "what is not used, or use the encoder's own averages (norm or batch_stats 'running')"
+        )
     return fixed
 
 

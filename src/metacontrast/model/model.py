@@ -270,7 +270,7 @@ class Model:
         elif self.fused and images.ndim == 4 and runs_fused(images):
             images = channels_last(images)
         buffers = {name: t.clone() for name, t in own.buffers.items()}
-        buffers |= dict.fromkeys(own.task_buffers, torch.empty(tasks, reference, 0))
+        buffers |= dict.fromkeys(own.task_buffers, torch.empty(tasks, reference, len(images), 0))
         try:
             found = functional_call(own.encoder, (encoder, buffers), (images,))
         except RuntimeError as error:

@@ -35,9 +35,10 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 class TaskBatchNorm(nn.Module):
     """Batch normalization over a task's own examples, affine, without running averages.
 
-    The buffer `tasks` holds no numbers: its shape `(groups, reference, 0)` says how many tasks of equal size the batch
-    holds one after the other, and how many leading examples of each set the statistics, 0 meaning all. It is a
-    buffer so that `torch.func.functional_call` can carry it into any encoder.
+    The buffer `tasks` holds no numbers: its shape `(groups, reference, images, 0)` says how many tasks of equal size
+    the batch holds one after the other, how many leading examples of each set the statistics, 0 meaning all, and how
+    many images the encoder was called with. It is a buffer so that `torch.func.functional_call` can carry it into any
+    encoder.
     """
 
     tasks: Tensor
@@ -47,13 +48,18 @@ class TaskBatchNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("tasks", torch.empty(1, 0, 0), persistent=False)
+        self.register_buffer("tasks", torch.empty(1, 0, 0, 0), persistent=False)
 
     def forward(self, x: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel *space"]:
         """Normalize every channel."""
-        groups, reference, _ = self.tasks.shape
+        groups, reference, images, _ = self.tasks.shape
         if reference == 0:
             check_examples(x.numel() // (groups * x.shape[1]))
+        elif len(x) != images:
+            raise InputError(
+                f"a batch norm in the encoder sees {len(x)} rows for {images} images, so that those of the support set "
+                "cannot be told: keep the images as its first axis, or use norm='transductive'"
+            )
         if groups > 1:
             one = partial(task_batch_norm, reference=reference, weight=self.weight, bias=self.bias, eps=self.eps)
             return torch.cat([one(part) for part in x.chunk(groups)])

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from metacontrast.data.decode import enumerate_some
 from metacontrast.data.folder import IMAGENET_MEAN, IMAGENET_STD
@@ -154,17 +155,21 @@ def build(name: str, weights: Path | None = None, *, trained: bool = True) -> Bu
 
 def feature_size(encoder: nn.Module, images: ImageFormat, name: str) -> int:
     """The length of the features of a grey image; `InputError` where the module gives none."""
-    was_training = encoder.training
+    modes = {module: module.training for module in encoder.modules()}
+    buffers = {key: t.clone() for key, t in encoder.named_buffers()}
     try:
+        encoder.eval()
         with torch.no_grad():
-            found = encoder.eval()(images.to_input(torch.full((2, *images.shape), 127, dtype=torch.uint8)))
+            grey = images.to_input(torch.full((2, *images.shape), 127, dtype=torch.uint8))
+            found = functional_call(encoder, buffers, (grey,))
     except Exception as error:
         reason = str(error).strip().partition("\n")[0][:200]
         raise InputError(
             f"the encoder {name} fails on an image of its size ({reason}): check its image format"
         ) from error
     finally:
-        encoder.train(was_training)
+        for module, mode in modes.items():
+            module.training = mode
     if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2:
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise InputError(f"the encoder {name} gives {shape} for 2 images, not (2, features): end it in nn.Flatten()")
@@ -211,6 +216,9 @@ def digest_of(encoder: nn.Module) -> str:
     """SHA-256 over the names, types, shapes and bytes of all tensors of a module."""
     found = hashlib.sha256()
     for key, tensor in sorted(encoder.state_dict().items()):
+        if not isinstance(tensor, Tensor):  # what a module says of itself by get_extra_state
+            found.update(f"{key} {tensor!r}\n".encode())
+            continue
         plain = tensor.detach().cpu().contiguous()
         found.update(f"{key} {plain.dtype} {tuple(plain.shape)}\n".encode())
         found.update(plain.flatten().view(torch.uint8).numpy().tobytes() if plain.numel() else b"")

@@ -92,7 +92,7 @@ def _first_block(layers: Layers) -> tuple[Block, int]:
 def _run(
     convolution: nn.Conv2d | None, norm: TaskBatchNorm, before: float, after: float, window: int, x: Tensor
 ) -> Tensor:
-    groups, reference, _ = norm.tasks.shape
+    groups, reference, *_ = norm.tasks.shape
     layout = BlockLayout(len(x) // groups, reference or len(x) // groups, before, after, window)
     if convolution is None:
         return norm_block(x, norm.weight, norm.bias, layout, norm.eps)
