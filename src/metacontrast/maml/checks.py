@@ -69,7 +69,7 @@ def check_params(model: Model, params: Params, scope: str) -> None:
             f"the parameters {problem} {name}: take those of model.init(...); what is not to be trained is frozen by "
             "requires_grad_(False) before the model is made"
         )
-    if params.head.weight.ndim != 2 or model.has_task_axis(params.encoder):
+    if model.are_of_several_tasks(params):
         raise InputError("the parameters are those of several adapted tasks: start from the parameters before adapt")
     if scope == "encoder" and not params.encoder:
         raise InputError("scope='encoder', but the encoder is frozen: use scope='head'")

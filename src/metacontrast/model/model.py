@@ -253,9 +253,8 @@ class Model:
                 return torch.func.vmap(partial(one_task, encoder))(images)
             except RuntimeError:  # control flow that depends on values, or an operation without a rule
                 pass
-        tasks = range(len(images))
-        own = [{name: t[k] for name, t in encoder.items()} if moving else encoder for k in tasks]
-        found = torch.stack([one_task(own[k], images[k]) for k in tasks])
+        each = ({name: t[k] for name, t in encoder.items()} if moving else encoder for k in range(len(images)))
+        found = torch.stack([one_task(own, its) for own, its in zip(each, images, strict=True)])
         self._own.can_be_mapped = False
         return found
 
@@ -324,8 +323,12 @@ class Model:
         self._check_of_one_task(params)
         return apply_head(params.head, self.query_features(params.encoder, support_x, query_x))
 
+    def are_of_several_tasks(self, params: Params) -> bool:
+        """Whether parameters were adapted to a batch of tasks, and have a leading task axis."""
+        return params.head.weight.ndim != 2 or self.has_task_axis(params.encoder)
+
     def _check_of_one_task(self, params: Params) -> None:
-        if params.head.weight.ndim != 2 or self.has_task_axis(params.encoder):
+        if self.are_of_several_tasks(params):
             raise InputError("the parameters are those of several adapted tasks, the images of one: adapt to that one")
 
     def start(

@@ -105,8 +105,7 @@ class OuterStep:
         model = self.model if ways in (None, self.model.ways) else self.model.with_ways(ways)
         own = self.gradient(model, state.params, episodes, self.inner(state.updates))
         gradient, metrics = self.distributed.all_reduce_mean(*own, self.meta_batch, self.tasks_at_once)
-        followed = zero_head(gradient) if model.head == "zeroed" else gradient  # what is not learned is not clipped
-        move(state, followed, self.clip_norm)
+        move(state, gradient, self.clip_norm)
         if model.head == "zeroed":
             for tensor, zero in zip(to_tensors(state.params), to_tensors(zero_head(state.params)), strict=True):
                 tensor.copy_(zero)
