@@ -128,6 +128,22 @@ def test_frozen_parameters_stay_out_of_what_is_learned():
     assert torch.allclose(model.features(params.encoder, x), own.train()(x), atol=1e-12)
 
 
+def test_a_model_of_another_models_encoder_learns_the_same_parameters():
+    own = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
+    own[0].bias.requires_grad_(False)
+    first = Model(own, ways=2, feature_size=4 * 26 * 26)
+    for norm in ("transductive", "inductive"):
+        assert Model(first.encoder, 2, feature_size=4 * 26 * 26, norm=norm).trained == first.trained
+        assert first.with_norm(norm).trained == ("0.weight", "1.weight", "1.bias")
+
+
+def test_a_module_whose_attributes_refer_to_themselves_is_copied():
+    own = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    own.registry = {"scale": 2.0}
+    own.registry["itself"] = own.registry
+    assert Model(own, ways=2, feature_size=3).trained == ("1.weight", "1.bias")
+
+
 def test_one_image_has_no_batch_statistics_and_says_what_to_do():
     model = Model(build_encoder("conv4-released", (1, 28, 28)), 5)
     params = model.init(generator())

@@ -49,22 +49,21 @@ def copy_encoder(encoder: nn.Module) -> nn.Module:
 def _bound_function(encoder: nn.Module) -> str:
     """The name of a function, held by some module, that refers to a module or tensor of the encoder; else nothing."""
     own = {id(each) for each in (*encoder.modules(), *encoder.parameters(), *encoder.buffers())}
-    held = (each for module in encoder.modules() for each in _functions(vars(module)))
+    seen: set[int] = set()
+    held = (each for module in encoder.modules() for each in _functions(vars(module), seen))
     return next((each.__qualname__ for each in held if any(id(value) in own for value in _references(each))), "")
 
 
-def _functions(held: Any) -> Iterator[FunctionType]:
-    """The functions in a module's attributes, also in collections and in partial functions."""
+def _functions(held: Any, seen: set[int]) -> Iterator[FunctionType]:
+    """The functions in a module's attributes, also in partial functions and in collections that were not `seen`."""
     if isinstance(held, FunctionType):
         yield held
     elif isinstance(held, partial):
-        yield from _functions(held.func)
-    elif isinstance(held, Mapping):
-        for each in held.values():
-            yield from _functions(each)
-    elif isinstance(held, list | tuple | set):
-        for each in held:
-            yield from _functions(each)
+        yield from _functions(held.func, seen)
+    elif isinstance(held, Mapping | list | tuple | set) and id(held) not in seen:
+        seen.add(id(held))
+        for each in held.values() if isinstance(held, Mapping) else held:
+            yield from _functions(each, seen)
 
 
 def _references(function: FunctionType) -> Iterator[object]:

@@ -48,7 +48,7 @@ def freeze(
     Raises:
         InputError: an encoder of unknown layers computes other features for three support images alone than together.
     """
-    module = copy.deepcopy(model.encoder).to(support_x.device)
+    module = copy.deepcopy(model.encoder).requires_grad_(False).to(support_x.device)
     module._apply(lambda t: t.to(support_x.dtype) if t.is_floating_point() else t)  # complex numbers stay complex
     set_values(module, encoder)
     frozen = _replace_norms(module, _fixed_norms(module, support_x)) if _norms(module) else module
@@ -97,7 +97,7 @@ def _check_images_apart(frozen: nn.Module, images: Float[Tensor, "image channel 
 
 def frozen_like(model: Model) -> nn.Module:
     """A frozen encoder of the same structure, for a state dict to be loaded into."""
-    module = copy.deepcopy(model.encoder)
+    module = copy.deepcopy(model.encoder).requires_grad_(False)
     return _replace_norms(module, {n: FixedNorm(n.weight.detach(), n.bias.detach()) for n in _norms(module)})
 
 

@@ -70,7 +70,6 @@ class Model:
     norm: AnyNorm = "transductive"
     fused: bool = True
     _own: "_PerThread" = field(init=False, repr=False)
-    _trained: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._check()
@@ -78,16 +77,13 @@ class Model:
         encoder.eval()
         if self.head == "cosine" and not isinstance(encoder, UnitLength):
             encoder = UnitLength(encoder)
-        trained = self._trained or tuple(name for name, p in encoder.named_parameters() if p.requires_grad)
-        encoder.requires_grad_(False)
         size = self.feature_size or getattr(encoder, "feature_size", 0)
         if not isinstance(size, int) or size < 1:
             raise InputError("the encoder does not say how long its features are: pass feature_size=...")
         warn_of_a_classifier(encoder, size, self.ways)
         object.__setattr__(self, "encoder", encoder)
-        object.__setattr__(self, "_trained", trained)
         object.__setattr__(self, "feature_size", size)
-        object.__setattr__(self, "_own", _PerThread(encoder, self.fused, trained))
+        object.__setattr__(self, "_own", _PerThread(encoder, self.fused))
 
     def __repr__(self) -> str:
         """The encoder by its class, and what stands on it."""
@@ -102,12 +98,12 @@ class Model:
     @property
     def trained(self) -> tuple[str, ...]:
         """The names of the encoder's tensors that are learned, which `Params.encoder` holds."""
-        return self._trained
+        return self._own.trained
 
     @property
     def is_frozen(self) -> bool:
         """Whether no parameter of the encoder is learned."""
-        return not self._trained
+        return not self.trained
 
     @property
     def knows_layers(self) -> bool:
@@ -135,7 +131,7 @@ class Model:
         scale = 0.0 if self.head == "zeroed" else head_init_scale
         bias = self.head_bias or is_built
         own = dict(source.named_parameters())
-        encoder = {name: own[name].detach().clone() for name in self._trained}
+        encoder = {name: own[name].detach().clone() for name in self.trained}
         head = draw_head(rows, self.feature_size, bias, scale, generator)
         like = next((p.real for p in own.values() if p.is_floating_point() or p.is_complex()), head.weight)
         extra = {name: t.to(like) for name, t in built_extra(self.head).items()}
@@ -359,8 +355,9 @@ class Model:
 class _PerThread(threading.local):
     """An encoder for every thread: `functional_call` swaps tensors in and out of the module that it calls."""
 
-    def __init__(self, encoder: nn.Module, fused: bool, trained: tuple[str, ...]):
-        self.source, self.fused, self.trained = encoder, fused, trained
+    def __init__(self, encoder: nn.Module, fused: bool):
+        self.source, self.fused = encoder, fused
+        self.trained = tuple(name for name, p in encoder.named_parameters() if p.requires_grad)
         self.can_be_mapped = True  # over tasks by vmap, as far as is known
         own = copy.deepcopy(encoder)
         self.keeps_images_apart = keeps_images_apart(own)
@@ -369,13 +366,13 @@ class _PerThread(threading.local):
         self.task_buffers = normalization.task_buffer_names(self.encoder)
         self.buffers = {}  # of layers of unknown kind, which may change them: every call has a copy
         self.dimensions = {name: p.ndim for name, p in self.encoder.named_parameters()}
-        self.frozen = {name: p for name, p in self.encoder.named_parameters() if name not in trained}
+        self.frozen = {name: p for name, p in self.encoder.named_parameters() if name not in self.trained}
         if not self.keeps_images_apart:
             self.buffers = {name: t for name, t in self.encoder.named_buffers() if name not in self.task_buffers}
-            withhold(self.encoder, {*trained, *self.buffers, *self.task_buffers})
+            withhold(self.encoder, {*self.trained, *self.buffers, *self.task_buffers})
 
-    def __reduce__(self) -> tuple[type["_PerThread"], tuple[nn.Module, bool, tuple[str, ...]]]:
-        return _PerThread, (self.source, self.fused, self.trained)
+    def __reduce__(self) -> tuple[type["_PerThread"], tuple[nn.Module, bool]]:
+        return _PerThread, (self.source, self.fused)
 
 
 def channels_last(
