@@ -66,7 +66,24 @@ def test_a_p_value_is_the_tail_whose_interval_ends_at_the_margin():
         assert estimate.p_below(high) == pytest.approx(tail, rel=1e-6)
     wide = max(abs(end) for end in estimate.interval(0.05))
     assert estimate.p_within(wide) == pytest.approx(0.05, rel=1e-6)
-    assert estimate.p_outside(estimate.interval(0.05)[0]) == pytest.approx(0.05, rel=1e-6)
+    assert estimate.p_outside(0.0) == pytest.approx(2 * estimate.p_above(0.0), rel=1e-6)
+    near = estimate.p_above(0.1) + estimate.p_above(-0.1)
+    assert (estimate.p_outside(0.1), estimate.p_outside(wide)) == (pytest.approx(near, rel=1e-6), 1)
+
+
+def test_small_p_values_of_three_seeds_err_no_more_often_than_they_say():
+    """Far out the weighted Student's t alone errs up to four times as often."""
+    generator = np.random.default_rng(0)
+    of_seeds = 2.5 * math.sqrt(3 * (0.05**2 + 0.05**2 / 3) / 50)
+    tries, tails = 15_000, (0.0025, 0.0005)
+    called = dict.fromkeys(tails, 0)
+    for _ in range(tries):
+        table = generator.normal(0, of_seeds, (3, 1)) + generator.normal(0, 0.05, 50)
+        estimate = over_seeds_and_tasks(table + generator.normal(0, 0.05, (3, 50)))
+        for tail in tails:
+            called[tail] += estimate.interval(tail)[0] > 0
+    for tail, number in called.items():
+        assert number <= tail * tries + 3 * math.sqrt(tail * tries)
 
 
 def test_more_seeds_narrow_the_part_of_the_seeds_alone():

@@ -11,7 +11,7 @@ from metacontrast.experiments.figures import FIGURES
 from metacontrast.experiments.measurement import Table, decode_counts, encode_counts
 from metacontrast.experiments.pictures import Drawn, mean_curve
 from metacontrast.experiments.rows import data_and_updates, describe_interval
-from metacontrast.experiments.setting import MeasurementPlan, Setting
+from metacontrast.experiments.setting import MEASURED_UPDATES, MeasurementPlan, Setting
 from metacontrast.experiments.spec import Curve, Measurement
 from metacontrast.experiments.statistics import estimate_speed_up, reached_between, speed_up, updates_to_reach
 from metacontrast.experiments.verdicts import Verdict, judge, judge_together
@@ -322,15 +322,18 @@ def test_what_stays_below_the_first_point_of_the_other_needs_more_updates_than_i
     assert (found.low, found.high) == (-math.inf, -1)
 
 
-def test_two_flat_curves_are_not_told_apart():
-    """Neither rises: which is above the other is the noise of single evaluations."""
+@pytest.mark.parametrize(("of_seeds", "noise"), [(0.0, 0.01), (0.02, 0.003)])
+def test_two_flat_curves_are_not_told_apart(of_seeds, noise):
+    """Neither rises: which is above the other is the noise of evaluations, or that of seeds, alike at all of them."""
+    updates = tuple(update for update in MEASURED_UPDATES["omniglot"] if update <= 3000)
     generator = np.random.default_rng(0)
     decided = 0
-    for _ in range(300):
-        fast, slow = ({u: 0.4 + generator.normal(0, 0.01, (3, 1)) for u in (50, 100, 200, 300)} for _ in "ab")
-        lower, upper, _ = estimate_speed_up(fast, slow)
-        decided += lower.interval()[0] > 0 or upper.interval()[1] < 0
-    assert decided <= 0.05 * 300
+    for _ in range(150):
+        own = generator.normal(0.4, of_seeds, (2, 3))
+        flat = own[:, :, None] + generator.normal(0, noise, (2, 3, len(updates)))
+        table = Table(curves("a", "b", updates=updates), means(dict(zip("ab", flat.tolist(), strict=True)), updates))
+        decided += judge(claim_of(faster(KIND, "a", "b", ZEROED)), table).outcome != "inconclusive"
+    assert decided <= 0.05 * 150 + 3 * math.sqrt(0.05 * 150)
 
 
 @pytest.mark.parametrize("curve", [[0.5, 0.6, 0.9], [0.2, 0.5, 0.9]])
@@ -368,12 +371,13 @@ def test_few_test_tasks_widen_the_interval_of_a_ratio():
         {update: 0.3 + update / scale + generator.normal(0, 0.15, (3, 40)) for update in (10, 20, 30, 40)}
         for scale in (100, 200)
     ]
-    lower, _, levels = estimate_speed_up(*curves)
-    alone, _, same_levels = estimate_speed_up(*({u: v.mean(1, keepdims=True) for u, v in c.items()} for c in curves))
-    assert levels == pytest.approx(same_levels)
-    assert lower.mean == pytest.approx(alone.mean)
-    assert lower.error > 1.1 * alone.error
-    assert (lower.tasks, alone.tasks) == (40, 0)
+    found = estimate_speed_up(*curves)
+    alone = estimate_speed_up(*({u: v.mean(1, keepdims=True) for u, v in c.items()} for c in curves))
+    assert found.levels == pytest.approx(alone.levels)
+    assert found.lower.mean == pytest.approx(alone.lower.mean)
+    assert found.lower.error > 1.1 * alone.lower.error
+    assert (found.lower.tasks, alone.lower.tasks) == (40, 0)
+    assert (found.above.tasks, alone.above.tasks) == (40, 0)
 
 
 def test_levels_that_some_samples_of_the_tasks_never_reach_leave_the_ratio_open():
@@ -382,8 +386,8 @@ def test_levels_that_some_samples_of_the_tasks_never_reach_leave_the_ratio_open(
     fast, slow = (
         {10: (generator.random((12, 6)) < 0.5) * 1.0, 20: (generator.random((12, 6)) < 0.52) * 1.0} for _ in "ab"
     )
-    lower, upper, _ = estimate_speed_up(fast, slow)
-    assert (lower.interval()[0], upper.interval()[1]) == (-math.inf, math.inf)
+    found = estimate_speed_up(fast, slow)
+    assert (found.lower.interval()[0], found.upper.interval()[1]) == (-math.inf, math.inf)
 
 
 def test_updates_are_told_beside_those_of_the_published_training():

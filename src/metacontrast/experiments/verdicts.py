@@ -45,6 +45,7 @@ class Judged:
 
     Args:
         lower, upper: the estimate; two for `faster`, of whose bounds each gives one end of the interval.
+        above: for `faster`, how far the one curve's mean accuracy lies above the other's; else the estimate again.
         error: one-sided error that this number of seeds may spend; 0 where there are too few.
         rivals: number of comparisons in the claim.
         updates: after how many it is judged.
@@ -55,6 +56,7 @@ class Judged:
     comparison: Comparison
     lower: Estimate
     upper: Estimate
+    above: Estimate
     error: float
     rivals: int
     updates: int
@@ -71,15 +73,17 @@ class Judged:
     def p_for(self) -> float:
         """One-sided p value for the claim, corrected for the looks."""
         margin = self.comparison.margin
-        p = self.lower.p_within(margin) if self.comparison.measure == "equal" else self.lower.p_above(margin)
-        return self._over_looks(p)
+        if self.comparison.measure == "equal":
+            return self._over_looks(self.lower.p_within(margin))
+        return self._over_looks(max(self.lower.p_above(margin), self.above.p_above(margin)))
 
     @property
     def p_against(self) -> float:
         """One-sided p value against the claim, corrected for the looks and the number of comparisons."""
         margin = self.comparison.margin
-        p = self.lower.p_outside(margin) if self.comparison.measure == "equal" else self.upper.p_below(margin)
-        return self._over_looks(self.rivals * p)
+        if self.comparison.measure == "equal":
+            return self._over_looks(self.rivals * self.lower.p_outside(margin))
+        return self._over_looks(self.rivals * max(self.upper.p_below(margin), self.above.p_below(margin)))
 
     @property
     def outcome(self) -> Decision:
@@ -207,6 +211,7 @@ def _lack(judged: Judged) -> str:
             judged,
             lower=with_more_seeds(judged.lower, seeds),
             upper=with_more_seeds(judged.upper, seeds),
+            above=with_more_seeds(judged.above, seeds),
             error=error_at_look(seeds, seeds),
         )
         if seeds > judged.lower.seeds and more.outcome != "inconclusive":
@@ -228,12 +233,13 @@ def _judge(comparison: Comparison, table: Table, rivals: int) -> Judged | None:
     found = (_judge_speed if comparison.measure == "faster" else _judge_difference)(comparison, table, planned)
     if found is None:
         return None
-    lower, upper, updates, levels = found
+    estimates, updates, levels = found
     full = table.full(comparison.kind, endpoints)
-    return Judged(comparison, lower, upper, error_at_look(lower.seeds, planned), rivals, updates, full, levels)
+    error = error_at_look(estimates[0].seeds, planned)
+    return Judged(comparison, *estimates, error, rivals, updates, full, levels)
 
 
-_Found = tuple[Estimate, Estimate, int, tuple[float, float] | None]
+_Found = tuple[tuple[Estimate, Estimate, Estimate], int, tuple[float, float] | None]
 
 
 def _judge_difference(comparison: Comparison, table: Table, planned: int) -> _Found | None:
@@ -251,7 +257,7 @@ def _judge_difference(comparison: Comparison, table: Table, planned: int) -> _Fo
     seeds = seeds[: seeds_at_look(len(seeds), planned)]
     at = {when: update for when, (update, _) in stages.items()}
     estimate = _estimate(comparison, table, seeds, at)
-    return estimate, estimate, max(at.values()), None
+    return (estimate, estimate, estimate), max(at.values()), None
 
 
 def _estimate(comparison: Comparison, table: Table, seeds: list[int], at: dict[str, int]) -> Estimate:
@@ -280,5 +286,5 @@ def _judge_speed(comparison: Comparison, table: Table, planned: int) -> _Found |
     for endpoint in endpoints:
         scores = {update: table.scores(comparison.kind, endpoint, update, seeds, tasks) for update in updates}
         curves.append(scores if is_counted else {u: each.mean(1, keepdims=True) for u, each in scores.items()})
-    lower, upper, levels = estimate_speed_up(*curves)
-    return lower, upper, end, levels
+    speed = estimate_speed_up(*curves)
+    return (speed.lower, speed.upper, speed.above), end, speed.levels
