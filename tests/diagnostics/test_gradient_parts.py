@@ -5,6 +5,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 
 from explained_tasks import small_model, tasks
 from metacontrast import theory
@@ -12,8 +13,9 @@ from metacontrast.diagnostics.gradient import explain
 from metacontrast.diagnostics.task_view import REMAINDER, describe_parts, flatten
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import meta_gradient, unstack
+from metacontrast.maml.inner import learned_step_norms
 from metacontrast.model.model import Model
-from metacontrast.types import Inner
+from metacontrast.types import Episode, Inner
 
 # Rounding of float64 sums over a few thousand entries.
 EXACT, MISS = 1e-10, 0.01
@@ -106,6 +108,29 @@ def test_where_the_gradient_is_zero_and_the_theorys_is_not_there_is_no_distance(
     assert found.gradient_norm == 0 < found.parts[REMAINDER].norm
     assert found.distance is found.scalars()["distance"] is None
     assert sum(part.share for part in found.parts.values()) == 0
+
+
+def test_in_float32_equal_rows_and_small_rates_have_no_distance_either():
+    """The rounding of g does not shrink with the inner rate, as the theory's parts do."""
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(784, 6), nn.Tanh(), nn.Linear(6, 5))
+    model = Model(encoder, ways=3, feature_size=5, head="shared")
+    generator = torch.Generator().manual_seed(0)
+    x, q = torch.rand(2, 3, 1, 28, 28, generator=generator), torch.rand(2, 6, 1, 28, 28, generator=generator)
+    episodes = Episode(x, torch.arange(3).expand(2, -1), q, torch.arange(3).repeat(2).expand(2, -1))
+    found = explain(model, model.init(generator), episodes, Inner(steps=2, lr=0.01, scope="encoder"))
+    assert found.gradient_norm == 0
+    assert found.distance is None
+
+
+def test_batch_norms_of_every_step_are_not_what_the_theory_describes():
+    model, params = small_model("zeroed")
+    inner = Inner(steps=1, lr=0.1)
+    with pytest.raises(InputError, match="batch norms of every inner step"):
+        explain(model, learned_step_norms(model, params, inner), tasks(), inner)
+
+
+def test_the_distance_of_nothing_from_nothing_is_zero():
+    found = explained("zeroed")
     nothing = dataclasses.replace(found, parts=describe_parts(torch.zeros(2), torch.zeros(4, 2)))
     assert nothing.distance == 0
 

@@ -151,6 +151,17 @@ def test_one_image_has_no_batch_statistics_and_says_what_to_do():
         model.features(params.encoder, images(1).float())
 
 
+@pytest.mark.parametrize("norm", ["transductive", "inductive"])
+def test_a_model_in_bfloat16_is_computed_layer_by_layer(norm):
+    """The fused blocks take bfloat16 activations, but parameters in float32 or float64 only."""
+    layers = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten()).bfloat16()
+    fused, plain = (Model(layers, 2, feature_size=4 * 26 * 26, norm=norm, fused=flag) for flag in (True, False))
+    params, x = fused.init(generator()), torch.stack([images(3), images(3, seed=1)]).bfloat16()
+    found = [model.query_task_features(model.for_tasks(params.encoder, 2), x, x) for model in (fused, plain)]
+    assert torch.equal(*found)
+    assert found[0].dtype == torch.bfloat16
+
+
 def test_a_module_that_is_itself_a_batch_norm_is_handled():
     model = Model(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16)), ways=2, feature_size=16, norm="inductive")
     params = model.init(generator())

@@ -1,5 +1,7 @@
 """The weights with which support features enter a query's error signal: Eq. 6, 8 and 21, and their signs."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -66,14 +68,36 @@ def test_uniform_support_outputs_leave_the_zeroed_form(seed, ways):
 
 
 @pytest.mark.parametrize("ways", [3, 5, 7])
-def test_in_float32_uniform_support_outputs_leave_exactly_the_zeroed_form(ways):
-    """Extreme query outputs, where N_way · 1/N_way ≠ 1 would turn a q_t of nearly 0 round; equal to the last bit."""
+def test_in_float32_uniform_support_outputs_leave_the_zeroed_form(ways):
+    """Extreme query outputs, where N_way · 1/N_way ≠ 1 would turn a q_t of nearly 0 round.
+
+    Between classes equal to the last bit; within one up to the rounding of the query's outputs to a sum of 1.
+    """
     g = torch.Generator().manual_seed(ways)
     q = (8 * torch.randn(200, ways, generator=g)).softmax(-1)
     u, t = torch.randint(ways, (200,), generator=g), torch.arange(ways)
     c = contrastive_coefficients(q, u, torch.full((2, ways, ways), 1 / ways), t)
-    assert torch.equal(c, 2 * zeroed_coefficients(q, u, t))
+    zeroed, same = 2 * zeroed_coefficients(q, u, t), u[:, None] == t[None, :]
+    assert torch.equal(c[~same], zeroed[~same])
+    torch.testing.assert_close(c[same], zeroed[same], atol=2 * ways * torch.finfo(q.dtype).eps, rtol=0)
     assert wrong_sign_share(c, u, t) == 0
+
+
+def test_in_float32_confident_outputs_have_the_signs_that_float64_has():
+    """Where q and s are sure of their class, all terms of Eq. 6 cancel but for products of two small numbers."""
+    g = torch.Generator().manual_seed(0)
+    u, t = torch.arange(5).repeat(15), torch.arange(5)
+    outputs = [8 * torch.eye(5, dtype=torch.float64)[y] + torch.randn(len(y), 5, generator=g) for y in (u, t)]
+    q, s = (z.float().double().softmax(1) for z in outputs)
+    c, exact = contrastive_coefficients(q.float(), u, s.float(), t), contrastive_coefficients(q, u, s, t)
+    assert (c[u[:, None] == t] <= 0).all()
+    sure = exact.abs() > 1e-7
+    assert torch.equal(c[sure] > 0, exact[sure] > 0)
+
+
+def test_a_share_of_weights_that_are_not_numbers_is_not_a_number():
+    y = torch.tensor([0])
+    assert wrong_sign_share(torch.tensor([[math.nan, -1.0]]), y, torch.tensor([0, 1])).isnan()
 
 
 @many

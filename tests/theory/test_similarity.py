@@ -57,6 +57,13 @@ def test_contrast_is_one_for_orthogonal_classes_and_zero_for_equal_ones():
     assert contrast(similarity_heatmap(torch.ones(3, 4), y, torch.ones(3, 4), y)).abs() < 1e-6
 
 
+@pytest.mark.parametrize("length", [1e-30, 1e-13, 1e19, 1e30])
+def test_the_length_of_features_does_not_matter_however_large_or_small(length):
+    """Also where its square is no float32; rounding."""
+    a, y = (each.float() if each.is_floating_point() else each for each in draw(0))
+    torch.testing.assert_close(similarity_heatmap(length * a, y), similarity_heatmap(a, y))
+
+
 def test_one_sample_per_class_has_no_pairs_among_themselves():
     """A one-shot support set among itself: 0/0 without self pairs, so an error that says what to do."""
     with pytest.raises(InputError, match="include_self_pairs=True"):

@@ -28,7 +28,6 @@ from metacontrast.diagnostics.task_view import (
     answers_at_once,
     contrasts,
     describe_parts,
-    drop_rounding,
     spectrum,
     view_task,
 )
@@ -157,7 +156,8 @@ def explain(
         (gradient, *parts), views = _view_tasks(model, params, episodes, inner, executor)
         if not torch.isfinite(gradient).all():
             raise InputError("the outer gradient is not finite: lower the inner learning rate (--inner-lr at training)")
-        gradient = drop_rounding(gradient, torch.stack(parts))
+        if inner.scope == "encoder" and not _spreads(views.head).any():
+            gradient = torch.zeros_like(gradient)  # with equal rows no image moves the encoder, see docs/theory.md
         reordered = label_order_accuracy(model, params, few, inner, orders[1:], executor)
     return GradientExplanation(
         gradient_norm=gradient.double().norm().item(),
@@ -231,6 +231,8 @@ def _check(params: Params, model: Model, inner: Inner) -> None:
         raise InputError("these parameters have no head to decompose: give a model with a head")
     if params.rates:
         raise InputError("the theory is that of one inner learning rate, but this model has learned rates")
+    if params.step_norms:
+        raise InputError("the theory is that of one encoder, but this model has batch norms of every inner step")
     check_inner(inner, least=0 if answers_at_once(model, inner) else 1)
 
 

@@ -177,17 +177,6 @@ def describe_parts(
     return {name: Part(*column) for name, column in zip((*THEORY_PARTS, REMAINDER), columns, strict=True)}
 
 
-def drop_rounding(
-    gradient: Float[Tensor, " parameter"], theory_parts: Float[Tensor, "part parameter"]
-) -> Float[Tensor, " parameter"]:
-    """Return g, or zero where its length is within rounding of the theory's longest part: |g| ≤ 64 ε max |part|.
-
-    So it is where only the encoder adapts under a shared head, whose gradient is zero but for rounding.
-    """
-    rounding = 64 * torch.finfo(gradient.dtype).eps * theory_parts.norm(dim=1).max()
-    return gradient if gradient.norm() > rounding else torch.zeros_like(gradient)
-
-
 def flatten(tensors: dict[str, Tensor]) -> Float[Tensor, " parameter"]:
     """Concatenate all entries of a gradient, in the order of its names."""
     return torch.cat([t.flatten() for t in tensors.values()])

@@ -9,7 +9,8 @@ of a task's images that is compared with all of them; and tasks are compared in 
 of an update's tasks.
 
 With this e_t the objective has no gradient in first order, where e_t counts as a constant. From a head of zeros, one
-step adds to row k of the head η/|D| Σ_s (1{t=k} − 1/K) φ(s): then the models that are contrasted are class means.
+step adds to row k of the head η/|D| Σ_s (1{t=k} − 1/K) φ(s): then the models that are contrasted are sums of
+features by class, less their mean over the classes.
 """
 
 import torch

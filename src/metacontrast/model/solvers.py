@@ -3,7 +3,8 @@
 - `nearest-mean`: by the Euclidean distance to the mean feature of every class.
 - `nearest-cosine`: by the angle to it, of features that are brought to length 1.
 - `ridge`: W, b minimize Σ_s a_s |W φ_s + b − t_s|² + λ m |W|², in closed form.
-- `logistic`: W, b minimize −Σ_s a_s log softmax(W φ_s + b)[y_s] + λ m |W|² / 2, by scikit-learn.
+- `logistic`: W, b minimize −Σ_s a_s log softmax(W φ_s + b)[y_s] + λ m |W|² / 2, by scikit-learn;
+  for two classes the penalty is twice that.
 
 Here t_s is the one-hot label, a_s gives every class the same share, and m = mean |φ|², so that λ means the same for
 features of every length.

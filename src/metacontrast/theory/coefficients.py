@@ -49,9 +49,11 @@ def contrastive_coefficients(
     check_samples("query", query_probs, query_y, ways)
     for step in steps:
         check_samples("support", step, support_y, ways)
-    d = (steps - steps[..., :1]).sum(0)
-    noise = d[:, query_y.long()].T - query_probs @ d.T
-    return noise + len(steps) * zeroed_coefficients(query_probs, query_y, support_y)
+    u, one_hot = query_y.long(), torch.eye(ways, dtype=steps.dtype, device=steps.device)[support_y.long()]
+    # c = Σ_j q_j (Σ_p (s_u − s_j) + P (1{j=t} − 1{u=t})): within a class no term is above 0, also after rounding
+    ahead = (steps[:, :, u, None] - steps[:, :, None]).sum(0)
+    matches = one_hot[:, None] - one_hot[:, u, None]
+    return torch.einsum("qj,sqj->qs", query_probs, ahead + len(steps) * matches)
 
 
 def zeroed_coefficients(
@@ -80,7 +82,7 @@ def wrong_sign_share(
     """Share of all pairs whose weight breaks Definition 1: attraction between classes, or repulsion in one.
 
     Within a class Eq. 6 cannot repel, for there c = -Σ_{j≠u} q_j s_j - (1 - q_u)(1 - s_u); so this counts
-    false attractions.
+    false attractions. It is not a number where a weight is not.
 
     >>> wrong_sign_share(torch.tensor([[-0.3, -0.1]]), torch.tensor([0]), torch.tensor([0, 1]))
     tensor(0.5000)
@@ -91,4 +93,4 @@ def wrong_sign_share(
             f"and {len(support_y)} support labels"
         )
     wrong = torch.where(same_class(query_y, support_y), coefficients > 0, coefficients < 0)
-    return wrong.to(coefficients.dtype).mean()
+    return (wrong + 0 * coefficients).mean()

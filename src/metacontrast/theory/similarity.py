@@ -76,6 +76,7 @@ def contrast(heatmap: Float[Tensor, "way way"]) -> Float[Tensor, ""]:
 
 def cosine(a: Float[Tensor, "image feature"], b: Float[Tensor, "other feature"]) -> Float[Tensor, "image other"]:
     """cos(φ(x), φ(x')) of every pair; 0 where a feature vector is zero."""
+    a, b = (each / each.abs().amax(1, keepdim=True).clamp_min(torch.finfo(each.dtype).tiny) for each in (a, b))
     return normalize(a, dim=1) @ normalize(b, dim=1).T
 
 

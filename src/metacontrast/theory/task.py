@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from metacontrast.errors import InputError
-from metacontrast.types import Head, Inner, Order, name_shapes
+from metacontrast.types import Head, Inner, Order, head_tensors, name_shapes
 
 
 class FeatureTask(NamedTuple):
@@ -156,6 +156,8 @@ def check_head(features: Tensor, y: Tensor, head: Head) -> None:
         )
     if head.bias is not None and head.bias.shape != head.weight.shape[:1]:
         raise InputError(f"head bias {tuple(head.bias.shape)} does not fit {len(head.weight)} classes: one per class")
+    if head.weight.is_cpu and not all(t.isfinite().all() for t in head_tensors(head)):
+        raise InputError("the head is not finite: give one from before training diverged")
 
 
 class Trajectory(NamedTuple):

@@ -16,7 +16,7 @@ from metacontrast.model.fused.convolution import Geometry
 from metacontrast.model.fused.kernels import BlockLayout
 from metacontrast.model.normalization import TaskBatchNorm, has_own_call
 
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+_DTYPES = (torch.float32, torch.float64)
 
 Layers = list[nn.Module]
 Block = nn.Module | partial[Tensor]
@@ -39,9 +39,13 @@ def takes_tasks(encoder: nn.Module) -> bool:
 
 
 def runs_fused(x: Tensor) -> bool:
-    """Whether blocks run as one on `x`: on a CPU, outside `torch.func` transforms and `torch.compile`."""
+    """Whether blocks run as one on `x`: on a CPU, outside `torch.func` transforms and `torch.compile`.
+
+    In bfloat16 only under autocast, where the parameters are float32.
+    """
     transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    return x.device.type == "cpu" and x.dtype in _DTYPES and not transformed
+    known = x.dtype in _DTYPES or (x.dtype == torch.bfloat16 and torch.is_autocast_enabled("cpu"))
+    return x.device.type == "cpu" and known and not transformed
 
 
 class FusedSequential(nn.Sequential):
