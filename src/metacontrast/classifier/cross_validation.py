@@ -157,9 +157,7 @@ def held_out_folds(y: Int[Tensor, " image"], ranks: NDArray[np.int64], folds: in
 
 
 def similarity(
-    features: Float[Tensor, "image feature"],
-    means: Float[Tensor, "way feature"],
-    centre: Float[Tensor, " feature"],
+    features: Float[Tensor, "image feature"], means: Float[Tensor, "way feature"], centre: Float[Tensor, " feature"]
 ) -> Float[Tensor, " image"]:
     """The largest cosine between a feature vector and a class mean, both seen from `centre`: how much an image is like
     any class at all.

@@ -43,13 +43,7 @@ class Network(nn.Module):
         images: how pixels are normalized.
     """
 
-    def __init__(
-        self,
-        encoder: nn.Module,
-        head: Head,
-        means: Float[Tensor, "way feature"],
-        images: ImageFormat,
-    ):
+    def __init__(self, encoder: nn.Module, head: Head, means: Float[Tensor, "way feature"], images: ImageFormat):
         super().__init__()
         self.encoder = encoder
         self.images = images

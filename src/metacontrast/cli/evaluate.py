@@ -121,11 +121,7 @@ def execute(args: argparse.Namespace) -> None:
 
 
 def _as_json(
-    run: TrainedRun,
-    configs: list[TrainConfig],
-    rows: list[list[Row]],
-    images: ClassImages,
-    args: argparse.Namespace,
+    run: TrainedRun, configs: list[TrainConfig], rows: list[list[Row]], images: ClassImages, args: argparse.Namespace
 ) -> dict[str, Any]:
     """Build the JSON result: every row with its size, and the facts that all rows share."""
     results = [

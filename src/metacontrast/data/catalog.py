@@ -128,11 +128,7 @@ DEFAULTS = ReadOptions()
 
 @no_type_check
 def load_dataset(
-    name: str,
-    split: str = "train",
-    root: Path | str | None = None,
-    options: ReadOptions = DEFAULTS,
-    cache: bool = True,
+    name: str, split: str = "train", root: Path | str | None = None, options: ReadOptions = DEFAULTS, cache: bool = True
 ) -> ClassImages:
     """Load one split of a data set, from its own files the first time, then from a memory-mapped cache file.
 

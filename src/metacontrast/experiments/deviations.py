@@ -92,12 +92,7 @@ DEVIATIONS = (
         "0, 1, 2, …",
         "0, 1, 2, …; the authors used 222 to 225, 1 to 4 and others, and several curves lack some of them",
     ),
-    Deviation(
-        "data",
-        _CIFAR_FS,
-        _CIFAR_FS,
-        lambda curve: curve.config.dataset == "cifar-fs",
-    ),
+    Deviation("data", _CIFAR_FS, _CIFAR_FS, lambda curve: curve.config.dataset == "cifar-fs"),
 )
 
 

@@ -62,11 +62,7 @@ def _framed(axes: Axes, image: NDArray, color: str, width: float) -> None:
 
 
 def draw_contributions(
-    title: str,
-    image: NDArray[np.uint8],
-    support: NDArray[np.uint8],
-    labels: Sequence[str],
-    values: NDArray[np.float64],
+    title: str, image: NDArray[np.uint8], support: NDArray[np.uint8], labels: Sequence[str], values: NDArray[np.float64]
 ) -> Figure:
     """Draw an image, its support images in order of strength, and a bar for each: blue attracts, orange repels.
 

@@ -47,11 +47,7 @@ def _claims(setting: Setting) -> list[Claim]:
             tuple(_grown(kind, head, replace(_ACROSS, is_within_class=True)) for head in THREE),
             "no: it stays (random) or falls (zero init, trick), only less than the similarity between classes",
         ),
-        Claim(
-            "MAML learns to separate the features of different classes.",
-            (_grown(kind, "random", _ACROSS),),
-            "yes",
-        ),
+        Claim("MAML learns to separate the features of different classes.", (_grown(kind, "random", _ACROSS),), "yes"),
         Claim(
             "Zero initialization raises the contrast.",
             tuple(above(kind, "zero init", "random", quantity) for quantity in (_ACROSS, _AMONG)),

@@ -2,12 +2,7 @@
 
 from metacontrast.experiments.authors_models import HEAD_ONLY
 from metacontrast.experiments.claims import Accuracy, Claim, Comparison, Endpoint, TaskKind, When
-from metacontrast.experiments.figures.treatments import (
-    THREE,
-    colour_first_order,
-    omniglot_first_order,
-    task_kind,
-)
+from metacontrast.experiments.figures.treatments import THREE, colour_first_order, omniglot_first_order, task_kind
 from metacontrast.experiments.setting import Family, Setting
 from metacontrast.experiments.spec import Curve, FigureSpec, Panel
 
