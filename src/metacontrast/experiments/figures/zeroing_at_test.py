@@ -16,12 +16,11 @@ def _curves(setting: Setting) -> list[Curve]:
 
 
 def _panels(setting: Setting) -> list[Panel]:
-    return [_panel(task_kind(setting, *shown)) for shown in _SHOWN]
-
-
-def _panel(kind: TaskKind) -> Panel:
     zeroed, kept = Accuracy("zeroed", 1), Accuracy("kept", 1)
-    return Panel(kind, zeroed, f"{kind}, step 1\nsolid: head zeroed at test, dashed: head kept", dashed=kept)
+    return [
+        Panel(kind, zeroed, f"{kind}, step 1\nsolid: head zeroed at test, dashed: head kept", dashed=kept)
+        for kind in (task_kind(setting, *shown) for shown in _SHOWN)
+    ]
 
 
 def _claims(setting: Setting) -> list[Claim]:
