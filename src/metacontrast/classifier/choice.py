@@ -46,7 +46,6 @@ class ModelScore:
     """How one model did on the images.
 
     Args:
-        name: of the model.
         balanced_accuracy, cross_entropy: in cross-validation; NaN where no image could be held out.
         images: how many were held out.
         chosen: whether it is the one that is used.
@@ -67,7 +66,6 @@ def choose(items: Sequence[Item], read: ReadFor, folds: int, max_pixels: int) ->
     """Choose the installed model that suits the images best.
 
     Args:
-        items: labelled images.
         read: reads images for a starting point: those that can be read, their pixels, and features if it is frozen.
         folds, max_pixels: as of the classifier.
     """

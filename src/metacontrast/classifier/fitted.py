@@ -38,7 +38,6 @@ class Network(nn.Module):
 
     Args:
         encoder: with the support set's statistics in it.
-        head: the classifier on its features.
         means: the class means of the support features.
         images: how pixels are normalized.
     """
@@ -96,8 +95,6 @@ class Fitted:
     """A classifier of the support set's classes.
 
     Args:
-        network: with everything that was learned.
-        candidate: the way it was learned.
         temperature: of the probabilities; the model's own, mostly 1, where nothing could be held out.
         threshold: similarity below which an image is refused; None refuses nothing.
         scores: the cross-validation report, empty where nothing could be held out.

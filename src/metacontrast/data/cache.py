@@ -50,8 +50,6 @@ def cached(folder: Path, name: str, source: str, build: Callable[[], ClassImages
     """Build images, or map them from the file under `folder` where they were kept before.
 
     Args:
-        folder: where cache files lie.
-        name: what the file is called.
         source: a text that changes whenever the images would: files, their sizes and times, options, reader version.
         build: makes the images when the file is missing, stale or damaged.
     """

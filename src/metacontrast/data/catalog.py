@@ -41,10 +41,6 @@ class DatasetSpec:
 
     Args:
         name: as the command line takes it.
-        description: one line.
-        splits: the names of its splits.
-        source: where it comes from.
-        licence: under which terms.
         shape: channels, height and width of its images by default; None where the files decide.
         options: the fields of `ReadOptions` that apply.
         resample: the filter for resizing, by default.

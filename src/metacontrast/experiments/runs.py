@@ -48,10 +48,7 @@ class PlannedRun:
     """A run that a figure needs.
 
     Args:
-        label: its name for people.
         config: of the full length.
-        plan: what is measured, and when.
-        train_split: what is trained on.
     """
 
     label: str

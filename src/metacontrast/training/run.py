@@ -46,7 +46,6 @@ class RunDirectory:
     """A folder that one training writes to.
 
     Args:
-        path: the folder.
         facts: what `model.safetensors` says of itself: configuration, data and image normalization.
         fixed: tensors of the encoder that no training moves.
     """
@@ -128,8 +127,6 @@ class TrainedRun:
     """What a run directory holds for use.
 
     Args:
-        config: how it was trained.
-        model, params: the trained model.
         updates, image_shape, mean, std: as of `ModelFacts`.
     """
 
