@@ -612,7 +612,7 @@ def test_the_images_that_choose_a_model_do_not_depend_on_the_folders_name(tmp_pa
     for name in ("one", "another"):
         folder = write_folder(tmp_path / name, images, labels)
         read = labelled(folder)
-        rows = _sample(read.items, read.labels)
+        rows = _sample(read.items)
         assert len(rows) == 2 * PER_CLASS
         picked.append([read.items[row].source.read_bytes() for row in rows])
     assert picked[0] == picked[1]

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from metacontrast.errors import InputError, check_choice
 from metacontrast.fields import check_fields
@@ -209,8 +209,7 @@ def with_features(
     model: Model, params: Params, features: Float[Tensor, "image feature"]
 ) -> tuple[Model, Params, Float[Tensor, "image feature 1 1"]]:
     """The same of features that are there already."""
-    flat = Model(nn.Flatten(), model.ways, model.feature_size, model.head, model.head_bias)
-    return flat, params._replace(encoder={}), features[:, :, None, None]
+    return model.on_features(), params._replace(encoder={}), features[:, :, None, None]
 
 
 def solve(

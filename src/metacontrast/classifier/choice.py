@@ -46,7 +46,6 @@ class ModelScore:
     """How one model did on the images.
 
     Args:
-        name: of the model.
         balanced_accuracy, cross_entropy: in cross-validation; NaN where no image could be held out.
         images: how many were held out.
         chosen: whether it is the one that is used.
@@ -63,22 +62,21 @@ Chosen = tuple[StartingPoint, tuple[ModelScore, ...], Read | None]
 """A starting point, how each model did, and all items as it sees them where they were all looked at."""
 
 
-def choose(items: Sequence[Item], labels: Sequence[Hashable], read: ReadFor, folds: int, max_pixels: int) -> Chosen:
+def choose(items: Sequence[Item], read: ReadFor, folds: int, max_pixels: int) -> Chosen:
     """Choose the installed model that suits the images best.
 
     Args:
-        items: each with the position of its label in place of the label.
         read: reads images for a starting point: those that can be read, their pixels, and features if it is frozen.
         folds, max_pixels: as of the classifier.
     """
-    some = [items[row] for row in _sample(items, labels)]
+    some = [items[row] for row in _sample(items)]
     names = installed()
     favourite = _suggested(some, max_pixels, names)
-    if len(names) == 1 or len(set(labels)) == 1:
+    if len(names) == 1 or len({item.label for item in items}) == 1:
         return load_starting_point(favourite), (), None
     starts = {name: load_starting_point(name) for name in names}
     seen = {name: read(start, some) for name, start in starts.items()}
-    found = {name: _held_out(start, seen[name], labels, folds) for name, start in starts.items()}
+    found = {name: _held_out(start, seen[name], folds) for name, start in starts.items()}
     compared = {name: each for name, each in found.items() if each is not None}
     chosen = _best(compared, favourite) if len(compared) == len(names) else favourite
     scores = tuple(_score(name, found[name], name == chosen) for name in names)
@@ -110,25 +108,24 @@ def _suggested(items: Sequence[Item], max_pixels: int, names: Sequence[str]) -> 
     return next(name for name in kinds if name in names)
 
 
-def _sample(items: Sequence[Item], labels: Sequence[Hashable]) -> list[int]:
+def _sample(items: Sequence[Item]) -> list[int]:
     """Rows of some images of every class, by a hash of what they are, so that their order does not matter."""
     by_class: dict[Hashable, list[int]] = {}
-    for row, label in enumerate(labels):
-        by_class.setdefault(label, []).append(row)
+    for row, item in enumerate(items):
+        by_class.setdefault(item.label, []).append(row)
     most = max(2, min(PER_CLASS, IN_ALL // len(by_class)))
     return [
         row
-        for label in distinct(labels, 1)
+        for label in distinct([item.label for item in items], 1)
         for row in sorted(by_class[label], key=lambda row: _mark(items[row]))[:most]
     ]
 
 
-def _in_order(found: Read, labels: Sequence[Hashable]) -> Support:
+def _in_order(found: Read) -> Support:
     """A support set in the order of the items, so that models can be compared image by image."""
     items, images, features = found
-    own = [labels[int(item.label)] for item in items]
-    classes = distinct(own)
-    y = torch.tensor([classes.index(label) for label in own])
+    classes = distinct([item.label for item in items])
+    y = torch.tensor([classes.index(item.label) for item in items])
     return Support(images, y, tuple(item.name for item in items), tuple(classes), features)
 
 
@@ -146,8 +143,8 @@ def _mark(item: Item) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _held_out(start: StartingPoint, found: Read, labels: Sequence[Hashable], folds: int) -> HeldOut | None:
-    support = _in_order(found, labels)
+def _held_out(start: StartingPoint, found: Read, folds: int) -> HeldOut | None:
+    support = _in_order(found)
     model, params, x = task_of(start, support)
     ranks = ranks_of(support.y, map(_mark, found.items))  # what a copy is does not depend on the model
     frozen = start.keeps_features(start.inner)

@@ -70,14 +70,12 @@ class Score:
     """A row of the report: how one way did in cross-validation.
 
     Args:
-        method, steps, lr, strength: the way.
         accuracy: share of the held-out images that were right.
         balanced_accuracy: the mean of that share over the classes.
         difference, ci95: balanced accuracy less that of the nearest class mean, paired by image, and half its 95 %
             interval.
         cross_entropy: in nats, every class with the same share, after the temperature was fitted to the same images.
         images: how many were held out.
-        chosen: whether the classifier uses it.
     """
 
     method: Method
@@ -157,9 +155,7 @@ def held_out_folds(y: Int[Tensor, " image"], ranks: NDArray[np.int64], folds: in
 
 
 def similarity(
-    features: Float[Tensor, "image feature"],
-    means: Float[Tensor, "way feature"],
-    centre: Float[Tensor, " feature"],
+    features: Float[Tensor, "image feature"], means: Float[Tensor, "way feature"], centre: Float[Tensor, " feature"]
 ) -> Float[Tensor, " image"]:
     """The largest cosine between a feature vector and a class mean, both seen from `centre`: how much an image is like
     any class at all.

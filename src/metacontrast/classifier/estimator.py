@@ -140,17 +140,15 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
 
     def _learn(self, X: Any, y: Any, least: int) -> "FewShotClassifier":
         begun = self._check()
-        items, labels, found = labelled(X, y, self.nested)
+        items, found = labelled(X, y, self.nested)
         self.ignored_ = tuple(found.ignored) if found else ()
-        start, models, seen = begun or choose(
-            items, labels, self._read, int(self.folds), check_max_pixels(self.max_pixels)
-        )
+        start, models, seen = begun or choose(items, self._read, int(self.folds), check_max_pixels(self.max_pixels))
         plan = self._plan(start)
         if seen is not None and start.keeps_features(plan.inner) != (seen.features is not None):
             seen = None
         kept, images, features = seen or self._read(start, items, plan.inner)
-        own = [labels[int(item.label)] for item in kept]
-        self.ignored_ += tuple(emptied(labels, own))
+        own = [item.label for item in kept]
+        self.ignored_ += tuple(emptied([item.label for item in items], own))
         support = make_support(images, own, [item.name for item in kept], features, least=least)
         if hasattr(self, "support_"):
             support = join(self.support_, support)
@@ -206,9 +204,9 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         Of a folder that is divided, `test/` is taken.
         """
         self._fitted_state()
-        items, labels, _ = labelled(X, y, self.nested, "test")
+        items, _ = labelled(X, y, self.nested, "test")
         guesses = self._labels(self._answer(items)).tolist()
-        right = [guess == label for guess, label in zip(guesses, labels, strict=True)]
+        right = [guess == item.label for guess, item in zip(guesses, items, strict=True)]
         return weighted_mean(right, sample_weight)
 
     def explain(self, image: Any) -> Explanation:

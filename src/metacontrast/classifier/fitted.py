@@ -38,18 +38,11 @@ class Network(nn.Module):
 
     Args:
         encoder: with the support set's statistics in it.
-        head: the classifier on its features.
         means: the class means of the support features.
         images: how pixels are normalized.
     """
 
-    def __init__(
-        self,
-        encoder: nn.Module,
-        head: Head,
-        means: Float[Tensor, "way feature"],
-        images: ImageFormat,
-    ):
+    def __init__(self, encoder: nn.Module, head: Head, means: Float[Tensor, "way feature"], images: ImageFormat):
         super().__init__()
         self.encoder = encoder
         self.images = images
@@ -102,8 +95,6 @@ class Fitted:
     """A classifier of the support set's classes.
 
     Args:
-        network: with everything that was learned.
-        candidate: the way it was learned.
         temperature: of the probabilities; the model's own, mostly 1, where nothing could be held out.
         threshold: similarity below which an image is refused; None refuses nothing.
         scores: the cross-validation report, empty where nothing could be held out.

@@ -101,17 +101,16 @@ def files_below(folder: Path) -> list[Path]:
     for name, reason in ignored:
         if "link" in reason or "HEIC" in reason:
             told.setdefault(reason, []).append(name)
-    left_out = [f"{names[0]} {reason}{_others(len(names) - 1)}" for reason, names in told.items()]
+    left_out = [
+        f"{names[0]} {reason}" + (f" ({len(names) - 1} more like it)" if names[1:] else "")
+        for reason, names in told.items()
+    ]
     if not found:
         hint = left_out[0] if left_out else "check its name"
         raise InputError(f"{folder} holds no images (.jpg, .png, ...), nor does a folder below it: {hint}")
     for line in left_out:
         logger.warning("%s: left out", line)
     return found
-
-
-def _others(count: int) -> str:
-    return f" ({count} more like it)" if count else ""
 
 
 def as_items(images: Any) -> list[Item]:

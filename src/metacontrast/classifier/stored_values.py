@@ -24,9 +24,7 @@ def check_values(facts: Any, rules: Mapping[str, Rule], where: Path) -> None:
     """Raise `InputError` for the first value that breaks its rule.
 
     Args:
-        facts: what the file says.
         rules: what each value must be; names are such as `images.size` or, in all rows of a list, `compare.*.steps`.
-        where: the file.
     """
     for name, (fits, words) in rules.items():
         try:

@@ -127,10 +127,9 @@ def images_from_dataset(data: Any, images: ImageFormat, name: str = "data set") 
 
 
 class Labelled(NamedTuple):
-    """Items whose `label` is the position of their label in `labels`, and what a folder held besides."""
+    """Images with their labels, and what a folder held besides."""
 
     items: list[Item]
-    labels: list[Hashable]
     found: Found | None = None
 
 
@@ -152,18 +151,18 @@ def labelled(X: Any, y: Any = None, nested: Nested = "classes", use: Use = "trai
     if folder is not None and y is None:
         found = find_classes(folder, nested, use)
         items = list(items_of(folder, found.classes))
-        return _numbered(items, composed([item.label for item in items]), found)
+        return Labelled(_with_labels(items, composed([item.label for item in items])), found)
     if folder is not None and set(image_folders(folder, [])) - {"."}:
         raise InputError(f"{folder} has folders that name classes, and labels are given too: leave out one of them")
     if y is None and (pair := dataset_items(X)) is not None:
-        return _numbered(pair[0], as_labels(pair[1], len(pair[0])))
+        return Labelled(_with_labels(pair[0], as_labels(pair[1], len(pair[0]))))
     if y is None and isinstance(X, str | Path):
         X = as_path(X)
         raise InputError(f"{X} {why_no_folder(X)}; give a folder that holds a folder of images for each class")
     if y is None:
         raise InputError("labels are missing: give one for each image, or a folder with a folder for each class")
     items = as_items(X)
-    return _numbered(items, as_labels(y, len(items)))
+    return Labelled(_with_labels(items, as_labels(y, len(items))))
 
 
 def read(
@@ -254,5 +253,5 @@ def each_alone(
         torch.set_num_threads(before)
 
 
-def _numbered(items: list[Item], labels: list[Hashable], found: Found | None = None) -> Labelled:
-    return Labelled([item._replace(label=str(i)) for i, item in enumerate(items)], labels, found)
+def _with_labels(items: Sequence[Item], labels: Sequence[Hashable]) -> list[Item]:
+    return [item._replace(label=label) for item, label in zip(items, labels, strict=True)]

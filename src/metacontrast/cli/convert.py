@@ -24,7 +24,7 @@ def add_parser(new: Callable[..., Parser]) -> None:
         description="Read the weights of one of the authors' checkpoints (.pt) and write a run directory for evaluate "
         "and explain. The data set and the network are derived from the shapes, other settings are those of the data "
         "set's released recipe; flags override both. The head is kept; --head zeroed, for checkpoints of the zeroing "
-        "trick, sets it to zero.",
+        "trick, sets it to zero."
     )
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the file")
     parser.add_argument("--out", type=shared.out_folder, required=True, metavar="DIR", help="run directory to write")

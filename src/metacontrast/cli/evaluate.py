@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from itertools import product
-from pathlib import Path
 from typing import Any, get_args
 
 from tqdm import tqdm
@@ -36,12 +35,7 @@ def add_parser(new: Callable[..., Parser]) -> None:
             ("queries normalized by the support set", "metacontrast evaluate runs/glyphs --norm inductive"),
         ),
     )
-    parser.add_argument(
-        "run",
-        type=Path,
-        metavar="RUN",
-        help="run directory, a model file in it such as RUN/best.safetensors, or a bundled model",
-    )
+    shared.add_run_argument(parser)
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", metavar="NAME", help="another data set to test on (default: the run's own)")
     data.add_argument(
@@ -121,11 +115,7 @@ def execute(args: argparse.Namespace) -> None:
 
 
 def _as_json(
-    run: TrainedRun,
-    configs: list[TrainConfig],
-    rows: list[list[Row]],
-    images: ClassImages,
-    args: argparse.Namespace,
+    run: TrainedRun, configs: list[TrainConfig], rows: list[list[Row]], images: ClassImages, args: argparse.Namespace
 ) -> dict[str, Any]:
     """Build the JSON result: every row with its size, and the facts that all rows share."""
     results = [

@@ -5,7 +5,6 @@ import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -25,12 +24,7 @@ def add_parser(new: Callable[..., Parser]) -> None:
         "it, and write plots (PNG, PDF), explain.json and an HTML report, explain.html, that defines each number.",
         examples=(("a trained run", "metacontrast explain runs/glyphs"),),
     )
-    parser.add_argument(
-        "run",
-        type=Path,
-        metavar="RUN",
-        help="run directory, a model file in it such as RUN/best.safetensors, or a bundled model",
-    )
+    shared.add_run_argument(parser)
     parser.add_argument("--dataset", metavar="NAME", help="data set of the tasks (default: the run's own)")
     parser.add_argument("--split", help="split of the tasks (default: test, or all of another folder)")
     parser.add_argument("--episodes", type=int, default=32, metavar="N", help="tasks (default: %(default)s)")

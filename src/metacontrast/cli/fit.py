@@ -89,11 +89,7 @@ def add_parser(new: Callable[..., Parser]) -> None:
 def add_max_pixels_flag(parser: argparse._ActionsContainer) -> None:
     """`--max-pixels`: how large an image may be."""
     parser.add_argument(
-        "--max-pixels",
-        type=int,
-        default=MAX_PIXELS,
-        metavar="N",
-        help="largest image in pixels (default: %(default)s)",
+        "--max-pixels", type=int, default=MAX_PIXELS, metavar="N", help="largest image in pixels (default: %(default)s)"
     )
 
 

@@ -27,9 +27,7 @@ def add_grid_flags(parser: argparse._ActionsContainer, *older_names: str, defaul
         help="local: processes on this machine; ray: tasks of a Ray cluster, an extra (default: %(default)s)",
     )
     parser.add_argument(
-        "--address",
-        metavar="HOST:PORT",
-        help="the head of the Ray cluster, or auto (default: a local Ray)",
+        "--address", metavar="HOST:PORT", help="the head of the Ray cluster, or auto (default: a local Ray)"
     )
 
 

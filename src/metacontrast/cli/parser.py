@@ -17,13 +17,7 @@ class Parser(argparse.ArgumentParser):
         options: of `argparse.ArgumentParser`.
     """
 
-    def __init__(
-        self,
-        *,
-        common: Collection[str] = (),
-        examples: Sequence[tuple[str, str]] = (),
-        **options: Any,
-    ):
+    def __init__(self, *, common: Collection[str] = (), examples: Sequence[tuple[str, str]] = (), **options: Any):
         lines = [line for does, command in examples for line in (f"  # {does}", f"  {command}")]
         texts = {"formatter_class": _Formatter, "epilog": "\n".join(["examples:", *lines]) if lines else None}
         super().__init__(**texts | options)

@@ -16,13 +16,9 @@ def add_parser(new: Callable[..., Parser]) -> None:
     parser = new(
         description="Open a page on this computer: draw or drop a few images of each class, ask about another one, and "
         "see which examples pulled and pushed the answer. A second tab meta-trains two small models while you watch. "
-        "Nothing leaves this computer. Ctrl-C ends it.",
+        "Nothing leaves this computer. Ctrl-C ends it."
     )
-    parser.add_argument(
-        "--model",
-        metavar="NAME|DIR",
-        help="what to offer first: a bundled model, or a run directory",
-    )
+    parser.add_argument("--model", metavar="NAME|DIR", help="what to offer first: a bundled model, or a run directory")
     parser.add_argument("--port", type=_port, default=0, metavar="N", help="default: any that is free")
     parser.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
     parser.add_argument(
@@ -33,10 +29,7 @@ def add_parser(new: Callable[..., Parser]) -> None:
         help="where the page's Save writes classifiers (default: %(default)s)",
     )
     parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        metavar="ADDRESS",
-        help="where to listen; needs --token (default: %(default)s)",
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen; needs --token (default: %(default)s)"
     )
     parser.add_argument("--token", metavar="TEXT", help="the secret part of the address (default: drawn at random)")
 

@@ -16,7 +16,6 @@ class Progress:
     """Progress bar on a terminal with accuracy, tasks per second and time left; a line per evaluation everywhere.
 
     Args:
-        configs: of the runs under way.
         names: what a run's lines begin with.
         label: what the bar begins with.
     """

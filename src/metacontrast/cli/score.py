@@ -48,10 +48,10 @@ def execute(args: argparse.Namespace) -> None:
     shared.check_destinations([args.folder], files=[target], endings=(".html",))
     classifier = FewShotClassifier.load(args.classifier, args.model)
     classifier.set_params(max_pixels=args.max_pixels, device=args.device)
-    items, labels, found = labelled(args.folder, nested=args.nested or classifier.nested, use="test")
+    items, found = labelled(args.folder, nested=args.nested or classifier.nested, use="test")
     answers = classifier.predict_each([item.source for item in items])
     shown = tqdm(answers, total=len(items), desc="scoring", unit="image", disable=None, leave=False)
-    report = report_on(classifier.state_, labels, iter(shown))
+    report = report_on(classifier.state_, [item.label for item in items], iter(shown))
     write_text(target, as_page(report, classifier.state_, f"{args.classifier.name} on {args.folder.name}"))
     low, high = report.interval
     print(f"accuracy {100 * report.accuracy:.1f} % ({100 * low:.1f} to {100 * high:.1f} %) on {report.images} images")

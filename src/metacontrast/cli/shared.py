@@ -22,6 +22,16 @@ from metacontrast.training.step import Resources
 MOST_WORKERS = 4096
 
 
+def add_run_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `RUN`: a trained model."""
+    parser.add_argument(
+        "run",
+        type=Path,
+        metavar="RUN",
+        help="run directory, a model file in it such as RUN/best.safetensors, or a bundled model",
+    )
+
+
 def add_compute_flags(parser: argparse._ActionsContainer) -> None:
     """Add `--device` and `--workers`: where to compute, with no effect on the results."""
     add_device_flag(parser)

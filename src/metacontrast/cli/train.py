@@ -118,11 +118,7 @@ def execute(args: argparse.Namespace) -> int:
 def train_with_progress(
     config: TrainConfig, args: argparse.Namespace, label: str = "training", processes: Distributed = ALONE
 ) -> tuple[str, list[Record]]:
-    """Train into `args.out`, or several runs into folders in it; return the outcome and the last evaluations.
-
-    Args:
-        processes: those that share the training.
-    """
+    """Train into `args.out`, or several runs into folders in it; return the outcome and the last evaluations."""
     configs = _configs(config, args)
     if args.tensorboard:
         require_extra("--tensorboard", "tensorboard", "tensorboard")
@@ -229,8 +225,6 @@ class SweepRun:
 
     Args:
         folder: of its run directory below the sweep's.
-        args: the command's flags.
-        processes: those that share the training.
         show: sees every record as it is written.
         is_first: whether to say how much memory it takes.
     """

@@ -4,13 +4,13 @@ A cache file is stale when its fingerprint differs: a short text that changes wi
 reader.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from logging.handlers import MemoryHandler
 from pathlib import Path
 
 import PIL
@@ -50,38 +50,25 @@ def cached(folder: Path, name: str, source: str, build: Callable[[], ClassImages
     """Build images, or map them from the file under `folder` where they were kept before.
 
     Args:
-        folder: where cache files lie.
-        name: what the file is called.
         source: a text that changes whenever the images would: files, their sizes and times, options, reader version.
         build: makes the images when the file is missing, stale or damaged.
     """
     path = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}.safetensors"
     if found := _read_cache(path, source, warn=True):
         return found
-    with _warnings() as said:
+    collector = MemoryHandler(2**20)  # without a target it keeps what it is given
+    collector.setLevel(logging.WARNING)
+    logger.addHandler(collector)
+    try:
         built = build()
+    finally:
+        logger.removeHandler(collector)
+    said = [record.getMessage() for record in collector.buffer]
     try:
         _write_cache(path, source, built, said)
     except InputError:
         return built
     return _read_cache(path, source, warn=False) or built
-
-
-@contextlib.contextmanager
-def _warnings() -> Iterator[list[str]]:
-    """Collect the warnings that are logged in the block."""
-    said: list[str] = []
-
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            said.append(record.getMessage())
-
-    collector = Collector(logging.WARNING)
-    logger.addHandler(collector)
-    try:
-        yield said
-    finally:
-        logger.removeHandler(collector)
 
 
 def _write_cache(path: Path, source: str, images: ClassImages, warnings: list[str]) -> None:

@@ -41,10 +41,6 @@ class DatasetSpec:
 
     Args:
         name: as the command line takes it.
-        description: one line.
-        splits: the names of its splits.
-        source: where it comes from.
-        licence: under which terms.
         shape: channels, height and width of its images by default; None where the files decide.
         options: the fields of `ReadOptions` that apply.
         resample: the filter for resizing, by default.
@@ -128,11 +124,7 @@ DEFAULTS = ReadOptions()
 
 @no_type_check
 def load_dataset(
-    name: str,
-    split: str = "train",
-    root: Path | str | None = None,
-    options: ReadOptions = DEFAULTS,
-    cache: bool = True,
+    name: str, split: str = "train", root: Path | str | None = None, options: ReadOptions = DEFAULTS, cache: bool = True
 ) -> ClassImages:
     """Load one split of a data set, from its own files the first time, then from a memory-mapped cache file.
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import UInt8
@@ -246,9 +246,9 @@ Decoded = NDArray[np.uint8] | UnreadableImage
 
 
 class Item(NamedTuple):
-    """One image to read: the class it belongs to, what messages call it, and where it comes from."""
+    """One image to read: the label of its class, hashable, what messages call it, and where it comes from."""
 
-    label: str
+    label: Any
     name: str
     source: ImageSource
 

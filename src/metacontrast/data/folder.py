@@ -26,15 +26,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from metacontrast.data.decode import (
-    Item,
-    ReadOptions,
-    enumerate_some,
-    gather,
-    is_grey,
-    suffixes,
-    with_variants,
-)
+from metacontrast.data.decode import Item, ReadOptions, enumerate_some, gather, is_grey, suffixes, with_variants
 from metacontrast.data.images import ClassImages, group_by_class
 from metacontrast.errors import InputError, NoSplitError, check_choice
 from metacontrast.files import is_folder, why_no_folder

@@ -27,10 +27,7 @@ from metacontrast.errors import InputError, NoSplitError
 
 READER_VERSION = 1
 URL = "https://github.com/brendenlake/omniglot/raw/master/python"
-MD5 = {
-    "images_background": "68d2efa1b9178cc56df9314c21c6e718",
-    "images_evaluation": "6b91aef0f799c5bb55b94e3f2daec811",
-}
+MD5 = {"images_background": "68d2efa1b9178cc56df9314c21c6e718", "images_evaluation": "6b91aef0f799c5bb55b94e3f2daec811"}
 SIDE = 105
 DRAWINGS = 20
 PARTS = ("images_background", "images_evaluation")

@@ -42,7 +42,6 @@ class FileTree:
     """The files under one archive or folder.
 
     Args:
-        path: the archive or folder.
         names: every file, sorted, with `/` between the parts; for a folder its own name comes first.
         read: the content of the file with this name; where that fails, an `InputError` names it.
     """

@@ -73,7 +73,6 @@ class AuthorsRun:
     """One of the authors' runs.
 
     Args:
-        folder: of its checkpoints.
         kind, curve, seed: where it stands in the tables.
     """
 

@@ -165,7 +165,6 @@ class Comparison:
 
     Args:
         label: what is compared, in a few words.
-        kind: of tasks.
         plus, minus: the endpoints that are added and subtracted.
         measure: `higher`: the sum lies above `margin`; `equal`: within ± `margin`; `faster`: the first of `plus`
             reaches common levels in fewer updates than the first of `minus` does.

@@ -28,12 +28,13 @@ class Deviation(NamedTuple):
 
 
 _CIFAR_FS = "CIFAR-FS, 32 × 32, instead of miniImageNet; accuracies are not comparable with the paper's"
+_SAME_TASKS = "every seed is tested on the same tasks, 1,000 at each stage and 250 at the evaluations in between"
 DEVIATIONS = (
     Deviation(
         "test tasks",
-        "every seed is tested on the same tasks, 1,000 at each stage and 250 at the evaluations in between",
-        "every seed is tested on the same tasks, 1,000 at each stage and 250 at the evaluations in between; the "
-        "authors drew 200 to 992 tasks with the training seed, and on Omniglot drew new tasks for each evaluation",
+        _SAME_TASKS,
+        f"{_SAME_TASKS}; the authors drew 200 to 992 tasks with the training seed, and on Omniglot drew new tasks for "
+        "each evaluation",
         _is_of_tasks,
     ),
     Deviation(
@@ -92,12 +93,7 @@ DEVIATIONS = (
         "0, 1, 2, …",
         "0, 1, 2, …; the authors used 222 to 225, 1 to 4 and others, and several curves lack some of them",
     ),
-    Deviation(
-        "data",
-        _CIFAR_FS,
-        _CIFAR_FS,
-        lambda curve: curve.config.dataset == "cifar-fs",
-    ),
+    Deviation("data", _CIFAR_FS, _CIFAR_FS, lambda curve: curve.config.dataset == "cifar-fs"),
 )
 
 

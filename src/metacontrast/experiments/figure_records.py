@@ -55,7 +55,6 @@ class FigureRecords:
 
     Args:
         settings: one per colour data set of which there are records, the paper's own first.
-        made: in which ways.
         authors: what was measured of the authors' models.
     """
 

@@ -278,7 +278,7 @@ def _numbers(spec: FigureSpec, records: FigureRecords, table: Table) -> list[str
         return []
     parts = [
         "Accuracy in per cent, mean ± sample standard deviation over seeds. Published curve: where smoothing over "
-        "mixed rows puts its end. Authors after as many updates: straight between evaluations.",
+        "mixed rows puts its end. Authors after as many updates: straight between evaluations."
     ]
     panels = [each for panel in panels_of(spec, records.settings, table) for each in panel.tabulated()]
     for panel in panels:

@@ -135,7 +135,11 @@ def authors_whole(comparison: Comparison, table: Table) -> str:
     """Compare the authors' numbers over the whole of their training; — where unknown."""
     if comparison.measure == "faster":
         return _authors_ratio(comparison, table)
-    similarities = [_similarity_of(each) for each in comparison.endpoints]
+    similarities = [
+        authors_similarity(each.curve, each.quantity, each.when)
+        for each in comparison.endpoints
+        if isinstance(each.quantity, Similarity)
+    ]
     if known := [value for value in similarities if value is not None]:
         return _minus(f"{comparison.signed_sum(known):+.3f}")
     found = [(_numbers_of(comparison.kind, each, table), each) for each in comparison.endpoints]
@@ -156,11 +160,6 @@ def _numbers_of(kind: TaskKind, endpoint: Endpoint, table: Table) -> AuthorsNumb
         return authors_numbers(curve, endpoint.quantity)
     place = PUBLISHED.get((kind, endpoint.curve))
     return find_numbers(place, endpoint.quantity) if place and isinstance(endpoint.quantity, Accuracy) else None
-
-
-def _similarity_of(endpoint: Endpoint) -> float | None:
-    quantity = endpoint.quantity
-    return authors_similarity(endpoint.curve, quantity, endpoint.when) if isinstance(quantity, Similarity) else None
 
 
 def data_and_updates(verdict: Verdict) -> str:

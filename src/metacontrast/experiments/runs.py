@@ -35,15 +35,7 @@ from metacontrast.methods import METHODS
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Evaluation
 from metacontrast.training.records import Record, read_records
-from metacontrast.training.run import (
-    BEST,
-    check_same_data,
-    data_digests,
-    load_run,
-    model_copy,
-    open_run,
-    read_config,
-)
+from metacontrast.training.run import BEST, check_same_data, data_digests, load_run, model_copy, open_run, read_config
 from metacontrast.training.step import Resources
 from metacontrast.training.train import update_tasks
 from metacontrast.training.train_run import initial_state, outer_step, train_run
@@ -56,10 +48,7 @@ class PlannedRun:
     """A run that a figure needs.
 
     Args:
-        label: its name for people.
         config: of the full length.
-        plan: what is measured, and when.
-        train_split: what is trained on.
     """
 
     label: str

@@ -89,10 +89,8 @@ class Setting:
 
     Args:
         scale: the length by name.
-        protocol: whose settings.
         colour: the data set that stands where the paper has miniImageNet.
         until: the length in updates, in place of the name's; the published length is never exceeded.
-        seeds: training seeds.
     """
 
     scale: ScaleName = "local"

@@ -35,12 +35,8 @@ class Curve:
     Args:
         kind: of tasks that it is measured on.
         name: its legend; with `kind` what it is known by.
-        look: how it is drawn.
         config: the training; its seed is replaced.
-        plan: what is measured, and when.
-        seeds: the training seeds.
         authors: the authors' numbers that belong to it.
-        train_split: split that is trained on.
         until: the last update that the figure looks at, where another figure trains the run for longer.
     """
 
@@ -85,9 +81,6 @@ class Panel:
     """One drawn panel: a quantity of curves against updates.
 
     Args:
-        kind: of tasks.
-        quantity: what is drawn.
-        title: what stands above.
         curves: their names; None is all curves of this kind.
         dashed: a second quantity of the same curves, drawn with dashed lines.
         minus: pairs of curves; only the first less the second of each pair is drawn then.
@@ -132,7 +125,6 @@ class AuthorsTest:
     """A test of the last checkpoints of the authors' models.
 
     Args:
-        folder: of its records.
         shape: of the test, in words.
         curves: which ones, by name.
         steps: numbers of inner steps.
@@ -167,15 +159,11 @@ class FigureSpec:
 
     Args:
         name: as the command line takes it.
-        title: of its page.
-        question: what it answers.
         claims, curves, panels: as functions of the setting; an illustration has claims alone, and a test of the
             authors' models has no curves.
         paper_figures: their numbers; none where it is only among the authors' data, or of other papers.
-        plot: how it is drawn.
         authors_test: what is measured of the authors' models; nothing is trained then.
         compute: the measurements of an illustration, which trains nothing; one of them holds what is `drawn`.
-        draw: the picture of an illustration.
         faults: what is wrong with the published figure, and how it is done here.
         deviations: what differs from the chosen protocol, beyond what holds for all figures.
         of_paper: whether the paper, or its authors' data, has it; `all` is the figures that it has.

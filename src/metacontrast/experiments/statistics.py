@@ -57,7 +57,6 @@ class Estimate:
     """A mean and the sources of its error.
 
     Args:
-        mean: of the difference.
         parts: variance and degrees of freedom of every source of error; infinite variance where nothing is known.
         seeds, tasks: how many it rests on; no tasks where they are not covered.
     """

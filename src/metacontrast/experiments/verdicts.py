@@ -152,10 +152,7 @@ def judge_together(claims: Sequence[Claim], table: Table) -> Verdict:
         agree = all(each.outcome == outcome for each in found if each.p is not None)
         p = max(tested) if agree else min(1.0, len(tested) * min(tested))
     if decided and p is not None and p > ERROR:
-        outcome, reason = (
-            "inconclusive",
-            f"not all {len(tested)} bodies of evidence decide it: it may be chance",
-        )
+        outcome, reason = ("inconclusive", f"not all {len(tested)} bodies of evidence decide it: it may be chance")
     judged = _each_once(found)
     decided_by = _each_once([each for each in found if each.outcome == outcome])
     return Verdict(claims[0], judged, outcome, decided_by or judged, reason, p)

@@ -86,7 +86,6 @@ def check_method(
     """Raise `InputError` for a model or an inner loop that a method's gradient is not for.
 
     Args:
-        name: of the method.
         heads: kinds of head that the model may have.
         inner: an inner loop that needs a step.
         params: what an inner loop of plain gradient descent starts from, with one loss and one learning rate.

@@ -17,7 +17,6 @@ class Entry(NamedTuple):
     """One example of the gallery.
 
     Args:
-        title, note: what the page says.
         colour: whether a model of photographs is needed.
         make: classes with their images, and an image to ask about.
     """

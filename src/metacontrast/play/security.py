@@ -57,7 +57,6 @@ class Address:
     """Where the server listens.
 
     Args:
-        host, port: as bound.
         token: the part of every path that only the page's owner knows.
     """
 

@@ -41,7 +41,6 @@ class Play:
     """The application without its guard.
 
     Args:
-        sessions: the pages that are open.
         folder: where classifiers are saved, each in a folder of its own.
     """
 

@@ -23,12 +23,7 @@ COLORS = {
     "grey": "#8a8a8a",
 }
 
-_RC: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "svg.hashsalt": "metacontrast",
-    "pdf.fonttype": 42,
-}
+_RC: dict[Any, Any] = {"font.size": 9, "axes.titlesize": 10, "svg.hashsalt": "metacontrast", "pdf.fonttype": 42}
 
 
 def new_figure(width: float, height: float) -> Figure:

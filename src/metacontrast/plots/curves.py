@@ -21,7 +21,6 @@ class Look:
     Args:
         color: a name from `COLORS`.
         marker: of matplotlib.
-        dashed: or solid.
         wide: to be seen below another line.
     """
 
@@ -36,8 +35,6 @@ class MeanCurve:
     """An accuracy between 0 and 1 with a band, such as the mean over seeds with its standard deviation.
 
     Args:
-        label: what the legend says.
-        look: how it is drawn.
         updates: or what else it is drawn against.
         mean, std: the accuracy, and half the height of its band.
     """
@@ -79,7 +76,6 @@ def draw_checkpoints(updates: Sequence[int], panels: Mapping[str, Series], title
     """Draw one panel per quantity over a common axis of outer updates.
 
     Args:
-        updates: outer updates behind each model.
         panels: by axis label, curves by legend label; a single curve has no legend, a value None leaves a gap. Panels
             with the same curves have one legend, below them. Later curves are thinner, to be seen on earlier ones.
     """
@@ -107,7 +103,6 @@ class SideBySide:
     """Two panels: our curves beside the authors'.
 
     Args:
-        title: what is measured on what.
         here, authors: the curves of each; `authors` may be empty.
         here_label, authors_label: data, number of seeds.
         unit: of the vertical axis.

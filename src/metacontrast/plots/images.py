@@ -18,7 +18,6 @@ class EpisodePicture:
     """One task to draw.
 
     Args:
-        title: what stands above.
         support, query: images `(way, image, height, width[, 3])`, values 0 to 255 or 0 to 1.
         predicted: predicted class of every query image, `(way, image)`.
     """
@@ -62,11 +61,7 @@ def _framed(axes: Axes, image: NDArray, color: str, width: float) -> None:
 
 
 def draw_contributions(
-    title: str,
-    image: NDArray[np.uint8],
-    support: NDArray[np.uint8],
-    labels: Sequence[str],
-    values: NDArray[np.float64],
+    title: str, image: NDArray[np.uint8], support: NDArray[np.uint8], labels: Sequence[str], values: NDArray[np.float64]
 ) -> Figure:
     """Draw an image, its support images in order of strength, and a bar for each: blue attracts, orange repels.
 
@@ -74,7 +69,6 @@ def draw_contributions(
         title: the answer in words.
         image: `(channel, height, width)`.
         support: the support images that count most, `(image, channel, height, width)`, the strongest first.
-        labels: what they are.
         values: their signed contributions.
     """
     count = len(values)
@@ -128,7 +122,6 @@ class Moment:
     """A row of maps.
 
     Args:
-        label: what stands beside it.
         maps: `(map, way, way)`, mean cosine similarity.
         contrasts: of the maps; None where a map has no diagonal.
     """
@@ -189,9 +182,7 @@ def draw_coefficients(
 
     Args:
         coefficients: `(query, support)`.
-        query_y, support_y: labels.
         query_images, support_images: as `drawable` gives them.
-        title: what stands above.
     """
     by_query, by_support = (np.argsort(y, kind="stable") for y in (query_y, support_y))
     matrix = coefficients[np.ix_(by_query, by_support)]

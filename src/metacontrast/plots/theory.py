@@ -101,7 +101,6 @@ def draw_spectrum(eigenvalues: NDArray, title: str) -> Figure:
 
     Args:
         eigenvalues: `(task, way, rank)`, ascending.
-        title: what stands above.
     """
     values = eigenvalues.reshape(-1, eigenvalues.shape[-1])
     moved = int((np.abs(values - 1) > 1e-6).any(0).sum())
@@ -139,7 +138,6 @@ def draw_gradient_parts(parts: Mapping[str, Mapping[str, float]], title: str) ->
 
     Args:
         parts: `norm_ratio`, `share` and `cosine` by name of the part, names from `LABELS`.
-        title: what stands above.
     """
     shown = [name for name in LABELS if parts[name]["norm_ratio"] > 0]
     figure = new_figure(5.6, 0.55 * len(shown) + 1.3)

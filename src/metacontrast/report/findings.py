@@ -21,7 +21,6 @@ class Findings:
     """Explanations of a run and of its kept copies.
 
     Args:
-        run: the model that is explained.
         tasks: where the tasks come from.
         history: explanations of every kept copy and of the model itself, by number of updates; a single entry
             when nothing was kept.

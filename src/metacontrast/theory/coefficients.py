@@ -57,9 +57,7 @@ def contrastive_coefficients(
 
 
 def zeroed_coefficients(
-    query_probs: Float[Tensor, "query way"],
-    query_y: Int[Tensor, " query"],
-    support_y: Int[Tensor, " support"],
+    query_probs: Float[Tensor, "query way"], query_y: Int[Tensor, " query"], support_y: Int[Tensor, " support"]
 ) -> Float[Tensor, "query support"]:
     """The weights q_t - 1{t=u} that are left when the head starts at zero, Eq. 8.
 
@@ -75,9 +73,7 @@ def zeroed_coefficients(
 
 
 def wrong_sign_share(
-    coefficients: Float[Tensor, "query support"],
-    query_y: Int[Tensor, " query"],
-    support_y: Int[Tensor, " support"],
+    coefficients: Float[Tensor, "query support"], query_y: Int[Tensor, " query"], support_y: Int[Tensor, " support"]
 ) -> Float[Tensor, ""]:
     """Share of all pairs whose weight breaks Definition 1: attraction between classes, or repulsion in one.
 

@@ -273,7 +273,7 @@ def model_facts(facts: dict[str, Any], where: str) -> ModelFacts:
         raise InputError(f"{where} lacks {', '.join(sorted(missing))}: it is damaged or from another program")
     found = {name: facts[name] for name in ModelFacts._fields}
     for name, value in found.items():
-        if not _FITS[name](value):
+        if not _fits(name, value):
             raise InputError(f"{where} has {name}={value!r}, which no model has: it is damaged or from another program")
     channels, height, width = found["image_shape"]
     mean, std = tuple(found["mean"]), tuple(found["std"])
@@ -284,18 +284,11 @@ def model_facts(facts: dict[str, Any], where: str) -> ModelFacts:
     return ModelFacts(found["updates"], (channels, height, width), mean, std)
 
 
-def _is_size(value: Any) -> bool:
-    return type(value) is int and 1 <= value <= LARGEST_SIZE
-
-
-def _are_per_channel(value: Any) -> bool:
-    is_list = isinstance(value, list) and len(value) > 0
-    return is_list and all(type(v) in (int, float) and math.isfinite(v) for v in value)
-
-
-_FITS = {
-    "updates": lambda value: type(value) is int and value >= 0,
-    "image_shape": lambda value: isinstance(value, list) and len(value) == 3 and all(map(_is_size, value)),
-    "mean": _are_per_channel,
-    "std": lambda value: _are_per_channel(value) and min(value) > 0,
-}
+def _fits(name: str, value: Any) -> bool:
+    if name == "updates":
+        return type(value) is int and value >= 0
+    if not isinstance(value, list) or not value:
+        return False
+    if name == "image_shape":
+        return len(value) == 3 and all(type(size) is int and 1 <= size <= LARGEST_SIZE for size in value)
+    return all(type(v) in (int, float) and math.isfinite(v) and (name == "mean" or v > 0) for v in value)

@@ -139,10 +139,12 @@ def evaluate_tasks(
     images = tasks[0].query_x
     if engine.chunk is None and engine.is_batched(images.device):
         engine = replace(engine, chunk=_tasks_that_fit(score, images.device))
-    group = engine.group_size(model, inner, images, evaluation.episodes)
+    count = evaluation.episodes
+    group = engine.group_size(model, inner, images, count)
+    groups = [range(first, min(first + group, count)) for first in range(0, count, group)]
     run = map if executor is None else executor.map
     scores = []
-    for some in run(score, _groups(evaluation.episodes, group)):
+    for some in run(score, groups):
         scores.append(some)
         for _ in some:
             on_episode()
@@ -157,11 +159,6 @@ def _tasks_that_fit(score: Callable[[Sequence[int]], object], device: torch.devi
     one, two = (peak_bytes(lambda count=count: score(range(count))) for count in (1, 2))
     free = free_bytes(str(device))
     return 1 if free is None else max(1, int(FILLED * free - max(0, 2 * one - two)) // max(1, two - one))
-
-
-def _groups(count: int, size: int) -> list[range]:
-    """0 … count − 1, in parts of this size."""
-    return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 def _scores(

@@ -79,7 +79,7 @@ def _other_preprocessing(how: str) -> InputError:
 
 
 def _build_timm(name: str, trained: bool) -> Built:
-    timm = _library("timm", "timm")
+    timm = _library("timm")
     body = timm.create_model(name, pretrained=trained, num_classes=0)
     about = timm.data.resolve_model_data_config(body)
     return Built(Features(body), as_prepared(timm_images(about), timm.data.create_transform(**about)))
@@ -96,7 +96,7 @@ def timm_images(about: Mapping[str, Any]) -> ImageFormat:
 
 
 def _build_hf(name: str, trained: bool) -> Built:
-    transformers = _library("transformers", "transformers")
+    transformers = _library("transformers")
     config = transformers.AutoConfig.from_pretrained(name)
     more = {"add_pooling_layer": True} if getattr(config, "use_mean_pooling", False) else {}  # BEiT and data2vec
     if trained:
@@ -187,7 +187,7 @@ def _hf_square(about: Mapping[str, Any]) -> tuple[int, float | None]:
 
 
 def _build_torchvision(name: str, trained: bool) -> Built:
-    models = _library("torchvision", "torchvision").models
+    models = _library("torchvision").models
     about = models.get_model_weights(name).DEFAULT
     body = models.get_model(name, weights=about if trained else None)
     preset = about.transforms()
@@ -213,10 +213,10 @@ def inner_model(encoder: nn.Module) -> nn.Module:
     return body.model if isinstance(body, _Pixels) else body
 
 
-def _library(module: str, package: str) -> Any:
-    if importlib.util.find_spec(module) is None:
-        raise InputError(f"it needs the package {package}, which is not installed: pip install {package}")
-    return importlib.import_module(module)
+def _library(name: str) -> Any:
+    if importlib.util.find_spec(name) is None:
+        raise InputError(f"it needs the package {name}, which is not installed: pip install {name}")
+    return importlib.import_module(name)
 
 
 BUILDERS: dict[str, Callable[[str, bool], Built]] = {

@@ -113,10 +113,7 @@ _BESIDE_TENSORS = {"loop": 1.25, "vmap": 2.0}
 
 
 def estimate_memory(
-    config: TrainConfig,
-    images: tuple[ClassImages, ClassImages],
-    resources: Resources,
-    most: int | None = None,
+    config: TrainConfig, images: tuple[ClassImages, ClassImages], resources: Resources, most: int | None = None
 ) -> MemoryEstimate:
     """The need of an update on `resources`; the images are as of `fit_to_memory`.
 

@@ -46,7 +46,6 @@ class RunDirectory:
     """A folder that one training writes to.
 
     Args:
-        path: the folder.
         facts: what `model.safetensors` says of itself: configuration, data and image normalization.
         fixed: tensors of the encoder that no training moves.
     """
@@ -128,8 +127,6 @@ class TrainedRun:
     """What a run directory holds for use.
 
     Args:
-        config: how it was trained.
-        model, params: the trained model.
         updates, image_shape, mean, std: as of `ModelFacts`.
     """
 
@@ -164,11 +161,9 @@ def open_run(
     config.test_tasks(images[1])
     model = config.model(images[0].shape)
     data = data_digests(config, images)
-    with exclusive(path / ".lock", f"another training is writing to {path}: wait for it or choose another --out"):
-        if (path / _CONFIG).exists():
+    with _locked(path, "--out") as holds_run:
+        if holds_run:
             _check_same(path, config, data, resume)
-        else:
-            _check_unused(path)
         _begin(path, {"config": dataclasses.asdict(config), **records.provenance(device), "data": data})
         facts = _facts(config, images[0].shape, images[0].mean, images[0].std) | {"data": data}
         yield RunDirectory(path, facts, fixed_tensors(model))
@@ -180,10 +175,9 @@ def write_run(path: Path, run: TrainedRun, origin: dict[str, str]) -> None:
     Args:
         origin: where the model comes from, for `config.json`.
     """
-    with exclusive(path / ".lock", f"another training is writing to {path}: wait for it or choose another --out"):
-        if (path / _CONFIG).exists():
+    with _locked(path, "--out") as holds_run:
+        if holds_run:
             raise InputError(f"{path} holds a run already: choose another --out")
-        _check_unused(path)
         facts = _facts(run.config, run.image_shape, run.mean, run.std) | {"data": {}}
         header = {"config": facts["config"], **records.provenance("cpu"), "data": {}, "origin": origin}
         RunDirectory(path, facts).write_model(path / _MODEL, run.params, run.updates)
@@ -218,14 +212,11 @@ def read_header(path: Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def open_own_run(path: Path, *, resume: bool) -> Iterator[RunDirectory]:
     """Create or resume the run directory of a training in Python, whose model no file describes."""
-    with exclusive(path / ".lock", f"another training is writing to {path}: wait for it or choose another out"):
-        if (path / _CONFIG).exists():
-            if not resume:
-                raise InputError(f"{path} holds a run already: continue it with resume=True or choose another out")
-            if "own" not in read_header(path):
-                raise InputError(f"{path} holds a run of the command line: resume it there or choose another out")
-        else:
-            _check_unused(path)
+    with _locked(path, "out") as holds_run:
+        if holds_run and not resume:
+            raise InputError(f"{path} holds a run already: continue it with resume=True or choose another out")
+        if holds_run and "own" not in read_header(path):
+            raise InputError(f"{path} holds a run of the command line: resume it there or choose another out")
         _begin(path, {"own": True, **records.provenance("cpu")})
         yield RunDirectory(path, {"own": True})
 
@@ -363,6 +354,16 @@ def check_same_data(path: Path, data: dict[str, str]) -> None:
             )
 
 
-def _check_unused(path: Path) -> None:
-    if taken := [name for name in (_RECORDS, _MODEL, LAST, BEFORE) if (path / name).exists()]:
-        raise InputError(f"{path} has a {taken[0]} but no {_CONFIG}: choose another --out")
+@contextlib.contextmanager
+def _locked(path: Path, option: str) -> Iterator[bool]:
+    """Keep other trainings out of the directory, and tell whether it holds a run; one without must hold no other files.
+
+    Args:
+        option: what names the directory, for messages.
+    """
+    with exclusive(path / ".lock", f"another training is writing to {path}: wait for it or choose another {option}"):
+        holds_run = (path / _CONFIG).exists()
+        taken = [name for name in (_RECORDS, _MODEL, LAST, BEFORE) if (path / name).exists()]
+        if taken and not holds_run:
+            raise InputError(f"{path} has a {taken[0]} but no {_CONFIG}: choose another --out")
+        yield holds_run

@@ -34,7 +34,6 @@ class Start(NamedTuple):
     """What a start brings.
 
     Args:
-        images: what its images look like.
         fixed: fields of a configuration that are its own.
         usual: fields that are its own unless asked for otherwise.
         run: the trained run that it is, if it is one.

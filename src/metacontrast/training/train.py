@@ -215,11 +215,7 @@ def gradient_of_batch(
     if gradient is None:
         return partial(meta_gradient, executor=executor, engine=engine)
     return partial(
-        mean_task_gradient,
-        gradient,
-        executor=executor,
-        precision=engine.precision,
-        tasks_at_once=tasks_at_once,
+        mean_task_gradient, gradient, executor=executor, precision=engine.precision, tasks_at_once=tasks_at_once
     )
 
 

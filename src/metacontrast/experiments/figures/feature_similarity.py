@@ -16,15 +16,11 @@ def _curves(setting: Setting) -> list[Curve]:
     plan = MeasurementPlan((1, 2) if setting.scale == "smoke" else updates, what="similarity")
     one_task = {"queries": _IMAGES, "meta_batch": 1, "pool_size": 1, "relabel": True, "inner_steps": 5}
     curves = head_curves(setting, "colour", _IMAGES, plan, THREE, ("2", ""), **one_task)
-    return [_on_test_classes(curve, setting) for curve in curves]
+    return [replace(curve, kind=_kind(setting), seeds=setting.seed_numbers(10), train_split="test") for curve in curves]
 
 
 def _kind(setting: Setting) -> TaskKind:
     return TaskKind(task_kind(setting, "colour", _IMAGES).data, "one fixed 5-way task")
-
-
-def _on_test_classes(curve: Curve, setting: Setting) -> Curve:
-    return replace(curve, kind=_kind(setting), seeds=setting.seed_numbers(10), train_split="test")
 
 
 def _panels(setting: Setting) -> list[Panel]:
@@ -47,11 +43,7 @@ def _claims(setting: Setting) -> list[Claim]:
             tuple(_grown(kind, head, replace(_ACROSS, is_within_class=True)) for head in THREE),
             "no: it stays (random) or falls (zero init, trick), only less than the similarity between classes",
         ),
-        Claim(
-            "MAML learns to separate the features of different classes.",
-            (_grown(kind, "random", _ACROSS),),
-            "yes",
-        ),
+        Claim("MAML learns to separate the features of different classes.", (_grown(kind, "random", _ACROSS),), "yes"),
         Claim(
             "Zero initialization raises the contrast.",
             tuple(above(kind, "zero init", "random", quantity) for quantity in (_ACROSS, _AMONG)),

@@ -38,15 +38,8 @@ def _authors_curve(name: str) -> AuthorsCurve:
     return PUBLISHED[HEAD_ONLY, _authors_name(name)]
 
 
-_PAIRS = {
-    "Eq. 7": "MAML, FO, random",
-    "Eq. 15": "MAML, FO, zeroing trick",
-    "Eq. 16": "MAML, SO, zeroing trick",
-}
-_SIMILAR = (
-    ("MAML, FO, zeroing trick", "MAML, FO, random"),
-    ("MAML, SO, zeroing trick", "MAML, FO, zeroing trick"),
-)
+_PAIRS = {"Eq. 7": "MAML, FO, random", "Eq. 15": "MAML, FO, zeroing trick", "Eq. 16": "MAML, SO, zeroing trick"}
+_SIMILAR = (("MAML, FO, zeroing trick", "MAML, FO, random"), ("MAML, SO, zeroing trick", "MAML, FO, zeroing trick"))
 _DROPPED = {
     "no interference": "Dropping the interference",
     "no noise": "Dropping the noise of the coefficients",

@@ -10,10 +10,7 @@ _RANDOM, _TRICK = "MAML, SO, random", "MAML, SO, zeroing trick"
 _TEST = AuthorsTest(
     folder="authors-steps",
     shape="trained with one step of the head",
-    curves={
-        _RANDOM: MeasuredCurve("kept", Look("orange", "o")),
-        _TRICK: MeasuredCurve("zeroed", Look("blue", "^")),
-    },
+    curves={_RANDOM: MeasuredCurve("kept", Look("orange", "o")), _TRICK: MeasuredCurve("zeroed", Look("blue", "^"))},
     steps=(1, 5, 20),
     reorders=True,
 )

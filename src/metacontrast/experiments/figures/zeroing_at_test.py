@@ -2,12 +2,7 @@
 
 from metacontrast.experiments.authors_models import HEAD_ONLY
 from metacontrast.experiments.claims import Accuracy, Claim, Comparison, Endpoint, TaskKind, When
-from metacontrast.experiments.figures.treatments import (
-    THREE,
-    colour_first_order,
-    omniglot_first_order,
-    task_kind,
-)
+from metacontrast.experiments.figures.treatments import THREE, colour_first_order, omniglot_first_order, task_kind
 from metacontrast.experiments.setting import Family, Setting
 from metacontrast.experiments.spec import Curve, FigureSpec, Panel
 
@@ -21,12 +16,11 @@ def _curves(setting: Setting) -> list[Curve]:
 
 
 def _panels(setting: Setting) -> list[Panel]:
-    return [_panel(task_kind(setting, *shown)) for shown in _SHOWN]
-
-
-def _panel(kind: TaskKind) -> Panel:
     zeroed, kept = Accuracy("zeroed", 1), Accuracy("kept", 1)
-    return Panel(kind, zeroed, f"{kind}, step 1\nsolid: head zeroed at test, dashed: head kept", dashed=kept)
+    return [
+        Panel(kind, zeroed, f"{kind}, step 1\nsolid: head zeroed at test, dashed: head kept", dashed=kept)
+        for kind in (task_kind(setting, *shown) for shown in _SHOWN)
+    ]
 
 
 def _claims(setting: Setting) -> list[Claim]:

@@ -87,8 +87,6 @@ class Grid:
     """Runs to be executed.
 
     Args:
-        runs: each once.
-        context: where and on what.
         jobs: how many at a time.
         should_stop: asked now and then; when true the runs save and end.
         prepare: called in every process before it computes.

@@ -187,7 +187,6 @@ def ray_runner(
     Args:
         context: with absolute paths, the same on every machine.
         check_data: raises `InputError` on a machine that lacks the data.
-        say: takes messages to the person.
 
     Raises:
         InputError: there is no such cluster, or one of its machines cannot take part.
