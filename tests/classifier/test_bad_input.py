@@ -1,5 +1,6 @@
 """Bad input, one kind after the other: each is an `InputError` of one line that says what is wrong."""
 
+import io
 import json
 import unicodedata
 from io import BytesIO
@@ -373,3 +374,26 @@ def save(what: str, folder, fitted: FewShotClassifier):
         return FewShotClassifier.from_pretrained
     fitted.save(folder)
     return FewShotClassifier.load
+
+
+def test_images_that_cannot_be_read_are_among_what_is_left_out(folder):
+    (folder / "class1" / "broken.png").write_bytes(b"no image")
+    assert fit(folder, None, skip_unreadable=True).ignored_ == (("class1/broken.png", "cannot be read"),)
+
+
+def test_labels_of_which_none_is_a_class_are_told(fitted, caplog):
+    assert fitted.score(IMAGES, ["elsewhere"] * len(IMAGES)) == 0
+    assert "none of the labels (such as 'elsewhere') is a class" in caplog.text
+
+
+def test_a_stream_that_cannot_seek_is_read(fitted):
+    class Stream(io.BytesIO):
+        def seekable(self):
+            return False
+
+        def seek(self, *_):
+            raise OSError("seek")
+
+    file = io.BytesIO()
+    Image.fromarray(IMAGES[0]).save(file, "png")
+    assert fitted.predict([Stream(file.getvalue())]).tolist() == fitted.predict(IMAGES[:1]).tolist()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from classifier_kit import grey_images, tiny_start
 from metacontrast import FewShotClassifier
 from metacontrast.classifier.confidence import cross_entropy, fit_temperature, rejection_threshold
 from metacontrast.classifier.cross_validation import held_out_folds, ranks_of
@@ -96,7 +97,16 @@ def test_copies_do_not_make_noise_look_learned():
     twice = FewShotClassifier("omniglot-conv4", head="prototype").fit([*noise, *noise], labels + labels)
     assert twice.compare_[0].accuracy == once.compare_[0].accuracy < 0.8
     assert twice.temperature_ == pytest.approx(once.temperature_)
-    assert twice.notes_[0] == "24 of 48 images are copies of others of their class, which count as one image"
+    assert twice.compare_[0].images == once.compare_[0].images
+    assert twice.notes_[0].startswith("24 of 48 images are copies of others of their class")
+
+
+def test_copies_do_not_buy_a_guarantee():
+    """Guards: 15 held-out images cannot promise 95 %, and giving them twice tells nothing new."""
+    images, labels = grey_images()
+    classifier = FewShotClassifier(tiny_start()).fit([*images, *images], [*labels, *labels])
+    with pytest.raises(InputError, match="there are 15"):
+        classifier.set_threshold(0.95)
 
 
 def test_weights_are_equal_by_class_and_sum_to_one():

@@ -15,6 +15,7 @@ from classifier_kit import SIZE, grey_images, tiny_model_folder, tiny_start, wri
 from metacontrast import FewShotClassifier
 from metacontrast.classifier import choice
 from metacontrast.classifier.export import export
+from metacontrast.classifier.inputs import as_items
 from metacontrast.classifier.starting_point import StartingPoint, load_starting_point
 from metacontrast.cli.main import run
 from metacontrast.data.image_format import ImageFormat
@@ -382,9 +383,11 @@ def test_photographs_of_one_each_get_a_model_of_photographs():
 
 
 def test_with_more_images_the_cross_entropy_decides():
-    classifier = FewShotClassifier(verbose=False).fit(*drawings(4, 4))
+    images, labels = drawings(4, 4)
+    classifier = FewShotClassifier(verbose=False).fit(images, labels)
     assert {row.name for row in classifier.models_} == set(choice.installed())
-    assert all(row.images == 16 for row in classifier.models_)
+    different = len({(image.tobytes(), label) for image, label in zip(images, labels, strict=True)})
+    assert all(row.images == different for row in classifier.models_)
     assert sum(row.chosen for row in classifier.models_) == 1
 
 
@@ -518,6 +521,37 @@ def test_a_classifier_on_other_weights_is_refused(tmp_path):
         FewShotClassifier.load(tmp_path, other)
     with pytest.raises(InputError, match="other weights"):
         FewShotClassifier.load(tmp_path, tiny_start())
+
+
+def test_a_classifier_on_other_statistics_is_refused(tmp_path):
+    FewShotClassifier(StartingPoint.from_encoder(normed(), FORM)).fit(*grey_images()).save(tmp_path)
+    with pytest.raises(InputError, match="batch_stats='running', but the model that is given has 'support'"):
+        FewShotClassifier.load(tmp_path, StartingPoint.from_encoder(normed(), FORM, batch_stats="support"))
+
+
+def test_weights_in_the_file_come_back_into_the_module_that_is_given(tmp_path):
+    """Whatever weights that one has; another architecture is refused."""
+    images, labels = grey_images()
+    fitted = FewShotClassifier(StartingPoint.from_encoder(normed(), FORM)).fit(images, labels)
+    fitted.save(tmp_path, weights_inside=True)
+    loaded = FewShotClassifier.load(tmp_path, StartingPoint.from_encoder(normed(seed=1), FORM))
+    np.testing.assert_array_equal(loaded.predict_proba(images), fitted.predict_proba(images))
+    other = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE**2, 3))
+    with pytest.raises(InputError, match="not those of the model that is given"):
+        FewShotClassifier.load(tmp_path, StartingPoint.from_encoder(other, FORM, feature_size=3))
+
+
+def test_images_that_differ_in_alpha_or_depth_are_no_copies():
+    """What a copy is does not depend on how a model sees an image."""
+    arrays = np.random.default_rng(0).integers(0, 255, (6, 16, 16), np.uint8)
+    kinds = [
+        [Image.fromarray(np.dstack([np.zeros((16, 16, 3), np.uint8), each])) for each in arrays],
+        [Image.fromarray(each.astype(np.uint16) * 200 + 1000) for each in arrays],
+        [Image.fromarray(each.astype(np.float32) / 255) for each in arrays],
+        [np.zeros((2, 8), np.uint8), np.zeros((4, 4), np.uint8)],
+    ]
+    for images in kinds:
+        assert len({choice._mark(item) for item in as_items(images)}) == len(images)
 
 
 def test_a_trained_model_takes_no_weights_inside_of_a_support_set(tmp_path):

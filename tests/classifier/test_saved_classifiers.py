@@ -289,3 +289,27 @@ def test_a_starting_point_saved_over_another_is_one_of_the_two_or_refused(tmp_pa
                 outcomes.add(str(error).removeprefix(f"{folder}/config.json "))
     refusal = "describes another model than model.safetensors beside it: restore both from one copy"
     assert {(7, 1, 1), (99, 3, 2)} <= outcomes <= {(7, 1, 1), (99, 3, 2), refusal}
+
+
+@pytest.mark.parametrize("changed", [{"reject_label": "class0"}, {"steps": -1}, {"max_pixels": 0}])
+def test_parameters_that_no_file_may_hold_are_refused_before_anything_is_written(changed, tmp_path):
+    classifier = FewShotClassifier(tiny_start()).fit(*grey_images()).set_params(**changed)
+    with pytest.raises(InputError):
+        classifier.save(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+def test_a_starting_point_saved_with_other_steps_has_no_temperature_that_was_measured(tmp_path):
+    """The temperature of adapted heads was measured with the model's own inner steps."""
+    own = FewShotClassifier("omniglot-conv4")
+    own.save_pretrained(tmp_path / "own")
+    FewShotClassifier("omniglot-conv4", steps=1, lr=0.02).save_pretrained(tmp_path / "other")
+    measured, plain = (load_starting_point(tmp_path / name).temperatures["adapted"] for name in ("own", "other"))
+    assert measured != 1
+    assert plain == 1
+
+
+def test_what_was_left_out_at_the_fit_is_unknown_after_loading(fitted, tmp_path):
+    fitted.save(tmp_path)
+    loaded = FewShotClassifier.load(tmp_path)
+    assert (loaded.ignored_, loaded.models_) == ((), ())

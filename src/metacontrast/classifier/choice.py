@@ -17,7 +17,6 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
@@ -135,9 +134,11 @@ def _mark(item: Item) -> str:
         if isinstance(source, Path):
             content = source.read_bytes()
         elif isinstance(source, Image.Image):
-            content = np.asarray(source.convert("RGB").resize((16, 16))).tobytes()
+            content = repr((source.mode, source.size, source.getpalette())).encode() + source.tobytes()
+        elif isinstance(source, bytes):
+            content = source
         else:
-            content = source if isinstance(source, bytes) else source.tobytes()
+            content = repr((source.shape, source.dtype)).encode() + source.tobytes()
     except (OSError, ValueError):  # a file that is missing, damaged or closed; reading it says so
         content = item.name.encode("utf-8", "surrogateescape")
     return hashlib.sha256(content).hexdigest()
@@ -178,7 +179,10 @@ def fit_notes(state: State) -> tuple[str, ...]:
     ways, notes = len(state.support.classes), []
     images = list(zip(state.support.y.tolist(), state.support.ranks.tolist(), strict=True))
     if copies := len(images) - len(set(images)):
-        notes.append(f"{copies} of {len(images)} images are copies of others of their class, which count as one image")
+        notes.append(
+            f"{copies} of {len(images)} images are copies of others of their class: they were learned from, but each "
+            "image was held out and answered once only"
+        )
     chance = 1 / ways
     error = (chosen.balanced_accuracy * (1 - chosen.balanced_accuracy) / chosen.images) ** 0.5
     if chosen.balanced_accuracy - chance < 2 * max(error, (chance * (1 - chance) / chosen.images) ** 0.5):

@@ -148,6 +148,8 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
             seen = None
         kept, images, features = seen or self._read(start, items, plan.inner)
         own = [item.label for item in kept]
+        readable = set(map(id, kept))
+        self.ignored_ += tuple((item.name, "cannot be read") for item in items if id(item) not in readable)
         self.ignored_ += tuple(emptied([item.label for item in items], own))
         support = make_support(images, own, [item.name for item in kept], features, least=least)
         if hasattr(self, "support_"):
@@ -205,6 +207,12 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         """
         self._fitted_state()
         items, _ = labelled(X, y, self.nested, "test")
+        if not {item.label for item in items} & set(self.classes_.tolist()):
+            logger.warning(
+                "none of the labels (such as %r) is a class of this classifier (such as %r)",
+                items[0].label,
+                self.classes_.tolist()[0],
+            )
         guesses = self._labels(self._answer(items)).tolist()
         right = [guess == item.label for guess, item in zip(guesses, items, strict=True)]
         return weighted_mean(right, sample_weight)
@@ -264,7 +272,8 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
             weights_inside: write the weights of an encoder from elsewhere too, not its name and digest alone.
         """
         start = self.state_.start if self.model == "auto" and hasattr(self, "state_") else self._start()
-        start = replace(start, inner=self._plan(start).inner)
+        if (inner := self._plan(start).inner) != start.inner:  # the temperature was measured with the other steps
+            start = replace(start, inner=inner, temperatures={**start.temperatures, "adapted": 1.0})
         save_starting_point(start, as_path(folder), weights_inside=weights_inside)
         write_card(as_path(folder), as_path(folder).resolve().name, None)
 
@@ -277,13 +286,19 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         Args:
             weights_inside: write the weights of an encoder from elsewhere too, not its name and digest alone.
         """
+        state = self._fitted_state()
+        self._plan(state.start)
+        check_max_pixels(self.max_pixels)
+        check_reject_label(self.reject_label, state.support.classes)
+        if self.weights is not None and not weights_inside:
+            raise InputError(f"the weights {self.weights} are not found again by the model's name: give weights_inside")
         parameters = {name: value for name, value in self.get_params().items() if name not in _NOT_SAVED}
         is_default = self._chooses_model and self.baseline is None
-        if is_default and self._plan(self._fitted_state().start).head == "auto":
+        if is_default and self._plan(state.start).head == "auto":
             parameters["head"] = "auto"  # the default of the model that was chosen may be another
         if (label := parameters["reject_label"]) is not None:
             parameters["reject_label"] = to_json(label)
-        storage.save(as_path(folder), self._fitted_state(), parameters, weights_inside=weights_inside)
+        storage.save(as_path(folder), state, parameters, weights_inside=weights_inside)
 
     @classmethod
     def load(cls, folder: str | Path, model: str | Path | StartingPoint | None = None) -> "FewShotClassifier":
@@ -301,6 +316,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
             check_reject_label(loaded.reject_label, state.support.classes)
         except ValueError as error:
             raise InputError(f"{folder / storage.CONFIG}: parameters: {error}") from error
+        loaded.ignored_, loaded.models_ = (), ()
         return loaded.set_params(model=state.start)._remember(state)
 
     def push_to_hub(self, repository: str, *, private: bool = False, weights_inside: bool = False) -> str:

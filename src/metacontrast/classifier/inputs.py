@@ -205,7 +205,7 @@ def _checked(items: list[Item]) -> list[Item]:
 def _content(file: Any, name: str) -> bytes:
     """All that an open file holds, from its start where it has one."""
     try:
-        if callable(getattr(file, "seek", None)):
+        if callable(getattr(file, "seek", None)) and getattr(file, "seekable", lambda: True)():
             file.seek(0)
         content = file.read()
     except (OSError, ValueError) as error:

@@ -225,12 +225,24 @@ def rebuild(facts: Any, tensors: dict[str, torch.Tensor], where: Path, given: St
         digest = built.digest if built.digest and not tensors else sources.digest_of(built.encoder)
         known = Source(source.name, digest, source.can_build)
         given = from_module(built.encoder, images, inner, 0, facts["batch_stats"], known, facts["head"])
+    elif tensors:
+        what = f"{where}: its tensors are not those of the model that is given"
+        encoder = given.encoder
+        sources.load_tensors(encoder, tensors, what)
+        known = Source(source.name, sources.digest_of(encoder), source.can_build)
+        size = given.model.feature_size
+        given = from_module(encoder, images, inner, size, facts["batch_stats"], known, facts["head"])
     digest = given.source.digest if given.source else "none"
     expected = facts.get("stored_digest") if tensors else source.digest
     if digest != expected:
         raise InputError(
             f"{where} was made with other weights of {source.name} (SHA-256 {str(expected)[:12]}…, these have "
             f"{digest[:12]}…): give the same ones, or fit again"
+        )
+    if given.batch_stats != facts["batch_stats"]:
+        raise InputError(
+            f"{where} was made with batch_stats={facts['batch_stats']!r}, but the model that is given has "
+            f"{given.batch_stats!r}: give the same"
         )
     brought = {"head": facts["head"], "temperatures": stored_temperatures(facts, where, given.temperatures)}
     return dataclasses.replace(given, images=images, inner=inner, source=source, **brought)

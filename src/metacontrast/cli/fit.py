@@ -160,7 +160,7 @@ def _models(classifier: "FewShotClassifier") -> list[str]:
         numbers = f"{100 * row.balanced_accuracy:>16.1f} %  {row.cross_entropy:.3f}" if row.images else "not compared"
         lines.append(f"{row.name:<16}{numbers}{'  <- used' if row.chosen else ''}")
     if not classifier.models_[0].images:
-        lines.append("no class has a second image to compare them on: the model was chosen by the kind of images")
+        lines.append("the models were not compared on held-out images: the model was chosen by the kind of images")
     return lines
 
 

@@ -14,7 +14,7 @@ Its critical value lies between Student's t with n − 1 degrees of freedom and 
 of three seeds cover up to 97.4 %, with Satterthwaite's degrees of freedom as few as 92.4 %, with 1.5 between 94.5 and
 96.7 (`benchmarks/coverage.py`). Far out it errs too often: for three seeds 1.8 times as often as it says at a tail of
 0.25 %, 4 times at 0.05 %. So below 0.5 %, the smallest tail at which verdicts are given, the half width is at least
-√(a·t² + b·u²) with the two values of Student's t (Banerjee, Sankhyā 22, 1960), which never errs more often than it says.
+√(a·t² + b·u²) with the two values of Student's t (Banerjee, Sankhyā 22, 1960), which errs no more often than it says.
 
 Speed is compared by the updates that two learning curves need to reach the same accuracy.
 A curve is known at its evaluations only. So the time at which it reaches a level is known only to lie between two of
