@@ -338,7 +338,7 @@ def test_conml_checks_tasks_as_maml_does():
     tasks, inner = DoubleTasks().batch(range(2)), Inner(1, 0.1, order="second")
     with pytest.raises(InputError, match="query labels"):
         conml(a_model(), start(a_model()), tasks._replace(query_y=tasks.query_y + 9), inner)
-    frozen = Model(a_model().encoder, ways=3, feature_size=a_model().feature_size, head="zeroed")
+    frozen = Model(a_model().encoder.requires_grad_(False), ways=3, feature_size=a_model().feature_size, head="zeroed")
     with pytest.raises(InputError, match="nothing is learned"):
         conml(frozen, start(frozen), tasks, inner)
 

@@ -236,8 +236,6 @@ def _start(
     about = facts["model"]
     if "source" in about:
         return rebuild(about["source"], tensors, folder / CONFIG, given)
-    if given is not None:
-        raise InputError(f"{folder} has the model that it was fitted with: leave out model")
     check_values(facts, RUN, folder / CONFIG)
     config = config_from_values(about["config"], str(folder / CONFIG))
     form = stored_images(facts["images"], folder / CONFIG)
