@@ -7,8 +7,9 @@ import pytest
 
 from metacontrast.cli.config_flags import config_from_flags
 from metacontrast.cli.main import build_parser, run
-from metacontrast.cli.train import command_that_goes_on
+from metacontrast.cli.train import command_that_goes_on, last_evaluation
 from metacontrast.files import exclusive
+from metacontrast.training.recipes import sweep_configs
 from metacontrast.training.records import read_records
 from metacontrast.training.run import load_run
 
@@ -108,3 +109,42 @@ def test_flags_of_a_grid_are_checked(tmp_path, capsys):
         assert train(tmp_path / "run", "--seeds", "2", *words) == 2
         assert part in capsys.readouterr().err
         assert not (tmp_path / "run").exists()
+
+
+def config_of(*words: str):
+    return config_from_flags(build_parser().parse_args(["train", *SMALL, *words, "--out", "here"]))
+
+
+def test_one_number_takes_the_place_of_a_range(tmp_path):
+    """Of the run that is continued, and of the command line where the size is varied."""
+    assert train(tmp_path / "run", "--ways", "2-3", "--updates", "1") == 0
+    going_on = ["train", "--resume", "--out", str(tmp_path / "run"), "--ways", "4"]
+    assert config_from_flags(build_parser().parse_args(going_on)).least_ways is None
+    variants = sweep_configs(config_of("--shots", "1-3", "--head", "zeroed"), 1, {"shots": [2, 3]})
+    assert [config.least_shots for config in variants.values()] == [None, None]
+    assert config_of("--ways", "2-3").least_ways == 2
+
+
+@pytest.mark.parametrize("size", ["²", "2-³", "-", "2-"])
+def test_sizes_that_are_no_numbers_are_one_line(size, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        train(tmp_path, f"--ways={size}")
+    assert "give a whole number, or a range such as 5-20" in capsys.readouterr().err
+
+
+def test_a_run_that_has_not_begun_has_no_evaluation(tmp_path):
+    """A grid may be stopped before it begins some of its runs."""
+    assert last_evaluation(tmp_path / "seed-3") == []
+
+
+def test_the_command_that_goes_on_has_the_same_engine():
+    args = build_parser().parse_args(["train", *SMALL, "--engine", "vmap", "--chunk", "2", "--out", "here"])
+    assert command_that_goes_on(args) == "train --resume --engine vmap --chunk 2 --out here"
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "checkpoints"])
+def test_what_another_training_left_is_no_place_for_a_new_one(name, tmp_path, capsys):
+    """`explain` would take its copies for those of the new training."""
+    (tmp_path / name).mkdir()
+    assert train(tmp_path) == 2
+    assert f"has a {name} but no config.json" in capsys.readouterr().err

@@ -99,7 +99,8 @@ def config_from_flags(args: argparse.Namespace, **defaults: Any) -> TrainConfig:
     started = read_config(folder) if folder and goes_on else None
     base = started or recipe(args.recipe or _default_recipe(given.get("dataset", "glyphs"), given.get("shots", 1)))
     start, weights = (given.pop(name, getattr(base, name)) for name in ("start", "weights"))
-    config = with_fields(base, **(defaults | given))
+    one_size = {f"least_{name}": None for name in ("ways", "shots") if name in given}  # unless a range is given
+    config = with_fields(base, **(defaults | one_size | given))
     if start is None or (start, weights) == (base.start, base.weights):
         return dataclasses.replace(config, start=start, weights=weights)
     return with_start(config, start, weights, given)
@@ -182,7 +183,7 @@ class _OneSizeOrRange(argparse.Action):
         self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
     ) -> None:
         least, dash, most = values.partition("-")
-        if not (most if dash else least).isdigit() or not least.isdigit():
+        if not (most if dash else least).isdecimal() or not least.isdecimal():
             raise argparse.ArgumentError(
                 self, f"invalid value {values!r}: give a whole number, or a range such as 5-20"
             )

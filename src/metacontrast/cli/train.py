@@ -138,7 +138,8 @@ def command_that_goes_on(args: argparse.Namespace) -> str:
     runner = None if args.runner == "local" else args.runner
     device = None if args.device == "auto" else args.device
     given = {"data-root": args.data_root, "seeds": args.seeds, "jobs": args.jobs, "device": device}
-    given |= {"runner": runner, "address": args.address, "out": args.out}
+    engine = None if args.engine == "auto" else args.engine
+    given |= {"runner": runner, "address": args.address, "engine": engine, "chunk": args.chunk, "out": args.out}
     flags = [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
     flags += [f"--{name}" for name in ("deterministic", "tensorboard") if getattr(args, name)]
     vary = [f"--vary={name.replace('_', '-')}={','.join(map(as_text, values))}" for name, values in args.vary]
@@ -295,6 +296,7 @@ def _load(config: TrainConfig, root: Path | None) -> tuple[ClassImages, ClassIma
 
 
 def last_evaluation(run: Path) -> list[Record]:
-    """Return the records of a run's last evaluation."""
-    rows = [record for record in read_records(run / "records.jsonl") if record["kind"] == "evaluation"]
+    """Return the records of a run's last evaluation; none of a run that has not begun."""
+    file = run / "records.jsonl"
+    rows = [record for record in (read_records(file) if file.exists() else []) if record["kind"] == "evaluation"]
     return [row for row in rows if row["update"] == rows[-1]["update"]]

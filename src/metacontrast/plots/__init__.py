@@ -3,6 +3,7 @@
 All pictures have one style: readable at column width, colour-blind safe (Okabe & Ito's palette).
 """
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,9 @@ def tidy(axes: Axes) -> Axes:
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write the figure in the format of the ending, without timestamps, so that equal figures are equal files."""
     metadata = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(path.suffix, {})
-    with rc_context(_RC), atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=160, metadata=metadata, format=path.suffix[1:])
+    drawn = BytesIO()  # matplotlib's own writers do not survive a full disk
+    with rc_context(_RC):
+        figure.savefig(drawn, dpi=160, metadata=metadata, format=path.suffix[1:])
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(drawn.getvalue())
     return path

@@ -113,8 +113,9 @@ def sweep_configs(
     folders = [variant_folder(variant) for variant in variants]
     if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
         raise InputError(f"two variants have the folder {twice}: train them apart, into an --out each")
+    one_size = {f"least_{name}": None for name in ("ways", "shots") if name in (varied or {})}
     return {
-        folder / f"seed-{seed}": with_fields(config, **{**given, **variant, "seed": seed})
+        folder / f"seed-{seed}": with_fields(config, **{**given, **one_size, **variant, "seed": seed})
         for folder, variant in zip(folders, variants, strict=True)
         for seed in range(config.seed, config.seed + seeds)
     }

@@ -363,7 +363,7 @@ def _locked(path: Path, option: str) -> Iterator[bool]:
     """
     with exclusive(path / ".lock", f"another training is writing to {path}: wait for it or choose another {option}"):
         holds_run = (path / _CONFIG).exists()
-        taken = [name for name in (_RECORDS, _MODEL, LAST, BEFORE) if (path / name).exists()]
+        taken = [name for name in (_RECORDS, _MODEL, LAST, BEFORE, BEST, _KEPT) if (path / name).exists()]
         if taken and not holds_run:
             raise InputError(f"{path} has a {taken[0]} but no {_CONFIG}: choose another --out")
         yield holds_run

@@ -154,7 +154,7 @@ def _in_processes(grid: Grid) -> Iterator[RunReport]:
             yield from _collect(pending, stop, grid.should_stop)
         except BrokenProcessPool as error:
             raise InputError(
-                "a training process was killed, perhaps for lack of memory: the same command continues; lower --jobs"
+                "a training process was killed, perhaps for lack of memory: lower --jobs and continue (train: --resume)"
             ) from error
         finally:
             stop.set()
@@ -176,10 +176,11 @@ _should_stop: Callable[[], bool] = lambda: False  # noqa: E731
 
 
 def _start_worker(stop: Any, parent: int, prepare: Callable[[], object]) -> None:
-    """Leave Ctrl-C to the parent, which asks for a stop through `stop`; die with the parent."""
+    """Leave signals to the parent, which asks for a stop through `stop`; die with the parent."""
     global _should_stop
     _should_stop = stop.is_set
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for each in (signal.SIGINT, signal.SIGTERM):  # a scheduler may send either to all processes
+        signal.signal(each, signal.SIG_IGN)
     torch.set_num_threads(1)
     prepare()
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
