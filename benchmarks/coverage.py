@@ -76,11 +76,7 @@ def told_apart(seeds: int, rise: float, of_seeds: float, noise: float, tries: in
                 }
             )
         found = estimate_speed_up(*curves)
-        for lower, above in (
-            (found.lower.p_above(0), found.above.p_above(0)),
-            (found.upper.p_below(0), found.above.p_below(0)),
-        ):
-            decided += max(lower, above) <= 0.025
+        decided += min(found.p_faster, found.p_slower) <= 0.025
     return decided / tries
 
 

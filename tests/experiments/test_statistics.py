@@ -14,7 +14,6 @@ from metacontrast.experiments.statistics import (
     over_seeds,
     over_seeds_and_tasks,
     seeds_at_look,
-    with_more_seeds,
 )
 
 
@@ -88,7 +87,7 @@ def test_small_p_values_of_three_seeds_err_no_more_often_than_they_say():
 
 def test_more_seeds_narrow_the_part_of_the_seeds_alone():
     estimate = Estimate(1.0, ((0.3, 2), (0.1, 99)), 3, 100)
-    assert with_more_seeds(estimate, 12).parts == ((pytest.approx(0.075), 11), (0.1, 99))
+    assert estimate.with_more_seeds(12).parts == ((pytest.approx(0.075), 11), (0.1, 99))
 
 
 def test_holm_against_an_independent_step_down():

@@ -112,7 +112,9 @@ def cross_validate(
     """
     parts: dict[Candidate, list[HeldOut]] = {}
     rows_of_folds = held_out_folds(y.cpu(), ranks, folds)
-    first = torch.from_numpy(_are_first(y.cpu(), ranks)).to(y.device)  # of their copies, which are one answer
+    _, different = np.unique(np.stack([y.cpu().numpy(), ranks]), axis=1, return_index=True)
+    first = torch.zeros_like(y, dtype=torch.bool)
+    first[torch.from_numpy(different)] = True  # of its copies, which are one answer
     for rows in tqdm(rows_of_folds, "cross-validating", unit="fold", leave=False, disable=not verbose):
         held = torch.zeros_like(y, dtype=torch.bool)
         held[torch.from_numpy(rows)] = True
@@ -125,12 +127,6 @@ def cross_validate(
         for candidate, adapted in solve(net, start, rest, rest_y, inner, candidates):
             parts.setdefault(candidate, []).append(_answer(net, adapted, rest, rest_y, apart, y[asked]))
     return {candidate: _joined(found) for candidate, found in parts.items()}
-
-
-def _are_first(y: Int[Tensor, " image"], ranks: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether an image is the first of its copies in its class."""
-    _, rows = np.unique(np.stack([y.numpy(), ranks]), axis=1, return_index=True)
-    return np.isin(np.arange(len(ranks)), rows)
 
 
 def ranks_of(y: Int[Tensor, " image"], contents: Iterable[Hashable]) -> NDArray[np.int64]:

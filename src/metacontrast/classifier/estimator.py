@@ -287,14 +287,12 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
             weights_inside: write the weights of an encoder from elsewhere too, not its name and digest alone.
         """
         state = self._fitted_state()
-        self._plan(state.start)
-        check_max_pixels(self.max_pixels)
-        check_reject_label(self.reject_label, state.support.classes)
+        plan = self._checked_plan(state)
         if self.weights is not None and not weights_inside:
             raise InputError(f"the weights {self.weights} are not found again by the model's name: give weights_inside")
         parameters = {name: value for name, value in self.get_params().items() if name not in _NOT_SAVED}
         is_default = self._chooses_model and self.baseline is None
-        if is_default and self._plan(state.start).head == "auto":
+        if is_default and plan.head == "auto":
             parameters["head"] = "auto"  # the default of the model that was chosen may be another
         if (label := parameters["reject_label"]) is not None:
             parameters["reject_label"] = to_json(label)
@@ -311,9 +309,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         state, parameters = storage.load(folder, None if model is None else load_starting_point(model))
         try:
             loaded = cls().set_params(**parameters | {"reject_label": from_json(parameters.get("reject_label"))})
-            loaded._plan(state.start)
-            check_max_pixels(loaded.max_pixels)
-            check_reject_label(loaded.reject_label, state.support.classes)
+            loaded._checked_plan(state)
         except ValueError as error:
             raise InputError(f"{folder / storage.CONFIG}: parameters: {error}") from error
         loaded.ignored_, loaded.models_ = (), ()
@@ -377,6 +373,12 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         default: HeadChoice = "auto" if self._chooses_model else start.head
         fallback: Method = "adapted" if start.head == "adapted" else "ridge"
         return make_plan(start.inner, **self._wishes, default_head=default, fallback=fallback)
+
+    def _checked_plan(self, state: State) -> Plan:
+        """The plan of a classifier that is saved or loaded, after a check of all parameters that a file holds."""
+        check_max_pixels(self.max_pixels)
+        check_reject_label(self.reject_label, state.support.classes)
+        return self._plan(state.start)
 
     def _read(self, start: StartingPoint, items: Sequence[Item], inner: Inner | None = None) -> Read:
         return read(

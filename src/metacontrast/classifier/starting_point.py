@@ -211,6 +211,14 @@ def rebuild(facts: Any, tensors: dict[str, torch.Tensor], where: Path, given: St
         given: what the caller says that it is; a user's own code is run only then.
     """
     source, images, inner = stored_source(facts, where)
+
+    def start_from(encoder: nn.Module, whose: str, size: int = 0, digest: str | None = None) -> StartingPoint:
+        if tensors:
+            sources.load_tensors(encoder, tensors, f"{where}: its tensors are not those of {whose}")
+            digest = None  # of other weights
+        known = Source(source.name, digest or sources.digest_of(encoder), source.can_build)
+        return from_module(encoder, images, inner, size, facts["batch_stats"], known, facts["head"])
+
     if given is None:
         if not source.can_build and not tensors:
             raise InputError(
@@ -220,18 +228,9 @@ def rebuild(facts: Any, tensors: dict[str, torch.Tensor], where: Path, given: St
         if not sources.is_source(source.name) or source.name.startswith("python:"):
             raise InputError(f"{where} starts from the user's own encoder {source.name}: give it again (model=...)")
         built = sources.build(source.name, trained=not tensors)
-        if tensors:
-            sources.load_tensors(built.encoder, tensors, f"{where}: its tensors are not those of {source.name}")
-        digest = built.digest if built.digest and not tensors else sources.digest_of(built.encoder)
-        known = Source(source.name, digest, source.can_build)
-        given = from_module(built.encoder, images, inner, 0, facts["batch_stats"], known, facts["head"])
+        given = start_from(built.encoder, source.name, digest=built.digest)
     elif tensors:
-        what = f"{where}: its tensors are not those of the model that is given"
-        encoder = given.encoder
-        sources.load_tensors(encoder, tensors, what)
-        known = Source(source.name, sources.digest_of(encoder), source.can_build)
-        size = given.model.feature_size
-        given = from_module(encoder, images, inner, size, facts["batch_stats"], known, facts["head"])
+        given = start_from(given.encoder, "the model that is given", given.model.feature_size)
     digest = given.source.digest if given.source else "none"
     expected = facts.get("stored_digest") if tensors else source.digest
     if digest != expected:

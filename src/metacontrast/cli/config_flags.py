@@ -13,7 +13,7 @@ from metacontrast.cli.shared import images_folder, step_list, word_list
 from metacontrast.data.folder import is_coloured
 from metacontrast.errors import InputError, did_you_mean, not_one_of
 from metacontrast.fields import field_types
-from metacontrast.training.config import TrainConfig, with_fields
+from metacontrast.training.config import TrainConfig, with_fields, without_ranges
 from metacontrast.training.recipes import RECIPES, VARIED, first_run, recipe
 from metacontrast.training.run import read_config
 from metacontrast.training.start import with_start
@@ -99,8 +99,7 @@ def config_from_flags(args: argparse.Namespace, **defaults: Any) -> TrainConfig:
     started = read_config(folder) if folder and goes_on else None
     base = started or recipe(args.recipe or _default_recipe(given.get("dataset", "glyphs"), given.get("shots", 1)))
     start, weights = (given.pop(name, getattr(base, name)) for name in ("start", "weights"))
-    one_size = {f"least_{name}": None for name in ("ways", "shots") if name in given}  # unless a range is given
-    config = with_fields(base, **(defaults | one_size | given))
+    config = with_fields(base, **(defaults | without_ranges(given) | given))
     if start is None or (start, weights) == (base.start, base.weights):
         return dataclasses.replace(config, start=start, weights=weights)
     return with_start(config, start, weights, given)

@@ -104,6 +104,11 @@ class Estimate:
         away = abs(self.mean)
         return min(1.0, _tail_at(self, away - margin) + _tail_at(self, away + margin))
 
+    def with_more_seeds(self, seeds: int) -> "Estimate":
+        """Extrapolate to more seeds of the same spread; the first part is the one of the seeds."""
+        (of_seeds, _), *others = self.parts
+        return replace(self, parts=((of_seeds * self.seeds / seeds, seeds - 1), *others), seeds=seeds)
+
 
 def _tail_at(estimate: Estimate, distance: float) -> float:
     """Find by bisection the tail whose interval ends at `distance` from the mean."""
@@ -160,12 +165,6 @@ def error_at_look(seeds: int, planned: int) -> float:
     if planned in LOOKS:
         return ERROR * LOOKS.get(seeds, 0.0)
     return ERROR / 2 if seeds >= max(planned, FEWEST_SEEDS) else 0.0
-
-
-def with_more_seeds(estimate: Estimate, seeds: int) -> Estimate:
-    """Extrapolate the estimate to more seeds of the same spread; its first part is the one of the seeds."""
-    (of_seeds, _), *others = estimate.parts
-    return replace(estimate, parts=((of_seeds * estimate.seeds / seeds, seeds - 1), *others), seeds=seeds)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -260,6 +259,21 @@ class SpeedEstimate:
     upper: Estimate
     above: Estimate
     levels: tuple[float, float]
+
+    @property
+    def p_faster(self) -> float:
+        """One-sided p value against a fast curve that is not the faster one, or not the higher one."""
+        return max(self.lower.p_above(0.0), self.above.p_above(0.0))
+
+    @property
+    def p_slower(self) -> float:
+        """One-sided p value against a fast curve that is not the slower one, or not the lower one."""
+        return max(self.upper.p_below(0.0), self.above.p_below(0.0))
+
+    def with_more_seeds(self, seeds: int) -> "SpeedEstimate":
+        """Extrapolate to more seeds of the same spread."""
+        lower, upper, above = (each.with_more_seeds(seeds) for each in (self.lower, self.upper, self.above))
+        return SpeedEstimate(lower, upper, above, self.levels)
 
 
 def estimate_speed_up(

@@ -28,12 +28,12 @@ from metacontrast.experiments.statistics import (
     FEWEST_SEEDS,
     LOOKS,
     Estimate,
+    SpeedEstimate,
     error_at_look,
     estimate_speed_up,
     over_seeds,
     over_seeds_and_tasks,
     seeds_at_look,
-    with_more_seeds,
 )
 
 Decision = Literal["supported", "not supported", "inconclusive", "not testable yet"]
@@ -41,27 +41,36 @@ Decision = Literal["supported", "not supported", "inconclusive", "not testable y
 
 @dataclass(frozen=True)
 class Judged:
-    """A comparison with its estimates; for `faster` of the logarithm to base 2 of the ratio of updates.
+    """A comparison with its estimate; for `faster` of the logarithm to base 2 of the ratio of updates.
 
     Args:
-        lower, upper: the estimate; two for `faster`, of whose bounds each gives one end of the interval.
-        above: for `faster`, how far the one curve's mean accuracy lies above the other's; else the estimate again.
         error: one-sided error that this number of seeds may spend; 0 where there are too few.
         rivals: number of comparisons in the claim.
         updates: after how many it is judged.
         full_updates: how many the published training has, where that is known.
-        levels: for `faster`, between which accuracies, mean over seeds.
     """
 
     comparison: Comparison
-    lower: Estimate
-    upper: Estimate
-    above: Estimate
+    estimate: Estimate | SpeedEstimate
     error: float
     rivals: int
     updates: int
     full_updates: int | None = None
-    levels: tuple[float, float] | None = None
+
+    @property
+    def lower(self) -> Estimate:
+        """The estimate whose interval has the lower end: for `faster` that of the lower bound."""
+        return self.estimate.lower if isinstance(self.estimate, SpeedEstimate) else self.estimate
+
+    @property
+    def upper(self) -> Estimate:
+        """The estimate whose interval has the upper end: for `faster` that of the upper bound."""
+        return self.estimate.upper if isinstance(self.estimate, SpeedEstimate) else self.estimate
+
+    @property
+    def levels(self) -> tuple[float, float] | None:
+        """For `faster`, between which accuracies, mean over seeds."""
+        return self.estimate.levels if isinstance(self.estimate, SpeedEstimate) else None
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -72,18 +81,18 @@ class Judged:
     @property
     def p_for(self) -> float:
         """One-sided p value for the claim, corrected for the looks."""
-        margin = self.comparison.margin
-        if self.comparison.measure == "equal":
-            return self._over_looks(self.lower.p_within(margin))
-        return self._over_looks(max(self.lower.p_above(margin), self.above.p_above(margin)))
+        found, margin = self.estimate, self.comparison.margin
+        if isinstance(found, SpeedEstimate):
+            return self._over_looks(found.p_faster)
+        return self._over_looks(found.p_within(margin) if self._is_equality else found.p_above(margin))
 
     @property
     def p_against(self) -> float:
         """One-sided p value against the claim, corrected for the looks and the number of comparisons."""
-        margin = self.comparison.margin
-        if self.comparison.measure == "equal":
-            return self._over_looks(self.rivals * self.lower.p_outside(margin))
-        return self._over_looks(self.rivals * max(self.upper.p_below(margin), self.above.p_below(margin)))
+        found, margin = self.estimate, self.comparison.margin
+        if isinstance(found, SpeedEstimate):
+            return self._over_looks(self.rivals * found.p_slower)
+        return self._over_looks(self.rivals * (found.p_outside(margin) if self._is_equality else found.p_below(margin)))
 
     @property
     def outcome(self) -> Decision:
@@ -98,6 +107,10 @@ class Judged:
         whens = {each.when for each in self.comparison.endpoints}
         speaks_early = self.comparison.measure == "faster" or whens == {"early"}
         return speaks_early or self.updates >= (self.full_updates or 0)
+
+    @property
+    def _is_equality(self) -> bool:
+        return self.comparison.measure == "equal"
 
     def _over_looks(self, p: float) -> float:
         return min(1.0, p * ERROR / self.error) if self.error else 1.0
@@ -152,7 +165,8 @@ def judge_together(claims: Sequence[Claim], table: Table) -> Verdict:
         agree = all(each.outcome == outcome for each in found if each.p is not None)
         p = max(tested) if agree else min(1.0, len(tested) * min(tested))
     if decided and p is not None and p > ERROR:
-        outcome, reason = ("inconclusive", f"not all {len(tested)} bodies of evidence decide it: it may be chance")
+        outcome = "inconclusive"
+        reason = f"not all {len(tested)} bodies of evidence decide it: it may be chance"
     judged = _each_once(found)
     decided_by = _each_once([each for each in found if each.outcome == outcome])
     return Verdict(claims[0], judged, outcome, decided_by or judged, reason, p)
@@ -204,13 +218,7 @@ def _lack(judged: Judged) -> str:
     if judged.lower.mean <= 0 < judged.upper.mean and judged.comparison.measure == "faster":
         return "the evaluations are too far apart"
     for seeds in LOOKS:
-        more = replace(
-            judged,
-            lower=with_more_seeds(judged.lower, seeds),
-            upper=with_more_seeds(judged.upper, seeds),
-            above=with_more_seeds(judged.above, seeds),
-            error=error_at_look(seeds, seeds),
-        )
+        more = replace(judged, estimate=judged.estimate.with_more_seeds(seeds), error=error_at_look(seeds, seeds))
         if seeds > judged.lower.seeds and more.outcome != "inconclusive":
             return f"the same spread would be decided with {seeds} seeds"
     return f"the same spread would not be decided with {max(LOOKS)} seeds"
@@ -230,13 +238,13 @@ def _judge(comparison: Comparison, table: Table, rivals: int) -> Judged | None:
     found = (_judge_speed if comparison.measure == "faster" else _judge_difference)(comparison, table, planned)
     if found is None:
         return None
-    estimates, updates, levels = found
+    estimate, seeds, updates = found
     full = table.full(comparison.kind, endpoints)
-    error = error_at_look(estimates[0].seeds, planned)
-    return Judged(comparison, *estimates, error, rivals, updates, full, levels)
+    return Judged(comparison, estimate, error_at_look(seeds, planned), rivals, updates, full)
 
 
-_Found = tuple[tuple[Estimate, Estimate, Estimate], int, tuple[float, float] | None]
+_Found = tuple[Estimate | SpeedEstimate, int, int]
+"""An estimate, the number of seeds that it rests on, and after how many updates it was taken."""
 
 
 def _judge_difference(comparison: Comparison, table: Table, planned: int) -> _Found | None:
@@ -253,8 +261,7 @@ def _judge_difference(comparison: Comparison, table: Table, planned: int) -> _Fo
         return None
     seeds = seeds[: seeds_at_look(len(seeds), planned)]
     at = {when: update for when, (update, _) in stages.items()}
-    estimate = _estimate(comparison, table, seeds, at)
-    return (estimate, estimate, estimate), max(at.values()), None
+    return _estimate(comparison, table, seeds, at), len(seeds), max(at.values())
 
 
 def _estimate(comparison: Comparison, table: Table, seeds: list[int], at: dict[str, int]) -> Estimate:
@@ -283,5 +290,4 @@ def _judge_speed(comparison: Comparison, table: Table, planned: int) -> _Found |
     for endpoint in endpoints:
         scores = {update: table.scores(comparison.kind, endpoint, update, seeds, tasks) for update in updates}
         curves.append(scores if is_counted else {u: each.mean(1, keepdims=True) for u, each in scores.items()})
-    speed = estimate_speed_up(*curves)
-    return (speed.lower, speed.upper, speed.above), end, speed.levels
+    return estimate_speed_up(*curves), len(seeds), end

@@ -7,11 +7,17 @@ Eq. 21 for more steps than one)
 
 where (s, t) is a support sample, (q, u) a query sample, s_j^{p-1} the softmax outputs of s before inner
 step p, and q_j those of q after the last one. A negative weight attracts. Each bracket is -⟨q - e_u, s -
-e_t⟩: minus the inner product of the two output errors. As q sums to 1, s may be shifted by a constant of its own:
-with d = s - s_0 the noise -Σ_j q_j s_j + s_u is d_u - Σ_j q_j d_j, free of rounding where s is uniform.
+e_t⟩: minus the inner product of the two output errors. As q sums to 1, it is
+
+    Σ_j q_j (s_u - s_j + 1{j=t} - 1{u=t}),
+
+and is computed so: where q and s are sure of their class nearly all of the printed sum cancels, but here no term of a
+class's own samples is above 0, also after rounding, and the differences of a uniform s are exactly 0.
 
 Reference: Kao, Chiu and Chen, "MAML is a Noisy Contrastive Learner in Classification", ICLR 2022.
 """
+
+import math
 
 import torch
 from jaxtyping import Float, Int
@@ -49,10 +55,8 @@ def contrastive_coefficients(
     check_samples("query", query_probs, query_y, ways)
     for step in steps:
         check_samples("support", step, support_y, ways)
-    u, one_hot = query_y.long(), torch.eye(ways, dtype=steps.dtype, device=steps.device)[support_y.long()]
-    # c = Σ_j q_j (Σ_p (s_u − s_j) + P (1{j=t} − 1{u=t})): within a class no term is above 0, also after rounding
-    ahead = (steps[:, :, u, None] - steps[:, :, None]).sum(0)
-    matches = one_hot[:, None] - one_hot[:, u, None]
+    ahead = (steps[:, :, query_y.long(), None] - steps[:, :, None]).sum(0)
+    matches = _matches(query_probs, query_y, support_y)
     return torch.einsum("qj,sqj->qs", query_probs, ahead + len(steps) * matches)
 
 
@@ -68,8 +72,15 @@ def zeroed_coefficients(
     """
     check_samples("query", query_probs, query_y, query_probs.shape[-1])
     check_classes("support", support_y, query_probs.shape[-1])
-    q_t = query_probs[:, support_y.long()]
-    return q_t - same_class(query_y, support_y).to(q_t.dtype)
+    return torch.einsum("qj,sqj->qs", query_probs, _matches(query_probs, query_y, support_y))
+
+
+def _matches(
+    query_probs: Float[Tensor, "query way"], query_y: Int[Tensor, " query"], support_y: Int[Tensor, " support"]
+) -> Float[Tensor, "support query way"]:
+    """1{j=t} − 1{u=t} for every class j."""
+    t = torch.eye(query_probs.shape[-1], dtype=query_probs.dtype, device=query_probs.device)[support_y.long()]
+    return t[:, None] - t[:, query_y.long(), None]
 
 
 def wrong_sign_share(
@@ -89,4 +100,4 @@ def wrong_sign_share(
             f"and {len(support_y)} support labels"
         )
     wrong = torch.where(same_class(query_y, support_y), coefficients > 0, coefficients < 0)
-    return (wrong + 0 * coefficients).mean()
+    return wrong.to(coefficients.dtype).where(~coefficients.isnan(), math.nan).mean()

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -271,6 +271,15 @@ def _as_flags(name: str, values: Sequence[Any]) -> str:
     """The flags that give a field one of some values."""
     flag, words = name.replace("_", "-"), " or ".join(map(str, values)).lower()
     return f"--{'' if values[0] else 'no-'}{flag}" if isinstance(values[0], bool) else f"--{flag} {words}"
+
+
+def without_ranges(names: Collection[str]) -> dict[str, None]:
+    """Return the lower ends that go where these fields are given one number.
+
+    >>> without_ranges(["ways", "updates"])
+    {'least_ways': None}
+    """
+    return {f"least_{name}": None for name in ("ways", "shots") if name in names}
 
 
 def with_fields(config: TrainConfig, **fields: Any) -> TrainConfig:

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from metacontrast.errors import InputError, did_you_mean
-from metacontrast.training.config import TrainConfig, with_fields
+from metacontrast.training.config import TrainConfig, with_fields, without_ranges
 
 _OMNIGLOT = TrainConfig(
     dataset="omniglot",
@@ -113,7 +113,7 @@ def sweep_configs(
     folders = [variant_folder(variant) for variant in variants]
     if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
         raise InputError(f"two variants have the folder {twice}: train them apart, into an --out each")
-    one_size = {f"least_{name}": None for name in ("ways", "shots") if name in (varied or {})}
+    one_size = without_ranges(varied or {})
     return {
         folder / f"seed-{seed}": with_fields(config, **{**given, **one_size, **variant, "seed": seed})
         for folder, variant in zip(folders, variants, strict=True)
