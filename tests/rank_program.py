@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from metacontrast.errors import InputError
 from metacontrast.methods import METHODS
 from metacontrast.training.config import TrainConfig, with_fields
 from metacontrast.training.distributed import joined
@@ -47,8 +48,20 @@ def trained(config, ranks, updates=4, on_update=lambda number: None):
     return torch.cat([*(t.flatten() for t in to_tensors(state.params)), *metrics])
 
 
+def refusal(ranks, digests):
+    """The name of the digest that differs, and what is said of it."""
+    try:
+        ranks.check_same(digests)
+    except InputError as error:
+        return list(digests)[1], str(error)
+    return list(digests)[1], ""
+
+
 if __name__ == "__main__":
     with joined("cpu") as shared:
         found = {name: trained(config, shared) for name, config in CONFIGS.items()}
         asked = torch.tensor([shared.any(shared.rank == 1), shared.any(False)])
-    save_file({**found, "asked": asked}, Path(sys.argv[1]) / f"{shared.rank}.safetensors")
+        shared.check_same({"configuration": "a", "omniglot": "b"})
+        refusals = [refusal(shared, {"configuration": "a", name: str(shared.rank)}) for name in ("omniglot", "glyphs")]
+    told = torch.tensor([f"process 1 of this training has another {name}" in text for name, text in refusals])
+    save_file({**found, "asked": asked, "told": told}, Path(sys.argv[1]) / f"{shared.rank}.safetensors")

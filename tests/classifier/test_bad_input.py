@@ -190,6 +190,17 @@ def test_heic_in_a_folder_is_told(folder, tmp_path, fitted, caplog):
     refused(lambda: fitted.predict(tmp_path / "phone"), "holds no images", "1.heic is HEIC: pip install pillow-heif")
 
 
+def test_a_file_without_an_ending_is_told_and_answers_are_in_order_of_paths(folder, tmp_path, fitted, caplog):
+    """A file beside folders comes where its path does, not before all of them."""
+    (folder / "class0" / "photo").write_bytes(b"")
+    (folder / "notes.txt").write_bytes(b"")
+    Image.fromarray(IMAGES[0]).save(folder / "class00.png")
+    answers = list(fitted.predict_each(folder))
+    assert [each.image for each in answers] == [str(file) for file in sorted(folder.rglob("*.png"))]
+    assert "class0/photo has no file name ending: left out" in caplog.text
+    assert "notes.txt" not in caplog.text
+
+
 def test_one_open_animation_does_not_stand_for_its_frames(tmp_path, fitted):
     first, *others = map(Image.fromarray, IMAGES)
     first.save(tmp_path / "a.gif", save_all=True, append_images=others)

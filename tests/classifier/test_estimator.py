@@ -14,6 +14,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 from torch import nn
+from torch.utils.data import Dataset, Subset
 
 from classifier_kit import SIZE, grey_images, tiny_start, write_folder
 from metacontrast import FewShotClassifier, load_dataset
@@ -227,6 +228,32 @@ class Frames:
     def __getitem__(self, i):
         self.buffer[:] = self.images[i]
         return self.buffer, "class0"
+
+
+class Named(Dataset):  # type: ignore[type-arg]
+    """A data set as torchvision has them: numbers, and the names of their classes."""
+
+    classes = ("ant", "bee", "cat")
+
+    def __init__(self, images, numbers):
+        self.rows = list(zip(map(Image.fromarray, images), numbers, strict=True))
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, i):
+        return self.rows[i]
+
+
+def test_a_part_of_a_data_set_has_the_same_names():
+    """So that a classifier of the whole is scored on a part, and the other way round."""
+    images, labels = grey_images()
+    whole = Named(images, [int(label[-1]) for label in labels])
+    part = Subset(Subset(whole, range(14, -1, -1)), range(0, 15, 2))
+    classifier = FewShotClassifier(tiny_start()).fit(part)
+    assert classifier.classes_.tolist() == ["ant", "bee", "cat"]
+    assert classifier.score(part) == 1
+    assert set(classifier.predict(whole)) == {"ant", "bee", "cat"}
 
 
 def test_frames_that_share_an_object_are_answered_each(tmp_path):

@@ -489,6 +489,18 @@ def test_weights_of_another_network_in_a_file(kind, tmp_path):
         load_starting_point(f"python:{__name__}:MyEncoder", file)
 
 
+def test_weights_of_a_file_are_written_inside_or_not_at_all(tmp_path):
+    """Without them the folder would name the model alone, with the weights that it has of itself."""
+    file = tmp_path / "w.safetensors"
+    save_file({key: t.contiguous() for key, t in MyEncoder().state_dict().items()}, file)
+    classifier, fitted = (FewShotClassifier(f"python:{__name__}:MyEncoder", weights=file) for _ in range(2))
+    for write in (classifier.save_pretrained, fitted.fit(*grey_images()).save):
+        with pytest.raises(InputError, match="are not found again by the model's name: give weights_inside"):
+            write(tmp_path / "saved")
+        assert not (tmp_path / "saved").exists()
+    classifier.save_pretrained(tmp_path / "saved", weights_inside=True)
+
+
 def test_weights_for_a_model_that_has_its_own():
     with pytest.raises(InputError, match="leave it out"):
         FewShotClassifier("omniglot-conv4", weights="x.safetensors").fit(*grey_images())

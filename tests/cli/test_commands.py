@@ -103,29 +103,29 @@ def test_seeds_are_runs_of_their_own_that_resume_without_flags(flag, folder, tmp
     assert "seed-3, update 4" in text.err
     assert "seed-4, update 4" in text.err
     assert [load_run(out / f"seed-{seed}").config.seed for seed in (3, 4)] == [3, 4]
-    assert run(["train", "--resume", "--out", str(out), "--updates", "6", *words]) == 0
+    assert run(["train", "--resume", "--out", str(out), "--updates", "6"]) == 0
     assert run(["train", "--resume", "--out", str(out / "seed-4"), "--updates", "7"]) == 0
     assert [load_run(out / f"seed-{seed}").updates for seed in (3, 4)] == [6, 7]
     assert run(["evaluate", str(out / "seed-4"), "--episodes", "3"]) == 0
     capsys.readouterr()
-    fails_with(capsys, ["train", "--resume", "--out", str(out)], "holds several runs: add --seeds", "seed-3")
+    fails_with(capsys, ["train", "--out", str(out)], "holds several runs: continue them with --resume")
 
 
-def test_variants_are_runs_of_their_own_that_resume_with_the_same_words(folder, tmp_path, capsys):
+def test_variants_are_runs_of_their_own_that_resume_without_flags(folder, tmp_path, capsys):
     """Fields of every kind vary: a word, a number, a switch, and what decides the gradient's program."""
-    vary = ["--vary", "head=zeroed,learned", "--vary=inner-lr=.01", "--vary", "head-bias=false", "--vary", "filters=4"]
+    vary = ["--vary", "head=zeroed,learned", "--vary=inner-lr=.01", "--vary", "head-bias=false"]
+    vary += ["--vary", "norm=inductive"]
     out, words = tmp_path / "runs", [*vary, "--json"]
     assert run(train_words(folder, out, *words)) == 0
     text = capsys.readouterr()
-    names = [f"head={head},inner-lr=0.01,head-bias=false,filters=4" for head in ("zeroed", "learned")]
+    names = [f"head={head},inner-lr=0.01,head-bias=false,norm=inductive" for head in ("zeroed", "learned")]
     assert list(dict.fromkeys(row["variant"] for row in last_json(text.out)["results"])) == names
     assert f"{names[1]}, seed-0, update 4" in text.err
     assert [load_run(out / name / "seed-0").config.head for name in names] == ["zeroed", "learned"]
-    assert run(["train", "--resume", "--out", str(out), "--updates", "6", *words]) == 0
-    assert run(["train", "--resume", "--seeds", "2", "--out", str(out / names[0])]) == 0
-    assert [load_run(out / names[0] / f"seed-{seed}").updates for seed in (0, 1)] == [6, 6]
+    assert run(["train", "--resume", "--out", str(out), "--updates", "6"]) == 0
+    assert run(["train", "--resume", "--seeds", "2", "--out", str(out)]) == 0
+    assert [load_run(out / name / f"seed-{seed}").updates for name in names for seed in (0, 1)] == [6, 6, 6, 6]
     capsys.readouterr()
-    fails_with(capsys, ["train", "--resume", "--out", str(out)], "holds several runs: add --seeds or --vary")
 
 
 def test_variants_are_refused_in_one_line(folder, tmp_path, capsys):

@@ -1,17 +1,28 @@
 """Seeds and variants of `train` as a grid of runs: the same numbers at any `--jobs`, and no run holds up another."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 
-from metacontrast.cli.config_flags import config_from_flags
+from metacontrast.cli.config_flags import as_text, config_from_fields, config_from_flags, given_fields
 from metacontrast.cli.main import build_parser, run
-from metacontrast.cli.train import command_that_goes_on, last_evaluation
+from metacontrast.cli.train import (
+    _check_effects,
+    _configs,
+    _share_of_memory,
+    _sweep,
+    command_that_goes_on,
+    last_evaluation,
+)
+from metacontrast.errors import InputError
 from metacontrast.files import exclusive
-from metacontrast.training.recipes import sweep_configs
+from metacontrast.training.recipes import RECIPES
 from metacontrast.training.records import read_records
-from metacontrast.training.run import load_run
+from metacontrast.training.run import load_run, read_config
+from metacontrast.training.sweep import Sweep
 
 SMALL = ["--recipe", "glyphs", "--filters", "2", "--queries", "2", "--meta-batch", "2", "--updates", "3"]
 SMALL += ["--eval-every", "0", "--eval-episodes", "2", "--eval-steps", "1", "--workers", "1"]
@@ -62,40 +73,101 @@ def test_a_single_run_is_not_for_a_cluster(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_command_that_goes_on_names_how_runs_are_spread():
+def test_the_command_that_goes_on_names_how_runs_are_spread_and_where_the_data_are():
     words = ["--seeds", "3", "--jobs", "2", "--runner", "ray", "--address", "head:1", "--vary", "head=learned,zeroed"]
-    args = build_parser().parse_args(["train", *SMALL, "--out", "runs", *words])
-    told = "train --resume --vary=head=learned,zeroed --seeds 3 --jobs 2 --runner ray --address head:1 --out runs"
+    args = build_parser().parse_args(["train", *SMALL, "--out", "runs", *words, "--data-root", "Data"])
+    told = "train --resume --data-root Data --jobs 2 --runner ray --address head:1 --out runs"
     assert command_that_goes_on(args) == told
 
 
-def test_the_command_that_goes_on_finds_the_data_and_tells_methods_what_they_began_with():
-    """The first variant's configuration has its method's fields, so that the flags are given again."""
-    words = ["--recipe", "glyphs", "--data-root", "Data", "--vary", "method=conml,maml", "--relabel", "--shots", "2"]
-    args = build_parser().parse_args(["train", "--out", "Runs", "--deterministic", *words])
-    told = command_that_goes_on(args)
-    assert told == (
-        "train --resume --vary=method=conml,maml --data-root Data --out Runs --deterministic --recipe glyphs "
-        "--relabel --shots=2"
-    )
-    again = build_parser().parse_args(told.split())
-    assert config_from_flags(again) == config_from_flags(args)
-    assert again.vary == args.vary
+# Going on: what a sweep began with is kept
 
 
-def test_a_grid_of_methods_is_continued(tmp_path, capsys):
-    words = ["--vary", "method=conml,maml", *SMALL, "--meta-batch", "2"]
-    assert train(tmp_path / "runs", *words) == 0
-    assert train(tmp_path / "runs", "--resume", *words, "--updates", "3") == 0
-    assert {load_run(run).updates for run in (tmp_path / "runs").glob("*/seed-*")} == {3}
-    capsys.readouterr()
+def fields_of(out: Path, name: str) -> dict[str, object]:
+    return {str(run.parent.relative_to(out)): getattr(read_config(run.parent), name) for run in configs_in(out)}
+
+
+def configs_in(out: Path) -> list[Path]:
+    return sorted(out.glob("**/seed-*/config.json"))
+
+
+def test_a_sweep_goes_on_without_its_flags(tmp_path, capsys):
+    """Seed 6 and the second variant begin only then, with the fields that were given for all."""
+    assert train(tmp_path, "--seeds", "2", "--seed", "5", "--ways", "3", "--vary", "method=conml,maml") == 0
+    shutil.rmtree(tmp_path / "method=maml")
+    shutil.rmtree(tmp_path / "method=conml" / "seed-5")
+    assert run(["train", "--resume", "--updates", "4", "--out", str(tmp_path)]) == 0
+    folders = [f"method={name}/seed-{seed}" for name in ("conml", "maml") for seed in (5, 6)]
+    assert fields_of(tmp_path, "order") == dict(zip(folders, ["second", "second", "first", "first"], strict=True))
+    assert fields_of(tmp_path, "ways") == dict.fromkeys(folders, 3)
+    assert {load_run(tmp_path / folder).updates for folder in folders} == {4}
+    assert run(["train", "--resume", "--seeds", "3", "--vary", "method=maml", "--out", str(tmp_path)]) == 0
+    assert load_run(tmp_path / "method=maml" / "seed-7").updates == 4
+    assert "4/4" not in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_what_cannot_go_on_is_told_before_any_run_begins(tmp_path, capsys):
+    assert train(tmp_path, "--seeds", "1", "--vary", "head=zeroed,learned") == 0
+    shutil.rmtree(tmp_path / "head=zeroed")
+    for words, message in (
+        (["--resume", "--inner-lr", "0.1"], "holds a run with --inner-lr 0.4, not 0.1"),
+        (["--resume", "--head", "zeroed"], "--head gives a field that the variants differ in"),
+        (["--seeds", "2"], "holds several runs: continue them with --resume, or choose another --out"),
+        ([], "holds several runs: continue them with --resume, or choose another --out"),
+    ):
+        capsys.readouterr()
+        assert run(["train", *words, "--out", str(tmp_path)]) == 2
+        assert message in capsys.readouterr().err
+    assert run(["train", "--resume", "--out", str(tmp_path)]) == 0  # nothing of the refused flags is kept
+    assert fields_of(tmp_path, "inner_lr") == {"head=learned/seed-0": 0.4, "head=zeroed/seed-0": 0.4}
+
+
+def test_a_run_that_is_not_there_is_said_to_begin(tmp_path, capsys):
+    """The name of the folder may be misspelled."""
+    assert train(tmp_path / "typo", "--resume", "--updates", "1") == 0
+    assert f"there is no run in {tmp_path / 'typo'} yet: a new one begins" in capsys.readouterr().err
+
+
+def test_a_field_of_the_variants_has_no_flag_beside(tmp_path, capsys):
+    assert train(tmp_path, "--shots", "1-3", "--vary", "shots=1,2") == 2
+    assert "--shots gives a field that the variants differ in: leave it out, or --vary shots" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "variants"),
+    [
+        (["--start", "photos"], {"method": ("maml", "reptile", "ridge")}),
+        (["--start", "photos"], {"head": ("learned", "prototype")}),
+        (["--method", "reptile"], {"method": ("maml", "protonet"), "inner_steps": (0, 2)}),
+        ([], {"dataset": ("omniglot", "cifar-fs"), "shots": (1, 5)}),
+        ([], {"start": (None, "photos"), "dataset": ("cifar-fs",)}),
+    ],
+)
+def test_the_run_of_a_variant_is_that_of_its_flags_alone(words, variants, tmp_path):
+    """Recipe, start and method are those that the flags of the one run would bring."""
+    given = given_fields(build_parser().parse_args(["train", "--out", "here", *words]))
+    given = {name: value for name, value in given.items() if name not in variants}
+    for fields in Sweep(given, variants).runs().values():
+        flags = [f"--{name.replace('_', '-')}={as_text(value)}" for name, value in fields.items()]
+        try:
+            alone = config_from_flags(build_parser().parse_args(["train", "--out", "here", *flags]))
+        except InputError as error:
+            with pytest.raises(InputError, match=re.escape(str(error))):
+                config_from_fields(None, {}, fields)
+        else:
+            assert config_from_fields(None, {}, fields) == alone
+
+
+def test_every_variant_has_the_recipe_of_its_data_and_shots():
+    found = [config_from_fields(None, {}, {"dataset": "omniglot", "shots": shots}) for shots in (1, 5)]
+    assert found == [RECIPES["omniglot-5w1s-released"], RECIPES["omniglot-5w5s-released"]]
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--vary", "ways=5-10,5-20"], "a variant has one size, not a range"),
-        (["--vary", "start=photos,none"], "is not FIELD=VALUE,VALUE"),
+        (["--vary", "seed=1,2"], "is not FIELD=VALUE,VALUE"),
     ],
 )
 def test_what_variants_cannot_differ_in_is_refused(words, message, tmp_path, capsys):
@@ -116,12 +188,11 @@ def config_of(*words: str):
 
 
 def test_one_number_takes_the_place_of_a_range(tmp_path):
-    """Of the run that is continued, and of the command line where the size is varied."""
+    """Of the run that is continued, and of the same command line."""
     assert train(tmp_path / "run", "--ways", "2-3", "--updates", "1") == 0
     going_on = ["train", "--resume", "--out", str(tmp_path / "run"), "--ways", "4"]
     assert config_from_flags(build_parser().parse_args(going_on)).least_ways is None
-    variants = sweep_configs(config_of("--shots", "1-3", "--head", "zeroed"), 1, {"shots": [2, 3]})
-    assert [config.least_shots for config in variants.values()] == [None, None]
+    assert config_of("--ways", "2-3", "--ways", "4").least_ways is None
     assert config_of("--ways", "2-3").least_ways == 2
 
 
@@ -148,3 +219,37 @@ def test_what_another_training_left_is_no_place_for_a_new_one(name, tmp_path, ca
     (tmp_path / name).mkdir()
     assert train(tmp_path) == 2
     assert f"has a {name} but no config.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "reptile", "--vary", "order=first,second"], "--order changes nothing in a training by reptile"),
+        (["--method", "protonet", "--inner-lr", "0.1"], "--inner-lr changes nothing in a training by protonet"),
+        (["--method", "ridge", "--inner-scope", "head"], "--inner-scope changes nothing in a training by ridge"),
+        (["--method", "reptile", "--engine", "vmap"], "--engine vmap is for MAML's own gradient"),
+        (["--engine", "loop", "--chunk", "2"], "--chunk 2 is for --engine vmap"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(words, message, tmp_path, capsys):
+    flags = [*SMALL[2:], "--device", "cpu"]
+    flags = [*flags[: flags.index("--eval-steps")], *flags[flags.index("--eval-steps") + 2 :]]
+    assert run(["train", *flags, *words, "--out", str(tmp_path / "run")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("words", [["--eval-steps", "0,1"], ["--vary", "method=maml,protonet"]])
+def test_the_inner_loop_counts_at_test_and_in_another_variant(words, tmp_path):
+    flags = [*SMALL, *(["--method", "protonet"] if words[0] == "--eval-steps" else []), *words, "--inner-lr", "0.1"]
+    args = build_parser().parse_args(["train", *flags, "--out", str(tmp_path)])
+    _check_effects(args, list(_configs(args, _sweep(args)).values()))
+
+
+def test_runs_at_a_time_share_the_memory():
+    args = build_parser().parse_args(["train", *SMALL, "--device", "cpu", "--memory", "3", "--out", "here"])
+    assert _share_of_memory(args, 3) == 10**9
+    args.memory = None
+    assert (_share_of_memory(args, 10**9) or 0) < 10**3
+    args.runner = "ray"
+    assert _share_of_memory(args, 3) is None

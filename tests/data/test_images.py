@@ -75,9 +75,27 @@ def test_class_names_that_look_the_same_are_refused():
         group_by_class("m", [("caf\u00e9", one), ("cafe\u0301", one)])
 
 
+class NotAvailable:
+    """As pandas has it: what it is compared to is neither true nor false."""
+
+    __hash__ = object.__hash__
+
+    def __ne__(self, other):
+        return self
+
+    __eq__ = __ne__  # type: ignore[assignment]
+
+    def __bool__(self):
+        raise TypeError("boolean value of NA is ambiguous")
+
+    def __repr__(self):
+        return "<NA>"
+
+
 @pytest.mark.parametrize(
     ("labels", "part"),
     [
+        (["a", NotAvailable(), "b", "a"], "a label is <NA>: give every image a label"),
         ([1.0, float("nan"), 2.0, float("nan")], "a label is nan: give every image a label"),
         (["a", None, "b", "a"], "a label is None: give every image a label"),
         (["a", float("nan"), "b", "a"], "a label is nan"),

@@ -52,10 +52,12 @@ def operations(whole, tmp_path_factory) -> int:
 
 
 def assert_good_so_far(path: Path) -> None:
-    """What checkpoints there are load."""
-    if (path / "state.safetensors").exists():
+    """What checkpoints there are load, and there is no model without a state."""
+    if (path / "model.safetensors").exists():
         assert load_state(path) is not None
         assert load_run(path).updates > 0
+    elif (path / "state.safetensors").exists():
+        assert load_state(path) is not None
 
 
 @EVERY_OR_SOME
@@ -207,6 +209,51 @@ def test_a_damaged_model_is_refused_for_use_and_written_again_by_resuming(whole,
     train_small(path, resume=True)
     assert "it is written again from the checkpoint after update 3" in caplog.text
     assert (path / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_a_model_whose_states_were_removed_is_not_written_over(whole, tmp_path):
+    """It would be trained again from the start, and its records dropped."""
+    path = tmp_path / "run"
+    shutil.copytree(whole, path)
+    for name in ("state.safetensors", "state-before.safetensors"):
+        (path / name).unlink()
+    model, lines = (path / "model.safetensors").read_bytes(), (path / "records.jsonl").read_bytes()
+    with pytest.raises(InputError, match=r"has a model\.safetensors but no state\.safetensors to go on from"):
+        train_small(path, resume=True)
+    assert (path / "model.safetensors").read_bytes() == model
+    assert (path / "records.jsonl").read_bytes() == lines
+
+
+def test_a_model_of_another_update_is_written_again(whole, tmp_path, caplog):
+    """As where a training is killed after it wrote its state."""
+    path = tmp_path / "run"
+    shutil.copytree(whole, path)
+    stored = checkpoint.load(path / "model.safetensors")
+    checkpoint.save(path / "model.safetensors", checkpoint.Stored(stored.tensors, stored.facts | {"updates": 2}))
+    train_small(path, resume=True)
+    assert "model.safetensors is of update 2; it is written again from the checkpoint after update 3" in caplog.text
+    assert (path / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("lines", "known"), [(None, 0), (1, 0), (3, 2)])
+def test_records_that_are_missing_are_told(lines, known, whole, tmp_path, caplog):
+    path = tmp_path / "run"
+    shutil.copytree(whole, path)
+    file = path / "records.jsonl"
+    kept = file.read_text().splitlines(keepends=True)[:lines]
+    file.unlink() if lines is None else file.write_text("".join(kept))
+    train_small(path, dataclasses.replace(SMALL, updates=4), resume=True)
+    assert f"records.jsonl ends at update {known}, and the last checkpoint is of 3" in caplog.text
+    assert [each["update"] for each in records.read_records(file) if each["kind"] == "training"][-1] == 4
+
+
+def test_a_damaged_best_model_gives_way_to_the_next(tmp_path, caplog):
+    best = dataclasses.replace(SMALL, select=True, eval_every=1)
+    train_small(tmp_path / "run", dataclasses.replace(best, updates=2))
+    (tmp_path / "run" / "best.safetensors").write_bytes(b"damaged")
+    train_small(tmp_path / "run", best, resume=True)
+    assert "the model after update 3 takes its place" in caplog.text
+    assert load_run(tmp_path / "run" / "best.safetensors").updates == 3
 
 
 @pytest.mark.parametrize(

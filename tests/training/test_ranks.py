@@ -68,6 +68,12 @@ def test_what_one_process_is_asked_all_are(two_ranks):
     assert all(ranks["asked"].tolist() == [True, False] for ranks in two_ranks)
 
 
+def test_other_flags_or_data_in_one_process_are_told_by_all(two_ranks):
+    """Their gradients would be of another training."""
+    assert all(ranks["told"].all() for ranks in two_ranks)
+    ALONE.check_same({"configuration": "a"})
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 @pytest.mark.parametrize("tasks", [5, 6, 32])
 def test_every_task_belongs_to_one_rank(count, tasks):

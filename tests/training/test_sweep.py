@@ -1,50 +1,67 @@
-"""Seeds and variants: which runs there are, and in which folders."""
+"""Seeds and variants: which runs there are, in which folders, and how they are kept."""
 
 import pytest
 
 from metacontrast.errors import InputError
-from metacontrast.training.config import TrainConfig
-from metacontrast.training.recipes import first_run, sweep_configs
-
-SMALL = TrainConfig(seed=5)
+from metacontrast.training.sweep import Sweep, holds_runs, load_sweep
 
 
-def test_seeds_follow_one_another_and_the_first_run_is_the_lowest(tmp_path):
-    assert [(str(run), c.seed) for run, c in sweep_configs(SMALL, 3).items()] == [
-        ("seed-5", 5),
-        ("seed-6", 6),
-        ("seed-7", 7),
+def test_seeds_follow_one_another():
+    runs = Sweep({"seed": 5, "ways": 4}, {}, 3).runs()
+    assert [(str(folder), fields) for folder, fields in runs.items()] == [
+        ("seed-5", {"seed": 5, "ways": 4}),
+        ("seed-6", {"seed": 6, "ways": 4}),
+        ("seed-7", {"seed": 7, "ways": 4}),
     ]
     for wrong in (0, 10**12):
         with pytest.raises(InputError, match=f"seeds={wrong}, but it must be 1 to 1000"):
-            sweep_configs(SMALL, wrong)
-    assert first_run(tmp_path) is None
-    for name in ("seed-10", "seed-9", "seed-x"):
-        (tmp_path / name).mkdir()
-    assert first_run(tmp_path) == tmp_path / "seed-9"
-    (tmp_path / "runs" / "seed-1").mkdir(parents=True)
-    assert first_run(tmp_path / "runs") == tmp_path / "runs" / "seed-1"
-    assert first_run(tmp_path) == tmp_path / "seed-9"
+            Sweep({}, {}, wrong)
+
+
+def test_a_folder_with_runs_is_known(tmp_path):
+    for name, is_one in (("seed-x", False), ("head=learned/seed-1", True)):
+        (tmp_path / name).mkdir(parents=True)
+        assert not holds_runs(tmp_path)
+        (tmp_path / name / "config.json").touch()
+        assert holds_runs(tmp_path) == is_one
+    assert holds_runs(tmp_path / "head=learned")
 
 
 def test_variants_are_all_combinations_in_folders_of_their_own():
-    found = sweep_configs(SMALL, 2, {"head": ["learned", "zeroed"], "outer_lr": [0.1]})
+    found = Sweep({"seed": 5}, {"head": ["learned", "zeroed"], "outer_lr": [0.1]}, 2).runs()
     assert [str(run) for run in found] == [
         "head=learned,outer-lr=0.1/seed-5",
         "head=learned,outer-lr=0.1/seed-6",
         "head=zeroed,outer-lr=0.1/seed-5",
         "head=zeroed,outer-lr=0.1/seed-6",
     ]
-    assert [(c.head, c.outer_lr, c.seed) for c in found.values()][1:3] == [("learned", 0.1, 6), ("zeroed", 0.1, 5)]
+    assert list(found.values())[1:3] == [
+        {"head": "learned", "outer_lr": 0.1, "seed": 6},
+        {"head": "zeroed", "outer_lr": 0.1, "seed": 5},
+    ]
 
 
 def test_variants_that_would_share_a_folder_are_refused():
     for values in (["folder:/a/B", "folder:/a/b"], ["folder:a/b", "folder:a_b"]):
         with pytest.raises(InputError, match="two variants have the folder dataset=folder:"):
-            sweep_configs(SMALL, 1, {"dataset": values})
+            Sweep({}, {"dataset": values}).runs()
 
 
 def test_a_folder_is_a_part_of_a_path_whatever_the_value_is():
     """A data set of the user's own has a path as its name."""
-    (run,) = sweep_configs(SMALL, 1, {"dataset": ["folder:/some/where"]})
-    assert str(run) == "dataset=folder:_some_where/seed-5"
+    (run,) = Sweep({}, {"dataset": ["folder:/some/where"]}).runs()
+    assert str(run) == "dataset=folder:_some_where/seed-0"
+
+
+def test_what_was_asked_for_is_read_as_it_was_written(tmp_path):
+    sweep = Sweep({"eval_steps": (1, 3), "pool_size": None}, {"head_bias": (True, False)}, 2, "glyphs")
+    assert load_sweep(tmp_path) is None
+    sweep.save(tmp_path)
+    assert load_sweep(tmp_path) == sweep
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"given": {"hed": 1}, "varied": {}, "seeds": 1, "recipe": null}'])
+def test_a_damaged_file_is_one_line(text, tmp_path):
+    (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(InputError, match=r"sweep\.json cannot be read .*: restore it or choose another --out"):
+        load_sweep(tmp_path)

@@ -196,6 +196,25 @@ def test_what_a_run_directory_refuses(tmp_path):
         pass
 
 
+def test_a_run_that_goes_on_may_be_evaluated_on_another_split(tmp_path):
+    """The digest of the training images is compared all the same."""
+    path, validation = tmp_path / "run", noisy_images(seed=7)
+    run_training(path)
+    config = dataclasses.replace(SMALL, eval_split="val")
+    with (
+        pytest.raises(InputError, match="was trained on other data: the digest of noisy0"),
+        open_run(path, config, (dataclasses.replace(validation, name=TRAIN.name), validation), "cpu", resume=True),
+    ):
+        pass
+    with open_run(path, config, (TRAIN, validation), "cpu", resume=True):
+        pass
+    with (
+        pytest.raises(InputError, match=r"was trained on other data: the digest of noisy7 .* missing"),
+        open_run(path, config, (TRAIN, TEST), "cpu", resume=True),
+    ):
+        pass
+
+
 def test_a_folder_with_someone_elses_records_is_not_touched(tmp_path):
     (tmp_path / "records.jsonl").write_text("mine\n")
     with pytest.raises(InputError, match=r"has a records\.jsonl but no config\.json"):

@@ -271,6 +271,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         Args:
             weights_inside: write the weights of an encoder from elsewhere too, not its name and digest alone.
         """
+        self._check_found_again(weights_inside)
         start = self.state_.start if self.model == "auto" and hasattr(self, "state_") else self._start()
         if (inner := self._plan(start).inner) != start.inner:  # the temperature was measured with the other steps
             start = replace(start, inner=inner, temperatures={**start.temperatures, "adapted": 1.0})
@@ -288,8 +289,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         """
         state = self._fitted_state()
         plan = self._checked_plan(state)
-        if self.weights is not None and not weights_inside:
-            raise InputError(f"the weights {self.weights} are not found again by the model's name: give weights_inside")
+        self._check_found_again(weights_inside)
         parameters = {name: value for name, value in self.get_params().items() if name not in _NOT_SAVED}
         is_default = self._chooses_model and self.baseline is None
         if is_default and plan.head == "auto":
@@ -373,6 +373,11 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         default: HeadChoice = "auto" if self._chooses_model else start.head
         fallback: Method = "adapted" if start.head == "adapted" else "ridge"
         return make_plan(start.inner, **self._wishes, default_head=default, fallback=fallback)
+
+    def _check_found_again(self, weights_inside: bool) -> None:
+        """Raise where a file would name a model whose weights are those of another file."""
+        if self.weights is not None and not weights_inside:
+            raise InputError(f"the weights {self.weights} are not found again by the model's name: give weights_inside")
 
     def _checked_plan(self, state: State) -> Plan:
         """The plan of a classifier that is saved or loaded, after a check of all parameters that a file holds."""

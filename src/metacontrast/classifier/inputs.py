@@ -49,7 +49,8 @@ def folder_of(images: Any) -> Path | None:
 def dataset_items(images: Any) -> tuple[list[Item], list[Hashable]] | None:
     """The images and labels of a data set; None of anything else, and `InputError` where it has no labels.
 
-    The label of a data set with `classes`, or with class names in its `features`, is the name.
+    The label of a data set with `classes`, or with class names in its `features`, is the name; also in a part of one,
+    such as `torch.utils.data.Subset`.
     """
     if (first := _first_row(images)) is None:
         return None
@@ -61,7 +62,10 @@ def dataset_items(images: Any) -> tuple[list[Item], list[Hashable]] | None:
             )
         names = getattr((getattr(images, "features", None) or {}).get(key), "names", None)
     else:
-        key, names = None, getattr(images, "classes", None)
+        key, whole = None, images
+        while not hasattr(whole, "classes") and hasattr(whole, "dataset"):
+            whole = whole.dataset
+        names = getattr(whole, "classes", None)
     items, labels = [], []
     for number, row in enumerate(_rows(images)):
         image, label = (row, row.get(key)) if isinstance(row, Mapping) else row
@@ -94,12 +98,15 @@ def _named_label(label: Any, names: Sequence[str] | None) -> Hashable:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All image files in a folder and below it, in order of their paths; links out of it and HEIC are left out."""
+    """All image files in a folder and below it, in order of their paths.
+
+    What may well be an image and is left out is told: links out of the folder, HEIC, and files without an ending.
+    """
     ignored: list[tuple[str, str]] = []
-    found = [file for files in image_folders(folder, ignored).values() for file in files]
+    found = sorted(file for files in image_folders(folder, ignored).values() for file in files)
     told: dict[str, list[str]] = {}
     for name, reason in ignored:
-        if "link" in reason or "HEIC" in reason:
+        if any(word in reason for word in ("link", "HEIC", "no file name ending")):
             told.setdefault(reason, []).append(name)
     left_out = [
         f"{names[0]} {reason}" + (f" ({len(names) - 1} more like it)" if names[1:] else "")

@@ -13,10 +13,11 @@ from metacontrast.cli.shared import images_folder, step_list, word_list
 from metacontrast.data.folder import is_coloured
 from metacontrast.errors import InputError, did_you_mean, not_one_of
 from metacontrast.fields import field_types
-from metacontrast.training.config import TrainConfig, with_fields, without_ranges
-from metacontrast.training.recipes import RECIPES, VARIED, first_run, recipe
+from metacontrast.training.config import TrainConfig, with_fields
+from metacontrast.training.recipes import RECIPES, recipe
 from metacontrast.training.run import read_config
 from metacontrast.training.start import with_start
+from metacontrast.training.sweep import VARIED
 
 _GROUPS = {
     "dataset": "data",
@@ -34,6 +35,8 @@ COMMON = (
     *("eval_every", "eval_steps", "seed", "out", "resume", "data_root", "device", "json"),
 )
 """The flags that the short help of a training shows, by destination."""
+_SIZES = ("ways", "shots")
+"""Fields whose flag may have a range; its lower end is the field `least_...`."""
 
 
 def add_config_flags(parser: Parser, **own: Any) -> dict[str, argparse._ArgumentGroup]:
@@ -82,24 +85,40 @@ def add_some_config_flags(parser: argparse.ArgumentParser, names: Collection[str
 
 
 def given_fields(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the fields that were given as flags."""
-    return {name: value for name, value in vars(args).items() if name in field_types(TrainConfig)}
+    """Return the fields that were given as flags; a range is two of them."""
+    found = {name: value for name, value in vars(args).items() if name in field_types(TrainConfig)}
+    for name in _SIZES:
+        if isinstance(found.get(name), tuple):
+            found[f"least_{name}"], found[name] = found[name]
+    return found
 
 
 def config_from_flags(args: argparse.Namespace, **defaults: Any) -> TrainConfig:
     """Build the configuration: the recipe's, `defaults` put over it, the given flags put over both.
 
-    With `--resume` and neither `--recipe` nor a new run, the run's own configuration takes the recipe's place. Without
-    `--recipe` it is the released protocol of the data set for the nearest published number of shots, and for a folder
-    with coloured images the recipe `photos`.
+    With `--resume` and neither `--recipe` nor a new run, the run's own configuration takes the recipe's place.
     """
-    given = given_fields(args)
-    folder = first_run(args.out) if args.seeds or args.vary else args.out
-    goes_on = args.resume and not args.recipe and "method" not in dict(args.vary)  # the first variant's has its fields
-    started = read_config(folder) if folder and goes_on else None
-    base = started or recipe(args.recipe or _default_recipe(given.get("dataset", "glyphs"), given.get("shots", 1)))
-    start, weights = (given.pop(name, getattr(base, name)) for name in ("start", "weights"))
-    config = with_fields(base, **(defaults | without_ranges(given) | given))
+    started = read_config(args.out) if args.resume and not args.recipe else None
+    return config_from_fields(args.recipe, defaults, given_fields(args), started)
+
+
+def config_from_fields(
+    name: str | None, defaults: Mapping[str, Any], given: Mapping[str, Any], started: TrainConfig | None = None
+) -> TrainConfig:
+    """Build the configuration from a recipe's name and the fields that are given.
+
+    Without a name it is the released protocol of the data set for the nearest published number of shots, and for a
+    folder with coloured images the recipe `photos`.
+
+    Args:
+        defaults: fields in place of the recipe's.
+        started: takes the recipe's place.
+    """
+    base = started or recipe(name or _default_recipe(given.get("dataset", "glyphs"), given.get("shots", 1)))
+    one_size = {f"least_{name}": None for name in _SIZES if name in given}  # unless a range is given
+    fields = {**defaults, **one_size, **given}
+    start, weights = (fields.pop(name, getattr(base, name)) for name in ("start", "weights"))
+    config = with_fields(base, **fields)
     if start is None or (start, weights) == (base.start, base.weights):
         return dataclasses.replace(config, start=start, weights=weights)
     return with_start(config, start, weights, given)
@@ -109,7 +128,7 @@ def _add_flag(parser: argparse._ActionsContainer, field: dataclasses.Field[Any],
     hint = field_types(TrainConfig)[field.name]
     help_text = field.metadata["help"].replace("%", "%%") + default
     flags = ["--" + field.name.replace("_", "-"), *_OLDER_FLAGS.get(field.name, ())]
-    parsing = {"action": _OneSizeOrRange, "metavar": "N"} if field.name in ("ways", "shots") else _parsing(hint)
+    parsing = {"type": _one_size_or_range, "metavar": "N"} if field.name in _SIZES else _parsing(hint)
     parser.add_argument(*flags, dest=field.name, default=argparse.SUPPRESS, help=help_text, **parsing)
 
 
@@ -153,7 +172,7 @@ def _read_as_flag(name: str, flag: str, text: str) -> Any:
         found = vars(parser.parse_args([f"--{name.replace('_', '-')}={text}"]))
     except argparse.ArgumentError as error:
         raise argparse.ArgumentTypeError(f"{flag} cannot be {text!r}: {error.message}") from None
-    if f"least_{name}" in found:
+    if name in _SIZES and isinstance(found[name], tuple):
         raise argparse.ArgumentTypeError(f"{flag} cannot be {text!r}: a variant has one size, not a range")
     return found[name]
 
@@ -175,22 +194,14 @@ def _parsing(hint: Any) -> dict[str, Any]:
     return {"type": hint, "metavar": {int: "N", float: "X"}.get(hint, "NAME")}
 
 
-class _OneSizeOrRange(argparse.Action):
-    """A number, or the range from which every update draws one: `5-20` is the field at 20 with the least at 5."""
-
-    def __call__(
-        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
-    ) -> None:
-        least, dash, most = values.partition("-")
-        if not (most if dash else least).isdecimal() or not least.isdecimal():
-            raise argparse.ArgumentError(
-                self, f"invalid value {values!r}: give a whole number, or a range such as 5-20"
-            )
-        if dash and int(least) > int(most):
-            raise argparse.ArgumentError(self, f"invalid range {values!r}: give the smaller number first")
-        setattr(namespace, self.dest, int(most if dash else least))
-        if dash:
-            setattr(namespace, f"least_{self.dest}", int(least))
+def _one_size_or_range(text: str) -> int | tuple[int, int]:
+    """Parse a number, or the range from which every update draws one, such as `5-20`."""
+    least, dash, most = text.partition("-")
+    if not (most if dash else least).isdecimal() or not least.isdecimal():
+        raise argparse.ArgumentTypeError(f"invalid value {text!r}: give a whole number, or a range such as 5-20")
+    if dash and int(least) > int(most):
+        raise argparse.ArgumentTypeError(f"invalid range {text!r}: give the smaller number first")
+    return (int(least), int(most)) if dash else int(least)
 
 
 def _or_none(read: Callable[[str], Any], choices: tuple[str, ...] | None) -> Callable[[str], Any]:
@@ -203,15 +214,6 @@ def _or_none(read: Callable[[str], Any], choices: tuple[str, ...] | None) -> Cal
 
     parse.__name__ = "value"
     return parse
-
-
-def as_flags(fields: Mapping[str, Any]) -> list[str]:
-    """The flags that give these fields."""
-    flags = {name.replace("_", "-"): value for name, value in fields.items()}
-    return [
-        f"--{'' if value else 'no-'}{flag}" if isinstance(value, bool) else f"--{flag}={as_text(value)}"
-        for flag, value in flags.items()
-    ]
 
 
 def as_text(value: Any) -> str:

@@ -77,7 +77,7 @@ def execute(args: argparse.Namespace) -> int:
     results = []
     for (label, config), color in zip(demo_configs(base).items(), _COLORS, strict=True):
         place = args.out / "runs" / f"{config.head}-{config.digest()[:8]}"
-        status, _ = train_with_progress(config, argparse.Namespace(**{**vars(args), "out": place}), label)
+        status, _ = train_with_progress({Path(): config}, argparse.Namespace(**{**vars(args), "out": place}), label)
         if status == "stopped":
             shared.say("stopped and saved; the same command continues")
             return INTERRUPTED

@@ -14,8 +14,7 @@ from metacontrast.cli import shared
 from metacontrast.cli.config_flags import (
     COMMON,
     add_config_flags,
-    as_flags,
-    as_text,
+    config_from_fields,
     config_from_flags,
     field_and_values,
     given_fields,
@@ -26,16 +25,17 @@ from metacontrast.cli.progress import Progress, row_in_words, stop_on_interrupt
 from metacontrast.cli.shared import check_destinations, determinism, images_folder
 from metacontrast.data.catalog import data_root, dataset_files
 from metacontrast.data.images import ClassImages
-from metacontrast.device import find_device
+from metacontrast.device import find_device, free_bytes
 from metacontrast.errors import InputError, require_extra
 from metacontrast.experiments.runners import Grid, RunContext, RunStatus, run_locally
 from metacontrast.maml.engine import EngineName
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.distributed import ALONE, Distributed, is_restarted, joined
 from metacontrast.training.memory import fit_to_memory
-from metacontrast.training.recipes import first_run, sweep_configs
 from metacontrast.training.records import Record, read_records, tensorboard_writer
-from metacontrast.training.run import NullRunDirectory, open_run, read_config
+from metacontrast.training.run import NullRunDirectory, check_continues, open_run, read_config
+from metacontrast.training.step import Resources
+from metacontrast.training.sweep import Sweep, holds_runs, load_sweep
 from metacontrast.training.train_run import load_images, train_run
 from metacontrast.version import INTERRUPTED
 
@@ -103,11 +103,15 @@ _gigabytes.__name__ = "number of gigabytes above 0"
 
 def execute(args: argparse.Namespace) -> int:
     """Train, with a progress bar."""
-    config = config_from_flags(args)
     check_grid_flags(args)
-    check_destinations(images_folder(config.dataset), folders=[args.out])
+    sweep = _sweep(args)
+    configs = _configs(args, sweep)
+    _check_effects(args, list(configs.values()))
+    check_destinations({path for each in configs.values() for path in images_folder(each.dataset)}, folders=[args.out])
     with joined(find_device(args.device)) as processes, _reported_by(processes):
-        status, results = train_with_progress(config, args, processes=processes)
+        if processes.is_main:
+            _begin(args, sweep, configs)
+        status, results = train_with_progress(configs, args, processes=processes)
         if status == "stopped":
             shared.say(f"stopped and saved; continue with: metacontrast {command_that_goes_on(args)}")
         if args.json:
@@ -116,10 +120,12 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def train_with_progress(
-    config: TrainConfig, args: argparse.Namespace, label: str = "training", processes: Distributed = ALONE
+    configs: dict[Path, TrainConfig],
+    args: argparse.Namespace,
+    label: str = "training",
+    processes: Distributed = ALONE,
 ) -> tuple[str, list[Record]]:
-    """Train into `args.out`, or several runs into folders in it; return the outcome and the last evaluations."""
-    configs = _configs(config, args)
+    """Train every run into its folder below `args.out`; return the outcome and the last evaluations."""
     if args.tensorboard:
         require_extra("--tensorboard", "tensorboard", "tensorboard")
     status = _train(configs, args, label, processes)
@@ -137,15 +143,12 @@ def command_that_goes_on(args: argparse.Namespace) -> str:
     """Return the command that continues what these flags began."""
     runner = None if args.runner == "local" else args.runner
     device = None if args.device == "auto" else args.device
-    given = {"data-root": args.data_root, "seeds": args.seeds, "jobs": args.jobs, "device": device}
+    given = {"data-root": args.data_root, "jobs": args.jobs, "device": device}
     engine = None if args.engine == "auto" else args.engine
     given |= {"runner": runner, "address": args.address, "engine": engine, "chunk": args.chunk, "out": args.out}
     flags = [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
     flags += [f"--{name}" for name in ("deterministic", "tensorboard") if getattr(args, name)]
-    vary = [f"--vary={name.replace('_', '-')}={','.join(map(as_text, values))}" for name, values in args.vary]
-    if "method" in dict(args.vary):  # whose variants do not tell what they began with
-        flags += [*(["--recipe", args.recipe] if args.recipe else []), *as_flags(given_fields(args))]
-    return shlex.join(["train", "--resume", *vary, *flags])
+    return shlex.join(["train", "--resume", *flags])
 
 
 @contextlib.contextmanager
@@ -158,24 +161,66 @@ def _reported_by(processes: Distributed) -> Iterator[None]:
         yield
 
 
-def _configs(config: TrainConfig, args: argparse.Namespace) -> dict[Path, TrainConfig]:
-    """Return the configuration of every run by its directory below `args.out`."""
-    first = first_run(args.out)
-    if args.seeds is None and not args.vary:
-        if first is not None:
-            raise InputError(
-                f"{args.out} holds several runs: add --seeds or --vary as before, or name one with --out {first}"
-            )
+def _sweep(args: argparse.Namespace) -> Sweep | None:
+    """Return the seeds and variants that are asked for, with all that they began with; None for a single run."""
+    given, varied = given_fields(args), dict(args.vary)
+    if len(varied) < len(args.vary):
+        raise InputError("--vary names a field twice: give all its values at once, --vary FIELD=VALUE,VALUE")
+    begun = load_sweep(args.out) if _goes_on(args) else None
+    if begun is None and args.seeds is None and not varied:
+        return None
+    before = begun or Sweep({}, {})
+    kept = {name: value for name, value in before.given.items() if name.removeprefix("least_") not in given | varied}
+    varied = varied or dict(before.varied)
+    if both := sorted(given.keys() & varied.keys()):
+        flag = both[0].replace("_", "-")
+        raise InputError(f"--{flag} gives a field that the variants differ in: leave it out, or --vary {flag}")
+    seeds = before.seeds if args.seeds is None else args.seeds
+    return Sweep(kept | given, varied, seeds, args.recipe or before.recipe)
+
+
+def _configs(args: argparse.Namespace, sweep: Sweep | None) -> dict[Path, TrainConfig]:
+    """Return the configuration of every run by its folder below `args.out`."""
+    if sweep is None:
+        return {Path(): config_from_flags(args)}
+    return {folder: config_from_fields(sweep.recipe, {}, fields) for folder, fields in sweep.runs().items()}
+
+
+def _check_effects(args: argparse.Namespace, configs: list[TrainConfig]) -> None:
+    """Raise `InputError` for flags that change none of the runs."""
+    for name in (*given_fields(args), *dict(args.vary)):
+        if all(name in config.without_effect for config in configs):
+            methods = ", ".join(sorted({config.method for config in configs}))
+            raise InputError(f"--{name.replace('_', '-')} changes nothing in a training by {methods}: leave it out")
+    asked = Resources(find_device(args.device), engine=args.engine, chunk=args.chunk)
+    if args.engine not in ("auto", "loop") and all(config.task_gradient() is not None for config in configs):
+        raise InputError(f"--engine {args.engine} is for MAML's own gradient; these run as a loop: leave it out")
+    if args.chunk is not None and not any(asked.are_batched(config) for config in configs):
+        raise InputError(f"--chunk {args.chunk} is for --engine vmap, and these run as a loop: leave it out")
+
+
+def _begin(args: argparse.Namespace, sweep: Sweep | None, configs: dict[Path, TrainConfig]) -> None:
+    """Raise where `args.out` holds something else; keep what a sweep is made from."""
+    if sweep is None:
+        if holds_runs(args.out):
+            raise InputError(f"{args.out} holds several runs: continue them with --resume, or choose another --out")
         if args.runner == "ray":
             raise InputError("--runner ray hands several runs to a cluster: add --seeds or --vary, or leave it out")
-        return {Path(): config}
-    if len(dict(args.vary)) < len(args.vary):
-        raise InputError("--vary names a field twice: give all its values at once, --vary FIELD=VALUE,VALUE")
-    given = {name: value for name, value in given_fields(args).items() if name not in ("start", "weights")}
-    configs = sweep_configs(config, 1 if args.seeds is None else args.seeds, dict(args.vary), given)
+        if args.resume and read_config(args.out) is None:
+            shared.say(f"there is no run in {args.out} yet: a new one begins")
+        return
     if read_config(args.out) is not None:
         raise InputError(f"{args.out} holds a single run: choose another --out for several")
-    return configs
+    if holds_runs(args.out) and not _goes_on(args):
+        raise InputError(f"{args.out} holds several runs: continue them with --resume, or choose another --out")
+    for folder, config in configs.items():
+        check_continues(args.out / folder, config)
+    sweep.save(args.out)
+
+
+def _goes_on(args: argparse.Namespace) -> bool:
+    """Whether runs that have begun are continued: `torchrun` restarts dead processes with the same flags."""
+    return args.resume or is_restarted()
 
 
 def _train(configs: dict[Path, TrainConfig], args: argparse.Namespace, label: str, processes: Distributed) -> str:
@@ -205,13 +250,21 @@ def _train(configs: dict[Path, TrainConfig], args: argparse.Namespace, label: st
 
 def _train_apart(configs: dict[Path, TrainConfig], args: argparse.Namespace, jobs: int) -> str:
     """Train several runs at a time, each with one thread of its own process; print a line for each that ends."""
-    args = argparse.Namespace(**vars(args) | {"workers": 1})
+    args = argparse.Namespace(**vars(args) | {"workers": 1, "memory": _share_of_memory(args, min(jobs, len(configs)))})
     runs = [SweepRun(*each, args) for each in configs.items()]
     context = RunContext(args.out.absolute(), data_root(args.data_root).absolute(), args.device)
     check_data = partial(_check_data, list(configs.values()), context.data_root)
     with stop_on_interrupt() as should_stop, chosen_runner(args, context, jobs, check_data) as runner:
         is_done = execute_grid(Grid(runs, context, jobs, should_stop), runner)
     return "finished" if is_done else "stopped"
+
+
+def _share_of_memory(args: argparse.Namespace, jobs: int) -> int | None:
+    """Return the bytes that one of several runs on this machine may take; on a cluster what is asked for."""
+    if args.runner == "ray":
+        return args.memory
+    size = free_bytes(find_device(args.device)) if args.memory is None else args.memory
+    return None if size is None else size // jobs
 
 
 def _check_data(configs: list[TrainConfig], data_root: Path | None) -> None:
@@ -269,8 +322,7 @@ class SweepRun:
             asked = stack.enter_context(shared.resources(args, parts))
             resources, need = fit_to_memory(config, images, replace(asked, distributed=self.processes))
             if self.processes.is_main:
-                resume = args.resume or is_restarted()  # `torchrun` restarts dead processes with the same flags
-                run = stack.enter_context(open_run(folder, config, images, resources.device, resume=resume))
+                run = stack.enter_context(open_run(folder, config, images, resources.device, resume=_goes_on(args)))
             else:
                 run = NullRunDirectory(folder, {})
             is_logged = args.tensorboard and self.processes.is_main

@@ -257,9 +257,17 @@ def as_labels(labels: Any, images: int) -> list[Hashable]:
     for label in plain:
         if not isinstance(label, Hashable):
             raise InputError(f"label {label!r} is a {type(label).__name__}, not hashable: use text or numbers")
-        if label is None or label != label:
+        if _is_missing(label):
             raise InputError(f"a label is {label!r}: give every image a label, or leave the image out")
     return plain
+
+
+def _is_missing(label: Any) -> bool:
+    """Whether a label is None, NaN, or a mark such as pandas' NA, whose comparisons have no truth value."""
+    try:
+        return label is None or bool(label != label)
+    except TypeError:
+        return True
 
 
 def as_plain(label: Any) -> Any:

@@ -48,6 +48,7 @@ class Method:
     Args:
         summary: one line for people.
         needs: by field of the configuration, the values that it may have; it gets the first one unless it has another.
+        ignores: fields of the inner loop that it does not follow.
         least_steps: fewest steps of its inner loop.
         fields: values of further fields, which may be changed.
         options: fields that no other method has; they are keyword arguments of `gradient` and `inner`.
@@ -68,6 +69,7 @@ class Method:
 
     summary: str
     needs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    ignores: tuple[str, ...] = ()
     least_steps: int = 0
     fields: Mapping[str, Any] = field(default_factory=dict)
     options: tuple[str, ...] = ()
@@ -141,6 +143,7 @@ METHODS: dict[str, Method] = {
     "reptile": Method(
         "the way of an inner loop on all images of a task (Nichol et al. 2018)",
         needs={"head": ("learned", "zeroed")},
+        ignores=("order",),
         least_steps=1,
         fields={"head": "learned", "optimizer": "sgd", "outer_lr": 1.0, "lr_schedule": "cosine"},
         gradient=reptile,
@@ -149,6 +152,7 @@ METHODS: dict[str, Method] = {
     "imaml": Method(
         "the implicit gradient at the end of an inner loop that is pulled back to its start (Rajeswaran et al. 2019)",
         needs={"head": ("learned", "zeroed"), "inner_scope": ("all",)},
+        ignores=("order",),
         least_steps=1,
         fields={"head": "learned", "inner_steps": 16},
         options=("penalty", "cg_steps"),

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -165,6 +165,14 @@ class TrainConfig:
         return self.lr_schedule != "constant" or METHODS[self.method].anneals
 
     @property
+    def without_effect(self) -> frozenset[str]:
+        """Fields of the inner loop that nothing of this training depends on, neither an update nor an evaluation."""
+        ignored = frozenset() if self.explain_every else frozenset(METHODS[self.method].ignores)
+        if self.inner_steps > 0:
+            return ignored
+        return ignored | {"order"} | ({"inner_lr", "inner_scope"} if max(self.eval_steps) == 0 else set())
+
+    @property
     def tasks_at_once(self) -> int:
         """How many tasks the method's gradient takes together."""
         return METHODS[self.method].tasks_at_once
@@ -271,15 +279,6 @@ def _as_flags(name: str, values: Sequence[Any]) -> str:
     """The flags that give a field one of some values."""
     flag, words = name.replace("_", "-"), " or ".join(map(str, values)).lower()
     return f"--{'' if values[0] else 'no-'}{flag}" if isinstance(values[0], bool) else f"--{flag} {words}"
-
-
-def without_ranges(names: Collection[str]) -> dict[str, None]:
-    """Return the lower ends that go where these fields are given one number.
-
-    >>> without_ranges(["ways", "updates"])
-    {'least_ways': None}
-    """
-    return {f"least_{name}": None for name in ("ways", "shots") if name in names}
 
 
 def with_fields(config: TrainConfig, **fields: Any) -> TrainConfig:

@@ -17,7 +17,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -90,6 +90,20 @@ class Distributed:
     def any(self, asked: bool) -> bool:
         """Whether any rank was asked."""
         return asked if self.count == 1 else bool(self._sum(torch.tensor(float(asked), device=self.device)) > 0)
+
+    def check_same(self, digests: Mapping[str, str]) -> None:
+        """Raise `InputError` in every process unless all have these digests, by what they are of."""
+        found: list[Mapping[str, str]] = [digests] * self.count
+        if self.count > 1:
+            with _one_line():
+                dist.all_gather_object(found, dict(digests), group=self.group)
+        for rank, other in enumerate(found):
+            for name in sorted(found[0].keys() | other.keys()):
+                if found[0].get(name) != other.get(name):
+                    raise InputError(
+                        f"process {rank} of this training has another {name} than process 0: start all with the same "
+                        "flags and data"
+                    )
 
     def broadcast(self, state: TrainState) -> TrainState:
         """`state` as the main process has it."""

@@ -97,10 +97,11 @@ def scalars(record: Record) -> dict[str, float]:
     }
 
 
-def forget_after(path: Path, update: int) -> None:
-    """Drop the records of later updates: a resumed run makes them again."""
+def forget_after(path: Path, update: int) -> int:
+    """Drop the records of later updates, which a resumed run makes again; return the last update that is left."""
     kept = [record for record in read_records(path) if record.get("update", 0) <= update]
     write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+    return max((record.get("update", 0) for record in kept), default=0)
 
 
 def _git_revision() -> str | None:

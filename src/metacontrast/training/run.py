@@ -57,24 +57,38 @@ class RunDirectory:
     def restore(self, state: TrainState) -> TrainState:
         """`state` as it was at the last checkpoint, or as given when there is none; later records are dropped.
 
-        Where the last checkpoint is damaged it is the one before it, and a warning says so. A model that is damaged
-        is written again.
+        Where the last checkpoint is damaged it is the one before it, and a warning says so. A model that is damaged or
+        of another update is written again.
+
+        Raises:
+            InputError: there is a trained model and no state.
         """
+        model, file = self.path / _MODEL, self.path / _RECORDS
         if stored := load_state(self.path):
             state = checkpoint.restore_state(state, stored, str(self.path / LAST))
-            try:
-                load_params(self.path, state.params)
-            except InputError as error:
-                logger.warning("%s; it is written again from the checkpoint after update %d", error, state.updates)
-                self.write_model(self.path / _MODEL, state.params, state.updates)
-        records.forget_after(self.path / _RECORDS, state.updates)
+            if problem := self._problem_of_model(state):
+                logger.warning("%s; it is written again from the checkpoint after update %d", problem, state.updates)
+                self.write_model(model, state.params, state.updates)
+        elif model.exists():
+            raise InputError(f"{self.path} has a {_MODEL} but no {LAST} to go on from: restore it or choose another")
+        if (known := records.forget_after(file, state.updates)) < state.updates:
+            logger.warning("%s ends at update %d, and the last checkpoint is of %d", file, known, state.updates)
         return state
 
+    def _problem_of_model(self, state: TrainState) -> str | None:
+        """Why the model for use is not that of the state."""
+        try:
+            load_params(self.path, state.params)
+            found = checkpoint.load(self.path / _MODEL).facts.get("updates")
+        except InputError as error:
+            return str(error)
+        return None if found == state.updates else f"{self.path / _MODEL} is of update {found}"
+
     def save(self, state: TrainState) -> None:
-        """Write a checkpoint: the model for use and the state for resuming, after all records up to it."""
+        """Write a checkpoint: the state for resuming and the model for use, after all records up to it."""
         records.flush_records(self.path / _RECORDS)
-        self.write_model(self.path / _MODEL, state.params, state.updates)
         checkpoint.save_state(self.path, store_state(state))
+        self.write_model(self.path / _MODEL, state.params, state.updates)
 
     def keep(self, state: TrainState) -> None:
         """Write a copy of the model that later checkpoints leave alone."""
@@ -83,7 +97,11 @@ class RunDirectory:
     def keep_best(self, state: TrainState, accuracy: float, evaluation: Mapping[str, Any]) -> None:
         """Write a copy of the model as the best one, unless an earlier one was as good by the same evaluation."""
         file, facts = self.path / BEST, {"accuracy": accuracy, "evaluation": evaluation}
-        before = checkpoint.load(file).facts if file.exists() else {}
+        before = {}
+        try:
+            before = checkpoint.load(file).facts if file.exists() else {}
+        except InputError as error:
+            logger.warning("%s; the model after update %d takes its place", error, state.updates)
         is_comparable = before.get("evaluation") == evaluation and before["updates"] <= state.updates
         if not is_comparable or accuracy > before["accuracy"]:
             self.write_model(file, state.params, state.updates, **facts)
@@ -320,10 +338,20 @@ def _check_same(path: Path, config: TrainConfig, data: dict[str, str], resume: b
     """Raise when `path` holds a run and it is not this one, or going on was not asked for."""
     if not resume:
         raise InputError(f"{path} holds a run already: continue it with --resume or choose another --out")
-    header = read_header(path)
-    if "origin" in header:
+    if "origin" in read_header(path):
         raise InputError(f"{path} holds a converted model, which cannot be resumed: choose another --out")
-    before = config_from_values(header.get("config"), str(path / _CONFIG))
+    check_continues(path, config)
+    before = read_config(path)
+    assert before is not None
+    is_evaluated_alike = before.eval_split == config.eval_split
+    check_same_data(path, data if is_evaluated_alike else _digests_of(path) | data)
+
+
+def check_continues(path: Path, config: TrainConfig) -> None:
+    """Raise `InputError` where `path` holds a run that this configuration does not continue."""
+    before = read_config(path)
+    if before is None:
+        return
     for field in dataclasses.fields(TrainConfig):
         old, new = getattr(before, field.name), getattr(config, field.name)
         may_grow = field.name == "updates" and not config.follows_length
@@ -332,7 +360,6 @@ def _check_same(path: Path, config: TrainConfig, data: dict[str, str], resume: b
                 f"{path} holds a run with {field.name}={old}, not {new}: "
                 "resume it with its own configuration or choose another --out"
             )
-    check_same_data(path, data)
 
 
 def data_digests(config: TrainConfig, images: tuple[ClassImages, ClassImages]) -> dict[str, str]:
@@ -345,13 +372,18 @@ def data_digests(config: TrainConfig, images: tuple[ClassImages, ClassImages]) -
 
 def check_same_data(path: Path, data: dict[str, str]) -> None:
     """Raise `InputError` where the run in `path` was made from anything whose digest is not among these."""
-    before = read_header(path).get("data")
-    for name, digest in (before if isinstance(before, dict) else {}).items():
+    for name, digest in _digests_of(path).items():
         if data.get(name) != digest:
             raise InputError(
                 f"{path} was trained on other data: the digest of {name} was {digest[:12]}, now it is "
                 f"{data.get(name, 'missing')[:12]}; restore the data or choose another --out"
             )
+
+
+def _digests_of(path: Path) -> dict[str, str]:
+    """What the run in `path` was made from, as of `data_digests`."""
+    found = read_header(path).get("data")
+    return found if isinstance(found, dict) else {}
 
 
 @contextlib.contextmanager
