@@ -205,7 +205,7 @@ def test_whoever_loads_while_two_save_finds_a_whole_classifier(fitted, tmp_path)
     ]
     try:
         assert [writer.stdout and writer.stdout.readline() for writer in writers] == ["ready\n"] * 2
-        found = [FewShotClassifier.load(shared).predict_proba(IMAGES).tobytes() for _ in range(60)]
+        found = [FewShotClassifier.load(shared).predict_proba(IMAGES).tobytes() for _ in range(20)]
     finally:
         stop.touch()
         for writer in writers:

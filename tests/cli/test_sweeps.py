@@ -122,6 +122,17 @@ def test_what_cannot_go_on_is_told_before_any_run_begins(tmp_path, capsys):
     assert fields_of(tmp_path, "inner_lr") == {"head=learned/seed-0": 0.4, "head=zeroed/seed-0": 0.4}
 
 
+def test_runs_without_what_they_began_with_need_all_their_flags(tmp_path, capsys):
+    assert train(tmp_path, "--seeds", "2") == 0
+    (tmp_path / "sweep.json").unlink()
+    assert run(["train", "--resume", "--out", str(tmp_path)]) == 2
+    assert "but not what they began with: give all their flags again" in capsys.readouterr().err
+    assert run(["train", "--resume", "--seeds", "2", "--out", str(tmp_path)]) == 2
+    assert "resume it with its own configuration" in capsys.readouterr().err
+    assert train(tmp_path, "--resume", "--seeds", "2") == 0
+    assert (tmp_path / "sweep.json").exists()
+
+
 def test_a_run_that_is_not_there_is_said_to_begin(tmp_path, capsys):
     """The name of the folder may be misspelled."""
     assert train(tmp_path / "typo", "--resume", "--updates", "1") == 0

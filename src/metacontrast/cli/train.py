@@ -201,18 +201,19 @@ def _check_effects(args: argparse.Namespace, configs: list[TrainConfig]) -> None
 
 def _begin(args: argparse.Namespace, sweep: Sweep | None, configs: dict[Path, TrainConfig]) -> None:
     """Raise where `args.out` holds something else; keep what a sweep is made from."""
+    is_single, are_several = read_config(args.out) is not None, holds_runs(args.out)
+    if are_several and not _goes_on(args):
+        raise InputError(f"{args.out} holds several runs: continue them with --resume, or choose another --out")
+    if are_several and sweep is None:
+        raise InputError(f"{args.out} holds several runs, but not what they began with: give all their flags again")
     if sweep is None:
-        if holds_runs(args.out):
-            raise InputError(f"{args.out} holds several runs: continue them with --resume, or choose another --out")
         if args.runner == "ray":
             raise InputError("--runner ray hands several runs to a cluster: add --seeds or --vary, or leave it out")
-        if args.resume and read_config(args.out) is None:
+        if args.resume and not is_single:
             shared.say(f"there is no run in {args.out} yet: a new one begins")
         return
-    if read_config(args.out) is not None:
+    if is_single:
         raise InputError(f"{args.out} holds a single run: choose another --out for several")
-    if holds_runs(args.out) and not _goes_on(args):
-        raise InputError(f"{args.out} holds several runs: continue them with --resume, or choose another --out")
     for folder, config in configs.items():
         check_continues(args.out / folder, config)
     sweep.save(args.out)
