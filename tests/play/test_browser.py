@@ -441,7 +441,7 @@ MIDDLE = """(path) => {
 }"""
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (360, "dark"), (768, "light"), (1440, "dark")])
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (768, "light"), (768, "dark"), (1440, "dark")])
 def test_text_is_legible_named_and_fits(browser, port, width, scheme):
     """Contrast AA (4.5), no text under 14 px, a name for every control, nothing wider than the screen."""
     opened = Opened(browser, port, viewport={"width": width, "height": 800}, color_scheme=scheme)
