@@ -7,16 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from metacontrast.cli.asked import asked_sweep, check_effects, command_that_goes_on, configs_of
 from metacontrast.cli.config_flags import as_text, config_from_fields, config_from_flags, given_fields
 from metacontrast.cli.main import build_parser, run
-from metacontrast.cli.train import (
-    _check_effects,
-    _configs,
-    _share_of_memory,
-    _sweep,
-    command_that_goes_on,
-    last_evaluation,
-)
+from metacontrast.cli.train import _share_of_memory, last_evaluation
 from metacontrast.errors import InputError
 from metacontrast.files import exclusive
 from metacontrast.training.recipes import RECIPES
@@ -214,6 +208,13 @@ def test_sizes_that_are_no_numbers_are_one_line(size, tmp_path, capsys):
     assert "give a whole number, or a range such as 5-20" in capsys.readouterr().err
 
 
+def test_results_name_the_method_that_trained(tmp_path, capsys):
+    assert train(tmp_path, "--vary", "method=reptile,maml", "--json") == 0
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
+    named = {(row["variant"], row["method"]) for row in rows if row["method"] != "nearest-mean"}
+    assert named == {("method=reptile", "reptile"), ("method=maml", "maml")}
+
+
 def test_a_run_that_has_not_begun_has_no_evaluation(tmp_path):
     """A grid may be stopped before it begins some of its runs."""
     assert last_evaluation(tmp_path / "seed-3") == []
@@ -254,7 +255,7 @@ def test_what_would_change_nothing_is_refused(words, message, tmp_path, capsys):
 def test_the_inner_loop_counts_at_test_and_in_another_variant(words, tmp_path):
     flags = [*SMALL, *(["--method", "protonet"] if words[0] == "--eval-steps" else []), *words, "--inner-lr", "0.1"]
     args = build_parser().parse_args(["train", *flags, "--out", str(tmp_path)])
-    _check_effects(args, list(_configs(args, _sweep(args)).values()))
+    check_effects(args, list(configs_of(args, asked_sweep(args)).values()))
 
 
 def test_runs_at_a_time_share_the_memory():

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import io
-import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,14 +10,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from metacontrast.cli import shared
-from metacontrast.cli.config_flags import (
-    COMMON,
-    add_config_flags,
-    config_from_fields,
-    config_from_flags,
-    field_and_values,
-    given_fields,
-)
+from metacontrast.cli.asked import asked_sweep, begin, check_effects, command_that_goes_on, configs_of, goes_on
+from metacontrast.cli.config_flags import COMMON, add_config_flags, field_and_values
 from metacontrast.cli.grid import add_grid_flags, check_grid_flags, chosen_runner, execute_grid, jobs_at_once
 from metacontrast.cli.parser import Parser
 from metacontrast.cli.progress import Progress, row_in_words, stop_on_interrupt
@@ -30,12 +23,10 @@ from metacontrast.errors import InputError, require_extra
 from metacontrast.experiments.runners import Grid, RunContext, RunStatus, run_locally
 from metacontrast.maml.engine import EngineName
 from metacontrast.training.config import TrainConfig
-from metacontrast.training.distributed import ALONE, Distributed, is_restarted, joined
+from metacontrast.training.distributed import ALONE, Distributed, joined
 from metacontrast.training.memory import fit_to_memory
 from metacontrast.training.records import Record, read_records, tensorboard_writer
-from metacontrast.training.run import NullRunDirectory, check_continues, open_run, read_config
-from metacontrast.training.step import Resources
-from metacontrast.training.sweep import Sweep, holds_runs, load_sweep
+from metacontrast.training.run import NullRunDirectory, open_run
 from metacontrast.training.train_run import load_images, train_run
 from metacontrast.version import INTERRUPTED
 
@@ -104,13 +95,13 @@ _gigabytes.__name__ = "number of gigabytes above 0"
 def execute(args: argparse.Namespace) -> int:
     """Train, with a progress bar."""
     check_grid_flags(args)
-    sweep = _sweep(args)
-    configs = _configs(args, sweep)
-    _check_effects(args, list(configs.values()))
+    sweep = asked_sweep(args)
+    configs = configs_of(args, sweep)
+    check_effects(args, list(configs.values()))
     check_destinations({path for each in configs.values() for path in images_folder(each.dataset)}, folders=[args.out])
     with joined(find_device(args.device)) as processes, _reported_by(processes):
         if processes.is_main:
-            _begin(args, sweep, configs)
+            begin(args, sweep, configs)
         status, results = train_with_progress(configs, args, processes=processes)
         if status == "stopped":
             shared.say(f"stopped and saved; continue with: metacontrast {command_that_goes_on(args)}")
@@ -130,25 +121,14 @@ def train_with_progress(
         require_extra("--tensorboard", "tensorboard", "tensorboard")
     status = _train(configs, args, label, processes)
     runs = configs.items() if processes.is_main else ()
-    return status, [_place_of(run, each) | row for run, each in runs for row in last_evaluation(args.out / run)]
+    return status, [_told(row, run, each) for run, each in runs for row in last_evaluation(args.out / run)]
 
 
-def _place_of(run: Path, config: TrainConfig) -> dict[str, Any]:
-    """Return variant and seed of a run, as far as there are several."""
-    variant = {"variant": run.parts[0]} if len(run.parts) > 1 else {}
-    return variant | ({"seed": config.seed} if run.parts else {})
-
-
-def command_that_goes_on(args: argparse.Namespace) -> str:
-    """Return the command that continues what these flags began."""
-    runner = None if args.runner == "local" else args.runner
-    device = None if args.device == "auto" else args.device
-    given = {"data-root": args.data_root, "jobs": args.jobs, "device": device}
-    engine = None if args.engine == "auto" else args.engine
-    given |= {"runner": runner, "address": args.address, "engine": engine, "chunk": args.chunk, "out": args.out}
-    flags = [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
-    flags += [f"--{name}" for name in ("deterministic", "tensorboard") if getattr(args, name)]
-    return shlex.join(["train", "--resume", *flags])
+def _told(row: Record, run: Path, config: TrainConfig) -> Record:
+    """Return a record with the variant and seed of its run, as far as there are several, and what it was trained by."""
+    place: dict[str, Any] = {"variant": run.parts[0]} if len(run.parts) > 1 else {}
+    place |= {"seed": config.seed} if run.parts else {}
+    return place | row | ({"method": config.method} if row["method"] == "maml" else {})  # the others are a solver's
 
 
 @contextlib.contextmanager
@@ -159,69 +139,6 @@ def _reported_by(processes: Distributed) -> Iterator[None]:
         return
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         yield
-
-
-def _sweep(args: argparse.Namespace) -> Sweep | None:
-    """Return the seeds and variants that are asked for, with all that they began with; None for a single run."""
-    given, varied = given_fields(args), dict(args.vary)
-    if len(varied) < len(args.vary):
-        raise InputError("--vary names a field twice: give all its values at once, --vary FIELD=VALUE,VALUE")
-    begun = load_sweep(args.out) if _goes_on(args) else None
-    if begun is None and args.seeds is None and not varied:
-        return None
-    before = begun or Sweep({}, {})
-    kept = {name: value for name, value in before.given.items() if name.removeprefix("least_") not in given | varied}
-    varied = varied or dict(before.varied)
-    if both := sorted(given.keys() & varied.keys()):
-        flag = both[0].replace("_", "-")
-        raise InputError(f"--{flag} gives a field that the variants differ in: leave it out, or --vary {flag}")
-    seeds = before.seeds if args.seeds is None else args.seeds
-    return Sweep(kept | given, varied, seeds, args.recipe or before.recipe)
-
-
-def _configs(args: argparse.Namespace, sweep: Sweep | None) -> dict[Path, TrainConfig]:
-    """Return the configuration of every run by its folder below `args.out`."""
-    if sweep is None:
-        return {Path(): config_from_flags(args)}
-    return {folder: config_from_fields(sweep.recipe, {}, fields) for folder, fields in sweep.runs().items()}
-
-
-def _check_effects(args: argparse.Namespace, configs: list[TrainConfig]) -> None:
-    """Raise `InputError` for flags that change none of the runs."""
-    for name in (*given_fields(args), *dict(args.vary)):
-        if all(name in config.without_effect for config in configs):
-            methods = ", ".join(sorted({config.method for config in configs}))
-            raise InputError(f"--{name.replace('_', '-')} changes nothing in a training by {methods}: leave it out")
-    asked = Resources(find_device(args.device), engine=args.engine, chunk=args.chunk)
-    if args.engine not in ("auto", "loop") and all(config.task_gradient() is not None for config in configs):
-        raise InputError(f"--engine {args.engine} is for MAML's own gradient; these run as a loop: leave it out")
-    if args.chunk is not None and not any(asked.are_batched(config) for config in configs):
-        raise InputError(f"--chunk {args.chunk} is for --engine vmap, and these run as a loop: leave it out")
-
-
-def _begin(args: argparse.Namespace, sweep: Sweep | None, configs: dict[Path, TrainConfig]) -> None:
-    """Raise where `args.out` holds something else; keep what a sweep is made from."""
-    is_single, are_several = read_config(args.out) is not None, holds_runs(args.out)
-    if are_several and not _goes_on(args):
-        raise InputError(f"{args.out} holds several runs: continue them with --resume, or choose another --out")
-    if are_several and sweep is None:
-        raise InputError(f"{args.out} holds several runs, but not what they began with: give all their flags again")
-    if sweep is None:
-        if args.runner == "ray":
-            raise InputError("--runner ray hands several runs to a cluster: add --seeds or --vary, or leave it out")
-        if args.resume and not is_single:
-            shared.say(f"there is no run in {args.out} yet: a new one begins")
-        return
-    if is_single:
-        raise InputError(f"{args.out} holds a single run: choose another --out for several")
-    for folder, config in configs.items():
-        check_continues(args.out / folder, config)
-    sweep.save(args.out)
-
-
-def _goes_on(args: argparse.Namespace) -> bool:
-    """Whether runs that have begun are continued: `torchrun` restarts dead processes with the same flags."""
-    return args.resume or is_restarted()
 
 
 def _train(configs: dict[Path, TrainConfig], args: argparse.Namespace, label: str, processes: Distributed) -> str:
@@ -323,7 +240,7 @@ class SweepRun:
             asked = stack.enter_context(shared.resources(args, parts))
             resources, need = fit_to_memory(config, images, replace(asked, distributed=self.processes))
             if self.processes.is_main:
-                run = stack.enter_context(open_run(folder, config, images, resources.device, resume=_goes_on(args)))
+                run = stack.enter_context(open_run(folder, config, images, resources.device, resume=goes_on(args)))
             else:
                 run = NullRunDirectory(folder, {})
             is_logged = args.tensorboard and self.processes.is_main

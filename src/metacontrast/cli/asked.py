@@ -1,0 +1,90 @@
+"""Which runs the flags of `train` ask for, what of them has begun, and the command that continues them."""
+
+import argparse
+import shlex
+from pathlib import Path
+
+from metacontrast.cli import shared
+from metacontrast.cli.config_flags import config_from_fields, config_from_flags, given_fields
+from metacontrast.device import find_device
+from metacontrast.errors import InputError
+from metacontrast.training.config import TrainConfig
+from metacontrast.training.distributed import is_restarted
+from metacontrast.training.run import check_continues, read_config
+from metacontrast.training.step import Resources
+from metacontrast.training.sweep import Sweep, holds_runs, load_sweep
+
+
+def asked_sweep(args: argparse.Namespace) -> Sweep | None:
+    """Return the seeds and variants that are asked for, with all that they began with; None for a single run."""
+    given, varied = given_fields(args), dict(args.vary)
+    if len(varied) < len(args.vary):
+        raise InputError("--vary names a field twice: give all its values at once, --vary FIELD=VALUE,VALUE")
+    begun = load_sweep(args.out) if goes_on(args) else None
+    if begun is None and args.seeds is None and not varied:
+        return None
+    before = begun or Sweep({}, {})
+    kept = {name: value for name, value in before.given.items() if name.removeprefix("least_") not in given | varied}
+    varied = varied or dict(before.varied)
+    if both := sorted(given.keys() & varied.keys()):
+        flag = both[0].replace("_", "-")
+        raise InputError(f"--{flag} gives a field that the variants differ in: leave it out, or --vary {flag}")
+    seeds = before.seeds if args.seeds is None else args.seeds
+    return Sweep(kept | given, varied, seeds, args.recipe or before.recipe)
+
+
+def configs_of(args: argparse.Namespace, sweep: Sweep | None) -> dict[Path, TrainConfig]:
+    """Return the configuration of every run by its folder below `args.out`."""
+    if sweep is None:
+        return {Path(): config_from_flags(args)}
+    return {folder: config_from_fields(sweep.recipe, {}, fields) for folder, fields in sweep.runs().items()}
+
+
+def check_effects(args: argparse.Namespace, configs: list[TrainConfig]) -> None:
+    """Raise `InputError` for flags that change none of the runs."""
+    for name in (*given_fields(args), *dict(args.vary)):
+        if all(name in config.without_effect for config in configs):
+            methods = ", ".join(sorted({config.method for config in configs}))
+            raise InputError(f"--{name.replace('_', '-')} changes nothing in a training by {methods}: leave it out")
+    asked = Resources(find_device(args.device), engine=args.engine, chunk=args.chunk)
+    if args.engine not in ("auto", "loop") and all(config.task_gradient() is not None for config in configs):
+        raise InputError(f"--engine {args.engine} is for MAML's own gradient; these run as a loop: leave it out")
+    if args.chunk is not None and not any(asked.are_batched(config) for config in configs):
+        raise InputError(f"--chunk {args.chunk} is for --engine vmap, and these run as a loop: leave it out")
+
+
+def begin(args: argparse.Namespace, sweep: Sweep | None, configs: dict[Path, TrainConfig]) -> None:
+    """Raise where `args.out` holds something else; keep what a sweep is made from."""
+    is_single, are_several = read_config(args.out) is not None, holds_runs(args.out)
+    if are_several and not goes_on(args):
+        raise InputError(f"{args.out} holds several runs: continue them with --resume, or choose another --out")
+    if are_several and sweep is None:
+        raise InputError(f"{args.out} holds several runs, but not what they began with: give all their flags again")
+    if sweep is None:
+        if args.runner == "ray":
+            raise InputError("--runner ray hands several runs to a cluster: add --seeds or --vary, or leave it out")
+        if args.resume and not is_single:
+            shared.say(f"there is no run in {args.out} yet: a new one begins")
+        return
+    if is_single:
+        raise InputError(f"{args.out} holds a single run: choose another --out for several")
+    for folder, config in configs.items():
+        check_continues(args.out / folder, config)
+    sweep.save(args.out)
+
+
+def goes_on(args: argparse.Namespace) -> bool:
+    """Whether runs that have begun are continued: `torchrun` restarts dead processes with the same flags."""
+    return args.resume or is_restarted()
+
+
+def command_that_goes_on(args: argparse.Namespace) -> str:
+    """Return the command that continues what these flags began."""
+    runner = None if args.runner == "local" else args.runner
+    device = None if args.device == "auto" else args.device
+    given = {"data-root": args.data_root, "jobs": args.jobs, "device": device}
+    engine = None if args.engine == "auto" else args.engine
+    given |= {"runner": runner, "address": args.address, "engine": engine, "chunk": args.chunk, "out": args.out}
+    flags = [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
+    flags += [f"--{name}" for name in ("deterministic", "tensorboard") if getattr(args, name)]
+    return shlex.join(["train", "--resume", *flags])
