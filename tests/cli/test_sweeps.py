@@ -45,7 +45,7 @@ def test_a_run_that_fails_leaves_the_others_alone(jobs, tmp_path, capsys):
     """An inner step of 10³⁰ overflows; the variant beside it is trained, and the error names the run that failed."""
     assert train(tmp_path, "--vary", "inner-lr=1e30,.4", "--jobs", jobs) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "1 run failed, the others are kept; the first is inner-lr=1e+30/seed-0: the loss" in error
+    assert "1 run failed, the others are kept; the first is 'inner-lr=1e+30/seed-0': the loss" in error
     assert load_run(tmp_path / "inner-lr=0.4/seed-0").updates == 3
 
 
@@ -106,6 +106,8 @@ def test_what_cannot_go_on_is_told_before_any_run_begins(tmp_path, capsys):
     for words, message in (
         (["--resume", "--inner-lr", "0.1"], "holds a run with --inner-lr 0.4, not 0.1"),
         (["--resume", "--head", "zeroed"], "--head gives a field that the variants differ in"),
+        (["--resume", "--seed", "5"], "begin with --seed 0: leave it out, or choose another --out"),
+        (["--resume", "--vary", "order=first,second"], "differ in head: vary the same, or choose another --out"),
         (["--seeds", "2"], "holds several runs: continue them with --resume, or choose another --out"),
         ([], "holds several runs: continue them with --resume, or choose another --out"),
     ):
@@ -116,6 +118,44 @@ def test_what_cannot_go_on_is_told_before_any_run_begins(tmp_path, capsys):
     assert fields_of(tmp_path, "inner_lr") == {"head=learned/seed-0": 0.4, "head=zeroed/seed-0": 0.4}
 
 
+def test_a_range_beside_variants_of_its_upper_end_stays(tmp_path):
+    assert train(tmp_path, "--least-ways", "2", "--vary", "ways=3,4", "--updates", "1") == 0
+    assert run(["train", "--resume", "--vary", "ways=3,4,5", "--out", str(tmp_path)]) == 0
+    assert set(fields_of(tmp_path, "least_ways").values()) == {2}
+
+
+def test_a_start_is_found_from_another_folder(tmp_path, monkeypatch):
+    assert train(tmp_path / "base") == 0
+    monkeypatch.chdir(tmp_path)
+    assert train(tmp_path / "runs", "--start", "./base", "--seeds", "1") == 0
+    monkeypatch.chdir("/")
+    assert run(["train", "--resume", "--updates", "4", "--out", str(tmp_path / "runs")]) == 0
+    assert load_run(tmp_path / "runs" / "seed-0").updates == 4
+
+
+def test_a_grid_that_fails_before_it_begins_leaves_nothing(tmp_path, capsys):
+    """Nor do the flags of a resumed one whose every run fails."""
+    assert train(tmp_path / "one", "--seeds", "2", "--dataset", "folder:nowhere") == 2
+    assert not (tmp_path / "one" / "sweep.json").exists()
+    assert train(tmp_path / "two", "--seeds", "2") == 0
+    assert run(["train", "--resume", "--eval-split", "nosuch", "--updates", "4", "--out", str(tmp_path / "two")]) == 2
+    assert run(["train", "--resume", "--updates", "4", "--out", str(tmp_path / "two")]) == 0
+
+
+def test_a_run_that_was_trained_for_longer_alone_stays_so(tmp_path):
+    assert train(tmp_path, "--seeds", "2") == 0
+    assert run(["train", "--resume", "--updates", "5", "--out", str(tmp_path / "seed-1")]) == 0
+    assert run(["train", "--resume", "--updates", "4", "--out", str(tmp_path)]) == 0
+    assert [load_run(tmp_path / f"seed-{seed}").updates for seed in (0, 1)] == [4, 5]
+
+
+def test_a_single_run_in_the_folder_of_a_grid_that_never_began_goes_on(tmp_path):
+    Sweep({}, {}, 2).save(tmp_path)
+    assert train(tmp_path) == 0
+    assert run(["train", "--resume", "--updates", "4", "--out", str(tmp_path)]) == 0
+    assert load_run(tmp_path).updates == 4
+
+
 def test_runs_without_what_they_began_with_need_all_their_flags(tmp_path, capsys):
     assert train(tmp_path, "--seeds", "2") == 0
     (tmp_path / "sweep.json").unlink()
@@ -123,6 +163,8 @@ def test_runs_without_what_they_began_with_need_all_their_flags(tmp_path, capsys
     assert "but not what they began with: give all their flags again" in capsys.readouterr().err
     assert run(["train", "--resume", "--seeds", "2", "--out", str(tmp_path)]) == 2
     assert "resume it with its own configuration" in capsys.readouterr().err
+    assert run(["train", "--resume", "--seed", "7", "--seeds", "2", "--out", str(tmp_path)]) == 2
+    assert "but not what they began with" in capsys.readouterr().err
     assert train(tmp_path, "--resume", "--seeds", "2") == 0
     assert (tmp_path / "sweep.json").exists()
 

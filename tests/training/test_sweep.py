@@ -43,7 +43,7 @@ def test_variants_are_all_combinations_in_folders_of_their_own():
 
 def test_variants_that_would_share_a_folder_are_refused():
     for values in (["folder:/a/B", "folder:/a/b"], ["folder:a/b", "folder:a_b"]):
-        with pytest.raises(InputError, match="two variants have the folder dataset=folder:"):
+        with pytest.raises(InputError, match="two variants have the folder 'dataset=folder:"):
             Sweep({}, {"dataset": values}).runs()
 
 
@@ -51,6 +51,10 @@ def test_a_folder_is_a_part_of_a_path_whatever_the_value_is():
     """A data set of the user's own has a path as its name."""
     (run,) = Sweep({}, {"dataset": ["folder:/some/where"]}).runs()
     assert str(run) == "dataset=folder:_some_where/seed-0"
+    assert [str(run.parent) for run in Sweep({}, {"augment": [(), ("flip", "crop")]}).runs()] == [
+        "augment=none",
+        "augment=flip-crop",
+    ]
 
 
 def test_what_was_asked_for_is_read_as_it_was_written(tmp_path):
@@ -60,8 +64,37 @@ def test_what_was_asked_for_is_read_as_it_was_written(tmp_path):
     assert load_sweep(tmp_path) == sweep
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"given": {"hed": 1}, "varied": {}, "seeds": 1, "recipe": null}'])
+NO_VALUES = '{"given": {}, "varied": {"head": []}, "seeds": 1, "recipe": null}'
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", NO_VALUES, '{"given": {"hed": 1}, "varied": {}, "seeds": 1, "recipe": null}']
+)
 def test_a_damaged_file_is_one_line(text, tmp_path):
     (tmp_path / "sweep.json").write_text(text)
     with pytest.raises(InputError, match=r"sweep\.json cannot be read .*: restore it or choose another --out"):
         load_sweep(tmp_path)
+
+
+def test_runs_are_added_and_none_is_lost():
+    sweep = Sweep({"seed": 2, "ways": 4, "least_ways": 3}, {"head": ("zeroed", "learned")}, 2, "glyphs")
+    longer = sweep.extended({"updates": 9}, {"head": ("shared", "zeroed")}, 3, None)
+    assert longer == Sweep({**sweep.given, "updates": 9}, {"head": ["zeroed", "learned", "shared"]}, 3, "glyphs")
+    assert longer.runs().keys() >= sweep.runs().keys()
+    assert sweep.extended({}, {}, None, None).runs() == sweep.runs()
+    assert sweep.extended({"ways": 5}, {}, None, None).given == {"seed": 2, "ways": 5}
+
+
+@pytest.mark.parametrize(
+    ("given", "varied", "seeds", "message"),
+    [
+        ({}, {"order": ("first",)}, None, "differ in head: vary the same"),
+        ({}, {"head": ("shared",), "order": ("first",)}, None, "differ in head: vary the same"),
+        ({"seed": 0}, {}, None, "begin with seed=2: leave it out"),
+        ({}, {}, 1, "seeds=1, but there are 2: leave it out"),
+    ],
+)
+def test_what_would_lose_runs_is_refused(given, varied, seeds, message):
+    sweep = Sweep({"seed": 2}, {"head": ("zeroed", "learned")}, 2)
+    with pytest.raises(InputError, match=message):
+        sweep.extended(given, varied, seeds, None)

@@ -2,7 +2,10 @@
 
 import argparse
 import shlex
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from metacontrast.cli import shared
 from metacontrast.cli.config_flags import config_from_fields, config_from_flags, given_fields
@@ -11,33 +14,49 @@ from metacontrast.errors import InputError
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.distributed import is_restarted
 from metacontrast.training.run import check_continues, read_config
+from metacontrast.training.sources import is_source, pretrained_names
 from metacontrast.training.step import Resources
 from metacontrast.training.sweep import Sweep, holds_runs, load_sweep
 
 
 def asked_sweep(args: argparse.Namespace) -> Sweep | None:
     """Return the seeds and variants that are asked for, with all that they began with; None for a single run."""
-    given, varied = given_fields(args), dict(args.vary)
+    given = {name: _anywhere(name, value) for name, value in given_fields(args).items()}
+    varied = {name: [_anywhere(name, value) for value in values] for name, values in args.vary}
     if len(varied) < len(args.vary):
         raise InputError("--vary names a field twice: give all its values at once, --vary FIELD=VALUE,VALUE")
-    begun = load_sweep(args.out) if goes_on(args) else None
-    if begun is None and args.seeds is None and not varied:
+    begun = load_sweep(args.out) if goes_on(args) and read_config(args.out) is None else None
+    if begun is not None:
+        return _check_variants(begun.extended(given, varied, args.seeds, args.recipe), given)
+    if args.seeds is None and not varied:
         return None
-    before = begun or Sweep({}, {})
-    kept = {name: value for name, value in before.given.items() if name.removeprefix("least_") not in given | varied}
-    varied = varied or dict(before.varied)
-    if both := sorted(given.keys() & varied.keys()):
+    return _check_variants(Sweep(given, varied, 1 if args.seeds is None else args.seeds, args.recipe), given)
+
+
+def _anywhere(name: str, value: Any) -> Any:
+    """Return the value of a field by a name that holds in any folder."""
+    is_name = name == "start" and value is not None and (is_source(value) or value in pretrained_names())
+    return str(Path(value).absolute()) if name in ("start", "weights") and value is not None and not is_name else value
+
+
+def _check_variants(sweep: Sweep, given: Collection[str]) -> Sweep:
+    """Return the sweep after a check that no flag gives a field in which its variants differ."""
+    if both := sorted(sweep.varied.keys() & set(given)):
         flag = both[0].replace("_", "-")
         raise InputError(f"--{flag} gives a field that the variants differ in: leave it out, or --vary {flag}")
-    seeds = before.seeds if args.seeds is None else args.seeds
-    return Sweep(kept | given, varied, seeds, args.recipe or before.recipe)
+    return sweep
 
 
 def configs_of(args: argparse.Namespace, sweep: Sweep | None) -> dict[Path, TrainConfig]:
-    """Return the configuration of every run by its folder below `args.out`."""
+    """Return the configuration of every run by its folder below `args.out`; a run that was trained longer stays so."""
     if sweep is None:
         return {Path(): config_from_flags(args)}
-    return {folder: config_from_fields(sweep.recipe, {}, fields) for folder, fields in sweep.runs().items()}
+    configs = {folder: config_from_fields(sweep.recipe, {}, fields) for folder, fields in sweep.runs().items()}
+    for folder, config in configs.items() if goes_on(args) else ():
+        begun = read_config(args.out / folder)
+        if begun is not None and begun.updates > config.updates and not config.follows_length:
+            configs[folder] = replace(config, updates=begun.updates)
+    return configs
 
 
 def check_effects(args: argparse.Namespace, configs: list[TrainConfig]) -> None:
@@ -53,12 +72,13 @@ def check_effects(args: argparse.Namespace, configs: list[TrainConfig]) -> None:
         raise InputError(f"--chunk {args.chunk} is for --engine vmap, and these run as a loop: leave it out")
 
 
-def begin(args: argparse.Namespace, sweep: Sweep | None, configs: dict[Path, TrainConfig]) -> None:
-    """Raise where `args.out` holds something else; keep what a sweep is made from."""
+def check_place(args: argparse.Namespace, sweep: Sweep | None, configs: dict[Path, TrainConfig]) -> None:
+    """Raise where `args.out` holds something else than what is asked for."""
     is_single, are_several = read_config(args.out) is not None, holds_runs(args.out)
     if are_several and not goes_on(args):
         raise InputError(f"{args.out} holds several runs: continue them with --resume, or choose another --out")
-    if are_several and sweep is None:
+    is_known = sweep is not None and (load_sweep(args.out) or any(read_config(args.out / run) for run in configs))
+    if are_several and not is_known:
         raise InputError(f"{args.out} holds several runs, but not what they began with: give all their flags again")
     if sweep is None:
         if args.runner == "ray":
@@ -70,7 +90,6 @@ def begin(args: argparse.Namespace, sweep: Sweep | None, configs: dict[Path, Tra
         raise InputError(f"{args.out} holds a single run: choose another --out for several")
     for folder, config in configs.items():
         check_continues(args.out / folder, config)
-    sweep.save(args.out)
 
 
 def goes_on(args: argparse.Namespace) -> bool:

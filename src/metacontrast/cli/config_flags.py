@@ -93,13 +93,13 @@ def given_fields(args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def config_from_flags(args: argparse.Namespace, **defaults: Any) -> TrainConfig:
-    """Build the configuration: the recipe's, `defaults` put over it, the given flags put over both.
+def config_from_flags(args: argparse.Namespace) -> TrainConfig:
+    """Build the configuration: the recipe's, with the given flags put over it.
 
     With `--resume` and neither `--recipe` nor a new run, the run's own configuration takes the recipe's place.
     """
     started = read_config(args.out) if args.resume and not args.recipe else None
-    return config_from_fields(args.recipe, defaults, given_fields(args), started)
+    return config_from_fields(args.recipe, {}, given_fields(args), started)
 
 
 def config_from_fields(

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from metacontrast import html
 from metacontrast.cli import shared
-from metacontrast.cli.config_flags import COMMON, add_config_flags, config_from_flags
+from metacontrast.cli.config_flags import COMMON, add_config_flags, config_from_fields, given_fields
 from metacontrast.cli.parser import Parser
 from metacontrast.cli.train import train_with_progress
 from metacontrast.data import load_dataset
@@ -68,7 +68,7 @@ def execute(args: argparse.Namespace) -> int:
     for flag in ("head", "head_init_scale"):
         if hasattr(args, flag):
             raise InputError(f"demo compares a learned and a zeroed head: leave out --{flag.replace('_', '-')}")
-    base = config_from_flags(args, **_own_defaults(getattr(args, "updates", UPDATES)))
+    base = config_from_fields(args.recipe, _own_defaults(getattr(args, "updates", UPDATES)), given_fields(args))
     if base.method != "maml":
         raise InputError(f"demo compares two trainings of MAML: leave out --method {base.method}, or use train")
     Evaluation(episodes=args.episodes)

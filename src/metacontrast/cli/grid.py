@@ -78,7 +78,7 @@ def execute_grid(grid: Grid, runner: Runner) -> bool:
     if failed:
         raise InputError(
             f"{len(failed)} run{'s' * (len(failed) > 1)} failed, the others are kept; the first is "
-            f"{failed[0].run.label}: {failed[0].reason}"
+            f"'{failed[0].run.label}': {failed[0].reason}"
         )
     return not grid.should_stop()
 

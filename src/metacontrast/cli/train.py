@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from metacontrast.cli import shared
-from metacontrast.cli.asked import asked_sweep, begin, check_effects, command_that_goes_on, configs_of, goes_on
+from metacontrast.cli.asked import asked_sweep, check_effects, check_place, command_that_goes_on, configs_of, goes_on
 from metacontrast.cli.config_flags import COMMON, add_config_flags, field_and_values
 from metacontrast.cli.grid import add_grid_flags, check_grid_flags, chosen_runner, execute_grid, jobs_at_once
 from metacontrast.cli.parser import Parser
@@ -26,7 +26,8 @@ from metacontrast.training.config import TrainConfig
 from metacontrast.training.distributed import ALONE, Distributed, joined
 from metacontrast.training.memory import fit_to_memory
 from metacontrast.training.records import Record, read_records, tensorboard_writer
-from metacontrast.training.run import NullRunDirectory, open_run
+from metacontrast.training.run import NullRunDirectory, data_digests, open_run
+from metacontrast.training.sweep import Sweep
 from metacontrast.training.train_run import load_images, train_run
 from metacontrast.version import INTERRUPTED
 
@@ -100,9 +101,10 @@ def execute(args: argparse.Namespace) -> int:
     check_effects(args, list(configs.values()))
     check_destinations({path for each in configs.values() for path in images_folder(each.dataset)}, folders=[args.out])
     with joined(find_device(args.device)) as processes, _reported_by(processes):
+        processes.check_same({f"configuration of {args.out / run}": each.digest() for run, each in configs.items()})
         if processes.is_main:
-            begin(args, sweep, configs)
-        status, results = train_with_progress(configs, args, processes=processes)
+            check_place(args, sweep, configs)
+        status, results = train_with_progress(configs, args, processes=processes, sweep=sweep)
         if status == "stopped":
             shared.say(f"stopped and saved; continue with: metacontrast {command_that_goes_on(args)}")
         if args.json:
@@ -115,11 +117,16 @@ def train_with_progress(
     args: argparse.Namespace,
     label: str = "training",
     processes: Distributed = ALONE,
+    sweep: Sweep | None = None,
 ) -> tuple[str, list[Record]]:
-    """Train every run into its folder below `args.out`; return the outcome and the last evaluations."""
+    """Train every run into its folder below `args.out`; return the outcome and the last evaluations.
+
+    Args:
+        sweep: what the runs are made from, if there are several.
+    """
     if args.tensorboard:
         require_extra("--tensorboard", "tensorboard", "tensorboard")
-    status = _train(configs, args, label, processes)
+    status = _train(configs, args, label, processes, sweep)
     runs = configs.items() if processes.is_main else ()
     return status, [_told(row, run, each) for run, each in runs for row in last_evaluation(args.out / run)]
 
@@ -141,18 +148,24 @@ def _reported_by(processes: Distributed) -> Iterator[None]:
         yield
 
 
-def _train(configs: dict[Path, TrainConfig], args: argparse.Namespace, label: str, processes: Distributed) -> str:
+def _train(
+    configs: dict[Path, TrainConfig],
+    args: argparse.Namespace,
+    label: str,
+    processes: Distributed,
+    sweep: Sweep | None,
+) -> str:
     """Train one run, or a grid of them."""
     jobs = jobs_at_once(args, len(configs), default=1)
     if args.runner == "ray" or (len(configs) > 1 and jobs > 1):
         if processes.count > 1:
             raise InputError("--jobs and --runner ray start processes of their own: leave them out under torchrun")
-        return _train_apart(configs, args, jobs)
+        return _train_apart(configs, args, jobs, sweep)
     names = ["".join(f"{part}, " for part in run.parts) for run in configs]
     bar = contextlib.closing(Progress(list(configs.values()), names, label))
     with bar as progress, stop_on_interrupt() as should_stop:
         runs = [
-            SweepRun(folder, config, args, processes, partial(progress.show, number), is_first=number == 0)
+            SweepRun(folder, config, args, sweep, processes, partial(progress.show, number), is_first=number == 0)
             for number, (folder, config) in enumerate(configs.items())
         ]
         context = RunContext(args.out, args.data_root, args.device)
@@ -166,10 +179,10 @@ def _train(configs: dict[Path, TrainConfig], args: argparse.Namespace, label: st
     return "finished" if is_done else "stopped"
 
 
-def _train_apart(configs: dict[Path, TrainConfig], args: argparse.Namespace, jobs: int) -> str:
+def _train_apart(configs: dict[Path, TrainConfig], args: argparse.Namespace, jobs: int, sweep: Sweep | None) -> str:
     """Train several runs at a time, each with one thread of its own process; print a line for each that ends."""
     args = argparse.Namespace(**vars(args) | {"workers": 1, "memory": _share_of_memory(args, min(jobs, len(configs)))})
-    runs = [SweepRun(*each, args) for each in configs.items()]
+    runs = [SweepRun(*each, args, sweep) for each in configs.items()]
     context = RunContext(args.out.absolute(), data_root(args.data_root).absolute(), args.device)
     check_data = partial(_check_data, list(configs.values()), context.data_root)
     with stop_on_interrupt() as should_stop, chosen_runner(args, context, jobs, check_data) as runner:
@@ -197,6 +210,7 @@ class SweepRun:
 
     Args:
         folder: of its run directory below the sweep's.
+        sweep: what it is a run of; None of a single one.
         show: sees every record as it is written.
         is_first: whether to say how much memory it takes.
     """
@@ -204,6 +218,7 @@ class SweepRun:
     folder: Path
     config: TrainConfig
     args: argparse.Namespace
+    sweep: Sweep | None = None
     processes: Distributed = ALONE
     show: Callable[[Record], None] | None = None
     is_first: bool = False
@@ -239,6 +254,9 @@ class SweepRun:
             stack.enter_context(determinism(args.deterministic))
             asked = stack.enter_context(shared.resources(args, parts))
             resources, need = fit_to_memory(config, images, replace(asked, distributed=self.processes))
+            self.processes.check_same(data_digests(config, images) if self.processes.count > 1 else {})
+            if self.processes.is_main and self.sweep is not None:
+                self.sweep.save(context.runs)
             if self.processes.is_main:
                 run = stack.enter_context(open_run(folder, config, images, resources.device, resume=goes_on(args)))
             else:

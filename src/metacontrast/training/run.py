@@ -70,7 +70,9 @@ class RunDirectory:
                 logger.warning("%s; it is written again from the checkpoint after update %d", problem, state.updates)
                 self.write_model(model, state.params, state.updates)
         elif model.exists():
-            raise InputError(f"{self.path} has a {_MODEL} but no {LAST} to go on from: restore it or choose another")
+            raise InputError(
+                f"{self.path} has a {_MODEL} but no {LAST} to go on from: restore it, or choose another folder"
+            )
         if (known := records.forget_after(file, state.updates)) < state.updates:
             logger.warning("%s ends at update %d, and the last checkpoint is of %d", file, known, state.updates)
         return state
@@ -356,8 +358,9 @@ def check_continues(path: Path, config: TrainConfig) -> None:
         old, new = getattr(before, field.name), getattr(config, field.name)
         may_grow = field.name == "updates" and not config.follows_length
         if old != new and field.name not in _BOOKKEEPING and not (may_grow and new > old):
+            depends = ", on which its schedule depends" if field.name == "updates" and config.follows_length else ""
             raise InputError(
-                f"{path} holds a run with {field.name}={old}, not {new}: "
+                f"{path} holds a run with {field.name}={old}, not {new}{depends}: "
                 "resume it with its own configuration or choose another --out"
             )
 

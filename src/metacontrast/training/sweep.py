@@ -41,19 +41,41 @@ class Sweep:
     def __post_init__(self) -> None:
         if not 1 <= self.seeds <= MOST_SEEDS:
             raise InputError(f"seeds={self.seeds}, but it must be 1 to {MOST_SEEDS}")
+        if empty := next((name for name, values in self.varied.items() if not values), None):
+            raise InputError(f"{empty} is varied over no values: give one or more")
 
     def runs(self) -> dict[Path, dict[str, Any]]:
         """Return the fields of every run by its folder."""
         variants = [dict(zip(self.varied, values, strict=True)) for values in product(*self.varied.values())]
         folders = [variant_folder(variant) for variant in variants]
         if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
-            raise InputError(f"two variants have the folder {twice}: train them apart, into an --out each")
+            raise InputError(f"two variants have the folder '{twice}': train them apart, into an --out each")
         first = self.given.get("seed", 0)
         return {
             folder / f"seed-{seed}": {**self.given, **variant, "seed": seed}
             for folder, variant in zip(folders, variants, strict=True)
             for seed in range(first, first + self.seeds)
         }
+
+    def extended(
+        self, given: Mapping[str, Any], varied: Mapping[str, Sequence[Any]], seeds: int | None, recipe: str | None
+    ) -> "Sweep":
+        """Return the sweep with other fields, and with more values and seeds beside those that it has.
+
+        Raises:
+            InputError: runs would no longer belong to it.
+        """
+        if varied and varied.keys() != self.varied.keys():
+            names = " and ".join(name.replace("_", "-") for name in self.varied) or "seeds alone"
+            raise InputError(f"the runs that are there differ in {names}: vary the same, or choose another --out")
+        first = self.given.get("seed", 0)
+        if given.get("seed", first) != first:
+            raise InputError(f"the runs that are there begin with seed={first}: leave it out, or choose another --out")
+        if seeds is not None and seeds < self.seeds:
+            raise InputError(f"seeds={seeds}, but there are {self.seeds}: leave it out, or choose another --out")
+        kept = {name: value for name, value in self.given.items() if name.removeprefix("least_") not in given}
+        values = {name: [*dict.fromkeys([*own, *varied.get(name, ())])] for name, own in self.varied.items()}
+        return Sweep({**kept, **given}, values, seeds or self.seeds, recipe or self.recipe)
 
     def save(self, folder: Path) -> None:
         """Write it into the folder of its runs."""
@@ -92,7 +114,7 @@ def variant_folder(variant: Mapping[str, Any]) -> Path:
 
 
 def _in_name(value: Any) -> str:
-    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value).replace("/", "_")
+    return "-".join(map(str, value or ("none",))) if isinstance(value, tuple) else str(value).replace("/", "_")
 
 
 def holds_runs(folder: Path) -> bool:

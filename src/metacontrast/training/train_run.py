@@ -18,7 +18,7 @@ from metacontrast.training.checkpoint import TrainState
 from metacontrast.training.config import OptimizerName, TrainConfig
 from metacontrast.training.evaluate import Evaluation, evaluate
 from metacontrast.training.records import Record
-from metacontrast.training.run import RunDirectory, TrainedRun, data_digests, load_run, open_run
+from metacontrast.training.run import RunDirectory, TrainedRun, load_run, open_run
 from metacontrast.training.start import as_start_sees, starting_params
 from metacontrast.training.step import ONE_CPU, GradientOf, OuterStep, Resources
 from metacontrast.training.train import gradient_of_batch, means, outer_updates, threads
@@ -57,9 +57,6 @@ def train_run(
     Raises:
         InputError: a loss or gradient is not finite; the run keeps its last checkpoint.
     """
-    if resources.distributed.count > 1:
-        data = data_digests(config, (train_images, test_images))
-        resources.distributed.check_same({"configuration": config.digest(), **data})
     images = train_images.to(resources.device), test_images.to(resources.device)
     model = config.model(images[0].shape).to(resources.device)
     state = initial_state(config, model, resources.device, len(images[0]))
