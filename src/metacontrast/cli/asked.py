@@ -14,7 +14,7 @@ from metacontrast.errors import InputError
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.distributed import is_restarted
 from metacontrast.training.run import check_continues, read_config
-from metacontrast.training.sources import is_source, pretrained_names
+from metacontrast.training.sources import pretrained_names
 from metacontrast.training.step import Resources
 from metacontrast.training.sweep import Sweep, holds_runs, load_sweep
 
@@ -34,9 +34,10 @@ def asked_sweep(args: argparse.Namespace) -> Sweep | None:
 
 
 def _anywhere(name: str, value: Any) -> Any:
-    """Return the value of a field by a name that holds in any folder."""
-    is_name = name == "start" and value is not None and (is_source(value) or value in pretrained_names())
-    return str(Path(value).absolute()) if name in ("start", "weights") and value is not None and not is_name else value
+    """Return the value of a field; a start or weights that lie here by a name that holds in any folder."""
+    if name not in ("start", "weights") or value is None or value in pretrained_names():
+        return value
+    return str(Path(value).absolute()) if Path(value).exists() else value
 
 
 def _check_variants(sweep: Sweep, given: Collection[str]) -> Sweep:
