@@ -122,7 +122,7 @@ def torchrun(count, out, *flags):
 
 
 def wait_for_update(out, number):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not (out / "records.jsonl").exists() or len((out / "records.jsonl").read_text().splitlines()) <= number:
         assert time.monotonic() < deadline, "training did not get so far"
         time.sleep(0.05)
