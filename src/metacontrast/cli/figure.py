@@ -151,8 +151,9 @@ def _check_together(args: argparse.Namespace, setting: Setting, figures: Sequenc
 
 def _setting(args: argparse.Namespace) -> Setting:
     check_counts(until=args.until, seeds=args.seeds)
-    if args.until is not None and args.scale == "smoke":
-        raise InputError(f"--until {args.until} with --scale smoke, which has 2 updates: leave one of them out")
+    for name, fixed in (("until", "2 updates"), ("seeds", "2 seeds")) if args.scale == "smoke" else ():
+        if (value := getattr(args, name)) is not None:
+            raise InputError(f"--{name} {value} with --scale smoke, which has {fixed}: leave one of them out")
     protocol = "authors" if args.protocol == "released" else args.protocol
     setting = Setting(args.scale, protocol, until=args.until, seeds=args.seeds or FEWEST_SEEDS)
     return replace(setting, colour=args.colour) if args.colour else choose_setting(setting, args.data_root)
