@@ -222,7 +222,8 @@ def test_predict_names_more_classes_and_sets(place, capsys):
         (["--sets", "0.99"], "need 99 images"),
         (["--sets", "0.8", "--csv"], "no column for sets"),
         (["--model", "python:no:such"], "python:no:such"),
-        (["--model", "omniglot-conv4"], None),
+        (["--model", "omniglot-conv4"], "holds its own model"),
+        (["--top", "2"], None),
     ],
 )
 def test_bad_flags_of_predict_are_one_line(more, part, place, capsys):

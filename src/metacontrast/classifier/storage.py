@@ -241,9 +241,15 @@ def _start(
     form = stored_images(facts["images"], folder / CONFIG)
     known = ModelFacts(about["updates"], form.shape, form.mean, form.std)
     run = run_from_tensors(config, known, tensors, str(folder / TENSORS))
+    if given is not None and (given.run is None or not _are_equal(run_tensors(given.run), run_tensors(run))):
+        raise InputError(f"{folder} holds its own model, {about['name']}, and {given.name} is another: leave it out")
     start = from_run(about["name"], run)
     temperatures = stored_temperatures(about, folder / CONFIG, start.temperatures)
     return dataclasses.replace(start, inner=Inner(**about["adaptation"]), temperatures=temperatures)
+
+
+def _are_equal(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
+    return some.keys() == others.keys() and all(torch.equal(some[name], others[name]) for name in some)
 
 
 def _network(start: StartingPoint, support: Support, tensors: dict[str, Tensor]) -> Network:
