@@ -2,7 +2,6 @@
 
 import argparse
 import shlex
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,16 @@ def asked_sweep(args: argparse.Namespace) -> Sweep | None:
     if len(varied) < len(args.vary):
         raise InputError("--vary names a field twice: give all its values at once, --vary FIELD=VALUE,VALUE")
     begun = load_sweep(args.out) if goes_on(args) and read_config(args.out) is None else None
-    if begun is not None:
-        return _check_variants(begun.extended(given, varied, args.seeds, args.recipe), given)
-    if args.seeds is None and not varied:
+    if begun is None and args.seeds is None and not varied:
         return None
-    return _check_variants(Sweep(given, varied, 1 if args.seeds is None else args.seeds, args.recipe), given)
+    if begun is None:
+        sweep = Sweep(given, varied, 1 if args.seeds is None else args.seeds, args.recipe)
+    else:
+        sweep = begun.extended(given, varied, args.seeds, args.recipe)
+    if both := sorted(sweep.varied.keys() & given.keys()):
+        flag = both[0].replace("_", "-")
+        raise InputError(f"--{flag} gives a field that the variants differ in: leave it out, or --vary {flag}")
+    return sweep
 
 
 def _anywhere(name: str, value: Any) -> Any:
@@ -38,14 +42,6 @@ def _anywhere(name: str, value: Any) -> Any:
     if name not in ("start", "weights") or value is None or value in pretrained_names():
         return value
     return str(Path(value).absolute()) if Path(value).exists() else value
-
-
-def _check_variants(sweep: Sweep, given: Collection[str]) -> Sweep:
-    """Return the sweep after a check that no flag gives a field in which its variants differ."""
-    if both := sorted(sweep.varied.keys() & set(given)):
-        flag = both[0].replace("_", "-")
-        raise InputError(f"--{flag} gives a field that the variants differ in: leave it out, or --vary {flag}")
-    return sweep
 
 
 def configs_of(args: argparse.Namespace, sweep: Sweep | None) -> dict[Path, TrainConfig]:

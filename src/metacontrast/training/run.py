@@ -79,12 +79,14 @@ class RunDirectory:
 
     def _problem_of_model(self, state: TrainState) -> str | None:
         """Why the model for use is not that of the state."""
+        file = self.path / _MODEL
         try:
-            load_params(self.path, state.params)
-            found = checkpoint.load(self.path / _MODEL).facts.get("updates")
+            stored = checkpoint.load(file)
+            _moved_params(stored, state.params, file)
         except InputError as error:
             return str(error)
-        return None if found == state.updates else f"{self.path / _MODEL} is of update {found}"
+        found = stored.facts.get("updates")
+        return None if found == state.updates else f"{file} is of update {found}"
 
     def save(self, state: TrainState) -> None:
         """Write a checkpoint: the state for resuming and the model for use, after all records up to it."""
@@ -263,7 +265,12 @@ def load_params(path: str | Path, like: Params) -> Params:
     """
     file = as_path(path)
     file = file / _MODEL if file.is_dir() else file
-    tensors = {name: t for name, t in checkpoint.load(file).tensors.items() if not name.startswith(_FIXED)}
+    return _moved_params(checkpoint.load(file), like, file)
+
+
+def _moved_params(stored: checkpoint.Stored, like: Params, file: Path) -> Params:
+    """The parameters that training moves, of what a model file holds."""
+    tensors = {name: t for name, t in stored.tensors.items() if not name.startswith(_FIXED)}
     return checkpoint.params_from_tensors(like, tensors, str(file))
 
 
@@ -342,18 +349,16 @@ def _check_same(path: Path, config: TrainConfig, data: dict[str, str], resume: b
         raise InputError(f"{path} holds a run already: continue it with --resume or choose another --out")
     if "origin" in read_header(path):
         raise InputError(f"{path} holds a converted model, which cannot be resumed: choose another --out")
-    check_continues(path, config)
-    before = read_config(path)
-    assert before is not None
-    is_evaluated_alike = before.eval_split == config.eval_split
+    before = check_continues(path, config)
+    is_evaluated_alike = before is not None and before.eval_split == config.eval_split
     check_same_data(path, data if is_evaluated_alike else _digests_of(path) | data)
 
 
-def check_continues(path: Path, config: TrainConfig) -> None:
-    """Raise `InputError` where `path` holds a run that this configuration does not continue."""
+def check_continues(path: Path, config: TrainConfig) -> TrainConfig | None:
+    """Return the configuration of the run in `path`, if there is one; `InputError` where this does not continue it."""
     before = read_config(path)
     if before is None:
-        return
+        return None
     for field in dataclasses.fields(TrainConfig):
         old, new = getattr(before, field.name), getattr(config, field.name)
         may_grow = field.name == "updates" and not config.follows_length
@@ -363,6 +368,7 @@ def check_continues(path: Path, config: TrainConfig) -> None:
                 f"{path} holds a run with {field.name}={old}, not {new}{depends}: "
                 "resume it with its own configuration or choose another --out"
             )
+    return before
 
 
 def data_digests(config: TrainConfig, images: tuple[ClassImages, ClassImages]) -> dict[str, str]:
