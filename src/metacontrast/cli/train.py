@@ -101,7 +101,7 @@ def execute(args: argparse.Namespace) -> int:
     check_effects(args, list(configs.values()))
     check_destinations({path for each in configs.values() for path in images_folder(each.dataset)}, folders=[args.out])
     with joined(find_device(args.device)) as processes, _reported_by(processes):
-        processes.check_same({f"configuration of {args.out / run}": each.digest() for run, each in configs.items()})
+        processes.check_same({f"configuration ({run})": each.digest() for run, each in configs.items()})
         if processes.is_main:
             check_place(args, sweep, configs)
         status, results = train_with_progress(configs, args, processes=processes, sweep=sweep)
@@ -235,8 +235,7 @@ class SweepRun:
 
     def is_complete(self, root: Path) -> bool:
         """Whether the run's last update is recorded."""
-        file = root / self.folder / "records.jsonl"
-        done = [each["update"] for each in read_records(file) if each["kind"] == "training"] if file.exists() else []
+        done = [each["update"] for each in _records_in(root / self.folder) if each["kind"] == "training"]
         return max(done, default=0) >= self.config.updates
 
     def summary(self, root: Path) -> str:
@@ -285,6 +284,10 @@ def _load(config: TrainConfig, root: Path | None) -> tuple[ClassImages, ClassIma
 
 def last_evaluation(run: Path) -> list[Record]:
     """Return the records of a run's last evaluation; none of a run that has not begun."""
-    file = run / "records.jsonl"
-    rows = [record for record in (read_records(file) if file.exists() else []) if record["kind"] == "evaluation"]
+    rows = [record for record in _records_in(run) if record["kind"] == "evaluation"]
     return [row for row in rows if row["update"] == rows[-1]["update"]]
+
+
+def _records_in(run: Path) -> list[Record]:
+    file = run / "records.jsonl"
+    return read_records(file) if file.exists() else []
