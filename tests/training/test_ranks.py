@@ -6,15 +6,19 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed import HashStore, PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from metacontrast.errors import InputError
-from metacontrast.training.distributed import ALONE, Distributed, joined
+from metacontrast.training import distributed
+from metacontrast.training.distributed import ALONE, Distributed, _start, joined, watched
 from rank_program import CONFIGS, trained
 
 PROGRAM = Path(__file__).parents[1] / "rank_program.py"
@@ -109,6 +113,37 @@ def test_a_leader_that_cannot_be_reached_is_one_line(monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="cannot be reached"), joined("cpu"):
         pass
+
+
+def test_a_restart_has_a_part_of_the_store_without_the_names_of_dead_processes():
+    """The processes of the first start left all their keys; the second comes in another order, 1 long before 0."""
+    store = HashStore()
+
+    def started(*ranks):
+        with ThreadPoolExecutor(len(ranks)) as pool:
+            found = []
+            for rank in ranks:
+                found.append(pool.submit(_start, store, rank, len(ranks)))
+                time.sleep(0.05)
+            return {each.result(timeout=60) for each in found}
+
+    (first,), (second,) = started(0, 1, 2), started(1, 2, 0)
+    assert first != second
+
+
+def test_no_thread_is_in_the_store_when_a_process_ends(monkeypatch):
+    """The interpreter ends threads by force, which PyTorch answers with an abort of the process."""
+    port = free_port()
+    monkeypatch.setattr(distributed, "_BEAT", 0.0)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(port))
+    store = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    before = threading.active_count()
+    with watched("start", 0, 2):
+        assert threading.active_count() == before + 2
+        while int(PrefixStore("start", store).get("life/0")) == 0:
+            time.sleep(0.01)
+    assert threading.active_count() == before
 
 
 def torchrun(count, out, *flags):

@@ -17,6 +17,7 @@ import os
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,7 +25,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed import PrefixStore, Store, TCPStore, rendezvous  # pyright: ignore[reportPrivateImportUsage]
 
 from metacontrast.errors import InputError
 from metacontrast.maml.outer import Metrics
@@ -148,13 +149,41 @@ def joined(device: str) -> Iterator[Distributed]:
         torch.cuda.set_device(gpu)
     with contextlib.ExitStack() as stack:
         with _one_line():
-            dist.init_process_group("nccl" if gpu else "gloo", timeout=_JOINING, device_id=gpu)
+            store, rank, count = next(rendezvous("env://", timeout=_JOINING))
+            start = _start(store, rank, count)
+            backend, apart = "nccl" if gpu else "gloo", PrefixStore(start, store)
+            dist.init_process_group(backend, store=apart, rank=rank, world_size=count, timeout=_JOINING, device_id=gpu)
             stack.callback(dist.destroy_process_group)
-            rank, count = dist.get_rank(), dist.get_world_size()
-            stack.enter_context(watched(rank, count))
+            stack.enter_context(watched(start, rank, count))
             group = dist.new_group(timeout=_PATIENCE)
             assert isinstance(group, dist.ProcessGroup)
         yield Distributed(rank, count, processes_here(), device, group)
+
+
+def _start(store: Store, rank: int, count: int) -> str:
+    """Name of this start of the processes, the same in all of them.
+
+    The store of `torchrun` outlives processes that died, and has their addresses; restarted processes that read them
+    do not find each other. So the main process numbers the starts and tells the others, each of which has a name that
+    no dead process had. `torchrun` has no such number: it counts the restarts of each machine on its own.
+    """
+    if rank > 0:
+        name = uuid.uuid4().hex
+        store.set(f"metacontrast/name/{rank}", name)
+        start = f"metacontrast/start/{store.get(f'metacontrast/start of/{name}').decode()}"
+        store.set(f"{start}/{rank}", "")
+        return start
+    number = store.add("metacontrast/starts", 1)
+    start, deadline = f"metacontrast/start/{number}", time.monotonic() + _JOINING.total_seconds()
+    missing = set(range(1, count))
+    while missing:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"no answer from process {min(missing)}")
+        for other in [each for each in missing if store.check([f"metacontrast/name/{each}"])]:
+            store.set(f"metacontrast/start of/{store.get(f'metacontrast/name/{other}').decode()}", str(number))
+            missing -= {other} if store.check([f"{start}/{other}"]) else set()
+        time.sleep(0.01)
+    return start
 
 
 def processes_here() -> int:
@@ -181,25 +210,38 @@ def _one_line() -> Iterator[None]:
 
 SILENCE = 180.0
 _BEAT = 2.0
+_PARTING = 10.0
+"""Seconds that a process which ends waits for a store that may not answer."""
 _LEFT = 2**40
 """Added to the count of a process that has ended, which is none that is missed."""
 
 
 @contextlib.contextmanager
-def watched(rank: int, count: int) -> Iterator[None]:
-    """Inside this block give signs of life, and end this process when another gives none."""
+def watched(start: str, rank: int, count: int) -> Iterator[None]:
+    """Inside this block give signs of life, and end this process when another gives none.
+
+    Args:
+        start: prefix of the keys in the store of `torchrun`.
+        rank: of this process.
+        count: of all processes.
+    """
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=SILENCE))
+    client = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=SILENCE))
+    store = PrefixStore(start, client)
     store.set(_key(rank), "0")
     heard, is_over = {other: (0, time.monotonic()) for other in range(count) if other != rank}, threading.Event()
-    for task in (_beat, _judge):  # two, because a store on a lost machine may never answer
-        threading.Thread(target=task, args=(store, rank, heard, is_over), daemon=True).start()
+    arguments = (store, rank, heard, is_over)
+    threads = [threading.Thread(target=task, args=arguments, daemon=True) for task in (_beat, _judge)]
+    for thread in threads:  # two, because a store on a lost machine may never answer
+        thread.start()
     try:
         yield
     finally:
         with contextlib.suppress(RuntimeError):  # still judged meanwhile: the store may be lost
             store.add(_key(rank), _LEFT)
         is_over.set()
+        for thread in threads:  # a thread that is in the store when the interpreter ends aborts the process
+            thread.join(timeout=_PARTING)
 
 
 Heard = dict[int, tuple[int, float]]
@@ -231,4 +273,4 @@ def _judge(store: Store, rank: int, heard: Heard, is_over: threading.Event) -> N
 
 
 def _key(rank: int) -> str:
-    return f"metacontrast/life/{rank}"
+    return f"life/{rank}"
