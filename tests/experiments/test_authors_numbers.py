@@ -80,7 +80,8 @@ def test_similarity_maps_have_the_contrast_that_is_quoted_with_them():
 def test_what_the_authors_numbers_say_of_a_comparison_is_computed(name, claim, expected):
     """From the packaged means, for example .4594 − .4456 at the end for zeroing a random head (Fig. 3).
 
-    Early differences are after a fifth of the training; on Omniglot bound labels were tested on other tasks.
+    Early differences are after a fifth of the training; on Omniglot the authors tested
+    non-mutually-exclusive tasks on others than we do.
     """
     curves = FIGURES[name].curves(Setting())
     nothing = {"update": 1, "tasks": 1, "values": {}}

@@ -82,7 +82,7 @@ def in_points(difference: float) -> str:
 
 
 def is_of_bound_tasks(curve: Curve) -> bool:
-    """Tell whether the authors' code tested the curve's counterpart on tasks with bound labels, as it trained it."""
+    """Tell whether the authors' code tested the counterpart on non-mutually-exclusive tasks, as it trained it."""
     return curve.config.labels == "bound-tuples"
 
 

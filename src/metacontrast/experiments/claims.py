@@ -63,7 +63,7 @@ class Accuracy(Quantity):
     Args:
         head: what the inner loop starts from.
         steps: its length; None is as many steps as in training.
-        is_bound: whether the labels of the test tasks are bound to classes as in training.
+        is_bound: whether the test tasks are non-mutually-exclusive ones, as in training.
         is_selected: of the model of the run that was best on the validation tasks, not of the last one.
     """
 

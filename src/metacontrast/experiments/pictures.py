@@ -114,7 +114,7 @@ def _side_by_side(panel: Panel, table: Table) -> SideBySide:
     theirs = [curve for curve in found if curve is not None]
     curves = [line.curve for line in lines]
     data = "Omniglot" if any(curve.config.dataset == "omniglot" for curve in curves) else "miniImageNet"
-    data += ",\ntested on bound tasks" if any(map(is_of_bound_tasks, curves)) else ""
+    data += ",\nlabels fixed at test too" if any(map(is_of_bound_tasks, curves)) else ""
     ours = _span(len(values) for line in lines for values in _values(line, table).values())
     seeds = _span(numbers.seeds for line in lines if (numbers := authors_numbers(line.curve, line.quantity)))
     labels = f"here: {ours} seeds, band ± 1 s.d.", f"authors ({data}): {seeds} seeds, ± 1 s.d."

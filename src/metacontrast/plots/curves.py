@@ -201,9 +201,28 @@ def _looks(curves: Iterable[MeanCurve]) -> dict[str, Look]:
     return looks
 
 
+def _legend_entries(looks: Mapping[str, Look]) -> Mapping[str, Look]:
+    """Return `looks`, or fewer entries: a color for each second part of the names, a line style for each first word.
+
+    >>> looks = {"FO random": ("red", False), "FO zero init": ("green", False), "FO trick": ("blue", False)}
+    >>> looks |= {"SO random": ("red", True), "SO zero init": ("green", True), "SO trick": ("blue", True)}
+    >>> list(_legend_entries({name: Look(color, "", dashed) for name, (color, dashed) in looks.items()}))
+    ['random', 'zero init', 'trick', 'SO (solid: FO)']
+    """
+    parts = {name: name.partition(" ")[::2] for name in looks}
+    styles = {look.dashed: parts[name][0] for name, look in looks.items()}
+    colors = {look.color: parts[name][1] for name, look in looks.items()}
+    is_regular = all(parts[name] == (styles[look.dashed], colors[look.color]) for name, look in looks.items())
+    if len(looks) <= _MOST_IN_LEGEND or len(styles) < 2 or not is_regular:
+        return looks
+    entries = {rest: look for name, look in looks.items() if (rest := parts[name][1]) and not look.dashed}
+    return entries | {f"{styles[True]} (solid: {styles[False]})": Look("grey", "", dashed=True)}
+
+
 def _add_legend(figure: Figure, looks: Mapping[str, Look], is_line: bool = True) -> None:
+    looks = _legend_entries(looks)
     lines = [Line2D([], [], label=label, markersize=4, **_line(look, is_line)) for label, look in looks.items()]
-    columns = 3 if max(map(len, looks)) > 16 else 4
+    columns = 4 if max(map(len, looks)) <= 16 or sum(map(len, looks)) < 60 else 3
     figure.legend(handles=lines, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
 
 

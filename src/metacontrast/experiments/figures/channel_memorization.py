@@ -84,7 +84,7 @@ def _claims(setting: Setting) -> list[Claim]:
             "yes in 1-shot (.352 against .354 at the end); in 5-shot it stays ahead (.528, .509)",
         ),
         Claim(
-            "With the trick, bound labels cost less than one point (Fig. 10: nothing).",
+            "With the trick, non-mutually-exclusive tasks cost less than one point (Fig. 10: nothing).",
             tuple(above(colour[k], "zeroing trick", _ORDINARY, _STEP_10, margin=-0.01) for k in (1, 5)),
             "1-shot yes (.4719, .4730); 5-shot .6065 against .6125, step 10",
         ),
@@ -98,7 +98,7 @@ def _claims(setting: Setting) -> list[Claim]:
             "weakly: in 1-shot nil against zero initialization; in 5-shot it reverses after 3 inner steps at test",
         ),
         Claim(
-            "On Omniglot bound labels cost accuracy even with the trick (Fig. 14).",
+            "On Omniglot non-mutually-exclusive tasks cost accuracy even with the trick (Fig. 14).",
             tuple(above(omniglot[k], _ORDINARY, "zeroing trick", _STEP_1) for k in (1, 5)),
             ".814 against .938, but on harder test tasks",
         ),
@@ -124,16 +124,16 @@ def _harder(kinds: dict[int, TaskKind]) -> Claim:
 
 SPEC = FigureSpec(
     name="channel-memorization",
-    title="Labels bound to classes",
+    title="Non-mutually-exclusive tasks",
     question="Does the zeroing trick keep the network from memorizing which output a class belongs to?",
     paper_figures=(10, 14),
     curves=_curves,
     panels=_panels,
     claims=_claims,
     faults=(
-        "The authors' Omniglot code tests on bound tasks too: five neighbouring characters, nearly always of one "
-        "alphabet. Here the test tasks are ordinary ones, as the paper says; accuracies on the authors' kind of task "
-        "are in the table under *bound*.",
+        "The authors' Omniglot code tests on non-mutually-exclusive tasks too: five neighbouring characters, nearly "
+        "always of one alphabet. Here the test tasks are ordinary ones, as the paper says; accuracies on the authors' "
+        "kind of task are in the table under *bound*.",
         "Fig. 14 is smoothed across rows with the head kept and rows with it zeroed. Un-mixed, 1-shot ends at .804 / "
         ".815 / .814 (random / zero / trick), as plotted at .766 / .776 / .814.",
         "The paper compares Fig. 10, after ten steps at test, with Fig. 5, after one.",
