@@ -235,7 +235,8 @@ def test_a_gradient_of_zero_is_said_in_words(run_path):
 
 
 @pytest.mark.parametrize(
-    ("head", "words"), [("learned", "(interference)"), ("prototype", "(this task's own class means)")]
+    ("head", "words"),
+    [("learned", "(interference)"), ("prototype", "(built from this task's own features)"), ("ridge", "(built from")],
 )
 def test_the_headline_says_whose_rows_interfere(found, head, words):
     run = dataclasses.replace(found.run, config=dataclasses.replace(found.run.config, head=head))

@@ -281,6 +281,8 @@ def test_what_another_training_left_is_no_place_for_a_new_one(name, tmp_path, ca
         (["--method", "reptile", "--vary", "order=first,second"], "--order changes nothing in a training by reptile"),
         (["--method", "protonet", "--inner-lr", "0.1"], "--inner-lr changes nothing in a training by protonet"),
         (["--method", "ridge", "--inner-scope", "head"], "--inner-scope changes nothing in a training by ridge"),
+        (["--method", "contrastive", "--drop-interference"], "--drop-interference changes nothing"),
+        (["--method", "contrastive", "--inner-steps", "1", "--drop-noise"], "--drop-noise changes nothing"),
         (["--method", "reptile", "--engine", "vmap"], "--engine vmap is for MAML's own gradient"),
         (["--engine", "loop", "--chunk", "2"], "--chunk 2 is for --engine vmap"),
     ],

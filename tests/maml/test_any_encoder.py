@@ -29,7 +29,7 @@ from metacontrast.model.head import class_means, zero_head
 from metacontrast.model.image_wise import keeps_images_apart
 from metacontrast.model.model import Model
 from metacontrast.training.evaluate import Evaluation, evaluate
-from metacontrast.types import Episode, Inner, to_tensors
+from metacontrast.types import Episode, Inner, map_params, to_tensors
 from toy_images import noisy_images
 
 TOLERANCE = 1e-12
@@ -238,7 +238,76 @@ class Softmaxed(Wrapped):
         return self.body(x)
 
 
+class Padded(nn.Module):
+    """An embedding of grey levels whose padding is not learned."""
+
+    def __init__(self):
+        super().__init__()
+        self.levels, self.last = nn.Embedding(4, 3, padding_idx=1), nn.Linear(3, SIZE)
+
+    def forward(self, x):
+        return self.last(self.look_up((4 * x).long().flatten(1)).tanh().mean(1))
+
+    def look_up(self, places):
+        return self.levels(places)
+
+
+class PaddedByFunction(Padded):
+    def look_up(self, places):
+        return nn.functional.embedding(places, self.levels.weight, 1)
+
+
+def double_the_gradient(module, inputs, outputs):
+    return tuple(None if each is None else 2 * each for each in inputs)
+
+
+def hooked_backward() -> nn.Module:
+    body = layers()
+    body[1].register_full_backward_hook(double_the_gradient)
+    return body
+
+
+class HookedGradient(Wrapped):
+    """A gradient that is changed where there is one."""
+
+    def forward(self, x):
+        found = self.body[:2](x)
+        if found.requires_grad:
+            found.register_hook(lambda gradient: gradient * 2)
+        return self.body[2:](found)
+
+
+class Transformed(nn.Module):
+    """A transformer layer, which PyTorch runs in another way where no gradient seems to be needed."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(SIDE, 2, 8, dropout=0.0, batch_first=True)
+        self.last = nn.Linear(SIDE, SIZE)
+
+    def forward(self, x):
+        return self.last(self.layer(x[:, 0]).mean(1))
+
+
+class Described(nn.Module):
+    """Layers that carry a value, which the forward reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, SIZE, 3), nn.BatchNorm2d(SIZE), nn.ReLU())
+        self.body.scale = 3.0
+
+    def forward(self, x):
+        return self.body.scale * self.body(x).mean((2, 3))
+
+
 KINDS = {
+    "padded": Padded,
+    "padded by a function": PaddedByFunction,
+    "hooked backward": hooked_backward,
+    "hooked gradient": HookedGradient,
+    "transformed": Transformed,
+    "described": Described,
     "mirrored": Mirrored,
     "centred": Centred,
     "standardized": Standardized,
@@ -302,10 +371,11 @@ def assert_same(found: list[torch.Tensor], expected: list[torch.Tensor], toleran
 @pytest.mark.parametrize("order", ["first", "second"])
 @pytest.mark.parametrize("scope", ["all", "head", "encoder"])
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 def test_the_outer_gradient_is_plain_autograds(kind, scope, order):
     """Several tasks a batch, in every scope and order, by loop and by map: a task meets its own images alone."""
-    if kind == "recurrent" and order == "second":
-        pytest.skip("PyTorch has no second derivative of its fused recurrent layers")
+    if kind in ("recurrent", "transformed") and order == "second":
+        pytest.skip("PyTorch has no second derivative of its fused recurrent layers and attention")
     model, params = model_of(kind)
     episodes = batch()
     each = [Episode(*parts) for parts in zip(*episodes, strict=True)]
@@ -495,6 +565,53 @@ def hooked_by_itself() -> nn.Module:
     return body
 
 
+class Unregistered(Wrapped):
+    """Parameters that the forward takes from a list, where nothing can put others in their place."""
+
+    def __init__(self, registered: bool):
+        super().__init__()
+        self.scales = [nn.Parameter(torch.rand(SIZE).double() + 1)]
+        if registered:
+            self.scale = self.scales[0]
+
+    def forward(self, x):
+        return self.body(x) * self.scales[0]
+
+
+class Remembering(Wrapped):
+    """A weight that is made from a parameter once, and kept."""
+
+    def __init__(self):
+        super().__init__()
+        self.raw, self.kept = nn.Parameter(torch.rand(SIZE)), None
+
+    def forward(self, x):
+        if self.kept is None:
+            self.kept = self.raw.tanh()
+        return self.body(x) * self.kept
+
+
+class Stacked(nn.Module):
+    """Two halves of every image, one after the other, in a block that runs as one."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, SIZE, 3), nn.BatchNorm2d(SIZE), nn.ReLU())
+
+    def forward(self, x):
+        return self.body(torch.cat(x.chunk(2, 3))).mean((2, 3)).unflatten(0, (2, len(x))).sum(0)
+
+
+def halved_away() -> nn.Module:
+    block = [nn.Conv2d(1, SIZE, 3, stride=6), nn.BatchNorm2d(SIZE), nn.MaxPool2d(2)]
+    return nn.Sequential(*block, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+class Imaginary(Wrapped):
+    def forward(self, x):
+        return self.body(x) * 1j
+
+
 def hooked_weight() -> nn.Module:
     body = layers()
     body[0].weight.register_hook(lambda gradient: 0 * gradient)
@@ -507,6 +624,12 @@ REFUSED = {
     "reentrant checkpoint": (lambda: Checkpointed(True), "first", "computes a part again in the backward pass"),
     "once differentiable": (Once, "second", "once_differentiable: use order='first'"),
     "no gradient": (Unlearned, "first", "does not depend on the parameters"),
+    "list": (lambda: Unregistered(True), "first", "trained values that it holds besides its registered parameters"),
+    "list alone": (lambda: Unregistered(False), "second", "trained values that it holds besides its registered"),
+    "kept weight": (Remembering, "first", "kept from an earlier call"),
+    "kept weight, second order": (Remembering, "second", "kept from an earlier call"),
+    "pooled away": (halved_away, "first", "maps of 1×1 cannot be halved"),
+    "complex features": (Imaginary, "first", r"features are torch\.complex128"),
     "whole numbers": (Whole, "first", r"features are torch\.int64"),
     "closure": (closed_over, "first", r"holds a function \(closed_over.* that uses the encoder itself"),
     "hook with a closure": (hooked_by_itself, "first", r"holds a function \(hooked_by_itself.* that uses the encoder"),
@@ -519,12 +642,60 @@ def test_what_cannot_be_computed_rightly_is_refused(kind):
     """Each of these would else have a wrong gradient, or a traceback."""
     build_one, order, problem = REFUSED[kind]
 
-    def gradient() -> None:
+    def gradient(engine: str) -> None:
         model = Model(build_one().double(), WAYS, feature_size=SIZE)
-        meta_gradient(model, model.init(torch.Generator()), batch(2), Inner(2, 0.1, order=order))
+        params = model.init(torch.Generator())
+        meta_gradient(model, params, batch(2), Inner(2, 0.1, order=order), engine=Engine(engine))
 
+    for engine in ("loop", "vmap"):
+        with pytest.raises(InputError, match=problem):
+            gradient(engine)
+
+
+def test_layers_that_run_as_one_keep_the_mode_of_the_encoder():
+    class Dropping(Described):
+        def forward(self, x):
+            return nn.functional.dropout(super().forward(x), 0.5, self.body.training)
+
+    model = Model(Dropping(), WAYS, feature_size=SIZE)
+    params, x = model.init(torch.Generator()), torch.rand(6, 1, SIDE, SIDE)
+    assert torch.equal(model.features(params.encoder, x), model.features(params.encoder, x))
+
+
+def test_frozen_layers_of_another_precision_are_refused():
+    """Their part of the sums would be as coarse as they are."""
+    model = Model(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, affine=False), nn.Flatten()), WAYS, 32)
+    params = map_params(torch.Tensor.double, model.init(torch.Generator()))
+    with pytest.raises(InputError, match=r"1\.weight is torch.float32 and frozen, but what is given torch.float64"):
+        meta_gradient(model, params, batch(2), Inner(1, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("rates", "problem"),
+    [
+        (
+            {"0.weight": torch.ones(1)},
+            "rates has '0.weight', which is no parameter: names are such as 'encoder.0.weight'",
+        ),
+        ({"encoder.0.weight": torch.tensor(0.1)}, r"have shape \(\): give \(step,\)"),
+        ({"encoder.0.weight": torch.ones(0)}, r"have shape \(0,\): give \(step,\)"),
+        ({"encoder.0.weight": torch.ones(1, 7)}, r"must fit \(2, 1, 3, 3\)"),
+    ],
+)
+def test_rates_that_belong_to_no_parameter_are_refused(rates, problem):
+    torch.manual_seed(0)
+    model = Model(layers().double(), WAYS, SIZE)
+    params = model.init(torch.Generator())._replace(rates=rates)
     with pytest.raises(InputError, match=problem):
-        gradient()
+        meta_gradient(model, params, batch(2), Inner(1, 0.1))
+
+
+def test_a_direction_returns_a_pair():
+    torch.manual_seed(0)
+    model = Model(layers().double(), WAYS, SIZE)
+    params = model.init(torch.Generator())
+    with pytest.raises(InputError, match="the direction returns something else than a pair"):
+        meta_gradient(model, params, batch(2), Inner(1, 0.1, direction=lambda gradient, memory: gradient))
 
 
 def test_a_function_that_is_once_differentiable_serves_first_order():
@@ -587,6 +758,9 @@ def test_a_batch_norm_that_cannot_tell_the_support_images_is_refused():
     """Under the batch's own statistics rows do not matter; under the support set's they do."""
     episodes = batch(2)
     torch.manual_seed(0)
+    stacked = Model(Stacked().double(), WAYS, feature_size=SIZE, norm="inductive")
+    with pytest.raises(InputError, match="sees 24 rows for 12 images"):
+        meta_gradient(stacked, stacked.init(torch.Generator()), episodes, Inner(1, 0.1))
     module = OnTokens().double()
     for norm in ("transductive", "inductive"):
         model = Model(module, WAYS, feature_size=SIZE, norm=norm)

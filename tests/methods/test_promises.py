@@ -13,6 +13,7 @@ from torch import nn
 from classifier_kit import grey_images, write_folder
 from metacontrast import FewShotClassifier
 from metacontrast.cli.main import run as command
+from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.device import peak_bytes
 from metacontrast.errors import InputError
 from metacontrast.maml.engine import split
@@ -137,7 +138,8 @@ def test_an_evaluation_adapts_as_the_method_says(method, steps, zeroed, in_float
     """Task by task, from the head as it was trained, or from one of zeros where the method can start from zeros."""
     config = config_of(method)
     if config.inner_steps:
-        config = replace(config, inner_steps=1, head="zeroed" if zeroed else config.head)
+        few = 2 if method == "reptile" and zeroed else 1
+        config = replace(config, inner_steps=few, head="zeroed" if zeroed else config.head)
     model, state = state_of(config)
     noise = torch.Generator().manual_seed(0)
     params = map_params(lambda t: t + 0.1 * torch.rand(t.shape, generator=noise, dtype=t.dtype), state.params)
@@ -149,6 +151,17 @@ def test_an_evaluation_adapts_as_the_method_says(method, steps, zeroed, in_float
         adapted = adapt(model, params, x, y, config.inner().at_test(steps))
         guesses = model.query_logits(adapted, x, asked).argmax(1)
         assert accuracy == (guesses == wanted).double().mean()
+
+
+@EVERY
+def test_an_update_moves_the_encoder_of_every_recipe(method):
+    """Also where the recipe's inner loop moves only the head, as that of photographs."""
+    for recipe in (SMALL, replace(SMALL, inner_scope="head", inner_steps=2)):
+        config = with_fields(replace(recipe, queries=3, meta_batch=2), method=method)
+        model, state = state_of(config)
+        before = [t.clone() for t in state.params.encoder.values()]
+        outer_step(config, model)(state, config.training_tasks(IMAGES[0]).batch(range(2)))
+        assert any(not torch.equal(a, b) for a, b in zip(before, state.params.encoder.values(), strict=True))
 
 
 @EVERY
@@ -232,6 +245,14 @@ def test_the_older_name_still_works(tmp_path, capsys):
         ({"method": "maml++", "inner_scope": "head"}, "cannot have inner_scope=head: add --inner-scope all"),
         ({"method": "maml++", "explain_every": 2}, "the theory does not speak: leave out explain_every=2"),
         ({"method": "reptile", "head": "shared"}, "cannot have head=shared: add --head learned or zeroed"),
+        (
+            {"method": "reptile", "inner_scope": "head"},
+            "cannot have inner_scope=head: add --inner-scope all or encoder",
+        ),
+        (
+            {"method": "reptile", "head": "zeroed", "inner_steps": 1},
+            "reptile with head=zeroed and inner_steps=1 learns nothing",
+        ),
         ({"method": "reptiles"}, "did you mean 'reptile'"),
         ({"method": "conml", "meta_batch": 3}, "takes 2 tasks at once, and meta_batch=3 is not a multiple of 2"),
         ({"method": "conml", "order": "first"}, "cannot have order=first: add --order second"),
@@ -247,6 +268,20 @@ def test_what_a_method_cannot_have_is_refused_in_one_line(fields, message):
     with pytest.raises(InputError, match=message) as error:
         with_fields(TrainConfig(inner_steps=2), **fields)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("head", "inner", "message"),
+    [
+        ("learned", Inner(2, scope="head"), "scope='head' leaves the encoder"),
+        ("zeroed", Inner(1), "the first step from a zero head leaves the encoder"),
+        ("zeroed", Inner(2, scope="encoder"), "scope='encoder' leaves the rows of a zeroed head alike"),
+    ],
+)
+def test_reptile_refuses_an_inner_loop_that_leaves_the_encoder(head, inner, message):
+    model = Model(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), 2, 4, head=head)
+    with pytest.raises(InputError, match=message):
+        train(model, EpisodeSampler(IMAGES[0], 2, 1, 1), inner, updates=1, gradient=reptile)
 
 
 SOME = {head: Model(nn.Flatten(), 2, IMAGES[0].shape[1] ** 2, head=head) for head in ("learned", "prototype", "cosine")}

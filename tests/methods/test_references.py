@@ -325,7 +325,9 @@ def test_a_batch_has_classes_in_equal_shares():
             assert torch.equal((x[:, 0, 0, 0] * 255).round().long(), y)  # the left half of an image is its class
             assert len({tuple(image.flatten().tolist()) for image in x}) == size
         assert torch.equal(batches.batch([4]).query_x[0], found.query_x[1])
-    with pytest.raises(InputError, match="class 'class0' has 8 images, but a batch of 60 takes 10: lower it"):
+    with pytest.raises(
+        InputError, match="class 'class0' has 8 images, but a batch of 60 takes 10: make batches smaller"
+    ):
         BalancedBatches(images, 60)
     with pytest.raises(InputError, match="make no batch of two classes with two images each"):
         BalancedBatches(images, 3)
@@ -406,6 +408,15 @@ def test_conjugate_gradients_stop_where_the_matrix_is_not_positive():
     assert torch.allclose(found["x"], first)
     solved = conjugate_gradients(lambda named: {"x": matrix.abs() @ named["x"]}, wanted, 5)
     assert torch.allclose(solved["x"], torch.tensor([0.5, 0.5]).double())
+    never = conjugate_gradients(lambda named: {"x": -named["x"]}, wanted, 5)  # steepest descent in place of no step
+    assert torch.equal(never["x"], wanted["x"])
+
+
+def test_a_pull_that_overshoots_its_start_is_refused():
+    """Each step would multiply the distance to the start by |1 − ηλ| ≥ 1."""
+    proximal(Inner(5, 0.5), 3.9)
+    with pytest.raises(InputError, match=r"inner steps of size 0\.5 under penalty=4 overshoot"):
+        proximal(Inner(5, 0.5), 4.0)
 
 
 def test_the_pull_back_to_the_start_is_that_of_a_penalty():

@@ -383,11 +383,13 @@ def test_heads_without_a_number_of_classes_train_on_tasks_of_any_size(head):
     assert len(sizes) > 2
 
 
-@pytest.mark.parametrize(("method", "scope"), [(reptile, "all"), (imaml, "all"), (contrastive, "head")])
-def test_methods_with_a_zeroed_head_train_on_tasks_of_any_size(method, scope):
+@pytest.mark.parametrize(
+    ("method", "scope", "steps"), [(reptile, "all", 2), (imaml, "all", 1), (contrastive, "head", 1)]
+)
+def test_methods_with_a_zeroed_head_train_on_tasks_of_any_size(method, scope, steps):
     """The head is not learned, so that it matters to no gradient how many rows it has."""
     tasks = EpisodeSampler(IMAGES, 4, 3, 2, least_ways=2, block=2)
-    params = train(a_model("zeroed", ways=4), tasks, Inner(1, 0.1, scope), updates=4, meta_batch=2, gradient=method)
+    params = train(a_model("zeroed", ways=4), tasks, Inner(steps, 0.1, scope), updates=4, meta_batch=2, gradient=method)
     assert not params.head.weight.any()
     assert params.head.weight.shape[0] == 4
 
@@ -464,6 +466,12 @@ def test_a_learned_head_refuses_tasks_of_several_sizes():
     tasks = EpisodeSampler(IMAGES, 4, 1, 2, least_ways=2, block=2)
     with pytest.raises(InputError, match="trained for 4 classes and cannot be kept for"):
         train(a_model(ways=4), tasks, INNER, updates=6, meta_batch=2)
+
+
+def test_one_shot_cannot_be_unequal():
+    with pytest.raises(InputError, match="unequal_shots with shots=1 leaves one image for each class"):
+        TrainConfig(shots=1, unequal_shots=True)
+    TrainConfig(shots=2, least_shots=1, unequal_shots=True)
 
 
 def test_unequal_shots_keep_the_total_and_give_every_class_one():

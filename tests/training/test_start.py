@@ -21,6 +21,7 @@ from metacontrast.training.config import TrainConfig, with_fields
 from metacontrast.training.libraries import Built, Features
 from metacontrast.training.start import as_start_sees, with_start
 from metacontrast.training.train_run import initial_state, load_images, train_config
+from metacontrast.types import to_named
 
 FORM = ImageFormat(3, SIZE, "bicubic", mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3), crop=0.9)
 SMALL = {"ways": 2, "shots": 1, "queries": 2, "meta_batch": 2, "updates": 2, "eval_every": 0, "eval_episodes": 2}
@@ -190,6 +191,32 @@ def test_a_model_of_another_method_is_a_start(first, method, folder, tmp_path):
     state = initial_state(config, config.model((3, 16, 16)), "cpu", 4)
     for one, other in zip(trained.params.encoder.values(), state.params.encoder.values(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("method", ["meta-sgd", "maml++", "ridge", "cosine", "supervised"])
+def test_a_start_of_the_same_method_brings_all_that_it_learned(method, folder, tmp_path):
+    """But for a classifier of the training classes, which may be others."""
+    base = replace(TrainConfig(encoder="conv4", filters=4, image_size=16, dataset=f"folder:{folder}"), **SMALL)
+    base = with_fields(base, method=method, outer_lr=0.1)
+    trained = train_config(base, tmp_path / "first").params
+    config = with_start(base, str(tmp_path / "first"))
+    found = initial_state(config, config.model((3, 16, 16)), "cpu", 4).params
+    drawn = initial_state(base, base.model((3, 16, 16)), "cpu", 4).params
+    assert trained.rates or trained.extra
+    for name, tensor in to_named(found).items():
+        expected = drawn if name == "extra.classifier.weight" else trained
+        assert torch.equal(tensor, to_named(expected)[name])
+
+
+def test_norms_of_every_step_start_as_those_of_the_start(folder, tmp_path):
+    base = replace(TrainConfig(encoder="conv4", filters=4, image_size=16, dataset=f"folder:{folder}"), **SMALL)
+    trained = train_config(with_fields(base, method="protonet", outer_lr=0.1), tmp_path / "first").params
+    config = with_start(with_fields(base, method="maml++", inner_steps=2), str(tmp_path / "first"))
+    found = initial_state(config, config.model((3, 16, 16)), "cpu").params
+    assert found.step_norms
+    for name, tensor in found.step_norms.items():
+        assert (trained.encoder[name] - 1).abs().max() > 1e-3 or "bias" in name
+        assert torch.equal(tensor, trained.encoder[name].expand(2, -1))
 
 
 @pytest.mark.parametrize("inside", [True, False])

@@ -147,6 +147,23 @@ def test_a_loss_that_is_not_finite_stops_with_update_and_tasks_named(tmp_path):
         run_training(tmp_path / "run", config)
 
 
+def test_an_evaluation_that_fails_leaves_the_updates_before_it(tmp_path, monkeypatch):
+    from metacontrast.training import train_run as module
+
+    def failing(*arguments, **options):
+        raise InputError("the model's outputs are not finite")
+
+    monkeypatch.setattr(module, "evaluate", failing)
+    config = dataclasses.replace(SMALL, eval_every=3, checkpoint_every=100)
+    with pytest.raises(InputError, match=r"the evaluation after update 3 failed: .* not finite; the model is saved"):
+        run_training(tmp_path / "run", config)
+    assert load_run(tmp_path / "run").updates == 3
+    monkeypatch.undo()
+    run_training(tmp_path / "run", config, resume=True)
+    run_training(tmp_path / "once", config)
+    assert same(final_tensors(tmp_path / "run"), final_tensors(tmp_path / "once"))
+
+
 def test_divergence_later_on_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
     from metacontrast.training import train as module
 

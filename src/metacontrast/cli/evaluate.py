@@ -76,16 +76,17 @@ def execute(args: argparse.Namespace) -> None:
     run = load_model(args.run)
     if args.inner_lr is not None and run.params.rates:
         raise InputError("--inner-lr, but the run's inner learning rates are learned: leave it out")
+    steps = args.steps or run.config.eval_steps
+    if max(steps) == 0 and (args.inner_lr is not None or args.head == "zeroed"):
+        flag = "--head zeroed answers at chance" if args.head == "zeroed" else "--inner-lr changes nothing"
+        raise InputError(f"{flag} without inner steps: add --steps 1, or leave it out")
     fields = {name: value for name in _TASK_FIELDS if (value := getattr(args, name)) is not None}
     configs = [
         replace(run.config, ways=ways, shots=shots, **fields)
         for ways, shots in product(args.ways or (run.config.ways,), args.shots or (run.config.shots,))
     ]
     evaluations = [
-        Evaluation(
-            args.steps or config.eval_steps, _heads(args.head, config.ways, run.config), args.episodes, args.solvers
-        )
-        for config in configs
+        Evaluation(steps, _heads(args.head, config.ways, run.config), args.episodes, args.solvers) for config in configs
     ]
     images = images_like_the_runs(args, run)
     tasks = [config.test_tasks(images) for config in configs]

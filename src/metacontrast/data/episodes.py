@@ -291,7 +291,10 @@ class BalancedBatches:
         most = int(self._shares.max())
         if (few := np.flatnonzero(self.images.counts < most)).size:
             name, count = self.images.classes[few[0]], self.images.counts[few[0]]
-            raise InputError(f"class {name!r} has {count} images, but a batch of {self.size} takes {most}: lower it")
+            raise InputError(
+                f"class {name!r} has {count} images, but a batch of {self.size} takes {most}: make batches smaller, "
+                "by --queries, --shots or --ways"
+            )
 
     def batch(self, indices: Sequence[int]) -> Episode:
         """Draw batches, stacked along a leading axis, on the device where the images lie."""

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from metacontrast.errors import InputError
 from metacontrast.model.encoder_checks import nodes_between
 from metacontrast.model.model import Model
-from metacontrast.types import Episode, Inner, Params
+from metacontrast.types import Episode, Inner, Params, to_named
 
 
 def check_tasks(model: Model, params: Params, episodes: Episode, scope: str, losses: tuple[object, object]) -> None:
@@ -124,7 +124,21 @@ _ONCE = once_differentiable(len).__code__
 
 
 def check_rates(model: Model, params: Params) -> None:
-    """Raise `InputError` where inner rates were learned for each row of a head of another number of classes."""
+    """Raise `InputError` for inner rates that belong to no parameter, or to a head of another number of classes."""
+    named = to_named(params._replace(rates={}, extra={}))
+    for name, rates in params.rates.items():
+        if name not in named:
+            raise InputError(f"rates has {name!r}, which is no parameter: names are such as {next(iter(named))!r}")
+        if rates.ndim == 0 or len(rates) == 0:
+            raise InputError(f"the rates of {name} have shape {tuple(rates.shape)}: give (step,) or (step, ...)")
+        sizes = zip(reversed(rates.shape[1:]), reversed(named[name].shape), strict=False)
+        if name.startswith("encoder.") and (
+            rates.ndim - 1 > named[name].ndim or any(size not in (1, wanted) for size, wanted in sizes)
+        ):
+            raise InputError(
+                f"the rates of {name} have shape {tuple(rates.shape)}, but after their first axis, of steps, they must "
+                f"fit {tuple(named[name].shape)}"
+            )
     for name in ("head.weight", "head.bias"):
         rates = params.rates.get(name)
         rows = 1 if rates is None or rates.ndim == 1 else rates.shape[1]
@@ -141,6 +155,8 @@ def check_labels(name: str, images: Tensor, labels: Tensor, ways: int, loss: obj
     Args:
         loss: a function may take any number for an image.
     """
+    if not (isinstance(images, Tensor) and isinstance(labels, Tensor)):
+        raise InputError(f"the {name} set is not of tensors: convert arrays by torch.from_numpy")
     if images.shape[: labels.ndim] != labels.shape:
         raise InputError(
             f"{name} images of shape {tuple(images.shape)} have labels of shape {tuple(labels.shape)}: give each one"

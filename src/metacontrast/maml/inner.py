@@ -207,7 +207,10 @@ def _directions(
 ) -> tuple[dict[str, Tensor], list[Any]]:
     """Every task's direction, by a function of one task, and what it remembers."""
     tasks = [{name: t[task] for name, t in gradient.items()} for task in range(len(memories))]
-    ways, memories = zip(*map(direction, tasks, memories), strict=True)
+    found = list(map(direction, tasks, memories))
+    if not all(isinstance(each, tuple) and len(each) == 2 for each in found):
+        raise InputError("the direction returns something else than a pair: return the direction and what it remembers")
+    ways, memories = zip(*found, strict=True)
     for name, tensor in tasks[0].items():
         if any(name not in way or way[name].shape != tensor.shape for way in ways):
             raise InputError(f"the direction has no {name} of shape {tuple(tensor.shape)}: give one like the gradient")

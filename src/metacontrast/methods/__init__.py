@@ -142,7 +142,7 @@ METHODS: dict[str, Method] = {
     ),
     "reptile": Method(
         "the way of an inner loop on all images of a task (Nichol et al. 2018)",
-        needs={"head": ("learned", "zeroed")},
+        needs={"head": ("learned", "zeroed"), "inner_scope": ("all", "encoder")},
         ignores=("order",),
         least_steps=1,
         fields={"head": "learned", "optimizer": "sgd", "outer_lr": 1.0, "lr_schedule": "cosine"},
@@ -154,7 +154,7 @@ METHODS: dict[str, Method] = {
         needs={"head": ("learned", "zeroed"), "inner_scope": ("all",)},
         ignores=("order",),
         least_steps=1,
-        fields={"head": "learned", "inner_steps": 16},
+        fields={"head": "learned", "inner_steps": 16, "eval_steps": (16,)},
         options=("penalty", "cg_steps"),
         gradient=imaml,
         inner=lambda inner, share, penalty, cg_steps: proximal(inner, penalty),

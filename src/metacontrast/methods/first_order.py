@@ -33,6 +33,13 @@ def reptile(model: Model, params: Params, episode: Episode, inner: Inner) -> tup
         θ − θᴺ, and loss and accuracy of the query images after the last step, which has seen them.
     """
     check_method("reptile", model, ("learned", "zeroed"), inner, params)
+    check_tasks(model, params, episode, inner.scope, (inner.loss, inner.loss))
+    if inner.scope == "head" and params.encoder:
+        raise InputError(
+            "reptile learns what the inner loop moves, and scope='head' leaves the encoder: use scope='all'"
+        )
+    if model.head == "zeroed" and inner.steps < 2:
+        raise InputError("the first step from a zero head leaves the encoder, and nothing is learned: take 2 or more")
     x, y = torch.cat([episode.support_x, episode.query_x]), torch.cat([episode.support_y, episode.query_y])
     if len(y) < 2 * inner.steps:
         raise InputError(f"{inner.steps} inner steps need 2 images each, but a task has {len(y)}: lower --inner-steps")
@@ -64,6 +71,11 @@ def proximal(inner: Inner, penalty: float) -> Inner:
     """Inner steps on L(φ) + λ/2 |φ − θ|², which pulls them back to the start θ."""
     if not 0 < penalty < float("inf"):
         raise InputError(f"penalty={penalty}, but it must be above 0 and finite")
+    if inner.lr * penalty >= 2:
+        raise InputError(
+            f"inner steps of size {inner.lr:g} under penalty={penalty:g} overshoot their start and diverge: their "
+            "product must be below 2"
+        )
     return replace(inner, direction=Pull(inner.lr, penalty))
 
 
@@ -107,16 +119,18 @@ def imaml(
 def conjugate_gradients(matrix: Callable[[Named], Named], wanted: Named, steps: int) -> Named:
     """x with matrix(x) ≈ wanted, from 0, for a symmetric matrix; stops where it is exact, or not positive on the way.
 
+    Where the matrix is not positive along `wanted` itself, x is `wanted`.
+
     Args:
         matrix: its product with a vector, all by name.
     """
     found, rest = {name: torch.zeros_like(t) for name, t in wanted.items()}, dict(wanted)
     way, size = dict(rest), _dot(rest, rest)
-    for _ in range(steps):
+    for step in range(steps):
         turned = matrix(way)
         along = _dot(way, turned)
         if not (size > 0 and along > 0):
-            break
+            return found if step else dict(wanted)
         length = size / along
         found = {name: t + length * way[name] for name, t in found.items()}
         rest = {name: t - length * turned[name] for name, t in rest.items()}

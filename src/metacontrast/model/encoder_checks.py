@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
+from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 
 from metacontrast.errors import InputError
 
@@ -119,10 +121,61 @@ def nodes_between(start: Iterable[Tensor], end: Tensor) -> Iterator[Node]:
             waiting.extend(following for following, _ in node.next_functions)
 
 
-def check_graph(features: Tensor, encoder: Iterable[Tensor]) -> None:
-    """Raise `InputError` for features whose graph does not lead to all parameters that they depend on."""
-    if any(node.name() == "CheckpointFunctionBackward" for node in nodes_between(encoder, features)):
-        raise InputError(_COMPUTES_AGAIN)
+@torch.enable_grad()
+def graph_clock() -> int:
+    """A number above those of all nodes of autograd graphs that this thread made before."""
+    if torch.compiler.is_compiling():
+        return 0
+    node = torch.zeros(0, requires_grad=True).clone().grad_fn
+    assert node is not None
+    return node._sequence_nr()
+
+
+def check_graph(features: Tensor, given: Collection[Tensor], since: int) -> None:
+    """Raise `InputError` for features whose graph does not lead to all parameters that they depend on.
+
+    Args:
+        given: what the encoder was called with: its parameters and the images.
+        since: `graph_clock` before the call.
+    """
+    if torch.compiler.is_compiling():
+        return
+    known = set(map(id, given))
+    for node in nodes_between(given, features):
+        if node.name() == "CheckpointFunctionBackward":
+            raise InputError(_COMPUTES_AGAIN)
+        leaf = getattr(node, "variable", None)
+        if node._sequence_nr() < since or (isinstance(leaf, nn.Parameter) and id(leaf) not in known):
+            raise InputError(
+                "the encoder's features depend on trained values that it holds besides its registered parameters (in a "
+                "list, or kept from an earlier call), which would get no gradient: use them by name in every call"
+            )
+
+
+def maps_alike(encoder: nn.Module) -> bool:
+    """Whether nothing in the encoder is known to compute something else under `torch.func.vmap`, without an error."""
+    return not any(
+        module._backward_hooks
+        or module._backward_pre_hooks
+        or (isinstance(module, nn.Embedding) and module.padding_idx is not None)
+        for module in encoder.modules()
+    )
+
+
+class OnlyMappable(TorchFunctionMode):
+    """Inside this block an operation that `torch.func.vmap` computes wrongly without an error raises one.
+
+    A tensor that is mapped over says that it requires no gradient: hooks and branches that ask for it are left out.
+    Attention, which would then take a path without a gradient, does not take it inside this block.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call `func`, unless it is one of these."""
+        kwargs = kwargs or {}
+        padded = func is F.embedding and ((*args[2:3], kwargs.get("padding_idx"))[0] is not None)
+        if padded or func is Tensor.register_hook or getattr(func, "__self__", None) is Tensor.requires_grad:
+            raise RuntimeError(f"{func} is not the same under vmap")
+        return func(*args, **kwargs)
 
 
 _CLASSIFIER_NAMES = {"fc", "classifier", "head", "heads", "logits", "last_linear"}

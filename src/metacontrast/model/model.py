@@ -1,5 +1,6 @@
 """A model is an encoder and a rule for its head; the numbers live outside it, in `Params`."""
 
+import contextlib
 import copy
 import threading
 from dataclasses import dataclass, field, replace
@@ -15,8 +16,11 @@ from metacontrast.errors import InputError
 from metacontrast.fields import check_fields
 from metacontrast.model import normalization
 from metacontrast.model.encoder_checks import (
+    OnlyMappable,
     check_graph,
     copy_encoder,
+    graph_clock,
+    maps_alike,
     not_alike,
     not_features,
     warn_of_a_classifier,
@@ -243,12 +247,18 @@ class Model:
             return self.features(own, images, reference)
 
         if self._own.can_be_mapped:
+            since = graph_clock()
             try:
-                if moving:
-                    return torch.func.vmap(one_task)(encoder, images)
-                return torch.func.vmap(partial(one_task, encoder))(images)
+                with contextlib.nullcontext() if torch.compiler.is_compiling() else OnlyMappable():
+                    if moving:
+                        found = torch.func.vmap(one_task)(encoder, images)
+                    else:
+                        found = torch.func.vmap(partial(one_task, encoder))(images)
             except RuntimeError:  # control flow that depends on values, or an operation without a rule
                 pass
+            else:
+                check_graph(found, (*encoder.values(), images), since)
+                return found
         each = ({name: t[k] for name, t in encoder.items()} if moving else encoder for k in range(len(images)))
         found = torch.stack([one_task(own, its) for own, its in zip(each, images, strict=True)])
         self._own.can_be_mapped = False
@@ -256,12 +266,17 @@ class Model:
 
     def _call(self, encoder: dict[str, Tensor], images: Tensor, tasks: int, reference: int) -> Tensor:
         """Features of the images of `tasks` tasks, one after the other."""
-        own, kind = self._own, images.dtype
+        own, kind, since = self._own, images.dtype, graph_clock()
         like = next(iter(encoder.values()), images)
         if not own.keeps_images_apart:  # layers of unknown kind may write to what they are given
             images, encoder = images.clone(), {name: t.clone() for name, t in encoder.items()}
         elif kind != like.dtype:
             raise InputError(not_alike(kind, like.dtype))
+        elif name := next((name for name, t in own.frozen.items() if t.dtype != kind), None):
+            raise InputError(
+                f"the encoder's {name} is {own.frozen[name].dtype} and frozen, but what is given {kind}: make the "
+                f"model from encoder.to({kind})"
+            )
         elif self.fused and images.ndim == 4 and runs_fused(images):
             images = channels_last(images)
         buffers = {name: t.clone() for name, t in own.buffers.items()}
@@ -274,10 +289,10 @@ class Model:
             raise
         if not isinstance(found, Tensor) or found.shape != (len(images), self.feature_size):
             raise InputError(not_features(found, len(images), self.feature_size))
-        if not (found.is_floating_point() or found.is_complex()):
+        if not found.is_floating_point():
             raise InputError(f"the encoder's features are {found.dtype}: end it in a layer that returns real numbers")
         if not own.keeps_images_apart:
-            check_graph(found, encoder.values())
+            check_graph(found, (*encoder.values(), images), since)
             mixed = found.dtype != like.dtype and found.is_floating_point() and like.is_floating_point()
             if encoder and mixed and not torch.is_autocast_enabled(images.device.type):
                 raise InputError(f"the encoder returns {found.dtype}, its parameters are {like.dtype}: use one of them")
@@ -358,7 +373,7 @@ class _PerThread(threading.local):
     def __init__(self, encoder: nn.Module, fused: bool):
         self.source, self.fused = encoder, fused
         self.trained = tuple(name for name, p in encoder.named_parameters() if p.requires_grad)
-        self.can_be_mapped = True  # over tasks by vmap, as far as is known
+        self.can_be_mapped = maps_alike(encoder)  # over tasks by vmap, as far as is known
         own = copy.deepcopy(encoder)
         self.keeps_images_apart = keeps_images_apart(own)
         self.encoder = fuse(own) if fused else own

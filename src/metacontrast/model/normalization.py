@@ -55,15 +55,20 @@ class TaskBatchNorm(nn.Module):
         groups, reference, images, _ = self.tasks.shape
         if reference == 0:
             check_examples(x.numel() // (groups * x.shape[1]))
-        elif len(x) != images:
-            raise InputError(
-                f"a batch norm in the encoder sees {len(x)} rows for {images} images, so that those of the support set "
-                "cannot be told: keep the images as its first axis, or use norm='transductive'"
-            )
+        check_rows(len(x), reference, images)
         if groups > 1:
             one = partial(task_batch_norm, reference=reference, weight=self.weight, bias=self.bias, eps=self.eps)
             return torch.cat([one(part) for part in x.chunk(groups)])
         return task_batch_norm(x, reference, self.weight, self.bias, self.eps)
+
+
+def check_rows(rows: int, reference: int, images: int) -> None:
+    """Raise `InputError` where the support images among the rows that a batch norm sees cannot be told."""
+    if reference and rows != images:
+        raise InputError(
+            f"a batch norm in the encoder sees {rows} rows for {images} images, so that those of the support set "
+            "cannot be told: keep the images as its first axis, or use norm='transductive'"
+        )
 
 
 def check_examples(count: int) -> None:

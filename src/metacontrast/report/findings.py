@@ -12,6 +12,7 @@ from metacontrast.diagnostics.gradient import GradientExplanation, explain
 from metacontrast.diagnostics.task_view import MAPS, answers_at_once
 from metacontrast.errors import InputError
 from metacontrast.methods import METHODS
+from metacontrast.model.head import BUILT_HEADS
 from metacontrast.training.run import TrainedRun
 from metacontrast.training.step import ONE_CPU, Resources
 
@@ -110,13 +111,13 @@ def headline(found: Findings) -> str:
     if not found.explanation.gradient_norm:
         return _NO_GRADIENT[found.explanation.distance is None]
     share = {name: 100 * part.share for name, part in found.explanation.parts.items()}
-    contrastive = share["contrastive_query"] + share["contrastive_support"]
-    source = "this task's own class means" if found.run.config.head == "prototype" else "interference"
-    curvature = f", {share['head_curvature']:.0f} % is curvature of the head" if share["head_curvature"] else ""
+    contrastive = round(share["contrastive_query"] + share["contrastive_support"])
+    source = "built from this task's own features" if found.run.config.head in BUILT_HEADS else "interference"
+    curvature = f", {round(share['head_curvature'])} % is curvature of the head" if share["head_curvature"] else ""
     return (
-        f"Measured along the encoder's outer gradient, {contrastive:.0f} % of it is contrastive, "
-        f"{share['interference']:.0f} % comes from the head ({source}){curvature} and {share['remainder']:.0f} % is "
-        "the residual, which the theory does not cover."
+        f"Measured along the encoder's outer gradient, {contrastive} % of it is contrastive, "
+        f"{round(share['interference'])} % comes from the head ({source}){curvature} and {round(share['remainder'])} % "
+        "is the residual, which the theory does not cover."
     )
 
 
@@ -133,8 +134,9 @@ def setting(found: Findings) -> str:
     if METHODS[config.method].gradient is not None:
         trained += " (shown is the gradient of training on tasks with this head and inner loop)"
     loop = f"{config.inner_steps} inner steps of size {config.inner_lr:g} that move {_SCOPES[config.inner_scope]}"
+    order = f"{config.order}-order " if config.inner_steps else ""
     return (
-        f"The model: {config.order}-order {trained} after {found.run.updates} updates, head {config.head}"
+        f"The model: {order}{trained} after {found.run.updates} updates, head {config.head}"
         f"{' with bias' if config.head_bias else ' without bias'}, {loop if config.inner_steps else 'no inner steps'}; "
         f"{found.explanation.tasks} tasks of {tasks.images.name}, {tasks.ways}-way {tasks.shots}-shot, {tasks.queries} "
         f"queries per class, seed {tasks.seed}."
@@ -172,8 +174,8 @@ _FACTS = {
         "share of interference",
         "{:.1%}",
         "Part of the gradient along the rows of the initial head of a task. Rows of a learned head contain features of "
-        "earlier tasks, those of a prototype head are this task's own class means. It is zero if all rows are equal, "
-        "as in a zeroed or a shared head.",
+        "earlier tasks, those of a head that is built from the support set are made of this task's own features. It is "
+        "zero if all rows are equal, as in a zeroed or a shared head.",
     ),
     "contrastive_query_share": (
         "contrastive share, query side",
@@ -196,8 +198,8 @@ _FACTS = {
     "remainder_share": (
         "residual share",
         "{:.1%}",
-        "What the theory does not cover: adaptation of the encoder in the inner loop, the gradient through the "
-        "prototypes of a prototype head, and a head that is not adapted. The shares sum to 100 % unless the gradient "
+        "What the theory does not cover: adaptation of the encoder in the inner loop, the gradient through a head that "
+        "is built from the support set, and a head that is not adapted. The shares sum to 100 % unless the gradient "
         "is zero.",
     ),
     "distance": (
@@ -205,8 +207,8 @@ _FACTS = {
         "{:.1%}",
         "Norm of the difference between the gradient and the theory, in which only the head adapts, relative to the "
         "gradient. 0 % is exact: if only the head adapts, and with equal rows (a zeroed or a shared head) and one "
-        "inner step even if the whole network adapts. It is not exact for a prototype head: the theory leaves out the "
-        "gradient through the prototypes.",
+        "inner step even if the whole network adapts. It is not exact for a head that is built from the support set "
+        "and then adapted: the theory leaves out the gradient through the building.",
     ),
     "wrong_sign_share": (
         "coefficients with the wrong sign",

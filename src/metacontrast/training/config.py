@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -143,6 +143,8 @@ class TrainConfig:
                 f"head_init_scale={self.head_init_scale} scales a random head, and head={self.head} starts without "
                 "one: use --head learned, or leave it out"
             )
+        if self.unequal_shots and self.shots == 1:
+            raise InputError("unequal_shots with shots=1 leaves one image for each class: raise shots, or leave it out")
         if self.head in BUILT_HEADS and not self.head_bias:
             raise InputError(f"head={self.head} is built with a bias: leave out --no-head-bias")
         if self.least_ways is not None and self.head == "learned":
@@ -168,6 +170,8 @@ class TrainConfig:
     def without_effect(self) -> frozenset[str]:
         """Fields of the inner loop that nothing of this training depends on, neither an update nor an evaluation."""
         ignored = frozenset() if self.explain_every else frozenset(METHODS[self.method].ignores)
+        if self.method == "contrastive" and self.head == "zeroed":  # whose rows are equal, and one step has no noise
+            ignored |= {"drop_interference", "drop_noise"} if self.inner_steps == 1 else {"drop_interference"}
         if self.inner_steps > 0:
             return ignored
         return ignored | {"order"} | ({"inner_lr", "inner_scope"} if max(self.eval_steps) == 0 else set())
@@ -209,13 +213,20 @@ class TrainConfig:
             encoder, size = found.encoder, sources.feature_size(found.encoder, found.images, self.start)
         return Model(encoder, self.ways, size, head=self.head, head_bias=self.head_bias, norm=self.norm)
 
-    def init(self, model: Model, generator: torch.Generator, classes: int) -> Params:
+    def init(
+        self,
+        model: Model,
+        generator: torch.Generator,
+        classes: int,
+        begin: Callable[[Params], Params] = lambda drawn: drawn,
+    ) -> Params:
         """Draw the starting values of everything that the method learns.
 
         Args:
             classes: how many there are to train on, for methods that tell them all apart.
+            begin: puts others in place of the model's own, before the method adds what it learns beside them.
         """
-        params = model.init(generator, self.head_init_scale)
+        params = begin(model.init(generator, self.head_init_scale))
         start = METHODS[self.method].start
         return params if start is None else start(model, params, self.inner(), generator, classes)
 
@@ -264,6 +275,11 @@ def _check_method(config: TrainConfig) -> None:
                 raise InputError(f"{name}={value} is an option of the method {owner}: add --method {owner}")
     if config.method == "contrastive" and config.order == "second" and config.inner_steps > 1:
         raise InputError(f"method=contrastive has no second order for {config.inner_steps} steps: use 1 step")
+    if config.method == "reptile" and config.head == "zeroed" and config.inner_steps == 1:
+        raise InputError(
+            "method=reptile with head=zeroed and inner_steps=1 learns nothing, because the first step from a zero head "
+            "leaves the encoder: add --inner-steps 2"
+        )
     needs_theory = f"explain_every={config.explain_every}" if config.explain_every else ""
     if config.explain_every and not method.explains:
         raise InputError(
@@ -271,8 +287,10 @@ def _check_method(config: TrainConfig) -> None:
         )
     needs_theory = "method=contrastive" if config.method == "contrastive" else needs_theory
     is_still = config.inner_steps < 1 and config.head not in BUILT_HEADS
-    if needs_theory and (config.inner_loss != "cross_entropy" or is_still):
-        raise InputError(f"{needs_theory} needs --inner-loss cross_entropy and --inner-steps 1 or more")
+    if needs_theory and config.inner_loss != "cross_entropy":
+        raise InputError(f"{needs_theory} needs --inner-loss cross_entropy")
+    if needs_theory and is_still:
+        raise InputError(f"{needs_theory} needs --inner-steps 1 or more")
 
 
 def _as_flags(name: str, values: Sequence[Any]) -> str:

@@ -1,16 +1,18 @@
 """Where a training starts in place of random parameters: a model that was trained here, or an encoder from elsewhere.
 
 A start brings its encoder and how images are shown to it (size, filter, polarity, channels and normalization), which no
-flag changes. It also brings the inner loop that it was trained with, unless that is asked for otherwise or set by the
-method; of a start that was trained by another method only the batch-norm statistics. Images are resized whole: where a
-source cuts its own out of a larger square, neither training nor what is trained does.
+flag changes. It also brings the inner loop that it was trained with, learned rates included, unless that is asked for
+otherwise or set by the method; of a start that was trained by another method only the batch-norm statistics. Images are
+resized whole: where a source cuts its own out of a larger square, neither training nor what is trained does.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from metacontrast.data.catalog import DATASETS, FOLDER, find_dataset
@@ -19,6 +21,8 @@ from metacontrast.data.images import ClassImages
 from metacontrast.errors import InputError
 from metacontrast.files import read_facts
 from metacontrast.methods import METHODS
+from metacontrast.methods.batches import CLASSIFIER
+from metacontrast.model.model import Model
 from metacontrast.training import sources
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.run import TrainedRun, load_run
@@ -96,14 +100,34 @@ def as_start_sees(config: TrainConfig, images: ClassImages) -> ClassImages:
     return replace(images, mean=form.mean, std=form.std)
 
 
-def starting_params(config: TrainConfig, drawn: Params) -> Params:
-    """The start's own parameters in place of those that were drawn; the head too where it is of the same kind and size.
+def starting_params(config: TrainConfig, model: Model, classes: int) -> Params:
+    """Draw parameters from the seed, and put the start's own in their place.
 
-    An encoder from elsewhere draws none.
+    The head is the start's where it is of the same kind and size, and so is all that the method learns beside the model
+    where the same method trained the start, but for a classifier of its training classes.
+
+    Args:
+        classes: how many there are to train on, for methods that tell them all apart.
     """
+    generator = torch.Generator().manual_seed(config.seed)
     run = None if config.start is None else load_start(config.start, config.weights).run
-    if run is None:
-        return drawn
+    if run is None:  # an encoder from elsewhere begins with its own values
+        return config.init(model, generator, classes)
+    params = config.init(model, generator, classes, partial(_with_model_of, run, config))
+    if run.config.method == config.method:
+        rates, extra = _with_equal_shapes(params.rates, run.params.rates), run.params.extra
+        others = {name: t for name, t in extra.items() if name != CLASSIFIER}
+        params = params._replace(rates=rates, extra=_with_equal_shapes(params.extra, others))
+    return map_params(torch.clone, params)
+
+
+def _with_equal_shapes(drawn: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The drawn tensors, and in their place others of the same name and shape."""
+    return {name: others[name] if name in others and others[name].shape == t.shape else t for name, t in drawn.items()}
+
+
+def _with_model_of(run: TrainedRun, config: TrainConfig, drawn: Params) -> Params:
+    """The drawn parameters with the encoder of the start, and with its head."""
     own, wanted = _unwrapped(run.params.encoder, run.config), _unwrapped(drawn.encoder, config)
     if {name: t.shape for name, t in own.items()} != {name: t.shape for name, t in wanted.items()}:
         raise InputError(f"{config.start} has another encoder than encoder={config.encoder}: use with_start")
@@ -111,7 +135,7 @@ def starting_params(config: TrainConfig, drawn: Params) -> Params:
     head, other = run.params.head, drawn.head
     is_same = run.config.head == config.head and head.weight.shape == other.weight.shape
     is_same = is_same and (head.bias is None) == (other.bias is None)
-    return map_params(lambda t: t.clone(), drawn._replace(encoder=encoder, head=head if is_same else other))
+    return drawn._replace(encoder=encoder, head=head if is_same else other)
 
 
 def _unwrapped(encoder: Mapping[str, Tensor], config: TrainConfig) -> dict[str, Tensor]:

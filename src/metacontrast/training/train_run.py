@@ -12,6 +12,7 @@ from metacontrast.data.augment import Augmentation
 from metacontrast.data.catalog import load_dataset, load_evaluation_split
 from metacontrast.data.images import ClassImages
 from metacontrast.diagnostics.gradient import explain
+from metacontrast.errors import InputError
 from metacontrast.files import as_path
 from metacontrast.model.model import Model
 from metacontrast.training.checkpoint import TrainState
@@ -55,7 +56,8 @@ def train_run(
         should_stop: asked after every update; when true the state is saved and the call returns.
 
     Raises:
-        InputError: a loss or gradient is not finite; the run keeps its last checkpoint.
+        InputError: a loss or gradient is not finite, and the run keeps its last checkpoint; or an evaluation fails, and
+            the run keeps the model.
     """
     images = train_images.to(resources.device), test_images.to(resources.device)
     model = config.model(images[0].shape).to(resources.device)
@@ -80,7 +82,13 @@ def train_run(
         record("training", **means(metrics))
         is_done, is_main = state.updates >= config.updates, resources.distributed.is_main
         if is_main and (is_done or is_due(config.eval_every)):
-            rows = evaluate(model, state.params, test_tasks, config.inner(), evaluation, resources.executor)
+            try:
+                rows = evaluate(model, state.params, test_tasks, config.inner(), evaluation, resources.executor)
+            except InputError as error:
+                run.save(state)
+                raise InputError(
+                    f"the evaluation after update {state.updates} failed: {error}; the model is saved"
+                ) from error
             for row in rows:
                 record("evaluation", **asdict(row))
             if config.select:  # from the head as it was trained, with the most inner steps that are evaluated
@@ -147,8 +155,7 @@ def initial_state(config: TrainConfig, model: Model, device: str, classes: int =
     Args:
         classes: how many there are to train on, for methods that tell them all apart.
     """
-    drawn = config.init(model, torch.Generator().manual_seed(config.seed), classes)
-    params = map_params(lambda t: t.to(device), starting_params(config, drawn))
+    params = map_params(lambda t: t.to(device), starting_params(config, model, classes))
     decay = {} if config.weight_decay is None else {"weight_decay": config.weight_decay}
     optimizer = _OPTIMIZERS[config.optimizer](to_tensors(params), lr=config.outer_lr, **decay)
     cosine = config.lr_schedule == "cosine"

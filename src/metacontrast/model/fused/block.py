@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from metacontrast.errors import InputError
 from metacontrast.model.fused import kernels
 from metacontrast.model.fused.convolution import (
     Geometry,
@@ -98,7 +99,7 @@ def _images_at_once(x: Tensor, weight: Tensor, geometry: Geometry) -> int:
     places = math.prod(
         (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for size, kernel, stride, pad, dilation in sizes
     )
-    return max(1, _CACHE_BYTES // (weight.shape[-4] * places * x.element_size()))
+    return max(1, _CACHE_BYTES // (weight.shape[-4] * max(1, places) * x.element_size()))
 
 
 class _Block(torch.autograd.Function):
@@ -249,6 +250,8 @@ def _forward(
     """Output, μ, r, the picked elements (none without pooling) and their places, of images that come in parts."""
     images, (_, channels, height, width) = sum(map(len, ys)), ys[0].shape
     small = (images, channels, height // layout.window, width // layout.window)
+    if 0 in small[2:]:
+        raise InputError(f"maps of {height}×{width} cannot be halved: give larger images, or take fewer poolings")
     if layout.reference == layout.size:
         check_examples(_count(ys[0], layout))
     pools = layout.window == 2

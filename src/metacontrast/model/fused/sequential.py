@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from metacontrast.model.fused.block import convolution_block, norm_block
 from metacontrast.model.fused.convolution import Geometry
 from metacontrast.model.fused.kernels import BlockLayout
-from metacontrast.model.normalization import TaskBatchNorm, has_own_call
+from metacontrast.model.normalization import TaskBatchNorm, check_rows, has_own_call
 
 _DTYPES = (torch.float32, torch.float64)
 
@@ -49,10 +49,15 @@ def runs_fused(x: Tensor) -> bool:
 
 
 class FusedSequential(nn.Sequential):
-    """The layers of `layers` under the same names, run block by block where `runs_fused` says so."""
+    """The layers of `layers` under the same names, run block by block where `runs_fused` says so.
+
+    Its mode and whatever else was set on `layers` are its own too.
+    """
 
     def __init__(self, layers: nn.Sequential):
         super().__init__(OrderedDict(layers._modules))
+        own = vars(self)
+        own.update({name: value for name, value in vars(layers).items() if name not in own}, training=layers.training)
         self.blocks = tuple(_blocks(list(layers)))
 
     def __getitem__(self, idx: slice | int) -> nn.Module:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -96,7 +101,10 @@ def _first_block(layers: Layers) -> tuple[Block, int]:
 def _run(
     convolution: nn.Conv2d | None, norm: TaskBatchNorm, before: float, after: float, window: int, x: Tensor
 ) -> Tensor:
-    groups, reference, *_ = norm.tasks.shape
+    groups, reference, images, _ = norm.tasks.shape
+    check_rows(len(x), reference, images)
+    if window > 1 and x.ndim != 4:
+        return torch.max_pool2d(_run(convolution, norm, before, after, 1, x), window)
     layout = BlockLayout(len(x) // groups, reference or len(x) // groups, before, after, window)
     if convolution is None:
         return norm_block(x, norm.weight, norm.bias, layout, norm.eps)
