@@ -267,6 +267,29 @@ def hooked_backward() -> nn.Module:
     return body
 
 
+class Counted(Padded):
+    """An embedding whose gradient is divided by how often a row is looked up."""
+
+    def __init__(self):
+        super().__init__()
+        self.levels = nn.Embedding(4, 3, scale_grad_by_freq=True)
+
+
+class PaddedDirectly(Padded):
+    def look_up(self, places):
+        return torch.embedding(self.levels.weight, places, 1)
+
+
+class AskingForTheGraph(Wrapped):
+    """A gradient that is changed where there is a graph."""
+
+    def forward(self, x):
+        found = self.body(x)
+        if found.grad_fn is not None and not found.is_leaf:
+            found.grad_fn.register_hook(lambda after, before: tuple(None if g is None else 2 * g for g in after))
+        return found
+
+
 class HookedGradient(Wrapped):
     """A gradient that is changed where there is one."""
 
@@ -304,6 +327,9 @@ class Described(nn.Module):
 KINDS = {
     "padded": Padded,
     "padded by a function": PaddedByFunction,
+    "padded directly": PaddedDirectly,
+    "counted": Counted,
+    "asking for the graph": AskingForTheGraph,
     "hooked backward": hooked_backward,
     "hooked gradient": HookedGradient,
     "transformed": Transformed,
@@ -624,10 +650,11 @@ REFUSED = {
     "reentrant checkpoint": (lambda: Checkpointed(True), "first", "computes a part again in the backward pass"),
     "once differentiable": (Once, "second", "once_differentiable: use order='first'"),
     "no gradient": (Unlearned, "first", "does not depend on the parameters"),
-    "list": (lambda: Unregistered(True), "first", "trained values that it holds besides its registered parameters"),
-    "list alone": (lambda: Unregistered(False), "second", "trained values that it holds besides its registered"),
+    "list": (lambda: Unregistered(True), "first", "trained values besides its registered parameters"),
+    "list alone": (lambda: Unregistered(False), "second", "trained values besides its registered parameters"),
     "kept weight": (Remembering, "first", "kept from an earlier call"),
     "kept weight, second order": (Remembering, "second", "kept from an earlier call"),
+    "kept weight, made without a graph": (Remembering, "head only", "kept from an earlier call"),
     "pooled away": (halved_away, "first", "maps of 1×1 cannot be halved"),
     "complex features": (Imaginary, "first", r"features are torch\.complex128"),
     "whole numbers": (Whole, "first", r"features are torch\.int64"),
@@ -645,7 +672,8 @@ def test_what_cannot_be_computed_rightly_is_refused(kind):
     def gradient(engine: str) -> None:
         model = Model(build_one().double(), WAYS, feature_size=SIZE)
         params = model.init(torch.Generator())
-        meta_gradient(model, params, batch(2), Inner(2, 0.1, order=order), engine=Engine(engine))
+        inner = Inner(2, 0.1, scope="head") if order == "head only" else Inner(2, 0.1, order=order)
+        meta_gradient(model, params, batch(2), inner, engine=Engine(engine))
 
     for engine in ("loop", "vmap"):
         with pytest.raises(InputError, match=problem):
@@ -696,6 +724,30 @@ def test_a_direction_returns_a_pair():
     params = model.init(torch.Generator())
     with pytest.raises(InputError, match="the direction returns something else than a pair"):
         meta_gradient(model, params, batch(2), Inner(1, 0.1, direction=lambda gradient, memory: gradient))
+
+
+def test_an_encoder_of_unknown_layers_runs_in_inference_mode():
+    model, params = model_of("mirrored")
+    expected = model.features(params.encoder, batch(1).support_x[0])
+    with torch.inference_mode():
+        found = model.features(params.encoder, batch(1).support_x[0])
+    assert torch.equal(found, expected)
+
+
+def test_images_that_require_a_gradient_may_be_written_to():
+    """The graph that they came with is not the encoder's."""
+
+    class Shifted(Wrapped):
+        def forward(self, x):
+            mean = x.mean((1, 2, 3))
+            x.sub_(mean[:, None, None, None])
+            return self.body(x) + mean[:, None]
+
+    torch.manual_seed(0)
+    model = Model(Shifted().double(), WAYS, feature_size=SIZE)
+    params, x = model.init(torch.Generator()), batch(1).support_x[0]
+    learned = {name: t.requires_grad_() for name, t in params.encoder.items()}
+    assert torch.equal(model.features(learned, (2 * x.requires_grad_()) / 2), model.features(learned, x.detach()))
 
 
 def test_a_function_that_is_once_differentiable_serves_first_order():

@@ -240,6 +240,7 @@ def test_the_older_name_still_works(tmp_path, capsys):
         ({"method": "supervised", "pool_size": 3}, "cannot have pool_size=3: add --pool-size none"),
         ({"method": "maml", "penalty": 1.0}, "penalty=1.0 is an option of the method imaml: add --method imaml"),
         ({"method": "imaml", "penalty": 0.0}, "penalty=0.0, but it must be above 0 and finite"),
+        ({"method": "imaml", "inner_lr": 1.0}, "inner steps of size 1 under penalty=2 overshoot their start"),
         ({"method": "imaml", "cg_steps": 0}, "cg_steps=0, but it must be 1 or more"),
         ({"method": "imaml", "inner_scope": "head"}, "cannot have inner_scope=head: add --inner-scope all"),
         ({"method": "maml++", "inner_scope": "head"}, "cannot have inner_scope=head: add --inner-scope all"),
@@ -273,8 +274,8 @@ def test_what_a_method_cannot_have_is_refused_in_one_line(fields, message):
 @pytest.mark.parametrize(
     ("head", "inner", "message"),
     [
-        ("learned", Inner(2, scope="head"), "scope='head' leaves the encoder"),
-        ("zeroed", Inner(1), "the first step from a zero head leaves the encoder"),
+        ("learned", Inner(2, scope="head"), "scope='head' keeps the encoder as it is"),
+        ("zeroed", Inner(1), "the first step from a zero head keeps the encoder as it is"),
         ("zeroed", Inner(2, scope="encoder"), "scope='encoder' leaves the rows of a zeroed head alike"),
     ],
 )

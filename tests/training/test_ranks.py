@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,7 @@ def test_a_leader_that_cannot_be_reached_is_one_line(monkeypatch):
 def test_a_restart_has_a_part_of_the_store_without_the_names_of_dead_processes():
     """The processes of the first start left all their keys; the second comes in another order, 1 long before 0."""
     store = HashStore()
+    store.set_timeout(timedelta(seconds=60))
 
     def started(*ranks):
         with ThreadPoolExecutor(len(ranks)) as pool:
@@ -135,6 +137,7 @@ def test_no_thread_is_in_the_store_when_a_process_ends(monkeypatch):
     """The interpreter ends threads by force, which PyTorch answers with an abort of the process."""
     port = free_port()
     monkeypatch.setattr(distributed, "_BEAT", 0.0)
+    monkeypatch.setattr(distributed, "SILENCE", 3600.0)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(port))
     store = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)

@@ -206,6 +206,10 @@ def test_a_start_of_the_same_method_brings_all_that_it_learned(method, folder, t
     for name, tensor in to_named(found).items():
         expected = drawn if name == "extra.classifier.weight" else trained
         assert torch.equal(tensor, to_named(expected)[name])
+    if trained.rates:
+        other = replace(config, inner_lr=0.7)
+        rates = initial_state(other, other.model((3, 16, 16)), "cpu", 4).params.rates
+        assert all((t == 0.7).all() for t in rates.values())
 
 
 def test_norms_of_every_step_start_as_those_of_the_start(folder, tmp_path):

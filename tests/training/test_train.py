@@ -147,19 +147,28 @@ def test_a_loss_that_is_not_finite_stops_with_update_and_tasks_named(tmp_path):
         run_training(tmp_path / "run", config)
 
 
-def test_an_evaluation_that_fails_leaves_the_updates_before_it(tmp_path, monkeypatch):
+def test_a_measurement_that_fails_ends_no_training(tmp_path, monkeypatch, caplog):
+    """All failures are told, and the last one at the end, when the model is saved."""
     from metacontrast.training import train_run as module
 
     def failing(*arguments, **options):
         raise InputError("the model's outputs are not finite")
 
-    monkeypatch.setattr(module, "evaluate", failing)
-    config = dataclasses.replace(SMALL, eval_every=3, checkpoint_every=100)
-    with pytest.raises(InputError, match=r"the evaluation after update 3 failed: .* not finite; the model is saved"):
-        run_training(tmp_path / "run", config)
-    assert load_run(tmp_path / "run").updates == 3
-    monkeypatch.undo()
-    run_training(tmp_path / "run", config, resume=True)
+    config = dataclasses.replace(SMALL, eval_every=3, checkpoint_every=100, explain_every=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "evaluate", failing)
+        patch.setattr(module, "explain", failing)
+        with pytest.raises(
+            InputError, match=r"the evaluation after update 6 failed \(.* not finite\): the model is saved"
+        ):
+            run_training(tmp_path / "run", config)
+    told = [record.getMessage() for record in caplog.records]
+    assert [line.split(" failed")[0] for line in told] == [
+        "the evaluation after update 3",
+        "the explanation after update 4",
+        "the evaluation after update 6",
+    ]
+    assert load_run(tmp_path / "run").updates == config.updates
     run_training(tmp_path / "once", config)
     assert same(final_tensors(tmp_path / "run"), final_tensors(tmp_path / "once"))
 

@@ -36,10 +36,12 @@ def reptile(model: Model, params: Params, episode: Episode, inner: Inner) -> tup
     check_tasks(model, params, episode, inner.scope, (inner.loss, inner.loss))
     if inner.scope == "head" and params.encoder:
         raise InputError(
-            "reptile learns what the inner loop moves, and scope='head' leaves the encoder: use scope='all'"
+            "reptile learns what the inner loop moves, but scope='head' keeps the encoder as it is: use scope='all'"
         )
     if model.head == "zeroed" and inner.steps < 2:
-        raise InputError("the first step from a zero head leaves the encoder, and nothing is learned: take 2 or more")
+        raise InputError(
+            "the first step from a zero head keeps the encoder as it is, and nothing is learned: take 2 steps"
+        )
     x, y = torch.cat([episode.support_x, episode.query_x]), torch.cat([episode.support_y, episode.query_y])
     if len(y) < 2 * inner.steps:
         raise InputError(f"{inner.steps} inner steps need 2 images each, but a task has {len(y)}: lower --inner-steps")

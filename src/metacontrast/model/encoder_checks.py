@@ -2,10 +2,10 @@
 
 import copy
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -111,8 +111,12 @@ def withhold(module: nn.Module, names: Collection[str]) -> None:
 
 def nodes_between(start: Iterable[Tensor], end: Tensor) -> Iterator[Node]:
     """The nodes of the autograd graph that `end` was made by, those of `start` and what is behind them left out."""
-    seen = {tensor.grad_fn for tensor in start}
-    waiting = [end.grad_fn]
+    return _nodes_behind(end, {tensor.grad_fn for tensor in start})
+
+
+def _nodes_behind(end: Tensor, but: Collection[Node | None]) -> Iterator[Node]:
+    """The nodes that `end` was made by, some and what is behind them left out."""
+    seen, waiting = set(but), [end.grad_fn]
     while waiting:
         node = waiting.pop()
         if node is not None and node not in seen:
@@ -121,34 +125,45 @@ def nodes_between(start: Iterable[Tensor], end: Tensor) -> Iterator[Node]:
             waiting.extend(following for following, _ in node.next_functions)
 
 
-@torch.enable_grad()
-def graph_clock() -> int:
-    """A number above those of all nodes of autograd graphs that this thread made before."""
-    if torch.compiler.is_compiling():
-        return 0
-    node = torch.zeros(0, requires_grad=True).clone().grad_fn
-    assert node is not None
-    return node._sequence_nr()
-
-
-def check_graph(features: Tensor, given: Collection[Tensor], since: int) -> None:
-    """Raise `InputError` for features whose graph does not lead to all parameters that they depend on.
+class Before(NamedTuple):
+    """What there was of autograd graphs before a call of the encoder.
 
     Args:
-        given: what the encoder was called with: its parameters and the images.
-        since: `graph_clock` before the call.
+        nodes: that made what it was called with.
+        leaves: identities of what it was called with.
+        clock: above the numbers of all nodes that this thread had made; those of other threads do not compare.
     """
-    if torch.compiler.is_compiling():
+
+    nodes: Collection[Node | None]
+    leaves: Collection[int]
+    clock: int
+
+
+def before_call(given: Collection[Tensor]) -> Before | None:
+    """Note the graphs before a call of the encoder with these tensors; None where there are none to look at."""
+    hidden = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if hidden or torch.is_inference_mode_enabled():
+        return None
+    with torch.enable_grad():
+        newest = torch.zeros(0, requires_grad=True).clone().grad_fn
+    assert newest is not None
+    return Before({t.grad_fn for t in given}, set(map(id, given)), newest._sequence_nr())
+
+
+def check_graph(features: Tensor, before: Before | None) -> None:
+    """Raise `InputError` for features whose graph does not lead to all parameters that they depend on."""
+    if before is None:
         return
-    known = set(map(id, given))
-    for node in nodes_between(given, features):
+    for node in _nodes_behind(features, before.nodes):
         if node.name() == "CheckpointFunctionBackward":
             raise InputError(_COMPUTES_AGAIN)
         leaf = getattr(node, "variable", None)
-        if node._sequence_nr() < since or (isinstance(leaf, nn.Parameter) and id(leaf) not in known):
+        is_hidden = isinstance(leaf, nn.Parameter) and id(leaf) not in before.leaves
+        if is_hidden or node._sequence_nr() < before.clock:
             raise InputError(
-                "the encoder's features depend on trained values that it holds besides its registered parameters (in a "
-                "list, or kept from an earlier call), which would get no gradient: use them by name in every call"
+                "the encoder's features depend on trained values besides its registered parameters (held in a list, "
+                "kept from an earlier call, or made in another thread), which would get no gradient: register them and "
+                "compute from them in every call, or freeze them by requires_grad_(False)"
             )
 
 
@@ -157,7 +172,7 @@ def maps_alike(encoder: nn.Module) -> bool:
     return not any(
         module._backward_hooks
         or module._backward_pre_hooks
-        or (isinstance(module, nn.Embedding) and module.padding_idx is not None)
+        or (isinstance(module, nn.Embedding) and (module.padding_idx is not None or module.scale_grad_by_freq))
         for module in encoder.modules()
     )
 
@@ -172,10 +187,22 @@ class OnlyMappable(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call `func`, unless it is one of these."""
         kwargs = kwargs or {}
-        padded = func is F.embedding and ((*args[2:3], kwargs.get("padding_idx"))[0] is not None)
-        if padded or func is Tensor.register_hook or getattr(func, "__self__", None) is Tensor.requires_grad:
+        asks = getattr(func, "__self__", None) in _GRAPH_QUESTIONS or func is Tensor.register_hook
+        if asks or (func in _EMBEDDINGS and _is_of_several_gradients(func, args, kwargs)):
             raise RuntimeError(f"{func} is not the same under vmap")
         return func(*args, **kwargs)
+
+
+_GRAPH_QUESTIONS = (Tensor.requires_grad, Tensor.grad_fn, Tensor.is_leaf)
+_EMBEDDINGS = {F.embedding: (2, 5), torch.embedding: (2, 3)}
+"""The places of `padding_idx` and `scale_grad_by_freq` among their arguments."""
+
+
+def _is_of_several_gradients(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether the gradient of an embedding depends on what else is looked up, or leaves out a row."""
+    names = zip(("padding_idx", "scale_grad_by_freq"), _EMBEDDINGS[func], strict=True)
+    padding, by_frequency = (args[place] if place < len(args) else kwargs.get(name) for name, place in names)
+    return bool(by_frequency) or padding not in (None, -1 if func is torch.embedding else None)
 
 
 _CLASSIFIER_NAMES = {"fc", "classifier", "head", "heads", "logits", "last_linear"}

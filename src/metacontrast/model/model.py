@@ -17,9 +17,9 @@ from metacontrast.fields import check_fields
 from metacontrast.model import normalization
 from metacontrast.model.encoder_checks import (
     OnlyMappable,
+    before_call,
     check_graph,
     copy_encoder,
-    graph_clock,
     maps_alike,
     not_alike,
     not_features,
@@ -246,8 +246,9 @@ class Model:
         def one_task(own: dict[str, Tensor], images: Tensor) -> Tensor:
             return self.features(own, images, reference)
 
-        if self._own.can_be_mapped:
-            since = graph_clock()
+        is_mapped = self._own.can_be_mapped and (self._own.was_called or torch.is_grad_enabled())
+        if is_mapped:
+            before = before_call((*encoder.values(), images))
             try:
                 with contextlib.nullcontext() if torch.compiler.is_compiling() else OnlyMappable():
                     if moving:
@@ -257,19 +258,23 @@ class Model:
             except RuntimeError:  # control flow that depends on values, or an operation without a rule
                 pass
             else:
-                check_graph(found, (*encoder.values(), images), since)
+                check_graph(found, before)
                 return found
         each = ({name: t[k] for name, t in encoder.items()} if moving else encoder for k in range(len(images)))
         found = torch.stack([one_task(own, its) for own, its in zip(each, images, strict=True)])
-        self._own.can_be_mapped = False
+        self._own.can_be_mapped &= not is_mapped
         return found
 
     def _call(self, encoder: dict[str, Tensor], images: Tensor, tasks: int, reference: int) -> Tensor:
         """Features of the images of `tasks` tasks, one after the other."""
-        own, kind, since = self._own, images.dtype, graph_clock()
+        own, kind, before, is_first = self._own, images.dtype, None, False
         like = next(iter(encoder.values()), images)
         if not own.keeps_images_apart:  # layers of unknown kind may write to what they are given
             images, encoder = images.clone(), {name: t.clone() for name, t in encoder.items()}
+            before = before_call((*encoder.values(), images))
+            if before is not None and not own.was_called:  # what this call keeps, `check_graph` finds in later ones
+                own.was_called, is_first = True, not torch.is_grad_enabled()
+                encoder = {name: t.requires_grad_(is_first or t.requires_grad) for name, t in encoder.items()}
         elif kind != like.dtype:
             raise InputError(not_alike(kind, like.dtype))
         elif name := next((name for name, t in own.frozen.items() if t.dtype != kind), None):
@@ -282,7 +287,8 @@ class Model:
         buffers = {name: t.clone() for name, t in own.buffers.items()}
         buffers |= dict.fromkeys(own.task_buffers, torch.empty(tasks, reference, len(images), 0))
         try:
-            found = functional_call(own.encoder, (encoder, buffers), (images,))
+            with torch.set_grad_enabled(is_first or torch.is_grad_enabled()):
+                found = functional_call(own.encoder, (encoder, buffers), (images,))
         except RuntimeError as error:
             if kind.is_floating_point and kind != like.dtype:
                 raise InputError(not_alike(kind, like.dtype)) from error
@@ -291,8 +297,9 @@ class Model:
             raise InputError(not_features(found, len(images), self.feature_size))
         if not found.is_floating_point():
             raise InputError(f"the encoder's features are {found.dtype}: end it in a layer that returns real numbers")
+        found = found.detach() if is_first else found
         if not own.keeps_images_apart:
-            check_graph(found, (*encoder.values(), images), since)
+            check_graph(found, before)
             mixed = found.dtype != like.dtype and found.is_floating_point() and like.is_floating_point()
             if encoder and mixed and not torch.is_autocast_enabled(images.device.type):
                 raise InputError(f"the encoder returns {found.dtype}, its parameters are {like.dtype}: use one of them")
@@ -374,6 +381,7 @@ class _PerThread(threading.local):
         self.source, self.fused = encoder, fused
         self.trained = tuple(name for name, p in encoder.named_parameters() if p.requires_grad)
         self.can_be_mapped = maps_alike(encoder)  # over tasks by vmap, as far as is known
+        self.was_called = False
         own = copy.deepcopy(encoder)
         self.keeps_images_apart = keeps_images_apart(own)
         self.encoder = fuse(own) if fused else own

@@ -216,6 +216,8 @@ def _legend_entries(looks: Mapping[str, Look]) -> Mapping[str, Look]:
     if len(looks) <= _MOST_IN_LEGEND or len(styles) < 2 or not is_regular:
         return looks
     entries = {rest: look for name, look in looks.items() if (rest := parts[name][1]) and not look.dashed}
+    if 2 * len(entries) != len(looks):
+        return looks
     return entries | {f"{styles[True]} (solid: {styles[False]})": Look("grey", "", dashed=True)}
 
 

@@ -150,6 +150,7 @@ class TrainConfig:
         if self.least_ways is not None and self.head == "learned":
             raise InputError("head=learned is for one number of classes: leave out least_ways, or use --head zeroed")
         _check_start(self)
+        self.inner()  # raises for steps that the method cannot follow
 
     def digest(self) -> str:
         """SHA-256 over all fields, in hexadecimal: the name of a run among others."""
@@ -278,7 +279,7 @@ def _check_method(config: TrainConfig) -> None:
     if config.method == "reptile" and config.head == "zeroed" and config.inner_steps == 1:
         raise InputError(
             "method=reptile with head=zeroed and inner_steps=1 learns nothing, because the first step from a zero head "
-            "leaves the encoder: add --inner-steps 2"
+            "keeps the encoder as it is: add --inner-steps 2"
         )
     needs_theory = f"explain_every={config.explain_every}" if config.explain_every else ""
     if config.explain_every and not method.explains:

@@ -33,10 +33,10 @@ from metacontrast.training.checkpoint import Stored, TrainState, restore_state, 
 from metacontrast.types import Params, from_tensors, to_tensors
 
 _PATIENCE = timedelta(days=1)
-"""The main process may evaluate for long while the others wait; one that died is noticed, see `heartbeat`."""
+"""The main process may evaluate for long while the others wait; one that died is noticed, see `watched`."""
 
 _JOINING = timedelta(minutes=3)
-"""Restarted processes may fail to find each other; after this timeout `torchrun` starts them again."""
+"""A process that does not come is waited for this long; then `torchrun` may start all again."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,8 @@ def _start(store: Store, rank: int, count: int) -> str:
             raise RuntimeError(f"no answer from process {min(missing)}")
         for other in [each for each in missing if store.check([f"metacontrast/name/{each}"])]:
             store.set(f"metacontrast/start of/{store.get(f'metacontrast/name/{other}').decode()}", str(number))
-            missing -= {other} if store.check([f"{start}/{other}"]) else set()
+            if store.check([f"{start}/{other}"]):
+                missing.remove(other)
         time.sleep(0.01)
     return start
 

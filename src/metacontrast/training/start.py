@@ -115,9 +115,10 @@ def starting_params(config: TrainConfig, model: Model, classes: int) -> Params:
         return config.init(model, generator, classes)
     params = config.init(model, generator, classes, partial(_with_model_of, run, config))
     if run.config.method == config.method:
-        rates, extra = _with_equal_shapes(params.rates, run.params.rates), run.params.extra
-        others = {name: t for name, t in extra.items() if name != CLASSIFIER}
-        params = params._replace(rates=rates, extra=_with_equal_shapes(params.extra, others))
+        others = {name: t for name, t in run.params.extra.items() if name != CLASSIFIER}
+        params = params._replace(extra=_with_equal_shapes(params.extra, others))
+        if run.config.inner_lr == config.inner_lr:  # else the rates that are asked for are others
+            params = params._replace(rates=_with_equal_shapes(params.rates, run.params.rates))
     return map_params(torch.clone, params)
 
 

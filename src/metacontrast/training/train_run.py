@@ -1,9 +1,10 @@
 """A training from a configuration into a run directory: records, evaluations, checkpoints, the best model."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -11,13 +12,13 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from metacontrast.data.augment import Augmentation
 from metacontrast.data.catalog import load_dataset, load_evaluation_split
 from metacontrast.data.images import ClassImages
-from metacontrast.diagnostics.gradient import explain
+from metacontrast.diagnostics.gradient import GradientExplanation, explain
 from metacontrast.errors import InputError
 from metacontrast.files import as_path
 from metacontrast.model.model import Model
 from metacontrast.training.checkpoint import TrainState
 from metacontrast.training.config import OptimizerName, TrainConfig
-from metacontrast.training.evaluate import Evaluation, evaluate
+from metacontrast.training.evaluate import Evaluation, Row, evaluate
 from metacontrast.training.records import Record
 from metacontrast.training.run import RunDirectory, TrainedRun, load_run, open_run
 from metacontrast.training.start import as_start_sees, starting_params
@@ -25,7 +26,10 @@ from metacontrast.training.step import ONE_CPU, GradientOf, OuterStep, Resources
 from metacontrast.training.train import gradient_of_batch, means, outer_updates, threads
 from metacontrast.types import map_params, to_tensors
 
+logger = logging.getLogger("metacontrast")
+
 Status = Literal["finished", "stopped"]
+Found = TypeVar("Found")
 
 _OPTIMIZERS: dict[OptimizerName, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -56,8 +60,8 @@ def train_run(
         should_stop: asked after every update; when true the state is saved and the call returns.
 
     Raises:
-        InputError: a loss or gradient is not finite, and the run keeps its last checkpoint; or an evaluation fails, and
-            the run keeps the model.
+        InputError: a loss or gradient is not finite, and the run keeps its last checkpoint; or an evaluation failed,
+            which is raised at the end, after the model is saved.
     """
     images = train_images.to(resources.device), test_images.to(resources.device)
     model = config.model(images[0].shape).to(resources.device)
@@ -78,26 +82,36 @@ def train_run(
     def is_due(every: int) -> bool:
         return every > 0 and state.updates % every == 0
 
+    failures: list[str] = []
+
+    def measured(what: str, measure: Callable[[], Found]) -> Found | None:
+        """What `measure` finds; nothing where it fails, as for a model that diverges at test: training goes on."""
+        try:
+            return measure()
+        except InputError as error:
+            failures.append(f"the {what} after update {state.updates} failed ({error})")
+            logger.warning("%s", failures[-1])
+            return None
+
+    def accuracies() -> list[Row]:
+        return evaluate(model, state.params, test_tasks, config.inner(), evaluation, resources.executor)
+
+    def explanation() -> GradientExplanation:
+        """Of as many test tasks as an update has."""
+        episodes = test_tasks.batch(range(config.meta_batch))
+        return explain(model, state.params, episodes, config.inner(), resources.executor)
+
     for metrics in outer_updates(step, tasks, state, config.updates, run, transform):
         record("training", **means(metrics))
         is_done, is_main = state.updates >= config.updates, resources.distributed.is_main
-        if is_main and (is_done or is_due(config.eval_every)):
-            try:
-                rows = evaluate(model, state.params, test_tasks, config.inner(), evaluation, resources.executor)
-            except InputError as error:
-                run.save(state)
-                raise InputError(
-                    f"the evaluation after update {state.updates} failed: {error}; the model is saved"
-                ) from error
+        if is_main and (is_done or is_due(config.eval_every)) and (rows := measured("evaluation", accuracies)):
             for row in rows:
                 record("evaluation", **asdict(row))
             if config.select:  # from the head as it was trained, with the most inner steps that are evaluated
                 best = max((row for row in rows if row.head == "kept"), key=lambda row: row.steps)
                 how = {"split": config.eval_split, "episodes": config.eval_episodes, "steps": best.steps}
                 run.keep_best(state, best.accuracy, how)
-        if is_main and is_due(config.explain_every):  # on as many test tasks as an update has
-            episodes = test_tasks.batch(range(config.meta_batch))
-            found = explain(model, state.params, episodes, config.inner(), resources.executor)
+        if is_main and is_due(config.explain_every) and (found := measured("explanation", explanation)):
             record("explanation", **found.scalars())
         if is_due(config.keep_every):
             run.keep(state)
@@ -106,6 +120,8 @@ def train_run(
             run.save(state)
         if stop and not is_done:
             return "stopped"
+    if failures:
+        raise InputError(f"{failures[-1]}: the model is saved; evaluate it with fewer --steps, or lower --inner-lr")
     return "finished"
 
 
