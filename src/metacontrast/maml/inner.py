@@ -170,6 +170,7 @@ def trajectory(
         tasks = trajectory(model, params, support_x[None], support_y[None], inner, one, vjp)
         yield from map(model.only_task, tasks)
         return
+    model.try_encoder(params.encoder, support_x[0])
     params = model.start(params, support_x, support_y)
     yield params
     second, standing = inner.order == "second", 0 if params.step_norms else standing_steps(model, inner)

@@ -139,10 +139,15 @@ class Before(NamedTuple):
     clock: int
 
 
+def has_graphs() -> bool:
+    """Whether there are autograd graphs to look at: not in `torch.func`, `torch.compile` and inference mode."""
+    transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return not (transformed or torch.is_inference_mode_enabled())
+
+
 def before_call(given: Collection[Tensor]) -> Before | None:
     """Note the graphs before a call of the encoder with these tensors; None where there are none to look at."""
-    hidden = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    if hidden or torch.is_inference_mode_enabled():
+    if not has_graphs():
         return None
     with torch.enable_grad():
         newest = torch.zeros(0, requires_grad=True).clone().grad_fn

@@ -20,6 +20,7 @@ from metacontrast.model.encoder_checks import (
     before_call,
     check_graph,
     copy_encoder,
+    has_graphs,
     maps_alike,
     not_alike,
     not_features,
@@ -242,12 +243,24 @@ class Model:
             return self._call(encoder, images.flatten(0, 1), len(images), reference).unflatten(0, images.shape[:2])
         return self._map(encoder, images, reference, moving)
 
+    def try_encoder(self, encoder: dict[str, Tensor], images: Float[Tensor, "image ..."]) -> None:
+        """Call an encoder of unknown layers with gradients, once in every thread and on two images.
+
+        What it keeps from this call, later ones are refused for: without a gradient they could not tell it from a
+        constant.
+        """
+        is_known = self.knows_layers or self.is_frozen or self.has_task_axis(encoder)
+        if self._own.was_tried or is_known or not has_graphs():
+            return
+        self._own.was_tried = True
+        with torch.enable_grad():
+            self.features({name: t.detach().requires_grad_() for name, t in encoder.items()}, images[:2])
+
     def _map(self, encoder: dict[str, Tensor], images: Tensor, reference: int, moving: bool) -> Tensor:
         def one_task(own: dict[str, Tensor], images: Tensor) -> Tensor:
             return self.features(own, images, reference)
 
-        is_mapped = self._own.can_be_mapped and (self._own.was_called or torch.is_grad_enabled())
-        if is_mapped:
+        if self._own.can_be_mapped:
             before = before_call((*encoder.values(), images))
             try:
                 with contextlib.nullcontext() if torch.compiler.is_compiling() else OnlyMappable():
@@ -262,19 +275,16 @@ class Model:
                 return found
         each = ({name: t[k] for name, t in encoder.items()} if moving else encoder for k in range(len(images)))
         found = torch.stack([one_task(own, its) for own, its in zip(each, images, strict=True)])
-        self._own.can_be_mapped &= not is_mapped
+        self._own.can_be_mapped = False
         return found
 
     def _call(self, encoder: dict[str, Tensor], images: Tensor, tasks: int, reference: int) -> Tensor:
         """Features of the images of `tasks` tasks, one after the other."""
-        own, kind, before, is_first = self._own, images.dtype, None, False
+        own, kind, before = self._own, images.dtype, None
         like = next(iter(encoder.values()), images)
         if not own.keeps_images_apart:  # layers of unknown kind may write to what they are given
             images, encoder = images.clone(), {name: t.clone() for name, t in encoder.items()}
             before = before_call((*encoder.values(), images))
-            if before is not None and not own.was_called:  # what this call keeps, `check_graph` finds in later ones
-                own.was_called, is_first = True, not torch.is_grad_enabled()
-                encoder = {name: t.requires_grad_(is_first or t.requires_grad) for name, t in encoder.items()}
         elif kind != like.dtype:
             raise InputError(not_alike(kind, like.dtype))
         elif name := next((name for name, t in own.frozen.items() if t.dtype != kind), None):
@@ -287,8 +297,7 @@ class Model:
         buffers = {name: t.clone() for name, t in own.buffers.items()}
         buffers |= dict.fromkeys(own.task_buffers, torch.empty(tasks, reference, len(images), 0))
         try:
-            with torch.set_grad_enabled(is_first or torch.is_grad_enabled()):
-                found = functional_call(own.encoder, (encoder, buffers), (images,))
+            found = functional_call(own.encoder, (encoder, buffers), (images,))
         except RuntimeError as error:
             if kind.is_floating_point and kind != like.dtype:
                 raise InputError(not_alike(kind, like.dtype)) from error
@@ -297,7 +306,6 @@ class Model:
             raise InputError(not_features(found, len(images), self.feature_size))
         if not found.is_floating_point():
             raise InputError(f"the encoder's features are {found.dtype}: end it in a layer that returns real numbers")
-        found = found.detach() if is_first else found
         if not own.keeps_images_apart:
             check_graph(found, before)
             mixed = found.dtype != like.dtype and found.is_floating_point() and like.is_floating_point()
@@ -381,7 +389,7 @@ class _PerThread(threading.local):
         self.source, self.fused = encoder, fused
         self.trained = tuple(name for name, p in encoder.named_parameters() if p.requires_grad)
         self.can_be_mapped = maps_alike(encoder)  # over tasks by vmap, as far as is known
-        self.was_called = False
+        self.was_tried = False
         own = copy.deepcopy(encoder)
         self.keeps_images_apart = keeps_images_apart(own)
         self.encoder = fuse(own) if fused else own
