@@ -680,6 +680,13 @@ def test_what_cannot_be_computed_rightly_is_refused(kind):
             gradient(engine)
 
 
+@pytest.mark.parametrize("engine", ["compiled-loop", "compiled-vmap"])
+def test_compiled_engines_refuse_layers_of_unknown_kind(engine):
+    model, params = model_of("mirrored")
+    with pytest.raises(InputError, match=f"engine={engine} takes only PyTorch's own layers"):
+        meta_gradient(model, params, batch(2), Inner(1, 0.1), engine=Engine(engine))
+
+
 def test_layers_that_run_as_one_keep_the_mode_of_the_encoder():
     class Dropping(Described):
         def forward(self, x):

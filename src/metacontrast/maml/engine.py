@@ -118,11 +118,17 @@ def meta_gradient(
         The gradient in the structure of `params`, and the metrics of every task.
 
     Raises:
-        InputError: labels do not fit the images or the model's ways, or there is nothing to learn.
+        InputError: labels do not fit the images or the model's ways, there is nothing to learn, or the encoder has
+            layers that the engine does not take.
     """
     check_batch(episodes)
     check_tasks(model, params, episodes, inner.scope, (inner.loss, inner.outer_loss))
     name = engine.resolved(episodes.query_x.device)
+    if name.startswith("compiled") and not model.knows_layers:
+        raise InputError(
+            f"engine={name} takes only PyTorch's own layers in nn.Sequential and built-in encoders, but the encoder "
+            "has others: use loop or vmap"
+        )
     gradient = _compiled(model, inner) if name.startswith("compiled") else partial(_gradient, model, inner)
     groups = split(episodes, engine.group_size(model, inner, episodes.query_x[0], len(episodes.query_y)))
     return _mean(
