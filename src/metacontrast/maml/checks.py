@@ -125,7 +125,7 @@ _ONCE = once_differentiable(len).__code__
 
 def check_rates(model: Model, params: Params) -> None:
     """Raise `InputError` for inner rates that belong to no parameter, or to a head of another number of classes."""
-    named = to_named(params._replace(rates={}, extra={}))
+    named = to_named(params._replace(rates={}, extra={})) if params.rates else {}
     for name, rates in params.rates.items():
         if name not in named:
             raise InputError(f"rates has {name!r}, which is no parameter: names are such as {next(iter(named))!r}")

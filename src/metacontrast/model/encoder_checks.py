@@ -173,13 +173,8 @@ def check_graph(features: Tensor, before: Before | None) -> None:
 
 
 def maps_alike(encoder: nn.Module) -> bool:
-    """Whether nothing in the encoder is known to compute something else under `torch.func.vmap`, without an error."""
-    return not any(
-        module._backward_hooks
-        or module._backward_pre_hooks
-        or (isinstance(module, nn.Embedding) and (module.padding_idx is not None or module.scale_grad_by_freq))
-        for module in encoder.modules()
-    )
+    """Whether no module of the encoder has backward hooks, which `torch.func.vmap` leaves out."""
+    return not any(module._backward_hooks or module._backward_pre_hooks for module in encoder.modules())
 
 
 class OnlyMappable(TorchFunctionMode):
@@ -193,7 +188,7 @@ class OnlyMappable(TorchFunctionMode):
         """Call `func`, unless it is one of these."""
         kwargs = kwargs or {}
         asks = getattr(func, "__self__", None) in _GRAPH_QUESTIONS or func is Tensor.register_hook
-        if asks or (func in _EMBEDDINGS and _is_of_several_gradients(func, args, kwargs)):
+        if asks or (func in _EMBEDDINGS and _changes_gradient(func, args, kwargs)):
             raise RuntimeError(f"{func} is not the same under vmap")
         return func(*args, **kwargs)
 
@@ -203,8 +198,8 @@ _EMBEDDINGS = {F.embedding: (2, 5), torch.embedding: (2, 3)}
 """The places of `padding_idx` and `scale_grad_by_freq` among their arguments."""
 
 
-def _is_of_several_gradients(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether the gradient of an embedding depends on what else is looked up, or leaves out a row."""
+def _changes_gradient(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether an embedding leaves a row out of its gradient, or divides it by how often the row is looked up."""
     names = zip(("padding_idx", "scale_grad_by_freq"), _EMBEDDINGS[func], strict=True)
     padding, by_frequency = (args[place] if place < len(args) else kwargs.get(name) for name, place in names)
     return bool(by_frequency) or padding not in (None, -1 if func is torch.embedding else None)

@@ -246,8 +246,8 @@ class Model:
     def try_encoder(self, encoder: dict[str, Tensor], images: Float[Tensor, "image ..."]) -> None:
         """Call an encoder of unknown layers with gradients, once in every thread and on two images.
 
-        What it keeps from this call, later ones are refused for: without a gradient they could not tell it from a
-        constant.
+        A later call that uses a value kept from this one is refused; kept from a call without gradients, the value
+        would look like a constant.
         """
         is_known = self.knows_layers or self.is_frozen or self.has_task_axis(encoder)
         if self._own.was_tried or is_known or not has_graphs():
