@@ -1,34 +1,19 @@
 """A model is an encoder and a rule for its head; the numbers live outside it, in `Params`."""
 
-import contextlib
 import copy
-import threading
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from metacontrast.errors import InputError
 from metacontrast.fields import check_fields
 from metacontrast.model import normalization
-from metacontrast.model.encoder_checks import (
-    OnlyMappable,
-    before_call,
-    check_graph,
-    copy_encoder,
-    has_graphs,
-    maps_alike,
-    not_alike,
-    not_features,
-    warn_of_a_classifier,
-    withhold,
-)
+from metacontrast.model.application import EncoderFunction
+from metacontrast.model.encoder_checks import copy_encoder, warn_of_a_classifier
 from metacontrast.model.encoders import Encoder, UnitLength
-from metacontrast.model.fused.sequential import fuse, runs_fused, takes_tasks
 from metacontrast.model.head import (
     BUILT_HEADS,
     HeadKind,
@@ -39,7 +24,6 @@ from metacontrast.model.head import (
     repeat_head,
     zero_head,
 )
-from metacontrast.model.image_wise import keeps_images_apart
 from metacontrast.model.normalization import AnyNorm
 from metacontrast.types import Head, Params, head_from, head_tensors
 
@@ -74,7 +58,7 @@ class Model:
     head_bias: bool = True
     norm: AnyNorm = "transductive"
     fused: bool = True
-    _own: "_PerThread" = field(init=False, repr=False)
+    _phi: EncoderFunction = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._check()
@@ -88,7 +72,7 @@ class Model:
         warn_of_a_classifier(encoder, size, self.ways)
         object.__setattr__(self, "encoder", encoder)
         object.__setattr__(self, "feature_size", size)
-        object.__setattr__(self, "_own", _PerThread(encoder, self.fused))
+        object.__setattr__(self, "_phi", EncoderFunction(encoder, size, self.fused))
 
     def __repr__(self) -> str:
         """The encoder by its class, and what stands on it."""
@@ -103,7 +87,7 @@ class Model:
     @property
     def trained(self) -> tuple[str, ...]:
         """The names of the encoder's tensors that are learned, which `Params.encoder` holds."""
-        return self._own.trained
+        return self._phi.trained
 
     @property
     def is_frozen(self) -> bool:
@@ -113,12 +97,12 @@ class Model:
     @property
     def knows_layers(self) -> bool:
         """Whether every layer of the encoder is of a known kind, which keeps images apart."""
-        return self._own.keeps_images_apart
+        return self._phi.keeps_images_apart
 
     @property
     def norm_names(self) -> tuple[str, ...]:
         """The names of the batch norms in the encoder that use a task's statistics."""
-        return tuple(name.removesuffix("tasks").removesuffix(".") for name in self._own.task_buffers)
+        return tuple(name.removesuffix("tasks").removesuffix(".") for name in self._phi.task_buffers)
 
     def init(self, generator: torch.Generator, head_init_scale: float = 1.0) -> Params:
         """Starting parameters.
@@ -180,28 +164,16 @@ class Model:
         return Model(nn.Flatten(), self.ways, self.feature_size, self.head, self.head_bias)
 
     def batches_tasks(self, images: Tensor, moving: bool) -> bool:
-        """Whether the images of several tasks may pass through the encoder as one batch.
-
-        Only where every layer is known to keep images apart, and, if the encoder is `moving`, to take parameters with
-        a leading task axis.
-
-        Args:
-            images: of one task or of several.
-        """
-        if not self._own.keeps_images_apart:
-            return False
-        return not moving or (self.fused and self._own.takes_tasks and runs_fused(images))
+        """Whether the images of several tasks pass through the encoder as one batch, see `EncoderFunction`."""
+        return self._phi.batches_tasks(images, moving)
 
     def for_tasks(self, encoder: dict[str, Tensor], tasks: int) -> dict[str, Tensor]:
         """The encoder's parameters with a leading task axis, which takes no memory."""
-        if self.has_task_axis(encoder):
-            return encoder
-        known = self.knows_layers  # others may ask for the usual memory order, as by view
-        return {name: (_kernel_order(t) if known else t).expand(tasks, *t.shape) for name, t in encoder.items()}
+        return encoder if self.has_task_axis(encoder) else self._phi.repeated(encoder, tasks)
 
     def has_task_axis(self, encoder: dict[str, Tensor]) -> bool:
         """Whether the encoder's parameters differ between tasks."""
-        return any(t.ndim > self._own.dimensions[name] for name, t in encoder.items())
+        return any(t.ndim > self._phi.dimensions[name] for name, t in encoder.items())
 
     def only_task(self, params: Params) -> Params:
         """Parameters of one task without their task axis."""
@@ -220,7 +192,7 @@ class Model:
 
         Batch norms take their statistics from the first `reference` images, or from all if 0.
         """
-        return self._call(encoder, images, 1, reference)
+        return self._phi.features(encoder, images, 1, reference)
 
     def task_features(
         self,
@@ -237,11 +209,7 @@ class Model:
         if len(images) == 1:
             alone = {name: t[0] for name, t in encoder.items()} if moving else encoder
             return self.features(alone, images[0], reference)[None]
-        if self.batches_tasks(images, moving):
-            frozen = self._own.frozen if moving else {}
-            encoder = encoder | {name: t.expand(len(images), *t.shape) for name, t in frozen.items()}
-            return self._call(encoder, images.flatten(0, 1), len(images), reference).unflatten(0, images.shape[:2])
-        return self._map(encoder, images, reference, moving)
+        return self._phi.of_tasks(encoder, images, reference, moving)
 
     def try_encoder(self, encoder: dict[str, Tensor], images: Float[Tensor, "image ..."]) -> None:
         """Call an encoder of unknown layers with gradients, once in every thread and on two images.
@@ -249,69 +217,8 @@ class Model:
         A later call that uses a value kept from this one is refused; kept from a call without gradients, the value
         would look like a constant.
         """
-        is_known = self.knows_layers or self.is_frozen or self.has_task_axis(encoder)
-        if self._own.was_tried or is_known or not has_graphs():
-            return
-        self._own.was_tried = True
-        with torch.enable_grad():
-            self.features({name: t.detach().requires_grad_() for name, t in encoder.items()}, images[:2])
-
-    def _map(self, encoder: dict[str, Tensor], images: Tensor, reference: int, moving: bool) -> Tensor:
-        def one_task(own: dict[str, Tensor], images: Tensor) -> Tensor:
-            return self.features(own, images, reference)
-
-        if self._own.can_be_mapped:
-            before = before_call((*encoder.values(), images))
-            try:
-                with contextlib.nullcontext() if torch.compiler.is_compiling() else OnlyMappable():
-                    if moving:
-                        found = torch.func.vmap(one_task)(encoder, images)
-                    else:
-                        found = torch.func.vmap(partial(one_task, encoder))(images)
-            except RuntimeError:  # control flow that depends on values, or an operation without a rule
-                pass
-            else:
-                check_graph(found, before)
-                return found
-        each = ({name: t[k] for name, t in encoder.items()} if moving else encoder for k in range(len(images)))
-        found = torch.stack([one_task(own, its) for own, its in zip(each, images, strict=True)])
-        self._own.can_be_mapped = False
-        return found
-
-    def _call(self, encoder: dict[str, Tensor], images: Tensor, tasks: int, reference: int) -> Tensor:
-        """Features of the images of `tasks` tasks, one after the other."""
-        own, kind, before = self._own, images.dtype, None
-        like = next(iter(encoder.values()), images)
-        if not own.keeps_images_apart:  # layers of unknown kind may write to what they are given
-            images, encoder = images.clone(), {name: t.clone() for name, t in encoder.items()}
-            before = before_call((*encoder.values(), images))
-        elif kind != like.dtype:
-            raise InputError(not_alike(kind, like.dtype))
-        elif name := next((name for name, t in own.frozen.items() if t.dtype != kind), None):
-            raise InputError(
-                f"the encoder's {name} is {own.frozen[name].dtype} and frozen, but what is given {kind}: make the "
-                f"model from encoder.to({kind})"
-            )
-        elif self.fused and images.ndim == 4 and runs_fused(images):
-            images = channels_last(images)
-        buffers = {name: t.clone() for name, t in own.buffers.items()}
-        buffers |= dict.fromkeys(own.task_buffers, torch.empty(tasks, reference, len(images), 0))
-        try:
-            found = functional_call(own.encoder, (encoder, buffers), (images,))
-        except RuntimeError as error:
-            if kind.is_floating_point and kind != like.dtype:
-                raise InputError(not_alike(kind, like.dtype)) from error
-            raise
-        if not isinstance(found, Tensor) or found.shape != (len(images), self.feature_size):
-            raise InputError(not_features(found, len(images), self.feature_size))
-        if not found.is_floating_point():
-            raise InputError(f"the encoder's features are {found.dtype}: end it in a layer that returns real numbers")
-        if not own.keeps_images_apart:
-            check_graph(found, before)
-            mixed = found.dtype != like.dtype and found.is_floating_point() and like.is_floating_point()
-            if encoder and mixed and not torch.is_autocast_enabled(images.device.type):
-                raise InputError(f"the encoder returns {found.dtype}, its parameters are {like.dtype}: use one of them")
-        return found
+        if not self.has_task_axis(encoder):
+            self._phi.try_once(encoder, images[:2])
 
     def query_features(
         self,
@@ -329,7 +236,7 @@ class Model:
         query_x: Float[Tensor, "task query ..."],
     ) -> Float[Tensor, "task query feature"]:
         """φ(q) of every task under the model's normalization policy; parameters may have a leading task axis."""
-        if self.norm != "inductive" or not self._own.task_buffers:
+        if self.norm != "inductive" or not self._phi.task_buffers:
             return self.task_features(encoder, query_x)
         shots = support_x.shape[1]
         return self.task_features(encoder, torch.cat([support_x, query_x], 1), shots)[:, shots:]
@@ -380,42 +287,6 @@ class Model:
             head = zero_head(params, self.ways).head
         tasks = len(support_y)
         return params._replace(head=head_from([t.expand(tasks, *t.shape) for t in head_tensors(head)]))
-
-
-class _PerThread(threading.local):
-    """An encoder for every thread: `functional_call` swaps tensors in and out of the module that it calls."""
-
-    def __init__(self, encoder: nn.Module, fused: bool):
-        self.source, self.fused = encoder, fused
-        self.trained = tuple(name for name, p in encoder.named_parameters() if p.requires_grad)
-        self.can_be_mapped = maps_alike(encoder)  # over tasks by vmap, as far as is known
-        self.was_tried = False
-        own = copy.deepcopy(encoder)
-        self.keeps_images_apart = keeps_images_apart(own)
-        self.encoder = fuse(own) if fused else own
-        self.takes_tasks = takes_tasks(self.encoder)
-        self.task_buffers = normalization.task_buffer_names(self.encoder)
-        self.buffers = {}  # of layers of unknown kind, which may change them: every call has a copy
-        self.dimensions = {name: p.ndim for name, p in self.encoder.named_parameters()}
-        self.frozen = {name: p for name, p in self.encoder.named_parameters() if name not in self.trained}
-        if not self.keeps_images_apart:
-            self.buffers = {name: t for name, t in self.encoder.named_buffers() if name not in self.task_buffers}
-            withhold(self.encoder, {*self.trained, *self.buffers, *self.task_buffers})
-
-    def __reduce__(self) -> tuple[type["_PerThread"], tuple[nn.Module, bool]]:
-        return _PerThread, (self.source, self.fused)
-
-
-def channels_last(
-    images: Float[Tensor, "image channel height width"],
-) -> Float[Tensor, "image channel height width"]:
-    """The same images in the memory order image, height, width, channel, which a single channel does not hide."""
-    return images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-
-
-def _kernel_order(tensor: Tensor) -> Tensor:
-    """A convolution's weight in the memory order that its kernels take."""
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
 def apply_head(head: Head, features: Float[Tensor, "*task image feature"]) -> Float[Tensor, "*task image way"]:
