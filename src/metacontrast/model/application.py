@@ -88,7 +88,8 @@ class EncoderFunction(threading.local):
         if self.batches_tasks(images, moving):
             frozen = self.frozen if moving else {}
             parameters = parameters | {name: t.expand(len(images), *t.shape) for name, t in frozen.items()}
-            return self.features(parameters, images.flatten(0, 1), len(images), reference).unflatten(0, images.shape[:2])
+            found = self.features(parameters, images.flatten(0, 1), len(images), reference)
+            return found.unflatten(0, images.shape[:2])
         return self._mapped(parameters, images, reference, moving)
 
     def _mapped(self, parameters: dict[str, Tensor], images: Tensor, reference: int, moving: bool) -> Tensor:
