@@ -364,6 +364,29 @@ def test_the_speed_of_lines_that_differ_by_their_seeds_alone_is_inconclusive():
     assert judged(faster(KIND, "a", "b", ZEROED), records).outcome == "inconclusive"
 
 
+def test_curves_are_compared_on_the_same_tasks_where_one_has_means_only():
+    """The first 5 of 10 tasks are easy; a mean over all 10 is compared with the mean of a counted curve over all 10."""
+    updates = (10, 20, 30, 40)
+    easy = np.repeat([0.3, 0.0], 5)
+    shares = {update: np.tile(0.2 + update / 100 + easy, (3, 1)) for update in updates}
+    records = [each for update in updates for each in counted("a", shares[update], update)]
+    records += [
+        Measurement(KIND, "b", each.seed, {name: value for name, value in each.record.items() if name != "correct"})
+        for each in records
+    ]
+    for each in records:
+        if each.record["update"] == 10:  # both have the first 5 tasks alone there
+            part = easy[:5] + 0.3
+            each.record["tasks"], each.record["values"] = 5, {"zeroed/1": float(part.mean())}
+            if "correct" in each.record:
+                counts = np.round(part * QUERIES).astype(int).tolist()
+                each.record["correct"] = {"zeroed/1": encode_counts(counts)}
+    (found,) = judge(claim_of(faster(KIND, "a", "b", ZEROED)), Table(curves("a", "b", updates=updates), records)).judged
+    assert found.lower.tasks == 0
+    assert found.lower.mean == pytest.approx(-found.upper.mean)
+    assert found.outcome == "inconclusive"
+
+
 def test_few_test_tasks_widen_the_interval_of_a_ratio():
     """The bootstrap over tasks adds to the error; the same numbers as means only leave it out."""
     generator = np.random.default_rng(0)

@@ -29,7 +29,7 @@ from metacontrast.experiments.rows import (
 )
 from metacontrast.experiments.setting import Setting
 from metacontrast.experiments.spec import FigureSpec, Panel
-from metacontrast.experiments.statistics import holm
+from metacontrast.experiments.statistics import ERROR, holm
 from metacontrast.experiments.verdicts import Decision, Verdict, judge_together
 from metacontrast.files import write_text
 
@@ -47,10 +47,10 @@ _PAIRED = (
     "comparison have reached. The interval covers seeds and test tasks (crossed random effects) where correct answers "
     "were counted per task; where the tasks column says *means only* it covers the seeds alone, which is weaker "
     "evidence. Verdicts may be given at 3, 5, 8 and 12 seeds. The intervals have 95, 97.5, 98.5 and 99 % there, so "
-    "that the error over all of these looks stays at 5 %. A claim is *supported* when all its comparisons are, an "
-    "equality by two one-sided tests; *not supported* when one is refuted, corrected for their number; *inconclusive* "
-    "when an interval is too wide; *not testable yet* when it speaks of a part of training, or of seeds, that were not "
-    "reached."
+    "that the error over all of these looks stays at 5 % for one length of training; looks at several lengths are not "
+    "corrected for. A claim is *supported* when all its comparisons are, an equality by two one-sided tests; *not "
+    "supported* when one is refuted, corrected for their number; *inconclusive* when an interval is too wide; *not "
+    "testable yet* when it speaks of a part of training, or of seeds, that were not reached."
 )
 _NOTATION = (
     "`zeroed/1`: head zeroed at test, one inner step; `kept/own`: head as trained, as many steps as in training. "
@@ -105,7 +105,7 @@ def write_summary(
     """Write the summary page: every claim with its verdict and a link."""
     by_name = {figure.name: figure for figure in figures}
     flags = " --scale smoke" * (setting.scale == "smoke") + _protocol(setting)
-    adjusted = iter(holm([each["p"] for found in results.values() for each in found if each["p"] is not None]))
+    adjusted = iter(_adjusted(results))
     rows = [
         (
             _numbers_of(by_name[name]),
@@ -146,9 +146,18 @@ SUMMARY_HEAD = ("figure", "claim", "tested on", "verdict here", "p (Holm)", "wha
 
 def counts_of(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Count the claims by verdict, in a sentence."""
-    found = Counter(each["verdict"] for some in results.values() for each in some)
+    claims = [each for some in results.values() for each in some]
+    found = Counter(each["verdict"] for each in claims)
     told = ", ".join(f"{found[outcome]} {outcome}" for outcome in get_args(Decision))
-    return f"Of {found.total()} claims: {told}."
+    testable = zip((each for each in claims if each["p"] is not None), _adjusted(results), strict=True)
+    held = [p <= ERROR for each, p in testable if each["verdict"] in ("supported", "not supported")]
+    firm = f"; {sum(held)} of the {len(held)} decisions hold with Holm's correction over all claims" if held else ""
+    return f"Of {found.total()} claims: {told}{firm}."
+
+
+def _adjusted(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[float]:
+    """Correct the p values of all claims that were testable for their number."""
+    return holm([each["p"] for found in results.values() for each in found if each["p"] is not None])
 
 
 def verdict_values(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:

@@ -205,12 +205,13 @@ def describe_interval(judged: Judged) -> str:
 
 
 def describe_p(p: float) -> str:
-    """Format a p value.
+    """Format a p value, with more than three digits where these would put it on the other side of 5 %.
 
-    >>> describe_p(0.00001), describe_p(0.0312)
-    ('p < .001', 'p = .031')
+    >>> describe_p(0.00001), describe_p(0.0312), describe_p(0.0503)
+    ('p < .001', 'p = .031', 'p = .0503')
     """
-    return "p < .001" if p < 0.001 else f"p = {p:.3f}".replace("0.", ".")
+    digits = next(digits for digits in range(3, 17) if (round(p, digits) <= ERROR) == (p <= ERROR))
+    return "p < .001" if p < 0.001 else f"p = {p:.{digits}f}".replace("0.", ".", 1)
 
 
 def _to_levels(low: float, high: float) -> str:

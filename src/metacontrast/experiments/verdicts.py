@@ -285,9 +285,11 @@ def _judge_speed(comparison: Comparison, table: Table, planned: int) -> _Found |
     known = {update: table.count_tasks(comparison.kind, endpoints, update, seeds) for update in updates}
     is_counted = known[end][1]
     updates = [update for update in updates if known[update][1] or not is_counted]
-    tasks = min(known[update][0] for update in updates)
+    tasks = {update: known[update][0] for update in updates}  # of a mean, which is of this many, no part can be taken
+    if is_counted:
+        tasks = dict.fromkeys(updates, min(tasks.values()))
     curves = []
     for endpoint in endpoints:
-        scores = {update: table.scores(comparison.kind, endpoint, update, seeds, tasks) for update in updates}
+        scores = {update: table.scores(comparison.kind, endpoint, update, seeds, tasks[update]) for update in updates}
         curves.append(scores if is_counted else {u: each.mean(1, keepdims=True) for u, each in scores.items()})
     return estimate_speed_up(*curves), len(seeds), end

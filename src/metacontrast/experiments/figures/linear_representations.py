@@ -133,13 +133,11 @@ def _claims(setting: Setting) -> list[Claim]:
             speaks="early",
         ),
         Claim(
-            "From a large head ANIL recovers it and MAML does not, whose encoder has an inner step proportional to it.",
+            "From a large head ANIL recovers it and second-order MAML does not, whose encoder has an inner step "
+            "proportional to it.",
             (
                 *_recovers("large head", method="ANIL"),
-                *(
-                    above(_KIND, name, name.replace("MAML", "ANIL"), _DISTANCE, margin=0.3)
-                    for name in (each.format("large") for each in maml)
-                ),
+                above(_KIND, maml[1].format("large"), "ANIL, second order, large head", _DISTANCE, margin=0.3),
             ),
             speaks="early",
         ),
@@ -174,6 +172,8 @@ SPEC = FigureSpec(
         "set to zero after every update (zeroed).",
         "The distance is the sine of the largest angle between the columns' spaces of W and B: 0 where W has found the "
         "shared representation; 1 for a training that diverged.",
+        "First-order MAML from a large head diverges on 7 of the 8 seeds and recovers the representation on the other, "
+        "so no claim is made of it. No other training diverges.",
     ),
     of_paper=False,
 )
