@@ -138,7 +138,7 @@ def read_cache(path: Path) -> None:
 
 
 def read_rows(path: Path) -> None:
-    listing = open_parquet([path], "train")
+    listing = open_parquet([path])
     list(listing.items)
 
 
@@ -147,8 +147,8 @@ READERS = {
     "zip": Reader(zip_of_images, read_zip),
     "tar": Reader(tar_of_pickles, cifar_fs.read_images),
     "pickle": Reader(pickled_images, safe_pickle.load),
-    "pickle of images": Reader(pickled_images, lambda path: list(open_pickle([path], "train").items)),
-    "csv": Reader(csv_list, lambda path: open_csv([path, path.parent], "train")),
+    "pickle of images": Reader(pickled_images, lambda path: list(open_pickle([path]).items)),
+    "csv": Reader(csv_list, lambda path: open_csv([path, path.parent])),
     "parquet": Reader(parquet_file, read_rows),
     "model": Reader(part_of_a_run("model.safetensors"), lambda path: load_run(path.parent)),
     "state": Reader(part_of_a_run("state.safetensors"), lambda path: load_state(path.parent)),

@@ -77,6 +77,11 @@ def require_extra(what: str, extra: str, *packages: str) -> None:
         raise InputError(f"{what} needs an extra: pip install 'metacontrast[{extra}]'")
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception of a library says, or its class where it says nothing."""
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+
+
 class NoSplitError(InputError):
     """A data set has no split of that name."""
 

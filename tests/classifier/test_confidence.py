@@ -6,7 +6,7 @@ import torch
 
 from classifier_kit import grey_images, tiny_start
 from metacontrast import FewShotClassifier
-from metacontrast.classifier.confidence import prediction_sets, set_threshold
+from metacontrast.classifier.confidence import prediction_set, set_threshold
 from metacontrast.classifier.cross_validation import similarity
 from metacontrast.errors import InputError
 
@@ -25,9 +25,9 @@ def test_sets_cover_as_often_as_they_say(coverage, held_out):
 
 
 def test_a_set_always_holds_the_most_probable_class():
-    sets = prediction_sets(torch.tensor([[0.4, 0.3, 0.3], [0.9, 0.05, 0.05]]), 0.5)
-    assert sets.tolist() == [[True, False, False], [True, False, False]]
-    assert prediction_sets(torch.tensor([[0.4, 0.35, 0.25]]), 0.3).tolist() == [[True, True, False]]
+    assert prediction_set([0.4, 0.3, 0.3], 0.5) == [0]
+    assert prediction_set([0.9, 0.05, 0.05], 0.5) == [0]
+    assert prediction_set([0.35, 0.4, 0.25], 0.3) == [1, 0]
 
 
 def test_the_threshold_is_a_held_out_probability_in_full():

@@ -28,7 +28,7 @@ from metacontrast.data.image_format import ImageFormat
 from metacontrast.errors import InputError
 from metacontrast.maml.inner import adapt
 from metacontrast.model.head import class_means
-from metacontrast.training.start import INNER
+from metacontrast.training.start import USUAL_INNER
 from metacontrast.types import Inner
 
 
@@ -553,7 +553,9 @@ def test_a_trained_model_is_at_temperature_1_on_tasks_like_its_own():
 
 def test_the_measured_temperature_of_inner_steps_is_not_that_of_other_steps():
     images = ImageFormat(1, SIZE)
-    usual, other = (StartingPoint.from_encoder(nn.Flatten(), images, inner) for inner in (INNER, Inner(1, 0.5, "head")))
+    usual, other = (
+        StartingPoint.from_encoder(nn.Flatten(), images, inner) for inner in (USUAL_INNER, Inner(1, 0.5, "head"))
+    )
     assert usual.temperatures["adapted"] < 1 == other.temperatures["adapted"]
 
 
@@ -638,8 +640,8 @@ def test_the_images_that_choose_a_model_do_not_depend_on_the_folders_name(tmp_pa
     picked = []
     for name in ("one", "another"):
         folder = write_folder(tmp_path / name, images, labels)
-        read = labelled(folder)
-        rows = _sample(read.items)
+        items, _ = labelled(folder)
+        rows = _sample(items)
         assert len(rows) == 2 * PER_CLASS
-        picked.append([read.items[row].source.read_bytes() for row in rows])
+        picked.append([items[row].source.read_bytes() for row in rows])
     assert picked[0] == picked[1]

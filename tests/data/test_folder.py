@@ -247,7 +247,7 @@ def test_links_to_nothing_are_unreadable(tmp_path, target):
     (tmp_path / "a/link.png").symlink_to(target)
     with pytest.raises(InputError, match=r"a/link\.png cannot be read"):
         read(tmp_path, "train", SMALL)
-    assert sources(tmp_path, SMALL) == [tmp_path / "a/1.png", tmp_path / "b/1.png"]
+    assert sources(tmp_path) == [tmp_path / "a/1.png", tmp_path / "b/1.png"]
 
 
 def test_what_cannot_be_a_set_of_classes_is_one_line(tmp_path):
@@ -279,7 +279,7 @@ def test_a_folder_of_nothing_readable_is_one_line(tmp_path):
 
 def test_sources_are_all_images_of_all_splits(tmp_path):
     draw(tmp_path, "train/a/1.png", "train/b/1.png", "test/c/1.png")
-    names = [file.relative_to(tmp_path).as_posix() for file in sources(tmp_path, SMALL)]
+    names = [file.relative_to(tmp_path).as_posix() for file in sources(tmp_path)]
     assert names == ["test/c/1.png", "train/a/1.png", "train/b/1.png"]
 
 

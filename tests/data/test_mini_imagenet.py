@@ -113,7 +113,7 @@ def test_every_layout_gives_the_same_images(tmp_path, monkeypatch, layout, split
     assert images.counts.tolist() == [COUNT, COUNT]
     assert images.images[:, 0, 0, 0].tolist() == [10, 30, 50, 70, 90, 110]
     assert images.mean == (0.485, 0.456, 0.406)
-    assert all(path.exists() for path in sources(tmp_path, OPTIONS))
+    assert all(path.exists() for path in sources(tmp_path))
 
 
 def test_the_published_split_is_64_16_20_different_classes():
@@ -127,7 +127,7 @@ def test_the_set_may_lie_in_a_folder_of_its_own(tmp_path, folder):
     (tmp_path / folder).mkdir(exist_ok=True)
     as_pickle(tmp_path / folder, "train")
     assert len(read(tmp_path, "train", OPTIONS)) == 2
-    assert sources(tmp_path, OPTIONS) == [tmp_path / folder / "mini-imagenet-cache-train.pkl"]
+    assert sources(tmp_path) == [tmp_path / folder / "mini-imagenet-cache-train.pkl"]
 
 
 @pytest.mark.parametrize("place", ["", "csv", "splits"])
@@ -139,7 +139,7 @@ def test_the_lists_may_lie_in_a_folder_of_their_own(tmp_path, place):
 def test_layouts_are_tried_in_order(tmp_path):
     for layout in LAYOUTS:
         layout(tmp_path, "train")
-    assert sources(tmp_path, OPTIONS) == [tmp_path / "train.csv", tmp_path / "images"]
+    assert sources(tmp_path) == [tmp_path / "train.csv", tmp_path / "images"]
 
 
 def test_other_sizes_and_turned_classes_are_made_when_asked(tmp_path):
@@ -166,7 +166,7 @@ def test_a_class_with_too_few_images_is_named(tmp_path, monkeypatch, layout):
 
 
 def test_a_set_that_is_not_there_says_where_it_may_be_put(tmp_path):
-    for look in (lambda: read(tmp_path, "train", OPTIONS), lambda: sources(tmp_path, OPTIONS)):
+    for look in (lambda: read(tmp_path, "train", OPTIONS), lambda: sources(tmp_path)):
         with pytest.raises(
             InputError, match=r"train is not in .*train\.csv and images/; .*train-\*\.parquet"
         ) as caught:

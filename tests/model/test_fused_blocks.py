@@ -106,6 +106,15 @@ def test_what_is_not_a_number_stays_visible():
     assert found[:, 1].isfinite().all()
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_strides_tell_the_memory_order_of_one_channel_too(channels):
+    """By its strides PyTorch chooses a convolution's kernels; those of one channel may say either order."""
+    images = torch.rand(2, channels, 4, 5)
+    found = blocks.channels_last(images)
+    assert torch.equal(found, images)
+    assert found.stride() == (20 * channels, 1, 5 * channels, channels)
+
+
 def test_bfloat16_rounds_to_the_nearest_even():
     """Statistics are sums of the rounded input in single precision, so that one rounding of the output is all."""
     y = randn(6, 4, 8, 8, seed=0).detach().bfloat16()

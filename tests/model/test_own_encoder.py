@@ -343,6 +343,15 @@ def weight_normed():
     return nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(64, 5)))
 
 
+class Uncopied(nn.Linear):
+    def __deepcopy__(self, memo):
+        raise TypeError
+
+
+def uncopied():
+    return nn.Sequential(nn.Flatten(), Uncopied(64, 5))
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     ("build", "message"),
@@ -350,6 +359,7 @@ def weight_normed():
         (lazy, "call it once"),
         (scripted, "give its Python module"),
         (weight_normed, "in place of the older weight_norm"),
+        (uncopied, r"cannot be copied \(TypeError\)"),
     ],
 )
 def test_an_encoder_that_cannot_be_called_with_other_parameters_says_what_to_do(build, message):

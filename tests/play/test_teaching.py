@@ -17,7 +17,7 @@ from metacontrast.cli.main import run
 from metacontrast.play import keep, session
 from metacontrast.play.answers import answer, compare_starts, describe
 from metacontrast.play.gallery import GALLERY, open_entry
-from metacontrast.play.session import FOLDS, MAX_PIXELS, Session, Sessions, available_models
+from metacontrast.play.session import FOLDS, PAGE_PIXELS, Session, Sessions, available_models
 from play_kit import Client, drawing, serving
 
 KINDS = ("cross", "ring", "bar")
@@ -34,7 +34,7 @@ def taught(shots: int = 3, kinds=KINDS) -> Session:
 def in_python(shots: int = 3, **parameters) -> FewShotClassifier:
     images = [drawing(kind, seed) for kind in KINDS for seed in range(shots)]
     parameters = {"folds": FOLDS} | parameters
-    classifier = FewShotClassifier("omniglot-conv4", device="cpu", max_pixels=MAX_PIXELS, **parameters)
+    classifier = FewShotClassifier("omniglot-conv4", device="cpu", max_pixels=PAGE_PIXELS, **parameters)
     return classifier.fit(images, [kind for kind in KINDS for _ in range(shots)])
 
 

@@ -1,13 +1,12 @@
 """The ways of turning a support set into a linear classifier, and which of them a fit tries.
 
-Of features φ with class means c_k, K classes, weights a_s that give every class the same share, one-hot targets t_s:
+Of features φ with class means c_k, K classes:
 
 - `prototype`, the nearest class mean, the baseline: w_k = 2 c_k, b_k = −|c_k|²;
 - `adapted`, inner steps from a head of zeros; one step gives w_k = η/K (c_k − mean of the c's), b_k = 0;
-- `ridge`, in closed form: W, b minimize Σ_s a_s |W φ_s + b − t_s|² + λ m |W|²;
-- `logistic`, by scikit-learn: W, b minimize −Σ_s a_s log softmax(W φ_s + b)[y_s] + λ m |W|² / 2,
+- `ridge`, in closed form, and `logistic`, by scikit-learn: see `metacontrast.model.solvers`.
 
-m = mean |φ|², so that λ means the same for features of every length. All but `adapted` take the un-adapted features.
+All but `adapted` take the un-adapted features.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,10 +28,10 @@ from metacontrast.model.model import Model
 from metacontrast.model.solvers import STRENGTHS, balanced_weights, logistic_head, ridge_heads
 from metacontrast.types import Head, Inner, Params, map_params
 
-Method = Literal["adapted", "prototype", "ridge", "logistic"]
+FitMethod = Literal["adapted", "prototype", "ridge", "logistic"]
 HeadChoice = Literal["adapted", "prototype", "ridge", "logistic", "auto"]
 Baseline = Literal["none", "prototype", "auto"]
-METHODS, HEADS, BASELINES = get_args(Method), get_args(HeadChoice), get_args(Baseline)
+FIT_METHODS, HEADS, BASELINES = get_args(FitMethod), get_args(HeadChoice), get_args(Baseline)
 SCOPES = ("head", "all")
 MOST_STEPS = 10_000
 STEPS = (1, 2, 3, 5, 10)
@@ -47,7 +46,7 @@ TEMPERATURES: dict[str, float] = {"prototype": 1.0, "adapted": 0.23, "ridge": 0.
 """Of each head where no image can be held out: the best on tasks of five classes with one image each, drawn from the
 validation classes of miniImageNet, for `photos`.
 """
-FALL_WITH_WAYS: dict[Method, float] = {"prototype": 0.0, "adapted": 0.5, "ridge": 0.5, "logistic": 0.25}
+FALL_WITH_WAYS: dict[FitMethod, float] = {"prototype": 0.0, "adapted": 0.5, "ridge": 0.5, "logistic": 0.25}
 """The best temperature falls with the number of classes to about this power, found with 2 to 50 classes."""
 
 
@@ -57,12 +56,12 @@ class Candidate:
 
     lr: float = 0.0
     steps: int = 0
-    method: Method = "adapted"
+    method: FitMethod = "adapted"
     strength: float = 0.0
 
 
 PROTOTYPE = Candidate(method="prototype")
-FALLBACK: dict[Method, Candidate] = {
+FALLBACK: dict[FitMethod, Candidate] = {
     "prototype": PROTOTYPE,
     "ridge": Candidate(method="ridge", strength=STRENGTHS["ridge"]),
     "logistic": Candidate(method="logistic", strength=STRENGTHS["logistic"]),
@@ -88,7 +87,7 @@ class Plan:
     head: HeadChoice = "adapted"
     folds: int = 5
     reject: float | None = None
-    fallback: Method = "adapted"
+    fallback: FitMethod = "adapted"
     random_head: int | None = None
 
     __post_init__ = check_fields
@@ -105,7 +104,7 @@ class Plan:
         """
         rates = [self.inner.lr * factor for factor in (FACTORS if self.automatic else (1.0,))]
         counts = STEPS if self.automatic else (self.inner.steps,)
-        ways: dict[Method, tuple[Candidate, ...]] = {
+        ways: dict[FitMethod, tuple[Candidate, ...]] = {
             "adapted": tuple(Candidate(lr, steps) for lr in rates for steps in counts),
             "prototype": (PROTOTYPE,),
             "ridge": tuple(Candidate(method="ridge", strength=each) for each in RIDGE),
@@ -128,7 +127,7 @@ def make_plan(
     head: Any = None,
     random_head: Any = None,
     default_head: HeadChoice = "adapted",
-    fallback: Method = "adapted",
+    fallback: FitMethod = "adapted",
 ) -> Plan:
     """The plan that the classifier's parameters ask for; None stands for what the model was trained with.
 

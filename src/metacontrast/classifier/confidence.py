@@ -6,9 +6,10 @@ set of q = {k : p_k ≥ π},  π leaves at most a share 1 − coverage of the he
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from metacontrast.errors import InputError
@@ -97,10 +98,10 @@ def set_threshold(true_probabilities: Float[Tensor, " image"], coverage: float) 
     return found
 
 
-def prediction_sets(probabilities: Float[Tensor, "image way"], threshold: float) -> Bool[Tensor, "image way"]:
-    """Which classes belong to each image's set; the most probable one always does."""
-    best = torch.nn.functional.one_hot(probabilities.argmax(1), probabilities.shape[1]).bool()
-    return best | (probabilities >= threshold)
+def prediction_set(probabilities: Sequence[float], threshold: float) -> list[int]:
+    """The classes of an image's set, the most probable first, which always belongs to it."""
+    order = sorted(range(len(probabilities)), key=lambda k: -probabilities[k])
+    return [k for n, k in enumerate(order) if not n or probabilities[k] >= threshold]
 
 
 def _quantile(values: Float[Tensor, " image"], share: float) -> float | None:

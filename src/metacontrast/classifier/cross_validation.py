@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from metacontrast.classifier.candidates import Candidate, Method, on_features, solve
+from metacontrast.classifier.candidates import Candidate, FitMethod, on_features, solve
 from metacontrast.classifier.confidence import cross_entropy, fit_temperature
 from metacontrast.model.head import class_means
 from metacontrast.model.model import Model, apply_head
@@ -78,7 +78,7 @@ class Score:
         images: how many were held out.
     """
 
-    method: Method
+    method: FitMethod
     steps: int
     lr: float
     accuracy: float

@@ -15,9 +15,9 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
 
 from metacontrast.classifier import storage
-from metacontrast.classifier.candidates import Baseline, HeadChoice, Method, Plan, check_max_pixels, make_plan
+from metacontrast.classifier.candidates import Baseline, FitMethod, HeadChoice, Plan, check_max_pixels, make_plan
 from metacontrast.classifier.choice import Chosen, choose, fit_notes
-from metacontrast.classifier.confidence import prediction_sets, set_threshold
+from metacontrast.classifier.confidence import prediction_set, set_threshold
 from metacontrast.classifier.explanation import Explanation, draw_explanation, explainer
 from metacontrast.classifier.fitted import Answers, Prediction, fit_support, predict_each
 from metacontrast.classifier.inputs import as_array, as_items, check_reject_label, from_json, to_json, weighted_mean
@@ -184,11 +184,8 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
 
         The most probable label comes first. The coverage holds for images like those that were held out.
         """
-        probabilities = self.answer(X).probabilities
-        chosen = prediction_sets(probabilities, self.set_threshold(coverage))
-        order = probabilities.argsort(dim=1, descending=True, stable=True)
-        labels = self.classes_.tolist()
-        return [[labels[k] for k in row if mask[k]] for row, mask in zip(order.tolist(), chosen.tolist(), strict=True)]
+        threshold, labels = self.set_threshold(coverage), self.classes_.tolist()
+        return [[labels[k] for k in prediction_set(row, threshold)] for row in self.answer(X).probabilities.tolist()]
 
     @no_type_check
     def set_threshold(self, coverage: float) -> float:
@@ -228,8 +225,8 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
 
     def draw_explanation(self, image: Any, count: int = 8) -> "Figure":
         """`explain` as a matplotlib figure: the image, and the `count` support images that mattered most."""
-        pixels = self._pixels(as_items([image]))[0]
-        return draw_explanation(self._fitted_state(), self.explain(image), pixels, count)
+        state, pixels = self._fitted_state(), self._pixels(as_items([image]))[0]
+        return draw_explanation(state, explainer(state)(pixels), pixels, count)
 
     def answer(self, X: Any) -> Answers:
         """Probabilities, similarity and refusals of images, all of which must be readable."""
@@ -371,7 +368,7 @@ class FewShotClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
 
     def _plan(self, start: StartingPoint) -> Plan:
         default: HeadChoice = "auto" if self._chooses_model else start.head
-        fallback: Method = "adapted" if start.head == "adapted" else "ridge"
+        fallback: FitMethod = "adapted" if start.head == "adapted" else "ridge"
         return make_plan(start.inner, **self._wishes, default_head=default, fallback=fallback)
 
     def _check_found_again(self, weights_inside: bool) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from metacontrast.classifier.fitted import Fitted, Network
 from metacontrast.classifier.inputs import to_json
 from metacontrast.classifier.storage import State
-from metacontrast.errors import InputError, check_choice, require_extra
+from metacontrast.errors import InputError, check_choice, first_line, require_extra
 from metacontrast.files import as_utf8, atomic_path, check_writable
 
 Format = Literal["onnx", "torch"]
@@ -70,10 +70,9 @@ def export(state: State, path: Path, form: Format) -> Path:
             program = _traced(exported, images.shape)
             onnx = _as_onnx(program) if form == "onnx" else None
         except Exception as error:  # both exporters raise nearly anything for code that they cannot translate
-            reason = next(iter(str(error).splitlines()), "") or type(error).__name__
             raise InputError(
-                f"the encoder {state.start.name} cannot be exported as {form} ({reason}): write it with PyTorch's "
-                "operators alone, for any number of images at a time"
+                f"the encoder {state.start.name} cannot be exported as {form} ({first_line(error)}): write it with "
+                "PyTorch's operators alone, for any number of images at a time"
             ) from error
         if onnx is not None:
             onnx.model.metadata_props[METADATA] = facts

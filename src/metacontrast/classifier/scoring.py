@@ -19,7 +19,7 @@ from metacontrast.data.decode import to_png
 from metacontrast.errors import InputError
 
 MISTAKES = 24
-WIDEST = 30
+MOST_COLUMNS = 30
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def as_page(report: Report, state: State, title: str) -> str:
         html.heading("Classes"),
         html.table(("class", "images", "right", "most often taken for"), _class_rows(report)),
     ]
-    if len(report.classes) <= WIDEST:
+    if len(report.classes) <= MOST_COLUMNS:
         names = [*map(str, report.classes[: report.known]), "refused"]
         rows = [
             [str(name), *map(str, row)] for name, row in zip(report.classes, report.confusion.tolist(), strict=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from metacontrast.classifier.storage import State
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, first_line
 from metacontrast.files import as_path, write_text
 
 REPOSITORY = re.compile(r"(?:https?://)?(?:hf\.co/|huggingface\.co/)?([\w.-]+/[\w.-]+)")
@@ -92,4 +92,4 @@ def _library(what: str) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:160]}"
+    return f"{type(error).__name__}: {first_line(error)}"

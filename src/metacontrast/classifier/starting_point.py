@@ -27,13 +27,12 @@ from metacontrast.model.frozen import freeze, set_values
 from metacontrast.model.model import Model
 from metacontrast.training import checkpoint, sources
 from metacontrast.training.config import config_from_values
-from metacontrast.training.run import TrainedRun, load_run, save_model
+from metacontrast.training.run import CONFIG, TrainedRun, load_run, save_model
 from metacontrast.training.sources import TENSORS, Source, find_model
-from metacontrast.training.start import INNER, format_of
+from metacontrast.training.start import USUAL_INNER, format_of
 from metacontrast.types import Head, Inner, Params, Scope
 
 FORMAT, VERSION = "metacontrast-model", 2
-CONFIG = "config.json"
 BatchStats = Literal["running", "support"]
 
 
@@ -104,7 +103,7 @@ class StartingPoint:
     def from_encoder(
         encoder: nn.Module,
         images: ImageFormat,
-        inner: Inner = INNER,
+        inner: Inner = USUAL_INNER,
         feature_size: int = 0,
         batch_stats: BatchStats = "running",
         head: HeadChoice | None = None,
@@ -141,7 +140,7 @@ def from_source(name: str, weights: str | Path | None = None) -> StartingPoint:
         if weights is not None:
             raise InputError(f"{name} returns a starting point, which has its weights: leave out weights")
         return dataclasses.replace(built.made, name=name, source=None if built.made.run else source)
-    return from_module(built.encoder, built.images, INNER, 0, "running", source, "auto")
+    return from_module(built.encoder, built.images, USUAL_INNER, 0, "running", source, "auto")
 
 
 def from_module(
@@ -159,7 +158,7 @@ def from_module(
     norm = "running" if batch_stats == "running" else "inductive"
     model = Model(encoder, ways=2, feature_size=size, head="zeroed", norm=norm)
     frozen: HeadChoice = "auto" if inner.scope == "head" else "adapted"
-    measured = TEMPERATURES if inner == INNER else TEMPERATURES | {"adapted": 1.0}
+    measured = TEMPERATURES if inner == USUAL_INNER else TEMPERATURES | {"adapted": 1.0}
     # the encoder's own values, which Model.init draws again for encoders of this library, and a head of zeros
     own = {name: p.detach().clone() for name, p in model.encoder.named_parameters() if name in model.trained}
     like = next(iter(own.values()), torch.zeros(0))

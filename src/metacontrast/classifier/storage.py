@@ -36,7 +36,13 @@ from metacontrast.classifier.starting_point import (
     rebuild,
     start_facts,
 )
-from metacontrast.classifier.stored_values import CLASSIFIER, RUN, check_values, stored_images, stored_temperatures
+from metacontrast.classifier.stored_values import (
+    CLASSIFIER_RULES,
+    RUN_RULES,
+    check_values,
+    stored_images,
+    stored_temperatures,
+)
 from metacontrast.classifier.support import Support
 from metacontrast.errors import InputError
 from metacontrast.files import as_utf8, exclusive, is_folder, remove_leftovers, why_no_folder, write_text
@@ -49,7 +55,7 @@ from metacontrast.training.sources import TENSORS
 from metacontrast.types import Head, Inner
 
 FORMAT, VERSION = "metacontrast-classifier", 3
-PATIENCE = 60.0
+LOCK_SECONDS = 60.0
 _PATTERN = "model*.safetensors"
 
 
@@ -71,7 +77,9 @@ def save(folder: Path, state: State, parameters: dict[str, Any], *, weights_insi
     """
     check_replaceable(folder, FORMAT)
     facts, tensors = _facts(state, parameters, weights_inside), _tensors(state, weights_inside)
-    with exclusive(folder / ".lock", f"another process is saving to {folder}: wait or choose another folder", PATIENCE):
+    with exclusive(
+        folder / ".lock", f"another process is saving to {folder}: wait or choose another folder", LOCK_SECONDS
+    ):
         is_replaced = (folder / CONFIG).exists()
         before = {file: n for file in folder.glob(_PATTERN) if (n := _number(file.name)) is not None}
         number = 1 + max(before.values(), default=-1)
@@ -136,7 +144,7 @@ def _load(folder: Path, text: bytes, given: StartingPoint | None) -> tuple[State
     if isinstance(facts.get("plan"), dict):
         facts["plan"].setdefault("random_head", None)  # which earlier versions did not know
     facts = _as_of_today(facts)
-    check_values(facts, CLASSIFIER, folder / CONFIG)
+    check_values(facts, CLASSIFIER_RULES, folder / CONFIG)
     try:
         return _state(facts, stored.tensors, folder, given), facts["parameters"]
     except (KeyError, TypeError, RuntimeError) as error:
@@ -236,7 +244,7 @@ def _start(
     about = facts["model"]
     if "source" in about:
         return rebuild(about["source"], tensors, folder / CONFIG, given)
-    check_values(facts, RUN, folder / CONFIG)
+    check_values(facts, RUN_RULES, folder / CONFIG)
     config = config_from_values(about["config"], str(folder / CONFIG))
     form = stored_images(facts["images"], folder / CONFIG)
     known = ModelFacts(about["updates"], form.shape, form.mean, form.std)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from metacontrast.classifier.candidates import HEADS, METHODS, MOST_STEPS
+from metacontrast.classifier.candidates import FIT_METHODS, HEADS, MOST_STEPS
 from metacontrast.classifier.inputs import from_json
 from metacontrast.data.catalog import LARGEST_SIZE
 from metacontrast.data.decode import Resample
@@ -38,7 +38,7 @@ def check_values(facts: Any, rules: Mapping[str, Rule], where: Path) -> None:
 
 def stored_inner(values: Any, where: Path) -> Inner:
     """How to adapt, as a file says it."""
-    check_values(values, INNER, where)
+    check_values(values, INNER_RULES, where)
     try:
         return Inner(**values)
     except TypeError as error:
@@ -121,10 +121,10 @@ _NOTHING, _SHOWN = object(), 80
 _ABOVE_0: Rule = (lambda value: type(value) in (int, float) and 0 < value <= LARGEST, "a finite number above 0")
 _FLAG, _TEXT = _one_of(True, False), (lambda value: isinstance(value, str), "text")
 _TEMPERATURES: Rule = (
-    lambda value: isinstance(value, dict) and value.keys() <= {*METHODS} and all(map(_ABOVE_0[0], value.values())),
-    f"heads ({', '.join(METHODS)}), each with a finite number above 0",
+    lambda value: isinstance(value, dict) and value.keys() <= {*FIT_METHODS} and all(map(_ABOVE_0[0], value.values())),
+    f"heads ({', '.join(FIT_METHODS)}), each with a finite number above 0",
 )
-INNER: dict[str, Rule] = {
+INNER_RULES: dict[str, Rule] = {
     "steps": _whole(0, MOST_STEPS),
     "lr": _ABOVE_0,
     "scope": _one_of(*get_args(Scope)),
@@ -146,9 +146,9 @@ SOURCE: dict[str, Rule] = {
     "batch_stats": _one_of("running", "support"),
     "head": _one_of(*HEADS),
     **IMAGES,
-    **{f"adaptation.{name}": rule for name, rule in INNER.items()},
+    **{f"adaptation.{name}": rule for name, rule in INNER_RULES.items()},
 }
-CLASSIFIER: dict[str, Rule] = {
+CLASSIFIER_RULES: dict[str, Rule] = {
     "classes": (_are_classes, "two or more different labels"),
     "counts": _list_of(_whole(1), 2),
     "support": _list_of(_TEXT, 2),
@@ -159,10 +159,10 @@ CLASSIFIER: dict[str, Rule] = {
     "temperature": _ABOVE_0,
     "threshold": _or_null(_number(-LARGEST)),
     "held_out": _whole(0),
-    "adaptation.method": _one_of(*METHODS),
+    "adaptation.method": _one_of(*FIT_METHODS),
     "adaptation.strength": _number(0.0),
     "true_probabilities": _list_of(_number(0.0, 1.0)),
-    "compare.*.method": _one_of(*METHODS),
+    "compare.*.method": _one_of(*FIT_METHODS),
     "compare.*.steps": _whole(0),
     "compare.*.lr": _number(0.0),
     "compare.*.accuracy": _number(0.0, 1.0),
@@ -171,16 +171,16 @@ CLASSIFIER: dict[str, Rule] = {
     "compare.*.cross_entropy": _number(0.0),
     "compare.*.images": _whole(0),
     "compare.*.chosen": _FLAG,
-    **{f"plan.inner.{name}": rule for name, rule in INNER.items()},
+    **{f"plan.inner.{name}": rule for name, rule in INNER_RULES.items()},
     "plan.automatic": _FLAG,
     "plan.head": _one_of(*HEADS),
-    "plan.fallback": _one_of(*METHODS),
+    "plan.fallback": _one_of(*FIT_METHODS),
     "plan.folds": (lambda value: type(value) is int and value >= 0 and value != 1, "0, or a whole number from 2 on"),
     "plan.reject": _or_null((lambda value: type(value) is float and 0 < value < 1, "a number between 0 and 1")),
     "plan.random_head": _or_null(_whole(0)),
     "model.name": _TEXT,
 }
-RUN: dict[str, Rule] = {
+RUN_RULES: dict[str, Rule] = {
     "model.updates": _whole(0),
-    **{f"model.adaptation.{name}": rule for name, rule in INNER.items()},
+    **{f"model.adaptation.{name}": rule for name, rule in INNER_RULES.items()},
 }

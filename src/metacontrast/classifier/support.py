@@ -126,13 +126,6 @@ def images_from_dataset(data: Any, images: ImageFormat, name: str = "data set") 
     return group_by_class(name, by_class, mean=images.mean, std=images.std)
 
 
-class Labelled(NamedTuple):
-    """Images with their labels, and what a folder held besides."""
-
-    items: list[Item]
-    found: Found | None = None
-
-
 class Read(NamedTuple):
     """The items that could be read; their pixels, or small pictures and the features of a frozen encoder."""
 
@@ -141,8 +134,8 @@ class Read(NamedTuple):
     features: Float[Tensor, "image feature"] | None
 
 
-def labelled(X: Any, y: Any = None, nested: Nested = "classes", use: Use = "train") -> Labelled:
-    """Items and their labels: those given, those of a data set, or those that a folder's folders are.
+def labelled(X: Any, y: Any = None, nested: Nested = "classes", use: Use = "train") -> tuple[list[Item], Found | None]:
+    """Items and their labels: those given, those of a data set, or those that a folder's folders are; what it holds.
 
     Args:
         nested, use: as of `find_classes`, for a folder.
@@ -151,18 +144,18 @@ def labelled(X: Any, y: Any = None, nested: Nested = "classes", use: Use = "trai
     if folder is not None and y is None:
         found = find_classes(folder, nested, use)
         items = list(items_of(folder, found.classes))
-        return Labelled(_with_labels(items, composed([item.label for item in items])), found)
+        return _with_labels(items, composed([item.label for item in items])), found
     if folder is not None and set(image_folders(folder, [])) - {"."}:
         raise InputError(f"{folder} has folders that name classes, and labels are given too: leave out one of them")
     if y is None and (pair := dataset_items(X)) is not None:
-        return Labelled(_with_labels(pair[0], as_labels(pair[1], len(pair[0]))))
+        return _with_labels(pair[0], as_labels(pair[1], len(pair[0]))), None
     if y is None and isinstance(X, str | Path):
         X = as_path(X)
         raise InputError(f"{X} {why_no_folder(X)}; give a folder that holds a folder of images for each class")
     if y is None:
         raise InputError("labels are missing: give one for each image, or a folder with a folder for each class")
     items = as_items(X)
-    return Labelled(_with_labels(items, as_labels(y, len(items))))
+    return _with_labels(items, as_labels(y, len(items))), None
 
 
 def read(

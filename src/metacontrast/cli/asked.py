@@ -96,11 +96,8 @@ def goes_on(args: argparse.Namespace) -> bool:
 
 def command_that_goes_on(args: argparse.Namespace) -> str:
     """Return the command that continues what these flags began."""
-    runner = None if args.runner == "local" else args.runner
-    device = None if args.device == "auto" else args.device
-    given = {"data-root": args.data_root, "jobs": args.jobs, "device": device}
-    engine = None if args.engine == "auto" else args.engine
-    given |= {"runner": runner, "address": args.address, "engine": engine, "chunk": args.chunk, "out": args.out}
-    flags = [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
+    names = ("data_root", "jobs", "device", "runner", "address", "engine", "chunk", "out")
+    given = {name: value for name in names if (value := getattr(args, name)) not in (None, "auto", "local")}
+    flags = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     flags += [f"--{name}" for name in ("deterministic", "tensorboard") if getattr(args, name)]
     return shlex.join(["train", "--resume", *flags])

@@ -32,7 +32,7 @@ from metacontrast.report.report import write_report
 from metacontrast.training.config import TrainConfig
 from metacontrast.training.evaluate import Evaluation, Row, as_table, evaluate
 from metacontrast.training.records import read_records
-from metacontrast.training.run import TrainedRun, load_run
+from metacontrast.training.run import RECORDS, TrainedRun, load_run
 from metacontrast.version import INTERRUPTED
 
 _COLORS = ("orange", "blue")
@@ -163,7 +163,7 @@ def _curves(results: Sequence[DemoResult]) -> Figure:
     steps = config.eval_steps[0]
     curves = []
     for result in results:
-        records = read_records(result.folder / "records.jsonl")
+        records = read_records(result.folder / RECORDS)
         zeroed = {"method": "maml", "head": "zeroed", "steps": steps}
         if result.run.config.head == "zeroed":
             curves.append(select_curve(records, zeroed, result.label, result.color))

@@ -25,12 +25,10 @@ def add_parser(new: Callable[..., Parser]) -> None:
 
 def execute(args: argparse.Namespace) -> None:
     """Write the file and print its path."""
+    from metacontrast.classifier.estimator import FewShotClassifier
     from metacontrast.classifier.export import SUFFIXES, export
-    from metacontrast.classifier.starting_point import load_starting_point
-    from metacontrast.classifier.storage import load
 
-    state, _ = load(args.classifier, None if args.model is None else load_starting_point(args.model))
     path = args.out or args.classifier / f"classifier{SUFFIXES[args.format]}"
     shared.check_destinations([args.classifier], files=[path], endings=tuple(SUFFIXES.values()))
-    export(state, path, args.format)
+    export(FewShotClassifier.load(args.classifier, args.model).state_, path, args.format)
     shared.print_json({"file": str(path), "format": args.format}) if args.json else print(one_line(str(path)))

@@ -129,9 +129,9 @@ def _top(prediction: "Prediction", classes: list[Any], count: int) -> list[tuple
 
 def _set(prediction: "Prediction", classes: list[Any], from_on: float) -> list[Any]:
     """The labels of the prediction set, the most probable first."""
-    return [
-        label for n, (label, share) in enumerate(_top(prediction, classes, len(classes))) if not n or share >= from_on
-    ]
+    from metacontrast.classifier.confidence import prediction_set
+
+    return [classes[k] for k in prediction_set(prediction.probabilities, from_on)]
 
 
 def _as_text(prediction: "Prediction", classes: list[Any], top: int, from_on: float | None) -> str:

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from metacontrast.errors import CONTROLS, InputError, one_line
 from metacontrast.files import as_path, check_writable
 from metacontrast.training.distributed import processes_here
 from metacontrast.training.step import Resources
+from metacontrast.training.train import threads
 
 MOST_WORKERS = 4096
 
@@ -107,11 +107,9 @@ def resources(args: argparse.Namespace, parts: int) -> Iterator[Resources]:
     asked = {name: value for name in ("engine", "chunk", "memory") if (value := getattr(args, name, None)) is not None}
     found = Resources(device, **asked)
     torch.set_num_threads(max(1, args.workers // workers))
-    if device == "cuda" or workers == 1 or "vmap" in found.engine:
-        yield found
-        return
-    with ThreadPoolExecutor(workers) as executor:
-        yield replace(found, executor=executor, workers=workers)
+    threads_used = 1 if device == "cuda" or "vmap" in found.engine else workers
+    with threads(threads_used) as executor:
+        yield replace(found, executor=executor, workers=threads_used)
 
 
 def say(message: str) -> None:

@@ -26,7 +26,7 @@ from metacontrast.training.config import TrainConfig
 from metacontrast.training.distributed import ALONE, Distributed, joined
 from metacontrast.training.memory import fit_to_memory
 from metacontrast.training.records import Record, read_records, tensorboard_writer
-from metacontrast.training.run import NullRunDirectory, data_digests, open_run
+from metacontrast.training.run import RECORDS, NullRunDirectory, data_digests, open_run
 from metacontrast.training.sweep import Sweep
 from metacontrast.training.train_run import load_images, train_run
 from metacontrast.version import INTERRUPTED
@@ -200,8 +200,8 @@ def _share_of_memory(args: argparse.Namespace, jobs: int) -> int | None:
 
 def _check_data(configs: list[TrainConfig], data_root: Path | None) -> None:
     """Raise `InputError` where a data set is missing."""
-    for name, options in {(config.dataset, config.read_options()) for config in configs}:
-        dataset_files(name, data_root, options)
+    for name in {config.dataset for config in configs}:
+        dataset_files(name, data_root)
 
 
 @dataclass(frozen=True)
@@ -289,5 +289,5 @@ def last_evaluation(run: Path) -> list[Record]:
 
 
 def _records_in(run: Path) -> list[Record]:
-    file = run / "records.jsonl"
+    file = run / RECORDS
     return read_records(file) if file.exists() else []

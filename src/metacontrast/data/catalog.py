@@ -30,7 +30,7 @@ class Reader(Protocol):
         """Read one split of the set in `root`, complete, or raise `InputError`."""
         ...
 
-    def sources(self, root: Path, options: ReadOptions) -> list[Path]:
+    def sources(self, root: Path) -> list[Path]:
         """List the files and folders that the set is read from; `InputError` says where missing ones belong."""
         ...
 
@@ -153,7 +153,7 @@ def load_dataset(
     reader = spec.reader
     if not cache:
         return reader.read(place, split, options)
-    source = fingerprint(place, reader.sources(place, options), options, reader.READER_VERSION)
+    source = fingerprint(place, reader.sources(place), options, reader.READER_VERSION)
     file = cache_name(spec.name, split, place, options)
     return cached(
         _user_folder("METACONTRAST_CACHE", "images"), file, source, lambda: reader.read(place, split, options)
@@ -193,10 +193,10 @@ def is_same_dataset(one: str, other: str) -> bool:
     return one == other or (spec is other_spec is FOLDER and place.resolve() == other_place.resolve())
 
 
-def dataset_files(name: str, root: Path | str | None = None, options: ReadOptions = DEFAULTS) -> list[Path]:
+def dataset_files(name: str, root: Path | str | None = None) -> list[Path]:
     """List the files that a data set is read from; `InputError` where they are missing."""
     spec, place = find_dataset(name, root)
-    return spec.reader.sources(place, options)
+    return spec.reader.sources(place)
 
 
 def check_options(spec: DatasetSpec, options: ReadOptions) -> None:
@@ -214,7 +214,7 @@ def get_dataset(name: str, root: Path | str | None = None) -> Path:
     spec, place = find_dataset(name, root)
     try:
         if check_dataset(name, root)["verified"]:
-            return spec.reader.sources(place, DEFAULTS)[0].parent
+            return spec.reader.sources(place)[0].parent
     except InputError:
         pass
     fetch = getattr(spec.reader, "get", None)
@@ -234,7 +234,7 @@ def check_dataset(name: str, root: Path | str | None = None) -> dict[str, Any]:
         InputError: the set is not there at all.
     """
     spec, place = find_dataset(name, root)
-    spec.reader.sources(place, DEFAULTS)
+    spec.reader.sources(place)
     splits, problem = {}, None
     try:
         for split in ("all",) if spec is FOLDER else spec.splits:

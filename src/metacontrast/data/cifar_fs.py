@@ -39,14 +39,14 @@ PARTS = ("train", "test")
 LARGEST_PICKLE = 2**28
 
 
-def sources(root: Path, options: ReadOptions) -> list[Path]:
+def sources(root: Path) -> list[Path]:
     """Find the archive or folder that holds the set."""
     return [find_source("cifar-fs", root, FOLDERS, "cifar100")]
 
 
 def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
     """Read one split, verified by counts: all its classes, with 600 images each."""
-    with open_tree(sources(root, options)[0]) as tree:
+    with open_tree(sources(root)[0]) as tree:
         _check_apart(str(tree.path), {each: class_names(tree, each) for each in CLASSES})
         by_class = read_classes(tree, class_names(tree, split), options)
     counts = {name: len(images) for name, images in by_class}

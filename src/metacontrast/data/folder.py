@@ -84,7 +84,7 @@ def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
     return group_by_class(where, with_variants(named, options), mean=mean, std=std)
 
 
-def sources(root: Path, options: ReadOptions) -> list[Path]:
+def sources(root: Path) -> list[Path]:
     """List the image files of all splits: even one outside a split decides between grey and RGB."""
     return [file for file in chain(*class_files(root).values()) if file.exists()]
 

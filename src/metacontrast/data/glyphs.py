@@ -54,7 +54,7 @@ class Hand(NamedTuple):
     pen: NDArray[np.float32]
 
 
-def sources(root: Path, options: ReadOptions) -> list[Path]:
+def sources(root: Path) -> list[Path]:
     """List the font files; `root` is not used."""
     fonts = sorted({*WIDE_FONTS, *ASCII_FONTS})
     return [font_path(font) for font in fonts]

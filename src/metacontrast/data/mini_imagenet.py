@@ -40,7 +40,7 @@ class DiskLayout(NamedTuple):
 
     description: str
     find: Callable[[Path, str], list[Path]]
-    open: Callable[[list[Path], str], Listing]
+    open: Callable[[list[Path]], Listing]
 
 
 def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
@@ -51,14 +51,14 @@ def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
     if found is None:
         raise InputError(_not_found(root, split))
     layout, files = found
-    listing = layout.open(files, split)
-    check_complete(f"{where} in {files[0].parent}", listing.counts, expected)
+    listing = layout.open(files)
+    check_listed(f"{where} in {files[0].parent}", listing.counts, expected)
     by_class = dict(gather(where, listing.items, "RGB", options))
     ordered = [(name, by_class[name]) for name in expected if name in by_class]
     return group_by_class(where, with_variants(ordered, options), mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
-def sources(root: Path, options: ReadOptions) -> list[Path]:
+def sources(root: Path) -> list[Path]:
     """List the files, or folders of files, of all splits that are there."""
     found = [locate(root, split) for split in SPLITS]
     files = [file for place in found if place for file in place[1] if file.exists()]
@@ -80,7 +80,7 @@ def locate(root: Path, split: str) -> tuple[DiskLayout, list[Path]] | None:
     return next((each for each in found if each[1]), None)
 
 
-def check_complete(where: str, counts: Mapping[str, int], expected: Sequence[str]) -> None:
+def check_listed(where: str, counts: Mapping[str, int], expected: Sequence[str]) -> None:
     """Raise `InputError` unless there are exactly these classes with 600 images each."""
     missing = [name for name in expected if name not in counts]
     unknown = [name for name in counts if name not in expected]
@@ -120,7 +120,7 @@ def find_csv(folder: Path, split: str) -> list[Path]:
     return [found, images] if found and images.is_dir() else []
 
 
-def open_csv(files: Sequence[Path], split: str) -> Listing:
+def open_csv(files: Sequence[Path]) -> Listing:
     """Open the images in the order of the list."""
     listed, images = files
     return _listing([Item(label, name, images / name) for name, label in _csv_rows(listed)])
@@ -132,7 +132,7 @@ def find_pickle(folder: Path, split: str) -> list[Path]:
     return [file] if file.is_file() else []
 
 
-def open_pickle(files: Sequence[Path], split: str) -> Listing:
+def open_pickle(files: Sequence[Path]) -> Listing:
     """Open `image_data`, uint8 of shape `(image, height, width, 3)`, by the row numbers in `class_dict`."""
     images, rows = _cache_content(files[0], load(files[0]))
     counts = Counter({name: len(chosen) for name, chosen in rows.items()})
@@ -150,7 +150,7 @@ def find_flat(folder: Path, split: str) -> list[Path]:
     return [file for file in _by_class_id(folder / "images") if _class_id(file) in classes]
 
 
-def open_files(files: Sequence[Path], split: str) -> Listing:
+def open_files(files: Sequence[Path]) -> Listing:
     """Open images whose folders or names begin with the class."""
     return _listing([Item(_class_id(file), str(file), file) for file in files])
 
@@ -214,7 +214,7 @@ def find_parquet(folder: Path, split: str) -> list[Path]:
     return sorted(file for name in names for file in (folder / "data").glob(f"{name}-*.parquet"))
 
 
-def open_parquet(files: Sequence[Path], split: str) -> Listing:
+def open_parquet(files: Sequence[Path]) -> Listing:
     """Open the files as a listing; images are read a few hundred at a time on demand."""
     counts = Counter(label for file in files for label, _ in _rows(file, ["label"]))
     return Listing(counts, (item for file in files for item in _items(file)))

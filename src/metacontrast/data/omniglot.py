@@ -46,7 +46,7 @@ DIGESTS = {
 Drawings = dict[str, list[tuple[FileTree, str]]]
 
 
-def sources(root: Path, options: ReadOptions) -> list[Path]:
+def sources(root: Path) -> list[Path]:
     """Find the two archives or folders that hold the set."""
     return [find_source("omniglot", root, FOLDERS, part) for part in PARTS]
 
@@ -60,7 +60,7 @@ def read(root: Path, split: str, options: ReadOptions) -> ClassImages:
             f"{', '.join(scheme)}: choose one of these"
         )
     with ExitStack() as stack:
-        trees = [stack.enter_context(open_tree(path)) for path in sources(root, options)]
+        trees = [stack.enter_context(open_tree(path)) for path in sources(root)]
         drawings = drawings_by_character(trees)
         counts = {name: len(drawings.get(name, ())) for names in map(characters, DIGESTS) for name in names}
         check_complete("omniglot", counts, len(counts), DRAWINGS, ("characters", "drawings"), "omniglot")

@@ -136,8 +136,8 @@ class PlannedRun:
         return record
 
 
-_BOOKKEEPING = {f.name for f in fields(TrainConfig) if f.name.startswith("eval_") or f.name.endswith("_every")}
-_BOOKKEEPING |= {"updates"}
+_NOT_DECIDING = {f.name for f in fields(TrainConfig) if f.name.startswith("eval_") or f.name.endswith("_every")}
+_NOT_DECIDING |= {"updates"}
 _KEY_NAMES = {"method": "objective"}
 """Names that fields had when the first runs were made, whose folders are named by them."""
 
@@ -150,7 +150,7 @@ def not_default(value: Any) -> dict[str, Any]:
 @cache
 def run_key(config: TrainConfig, train_split: str) -> str:
     """Compute the digest of what decides a run except its length, on which only some methods depend."""
-    deciding = {_KEY_NAMES.get(name, name): v for name, v in not_default(config).items() if name not in _BOOKKEEPING}
+    deciding = {_KEY_NAMES.get(name, name): v for name, v in not_default(config).items() if name not in _NOT_DECIDING}
     if config.follows_length:
         deciding["updates"] = config.updates
     text = json.dumps(deciding | {"train_split": train_split}, sort_keys=True)
@@ -196,9 +196,8 @@ def check_data(
 ) -> None:
     """Raise `InputError` for a missing data set, naming those of `figures` that can be made without it."""
     for name in sorted({run.config.dataset for run in runs}):
-        options = next(run.config.read_options() for run in runs if run.config.dataset == name)
         try:
-            dataset_files(name, data_root, options)
+            dataset_files(name, data_root)
         except InputError as error:
             used = {each.name: {curve.config.dataset for curve in each.curves(setting)} for each in figures}
             free = [figure for figure, datasets in used.items() if name not in datasets]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from metacontrast.errors import InputError
-from metacontrast.model.encoder_checks import nodes_between
+from metacontrast.model.encoder_checks import nodes_behind
 from metacontrast.model.model import Model
 from metacontrast.types import Episode, Inner, Params, to_named
 
@@ -111,7 +111,7 @@ def check_real(what: str, params: Params) -> None:
 
 def check_second_derivative(features: Tensor, encoder: Iterable[Tensor]) -> None:
     """Raise `InputError` for features made by a function of whose second derivative PyTorch may say nothing."""
-    for node in nodes_between(encoder, features):
+    for node in nodes_behind(features, {tensor.grad_fn for tensor in encoder}):
         backward = getattr(getattr(node, "_forward_cls", None), "backward", None)
         if getattr(backward, "__code__", None) is _ONCE:
             raise InputError(

@@ -56,7 +56,7 @@ def conml(
         )
         outputs = apply_head(last.head, model.query_task_features(last.encoder, episodes.support_x, episodes.query_x))
         losses = task_losses(outputs, episodes.query_y, inner.outer_loss)
-        contrast = contrasts(added(model, first, last), added(model, whole_first, whole_last))
+        contrast = meta_contrasts(added(model, first, last), added(model, whole_first, whole_last))
         return (losses + contrast_weight * contrast).sum(), Metrics(losses, accuracies(outputs, episodes.query_y))
 
     _, metrics, pull = autograd_vjp(loss, to_tensors(params), False)
@@ -71,13 +71,13 @@ def added(model: Model, first: Params, last: Params) -> Float[Tensor, "task para
     return torch.cat([part.flatten(1) for part in parts], 1)
 
 
-def contrasts(
+def meta_contrasts(
     support: Float[Tensor, "task parameter"], whole: Float[Tensor, "task parameter"]
 ) -> Float[Tensor, " task"]:
     """The distance of a task's two models less the mean distance from its second one to those of the other tasks.
 
     >>> one, other = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
-    >>> contrasts(one, one), contrasts(one, other)
+    >>> meta_contrasts(one, one), contrasts(one, other)
     (tensor([-1., -1.]), tensor([0., 1.]))
     """
     support, whole = F.normalize(support, dim=1), F.normalize(whole, dim=1)

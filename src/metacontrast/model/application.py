@@ -27,6 +27,7 @@ from metacontrast.model.encoder_checks import (
     not_features,
     withhold,
 )
+from metacontrast.model.fused.block import channels_last
 from metacontrast.model.fused.sequential import fuse, runs_fused, takes_tasks
 from metacontrast.model.image_wise import keeps_images_apart
 
@@ -149,7 +150,7 @@ class EncoderFunction(threading.local):
             raise InputError(f"the encoder's features are {found.dtype}: end it in a layer that returns real numbers")
         if not self.keeps_images_apart:
             check_graph(found, before)
-            mixed = found.dtype != like.dtype and found.is_floating_point() and like.is_floating_point()
+            mixed = found.dtype != like.dtype and like.is_floating_point()
             if parameters and mixed and not torch.is_autocast_enabled(images.device.type):
                 raise InputError(f"the encoder returns {found.dtype}, its parameters are {like.dtype}: use one of them")
         return found
@@ -161,13 +162,6 @@ class EncoderFunction(threading.local):
         self.was_tried = True
         with torch.enable_grad():
             self.features({name: t.detach().requires_grad_() for name, t in parameters.items()}, images, 1, 0)
-
-
-def channels_last(
-    images: Float[Tensor, "image channel height width"],
-) -> Float[Tensor, "image channel height width"]:
-    """The same images in the memory order image, height, width, channel, which a single channel does not hide."""
-    return images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 def _kernel_order(tensor: Tensor) -> Tensor:

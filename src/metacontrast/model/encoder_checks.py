@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, first_line
 
 
 def copy_encoder(encoder: nn.Module) -> nn.Module:
@@ -39,7 +39,7 @@ def copy_encoder(encoder: nn.Module) -> nn.Module:
         copied = copy.deepcopy(encoder)
     except (RuntimeError, TypeError) as error:
         raise InputError(
-            f"the encoder cannot be copied ({str(error).splitlines()[0]}): use torch.nn.utils.parametrizations "
+            f"the encoder cannot be copied ({first_line(error)}): use torch.nn.utils.parametrizations "
             "in place of the older weight_norm, and keep what cannot be copied out of the module"
         ) from error
     for module in copied.modules():
@@ -109,13 +109,8 @@ def withhold(module: nn.Module, names: Collection[str]) -> None:
             held[own] = stands[id(tensor)]
 
 
-def nodes_between(start: Iterable[Tensor], end: Tensor) -> Iterator[Node]:
-    """The nodes of the autograd graph that `end` was made by, those of `start` and what is behind them left out."""
-    return _nodes_behind(end, {tensor.grad_fn for tensor in start})
-
-
-def _nodes_behind(end: Tensor, but: Collection[Node | None]) -> Iterator[Node]:
-    """The nodes that `end` was made by, some and what is behind them left out."""
+def nodes_behind(end: Tensor, but: Collection[Node | None]) -> Iterator[Node]:
+    """The nodes of the autograd graph that `end` was made by, some and what is behind them left out."""
     seen, waiting = set(but), [end.grad_fn]
     while waiting:
         node = waiting.pop()
@@ -159,7 +154,7 @@ def check_graph(features: Tensor, before: Before | None) -> None:
     """Raise `InputError` for features whose graph does not lead to all parameters that they depend on."""
     if before is None:
         return
-    for node in _nodes_behind(features, before.nodes):
+    for node in nodes_behind(features, before.nodes):
         if node.name() == "CheckpointFunctionBackward":
             raise InputError(_COMPUTES_AGAIN)
         leaf = getattr(node, "variable", None)

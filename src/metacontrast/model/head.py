@@ -52,12 +52,6 @@ def zero_head(params: Params, ways: int | None = None) -> Params:
     return params._replace(head=zeros)
 
 
-def repeat_head(head: Head, ways: int) -> Head:
-    """Every class starts from the one row of `head`."""
-    weight, bias = head
-    return Head(weight.expand(ways, -1), None if bias is None else bias.expand(ways))
-
-
 def prototype_head(means: Float[Tensor, "*task way feature"]) -> Head:
     """The linear head that classifies by squared distance to the class means c_k.
 

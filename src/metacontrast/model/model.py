@@ -21,7 +21,6 @@ from metacontrast.model.head import (
     built_extra,
     check_start,
     draw_head,
-    repeat_head,
     zero_head,
 )
 from metacontrast.model.normalization import AnyNorm
@@ -281,7 +280,7 @@ class Model:
             features = self.task_features(params.encoder, support_x)
             return params._replace(head=build_head(self.head, features, support_y, self.ways, params.extra))
         if self.head == "shared" and len(head.weight) == 1:
-            head = repeat_head(head, self.ways)
+            head = head_from([t.expand(self.ways, *t.shape[1:]) for t in head_tensors(head)])
         check_start(self.head, head, self.ways)
         if self.head == "zeroed":
             head = zero_head(params, self.ways).head

@@ -4,11 +4,9 @@ No name or path comes from the page. A zip may hold the two files of a classifie
 before it is unpacked.
 """
 
-import lzma
 import re
 import threading
 import zipfile
-import zlib
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +15,7 @@ from metacontrast.classifier.estimator import FewShotClassifier
 from metacontrast.classifier.explanation import as_seen, save_explanation
 from metacontrast.classifier.export import export
 from metacontrast.data.decode import to_png
+from metacontrast.data.published import DAMAGE
 from metacontrast.errors import InputError
 from metacontrast.files import read_facts
 from metacontrast.play.answers import ready
@@ -24,7 +23,6 @@ from metacontrast.play.session import MOST_CLASSES, MOST_EXAMPLES, Session, Sett
 
 ZIP_LIMIT = 64_000_000
 _SAVING = threading.Lock()
-_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 _FILE = re.compile(r"(?:[^/\\]{1,80}/)?(config\.json|model(?:-[1-9][0-9]{0,17})?\.safetensors)")
 
 
@@ -105,7 +103,7 @@ def _unpack(data: bytes, folder: Path) -> None:
                 assert name is not None
                 with archive.open(each) as packed:  # gives no more than the size that was checked
                     (folder / name[1]).write_bytes(packed.read(ZIP_LIMIT))
-    except (*_DAMAGED, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except DAMAGE as error:
         if isinstance(error, InputError):
             raise
         raise InputError("this file is not a valid zip: choose one that the page made") from error

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 IMAGE_LIMIT, JSON_LIMIT = 8_000_000, 16_000
 WORKERS = 4
-PATIENCE = 5.0
+ANSWER_SECONDS = 5.0
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
@@ -162,7 +162,9 @@ class Play:
         watch = self._watch(self.session(request))
         generation, since = (_whole(request.query_params.get(name, "")) for name in ("generation", "since"))
         found, waited = watch.read(generation, since), 0.0
-        while waited < PATIENCE and not (found["records"] or found["generation"] != generation or found["problem"]):
+        while waited < ANSWER_SECONDS and not (
+            found["records"] or found["generation"] != generation or found["problem"]
+        ):
             await asyncio.sleep(0.05)
             found, waited = watch.read(generation, since), waited + 0.05
         return JSONResponse(found)

@@ -24,13 +24,13 @@ from metacontrast.types import Inner, Scope
 MOST_CLASSES, MOST_EXAMPLES = 20, 20
 FIRST_CLASSES = ("A", "B")
 LONGEST_NAME = 40
-MAX_PIXELS = 16_000_000
+PAGE_PIXELS = 16_000_000
 THUMBNAIL = 96
 SESSION_BYTES = 24_000_000
 MOST_UNDO = 50
 FOLDS = 3
 """Of the cross-validation that calibrates: fewer than the library's own 5, for a quick answer to an added example."""
-MOST_STEPS, LARGEST_STEP = {"head": 100, "all": 10, "encoder": 10}, 10
+PAGE_STEPS, LARGEST_STEP = {"head": 100, "all": 10, "encoder": 10}, 10
 MOST_SESSIONS, IDLE = 32, 15 * 60.0
 
 
@@ -210,7 +210,7 @@ class Session:
 
     def make_example(self, data: bytes) -> Example:
         """An image, decoded as `fit` does, so that what `fit` would refuse is refused here."""
-        pixels = decode(data, THUMBNAIL, "RGB", "bicubic", name="this file", max_pixels=MAX_PIXELS)
+        pixels = decode(data, THUMBNAIL, "RGB", "bicubic", name="this file", max_pixels=PAGE_PIXELS)
         return Example(self.new_id(), data, to_png(pixels.transpose(1, 2, 0)))
 
     def inner(self, settings: Settings) -> Inner:
@@ -228,7 +228,7 @@ class Session:
         chosen = {"steps": inner.steps, "lr": inner.lr, "scope": inner.scope, "random_head": settings.random_head}
         folds = FOLDS if inner.scope == "head" else 0
         return FewShotClassifier(
-            self.models[settings.model], head="adapted", **chosen, folds=folds, max_pixels=MAX_PIXELS, device="cpu"
+            self.models[settings.model], head="adapted", **chosen, folds=folds, max_pixels=PAGE_PIXELS, device="cpu"
         )
 
     def head_start(self, settings: Settings) -> str:
@@ -244,7 +244,7 @@ class Session:
             raise InputError("there is no such model: choose one from the list")
         if not (scope is None or scope in ("head", "all")):
             raise InputError("what adapts is either the head or the whole network")
-        most = MOST_STEPS[scope or self.models[model].inner.scope]
+        most = PAGE_STEPS[scope or self.models[model].inner.scope]
         if not (steps is None or (type(steps) is int and 1 <= steps <= most)):
             raise InputError(f"inner steps: choose a whole number from 1 to {most}")
         if not (lr is None or (type(lr) in (int, float) and 0 < lr <= LARGEST_STEP)):
@@ -306,9 +306,6 @@ class Sessions:
             if (session := self._open.get(id)) is not None:
                 session.last_seen = self._clock()
             return session
-
-    def __len__(self) -> int:
-        return len(self._open)
 
     def close(self) -> None:
         """End what trains."""

@@ -39,7 +39,7 @@ TEST_TASKS, PROBE, PROBED_QUERIES = 10, 100, 5
 SLOWEST, FASTEST, MOST_SEED = 1.0, 60.0, 999_999
 MOST_UPDATES = 2000
 UNSEEN_FOR = 15.0
-HEADS = ("random", "zeroed")
+COMPARED_HEADS = ("random", "zeroed")
 TRAIN = (*range(0x0391, 0x03AA), *range(0x03B1, 0x03CA), *range(0x0410, 0x0450), *range(0x0531, 0x0557))
 TEST = (*range(0x10D0, 0x10F6), *range(0x0E81, 0x0EAF))
 """Code points: Greek, Cyrillic and Armenian letters are trained on; Georgian and Lao letters are tested on."""
@@ -181,7 +181,7 @@ class Watch:
         tests = EpisodeSampler(test, WAYS, SHOTS, QUERIES, seed=PROBE)
         probe = EpisodeSampler(test, WAYS, SHOTS, PROBED_QUERIES, seed=PROBE)[0]
         batch = tasks.batch(range(META_BATCH * update, META_BATCH * (update + 1))) if learners else None
-        pair = learners or {head: Learner.start(head, seed) for head in HEADS}
+        pair = learners or {head: Learner.start(head, seed) for head in COMPARED_HEADS}
         tested = tests.batch(range(TEST_TASKS))
 
         def one(learner: Learner) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -191,8 +191,8 @@ class Watch:
             shown = {"map": view.before[0].tolist(), "weights": view.coefficients[0].tolist()}
             return {"accuracy": learner.accuracy(tested)} | _shares(view), shown
 
-        records, latest = zip(*(one(pair[head]) for head in HEADS), strict=True)
-        return pair, dict(zip(HEADS, records, strict=True)), dict(zip(HEADS, latest, strict=True))
+        records, latest = zip(*(one(pair[head]) for head in COMPARED_HEADS), strict=True)
+        return pair, dict(zip(COMPARED_HEADS, records, strict=True)), dict(zip(COMPARED_HEADS, latest, strict=True))
 
     def _keep(self, generation: int, pair: dict[str, Learner], record: dict[str, Any], latest: dict[str, Any]) -> None:
         with self._changed:

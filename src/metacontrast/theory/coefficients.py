@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from metacontrast.errors import InputError
-from metacontrast.theory.task import check_classes, check_samples, same_class
+from metacontrast.theory.task import check_classes, check_samples
 
 
 def contrastive_coefficients(
@@ -99,5 +99,5 @@ def wrong_sign_share(
             f"coefficients {tuple(coefficients.shape)} do not fit {len(query_y)} query "
             f"and {len(support_y)} support labels"
         )
-    wrong = torch.where(same_class(query_y, support_y), coefficients > 0, coefficients < 0)
+    wrong = torch.where(query_y[:, None] == support_y, coefficients > 0, coefficients < 0)
     return wrong.to(coefficients.dtype).where(~coefficients.isnan(), math.nan).mean()

@@ -26,7 +26,7 @@ The paper prints only the case N = 1, as Eq. 9. The encoder stands still through
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -113,11 +113,6 @@ def strip_constant(signal: Float[Tensor, "image extended"], head: Head) -> Float
 def targets(y: Int[Tensor, " image"], like: Float[Tensor, "*rows way"]) -> Float[Tensor, "image way"]:
     """1{k=y} as a matrix, with as many columns as `like` has and of its dtype."""
     return one_hot(y.long(), like.shape[-1]).to(like.dtype)
-
-
-def same_class(query_y: Int[Tensor, " query"], support_y: Int[Tensor, " support"]) -> Bool[Tensor, "query support"]:
-    """1{t=u} for every pair."""
-    return query_y[:, None] == support_y[None, :]
 
 
 def check_samples(name: str, features: Tensor, y: Tensor, ways: int) -> None:

@@ -27,7 +27,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import PrefixStore, Store, TCPStore, rendezvous  # pyright: ignore[reportPrivateImportUsage]
 
-from metacontrast.errors import InputError
+from metacontrast.errors import InputError, first_line
 from metacontrast.maml.outer import Metrics
 from metacontrast.training.checkpoint import Stored, TrainState, restore_state, store_state
 from metacontrast.types import Params, from_tensors, to_tensors
@@ -203,7 +203,7 @@ def _one_line() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].split(". ")[0]
+        reason = first_line(error).partition(". ")[0]
         raise InputError(
             f"another process of this training cannot be reached ({reason}): start all again with --resume"
         ) from error

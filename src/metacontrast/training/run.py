@@ -28,7 +28,7 @@ from metacontrast.training.config import TrainConfig, config_from_values
 from metacontrast.training.sources import TENSORS, digest_of_start
 from metacontrast.types import Params, map_params, to_named
 
-_CONFIG, _RECORDS, _MODEL = "config.json", "records.jsonl", TENSORS
+CONFIG, RECORDS, _MODEL = "config.json", "records.jsonl", TENSORS
 _FIXED = "fixed."
 _BOOKKEEPING = {
     *("eval_every", "eval_steps", "eval_episodes", "eval_split", "select"),
@@ -63,7 +63,7 @@ class RunDirectory:
         Raises:
             InputError: there is a trained model and no state.
         """
-        model, file = self.path / _MODEL, self.path / _RECORDS
+        model, file = self.path / _MODEL, self.path / RECORDS
         if stored := load_state(self.path):
             state = checkpoint.restore_state(state, stored, str(self.path / LAST))
             if problem := self._problem_of_model(state):
@@ -90,7 +90,7 @@ class RunDirectory:
 
     def save(self, state: TrainState) -> None:
         """Write a checkpoint: the state for resuming and the model for use, after all records up to it."""
-        records.flush_records(self.path / _RECORDS)
+        records.flush_records(self.path / RECORDS)
         checkpoint.save_state(self.path, store_state(state))
         self.write_model(self.path / _MODEL, state.params, state.updates)
 
@@ -124,7 +124,7 @@ class RunDirectory:
 
     def record(self, record: records.Record) -> None:
         """Append one measurement."""
-        records.append_records(self.path / _RECORDS, [record])
+        records.append_records(self.path / RECORDS, [record])
 
 
 class NullRunDirectory(RunDirectory):
@@ -203,7 +203,7 @@ def write_run(path: Path, run: TrainedRun, origin: dict[str, str]) -> None:
         facts = _facts(run.config, run.image_shape, run.mean, run.std) | {"data": {}}
         header = {"config": facts["config"], **records.provenance("cpu"), "data": {}, "origin": origin}
         RunDirectory(path, facts).write_model(path / _MODEL, run.params, run.updates)
-        write_text(path / _CONFIG, json.dumps(header, indent=1) + "\n")
+        write_text(path / CONFIG, json.dumps(header, indent=1) + "\n")
 
 
 def _facts(
@@ -215,13 +215,13 @@ def _facts(
 
 def read_config(path: Path) -> TrainConfig | None:
     """The configuration of the run in `path`; None when there is no run."""
-    file = path / _CONFIG
+    file = path / CONFIG
     return config_from_values(read_header(path).get("config"), str(file)) if file.exists() else None
 
 
 def read_header(path: Path) -> dict[str, Any]:
     """How the run in `path` is made: configuration, versions, device, revision and digests of the data."""
-    file = path / _CONFIG
+    file = path / CONFIG
     try:
         header = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -245,12 +245,12 @@ def open_own_run(path: Path, *, resume: bool) -> Iterator[RunDirectory]:
 
 def _begin(path: Path, header: dict[str, Any]) -> None:
     """Write how the run is made, as its configuration and once as the first of its records."""
-    for name in (_CONFIG, _RECORDS, _MODEL, BEST, LAST):
+    for name in (CONFIG, RECORDS, _MODEL, BEST, LAST):
         remove_leftovers(path, name)
     remove_leftovers(path / _KEPT, "*")
-    write_text(path / _CONFIG, json.dumps(header, indent=1) + "\n")
-    if not (path / _RECORDS).exists():
-        write_text(path / _RECORDS, json.dumps({"kind": "header", **header}) + "\n")
+    write_text(path / CONFIG, json.dumps(header, indent=1) + "\n")
+    if not (path / RECORDS).exists():
+        write_text(path / RECORDS, json.dumps({"kind": "header", **header}) + "\n")
 
 
 def load_params(path: str | Path, like: Params) -> Params:
@@ -403,8 +403,8 @@ def _locked(path: Path, option: str) -> Iterator[bool]:
         option: what names the directory, for messages.
     """
     with exclusive(path / ".lock", f"another training is writing to {path}: wait for it or choose another {option}"):
-        holds_run = (path / _CONFIG).exists()
-        taken = [name for name in (_RECORDS, _MODEL, LAST, BEFORE, BEST, _KEPT) if (path / name).exists()]
+        holds_run = (path / CONFIG).exists()
+        taken = [name for name in (RECORDS, _MODEL, LAST, BEFORE, BEST, _KEPT) if (path / name).exists()]
         if taken and not holds_run:
-            raise InputError(f"{path} has a {taken[0]} but no {_CONFIG}: choose another --out")
+            raise InputError(f"{path} has a {taken[0]} but no {CONFIG}: choose another --out")
         yield holds_run

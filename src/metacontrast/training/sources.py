@@ -28,7 +28,7 @@ from torch.func import functional_call
 from metacontrast.data.decode import enumerate_some
 from metacontrast.data.folder import IMAGENET_MEAN, IMAGENET_STD
 from metacontrast.data.image_format import ImageFormat
-from metacontrast.errors import InputError, did_you_mean
+from metacontrast.errors import InputError, did_you_mean, first_line
 from metacontrast.files import as_path, is_folder, open_tensors
 from metacontrast.model.efficientnet_lite import efficientnet_lite, load_weights
 from metacontrast.training.libraries import BUILDERS, Built, Features, inner_model
@@ -163,9 +163,8 @@ def feature_size(encoder: nn.Module, images: ImageFormat, name: str) -> int:
             grey = images.to_input(torch.full((2, *images.shape), 127, dtype=torch.uint8))
             found = functional_call(encoder, buffers, (grey,))
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0][:200]
         raise InputError(
-            f"the encoder {name} fails on an image of its size ({reason}): check its image format"
+            f"the encoder {name} fails on an image of its size ({first_line(error)}): check its image format"
         ) from error
     finally:
         for module, mode in modes.items():
@@ -278,8 +277,7 @@ def _in_one_line(name: str) -> Iterator[None]:
     except InputError as error:
         raise error if name in BUNDLED else InputError(f"{name}: {error}") from error
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         advice = "check the name"
         if name.startswith(("timm:", "hf:", "torchvision:")):
             advice += ", and the network if its weights are not here yet; or give them as a file (weights)"
-        raise InputError(f"{name} cannot be built ({type(error).__name__}: {reason}): {advice}") from error
+        raise InputError(f"{name} cannot be built ({type(error).__name__}: {first_line(error)}): {advice}") from error

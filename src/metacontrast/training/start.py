@@ -25,10 +25,10 @@ from metacontrast.methods.batches import CLASSIFIER
 from metacontrast.model.model import Model
 from metacontrast.training import sources
 from metacontrast.training.config import TrainConfig
-from metacontrast.training.run import TrainedRun, load_run
+from metacontrast.training.run import CONFIG, TrainedRun, load_run
 from metacontrast.types import Inner, Params, map_params
 
-INNER = Inner(steps=20, lr=0.3, scope="head")
+USUAL_INNER = Inner(steps=20, lr=0.3, scope="head")
 """How an encoder from elsewhere adapts by default."""
 
 _ADAPTS = ("head", "head_bias", "norm", "order", "inner_steps", "inner_lr", "inner_scope", "inner_loss", "eval_steps")
@@ -81,8 +81,19 @@ def load_start(name: str, weights: str | None) -> Start:
         fixed = {name: getattr(run.config, name) for name in ("encoder", "filters")}
         return Start(format_of(run), fixed, {name: getattr(run.config, name) for name in _ADAPTS}, run)
     images = sources.starting_encoder(name, weights, True).images
-    usual = {"head": "zeroed", "head_bias": True, "norm": "running", "outer_lr": 1e-4, "eval_steps": (INNER.steps,)}
-    usual |= {"inner_steps": INNER.steps, "inner_lr": INNER.lr, "inner_scope": INNER.scope, "order": INNER.order}
+    usual = {
+        "head": "zeroed",
+        "head_bias": True,
+        "norm": "running",
+        "outer_lr": 1e-4,
+        "eval_steps": (USUAL_INNER.steps,),
+    }
+    usual |= {
+        "inner_steps": USUAL_INNER.steps,
+        "inner_lr": USUAL_INNER.lr,
+        "inner_scope": USUAL_INNER.scope,
+        "order": USUAL_INNER.order,
+    }
     return Start(images, {"encoder": "start", "filters": None}, usual, None)
 
 
@@ -169,7 +180,7 @@ def _resolved(start: str, weights: str | None) -> tuple[str, str | None]:
 
 def _saved_source(folder: Path) -> dict[str, Any] | None:
     """What the folder of a saved model says of its encoder from elsewhere, if it has one."""
-    source = read_facts(folder / "config.json").get("source")
+    source = read_facts(folder / CONFIG).get("source")
     return source if isinstance(source, dict) else None
 
 

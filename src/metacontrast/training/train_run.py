@@ -29,7 +29,7 @@ from metacontrast.types import map_params, to_tensors
 logger = logging.getLogger("metacontrast")
 
 Status = Literal["finished", "stopped"]
-Found = TypeVar("Found")
+Measured = TypeVar("Measured")
 
 _OPTIMIZERS: dict[OptimizerName, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -84,7 +84,7 @@ def train_run(
 
     failures: list[str] = []
 
-    def measured(what: str, measure: Callable[[], Found]) -> Found | None:
+    def measured(what: str, measure: Callable[[], Measured]) -> Measured | None:
         """What `measure` finds; nothing where it fails, as for a model that diverges at test: training goes on."""
         try:
             return measure()

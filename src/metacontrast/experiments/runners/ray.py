@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from metacontrast.errors import InputError, InUseError, require_extra
+from metacontrast.errors import InputError, InUseError, first_line, require_extra
 from metacontrast.experiments.runners import POLL_SECONDS, Grid, Run, RunContext, Runner, RunReport, RunStatus, attempt
 from metacontrast.files import exclusive
 from metacontrast.version import __version__
@@ -91,8 +91,7 @@ def _init(problem: str, **options: Any) -> None:
     try:
         ray.init(log_to_driver=False, configure_logging=False, **options)
     except (OSError, RuntimeError, ValueError, RayError, SystemExit) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise InputError(f"{problem}: {reason or type(error).__name__}") from error
+        raise InputError(f"{problem}: {first_line(error)}") from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
@@ -304,7 +303,7 @@ def _report(reference: Any, run: Run, context: RunContext, queue: _Queue) -> Run
     except RayTaskError:
         raise
     except RayError as error:
-        return queue.requeue(run, str(error).splitlines()[0])
+        return queue.requeue(run, first_line(error))
     if report.status is RunStatus.COMPLETE and not _is_seen(run, context):
         reason = f"what its worker wrote is not seen in {context.runs}: choose an --out that all machines share"
         return RunReport(run, RunStatus.FAILED, reason)

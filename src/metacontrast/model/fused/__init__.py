@@ -11,7 +11,3 @@ whose second derivative takes the same kernels as its first). `kernels` has the 
 **Fallback.** The plain layers run on a GPU, under `torch.func` transforms and `torch.compile`, for other dtypes than
 float32, float64 and bfloat16, for layers of another kind or with hooks, and with `Model(..., fused=False)`.
 """
-
-from metacontrast.model.fused.sequential import fuse
-
-__all__ = ["fuse"]

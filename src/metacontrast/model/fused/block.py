@@ -63,7 +63,7 @@ def norm_block(
     if y.ndim != 4:
         flat = norm_block(y.reshape(*y.shape[:2], -1, 1), gamma, beta, layout, epsilon)
         return flat.reshape(y.shape)
-    return _Block.apply(_channels_last(y), *_for_tasks(y, gamma, beta, layout), _typed(layout, gamma), epsilon)
+    return _Block.apply(channels_last(y), *_for_tasks(y, gamma, beta, layout), _typed(layout, gamma), epsilon)
 
 
 def convolution_block(
@@ -85,9 +85,9 @@ def convolution_block(
         x, weight, bias = x.to(kind), weight.to(kind), None if bias is None else bias.to(kind)
     at_once = _images_at_once(x, weight, geometry)
     if at_once >= len(x):
-        return norm_block(convolve(_channels_last(x), weight, bias, geometry), gamma, beta, layout, epsilon)
+        return norm_block(convolve(channels_last(x), weight, bias, geometry), gamma, beta, layout, epsilon)
     rest = _Rest(geometry, at_once, _typed(layout, gamma), epsilon)
-    return _ConvolutionBlock.apply(_channels_last(x), weight, bias, *_for_tasks(x, gamma, beta, layout), rest)
+    return _ConvolutionBlock.apply(channels_last(x), weight, bias, *_for_tasks(x, gamma, beta, layout), rest)
 
 
 _CACHE_BYTES = 6 * 2**20
@@ -112,7 +112,7 @@ class _Block(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return *_BlockGradient.apply(_channels_last(cotangent), *ctx.saved_tensors, ctx.layout), None, None
+        return *_BlockGradient.apply(channels_last(cotangent), *ctx.saved_tensors, ctx.layout), None, None
 
 
 class _ConvolutionBlock(torch.autograd.Function):
@@ -124,7 +124,7 @@ class _ConvolutionBlock(torch.autograd.Function):
     ) -> Tensor:
         parts = list(_parts(len(x), weight, rest))
         ys = [
-            _channels_last(plain_convolution(x[here], *_own_both(weight, bias, task), rest.geometry))
+            channels_last(plain_convolution(x[here], *_own_both(weight, bias, task), rest.geometry))
             for here, task in parts
         ]
         out, *saved = _forward(ys, gamma, beta, rest.layout, rest.epsilon)
@@ -134,7 +134,7 @@ class _ConvolutionBlock(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        cotangent = _channels_last(cotangent)
+        cotangent = channels_last(cotangent)
         if torch.is_grad_enabled():
             return *_differentiable_gradient(ctx, cotangent), None
         x, weight, _, gamma, beta, mean, scale, picked, argmax = ctx.saved_tensors
@@ -226,7 +226,7 @@ class _BlockGradient(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, u: Tensor | None, p: Tensor | None, q: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         cotangent, y, gamma, beta, mean, scale, argmax, (a1, a2) = ctx.saved_tensors
-        u = torch.zeros_like(y) if u is None else _channels_last(u)
+        u = torch.zeros_like(y) if u is None else channels_last(u)
         p, q = (torch.zeros_like(gamma) if given is None else given for given in (p, q))
         layout, norm, m = ctx.layout, _norm(gamma, beta, mean, scale), _count(y, ctx.layout)
         arrays = tuple(map(_array, (u, cotangent, y, argmax)))
@@ -280,7 +280,7 @@ def _picked_sums(cotangent: Tensor, picked: list[Tensor], norm: NormArrays, layo
     for start, part in _numbered(picked):
         here = _array(cotangent[start : start + len(part)])
         kernels.picked_sums(here, _array(part), start, layout, norm, sums.numpy())
-    return sums.to(_torch_type(norm))
+    return sums.to(torch.from_numpy(norm.mean).dtype)
 
 
 def _for_tasks(x: Tensor, gamma: Tensor, beta: Tensor, layout: BlockLayout) -> tuple[Tensor, Tensor]:
@@ -294,7 +294,7 @@ def _numbered(parts: list[Tensor]) -> Iterator[tuple[int, Tensor]]:
     return zip(accumulate(map(len, parts), initial=0), parts, strict=False)
 
 
-def _channels_last(tensor: Tensor) -> Tensor:
+def channels_last(tensor: Tensor) -> Tensor:
     """The same in this order of memory; one channel is in both orders, and strides say which one is meant."""
     tensor = tensor.contiguous(memory_format=torch.channels_last)
     _, channels, height, width = tensor.shape
@@ -328,10 +328,6 @@ def _array(tensor: Tensor) -> NDArray[Any]:
 
 def _norm(*tensors: Tensor) -> NormArrays:
     return NormArrays(*(tensor.detach().numpy() for tensor in tensors))
-
-
-def _torch_type(norm: NormArrays) -> torch.dtype:
-    return torch.float64 if norm.mean.dtype == np.float64 else torch.float32
 
 
 def _count(y: Tensor, layout: BlockLayout) -> int:

@@ -19,12 +19,8 @@ from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-
-def _generated(function: Callable[..., Any]) -> Any:
-    """`numba.extending.intrinsic`, whose result takes other arguments than the function that it is made from."""
-    return intrinsic(function)
-
-
+_generated: Any = intrinsic
+"""Makes a function that takes other arguments than the one that it is made from."""
 _FAST = {"reassoc", "contract", "nsz"}
 
 
