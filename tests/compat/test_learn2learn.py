@@ -145,8 +145,39 @@ def test_defaults_and_names_are_learn2learns():
 
 
 def test_what_is_not_here_is_an_attribute_error_that_says_where_to_look():
-    with pytest.raises(AttributeError, match=r"'vision' is not here.*migrating"):
-        l2l.vision  # noqa: B018
+    for place, name in ((l2l, "vision"), (l2l, "clone_module"), (l2l.algorithms, "MetaSGD")):
+        with pytest.raises(AttributeError, match=rf"'{name}' is not here.*migrating"):
+            getattr(place, name)
+
+
+class Tied(nn.Module):
+    """Its weight is a buffer, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2, bias=False, dtype=torch.float64)
+        self.register_buffer("again", self.layer.weight)
+
+    def forward(self, x):
+        return self.layer(x) @ self.again
+
+
+@pytest.mark.parametrize("first_order", [True, False])
+def test_a_buffer_that_is_a_parameter_moves_with_it(first_order):
+    """f(x) = (x Wᵀ) W with one matrix W, which the step moves at both places."""
+    x, net = torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), Tied()
+    maml = l2l.algorithms.MAML(net, lr=0.1, first_order=first_order)
+    learner = maml.clone()
+    learner.adapt(learner(x).square().sum())
+    loss = learner(x).square().sum()
+    loss.backward()
+    w = net.layer.weight.detach().requires_grad_()
+    (inner,) = torch.autograd.grad((x @ w.T @ w).square().sum(), w, create_graph=not first_order)
+    moved = w - 0.1 * inner
+    expected = (x @ moved.T @ moved).square().sum()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    (gradient,) = torch.autograd.grad(expected, w)
+    assert torch.allclose(net.layer.weight.grad, gradient, rtol=1e-12, atol=1e-14)
 
 
 def test_a_learner_leaves_the_original_alone_and_is_a_module_of_the_same_kind():

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from failing_disk import no_more_than
 from metacontrast.errors import InputError
-from metacontrast.training.checkpoint import Stored, load, params_from_tensors, save
+from metacontrast.training.checkpoint import Stored, load, model_facts, params_from_tensors, save
 from metacontrast.types import Head, Params, to_named
 
 STORED = Stored({"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3)}, {"updates": 7})
@@ -39,6 +39,24 @@ def test_a_foreign_safetensors_file_is_refused(tmp_path):
     save_file(STORED.tensors, tmp_path / "x.safetensors")
     with pytest.raises(InputError, match="damaged or from another program"):
         load(tmp_path / "x.safetensors")
+
+
+FACTS = {"updates": 7, "image_shape": [3, 8, 8], "mean": [0.5], "std": [0.2, 0.2, 0.2]}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("updates", value) for value in (-1, True, 1.0, "7", None)),
+        *(("image_shape", value) for value in ([3, 8], [3, 8, 0], [3, 8, 10**9], [3.0, 8, 8], 3)),
+        *(("mean", value) for value in ([], [float("nan")], [float("inf")], [10**400], ["0"], [0.1, 0.2], 0.5)),
+        *(("std", value) for value in ([0], [-1.0], [1e300], [0.1] * 4)),
+    ],
+)
+def test_facts_that_no_model_has_are_refused_in_one_line(name, value):
+    assert model_facts(FACTS, "x").std == (0.2, 0.2, 0.2)
+    with pytest.raises(InputError, match=rf"^x has .*{name}.*damaged or from another program$"):
+        model_facts(FACTS | {name: value}, "x")
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -13,7 +13,6 @@ Files are safetensors with a digest of their own; writes are atomic.
 import hashlib
 import json
 import logging
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -291,4 +290,5 @@ def _fits(name: str, value: Any) -> bool:
         return False
     if name == "image_shape":
         return len(value) == 3 and all(type(size) is int and 1 <= size <= LARGEST_SIZE for size in value)
-    return all(type(v) in (int, float) and math.isfinite(v) and (name == "mean" or v > 0) for v in value)
+    largest = torch.finfo(torch.float32).max
+    return all(type(v) in (int, float) and abs(v) <= largest and (name == "mean" or v > 0) for v in value)

@@ -6,14 +6,7 @@ and `l2l.algorithms.MAML` is here, with the same names, defaults and results. Th
 `docs/migrating.md` says what to use in its place.
 """
 
-from typing import NoReturn
-
 from metacontrast.compat.learn2learn import algorithms
 
 __all__ = ["algorithms"]
-
-
-def __getattr__(name: str) -> NoReturn:
-    raise AttributeError(
-        f"learn2learn's {name!r} is not here, only algorithms.MAML: see the page on migrating for what to use instead"
-    )
+__getattr__ = algorithms.__getattr__

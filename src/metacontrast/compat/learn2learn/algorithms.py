@@ -13,7 +13,7 @@ apart. Every such pass also moves the running averages, which all clones share w
 batches of all tasks, before and after adaptation, in the order of the calls. In evaluation mode it normalizes by them.
 """
 
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -111,9 +111,16 @@ class MAML(nn.Module):
             _refuse([name for name in moving if name not in gradients], "is not part of the loss", "allow_unused")
         moved = {t: t - self.lr * gradients[name] if name in gradients else t for name, t in named.items()}
         for each in self.module.modules():
-            parameters: dict[str, Any] = each._parameters
-            parameters.update({name: moved[old] for name, old in parameters.items() if old is not None})
+            tensors: dict[str, Any]
+            for tensors in (each._parameters, each._buffers):  # a buffer may be a parameter, too
+                tensors.update({name: moved[old] for name, old in tensors.items() if old in moved})
             _list_parameters_again(each)
+
+
+def __getattr__(name: str) -> NoReturn:
+    raise AttributeError(
+        f"learn2learn's {name!r} is not here, only MAML: see the page on migrating for what to use instead"
+    )
 
 
 def _refuse(names: list[str], reason: str, switch: str) -> None:
