@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import metacontrast as mc
-from metacontrast.classifier.candidates import METHODS
+from metacontrast.classifier.candidates import FIT_METHODS
 from metacontrast.classifier.confidence import fit_temperature
 from photos import processor, remembering
 
@@ -38,10 +38,10 @@ def draw(
 
 def measure(model: str, images: mc.ClassImages, ways: int, tasks: int, seed: int) -> dict[str, dict[str, float]]:
     """Temperature and accuracy by head."""
-    generator, logits = np.random.default_rng((seed, ways)), {head: [] for head in METHODS}
+    generator, logits = np.random.default_rng((seed, ways)), {head: [] for head in FIT_METHODS}
     for _ in range(tasks):
         support, queries = draw(images, ways, generator)
-        for head in METHODS:
+        for head in FIT_METHODS:
             classifier = mc.FewShotClassifier(model, head=head, folds=0).fit(support, list(range(ways)))
             probabilities = np.clip(classifier.predict_proba(queries), 1e-300, None)
             logits[head].append(torch.from_numpy(np.log(probabilities)) * classifier.temperature_)

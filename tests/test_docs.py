@@ -2,12 +2,14 @@
 to a few updates.
 """
 
+import doctest
 import os
 import re
 import shlex
 import subprocess
 import sys
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -26,6 +28,12 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PACKAGE = ROOT / "src" / "metacontrast"
+WITH_EXAMPLES = [
+    ".".join(("metacontrast", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+    for file in sorted(PACKAGE.rglob("*.py"))
+    if ">>> " in file.read_text(encoding="utf-8")
+]
 SHRINK = {
     "train": ["--updates", "2", "--eval-every", "0", "--eval-episodes", "3", "--meta-batch", "2"],
     "demo": ["--updates", "2", "--eval-every", "0", "--eval-episodes", "3", "--meta-batch", "2", "--episodes", "3"],
@@ -188,3 +196,10 @@ def test_files_and_tests_that_are_named_exist(page):
         assert "NAME" in name or any((base / name).is_file() for base in bases), name
     for name in set(re.findall(r"`(test_[a-z]+_\w+)(?:\[[\w ]+\])?`", text)):
         assert f"def {name}(" in TEST_CODE, name
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
+def test_examples_in_docstrings_give_what_they_show(name):
+    found = doctest.testmod(import_module(name))
+    assert found.attempted
+    assert not found.failed

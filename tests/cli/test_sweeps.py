@@ -67,10 +67,11 @@ def test_a_single_run_is_not_for_a_cluster(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_command_that_goes_on_names_how_runs_are_spread_and_where_the_data_are():
-    words = ["--seeds", "3", "--jobs", "2", "--runner", "ray", "--address", "head:1", "--vary", "head=learned,zeroed"]
-    args = build_parser().parse_args(["train", *SMALL, "--out", "runs", *words, "--data-root", "Data"])
-    told = "train --resume --data-root Data --jobs 2 --runner ray --address head:1 --out runs"
+@pytest.mark.parametrize("address", ["head:1", "auto"])
+def test_the_command_that_goes_on_names_how_runs_are_spread_and_where_the_data_are(address):
+    words = ["--seeds", "3", "--jobs", "2", "--runner", "ray", "--address", address, "--vary", "head=learned,zeroed"]
+    args = build_parser().parse_args(["train", *SMALL, "--out", "auto", *words, "--data-root", "local"])
+    told = f"train --resume --data-root local --jobs 2 --runner ray --address {address} --out auto"
     assert command_that_goes_on(args) == told
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from metacontrast.errors import InputError
 from metacontrast.experiments.claims import Accuracy, Claim, Comparison, Endpoint, TaskKind, above, faster, same
 from metacontrast.experiments.figures import FIGURES
 from metacontrast.experiments.measurement import Table, decode_counts, encode_counts
@@ -105,6 +106,9 @@ def test_only_common_tasks_are_compared():
     weaker = judged(above(KIND, "a", "b", ZEROED), records[:3] + old).judged[0].lower
     assert weaker.mean == pytest.approx(0, abs=1e-12)
     assert weaker.tasks == 0
+    whole = [replace(m, record={k: v for k, v in m.record.items() if k != "correct"}) for m in records[:3]]
+    with pytest.raises(InputError, match="mean over 50 tasks cannot be compared on the first 20"):
+        judged(above(KIND, "a", "b", ZEROED), whole + records[3:])
 
 
 def test_a_claim_that_fails_is_not_supported():

@@ -50,7 +50,7 @@ FACTS = {"updates": 7, "image_shape": [3, 8, 8], "mean": [0.5], "std": [0.2, 0.2
         *(("updates", value) for value in (-1, True, 1.0, "7", None)),
         *(("image_shape", value) for value in ([3, 8], [3, 8, 0], [3, 8, 10**9], [3.0, 8, 8], 3)),
         *(("mean", value) for value in ([], [float("nan")], [float("inf")], [10**400], ["0"], [0.1, 0.2], 0.5)),
-        *(("std", value) for value in ([0], [-1.0], [1e300], [0.1] * 4)),
+        *(("std", value) for value in ([0], [-1.0], [1e300], [1e-60], [0.1] * 4)),
     ],
 )
 def test_facts_that_no_model_has_are_refused_in_one_line(name, value):

@@ -97,7 +97,8 @@ def goes_on(args: argparse.Namespace) -> bool:
 def command_that_goes_on(args: argparse.Namespace) -> str:
     """Return the command that continues what these flags began."""
     names = ("data_root", "jobs", "device", "runner", "address", "engine", "chunk", "out")
-    given = {name: value for name in names if (value := getattr(args, name)) not in (None, "auto", "local")}
+    usual = {"device": "auto", "runner": "local", "engine": "auto"}
+    given = {name: value for name in names if (value := getattr(args, name)) not in (None, usual.get(name))}
     flags = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     flags += [f"--{name}" for name in ("deterministic", "tensorboard") if getattr(args, name)]
     return shlex.join(["train", "--resume", *flags])

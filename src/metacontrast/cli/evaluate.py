@@ -74,7 +74,7 @@ def execute(args: argparse.Namespace) -> None:
     from metacontrast.classifier.starting_point import load_model
 
     for solver in args.solvers:
-        check_choice("--solvers", solver, get_args(Solver))
+        check_choice("solvers", solver, get_args(Solver))
     run = load_model(args.run)
     if args.inner_lr is not None and run.params.rates:
         raise InputError("--inner-lr, but the run's inner learning rates are learned: leave it out")

@@ -30,7 +30,7 @@ class Deviation(NamedTuple):
 _CIFAR_FS = "CIFAR-FS, 32 × 32, instead of miniImageNet; accuracies are not comparable with the paper's"
 _SAME_TASKS = (
     "every seed is tested on the same tasks, 1,000 at each stage and 250 at the evaluations in between; older runs, "
-    "shown as means only, on the first 60 to 150 of them"
+    "shown as means only, on the first 40 to 150 of them"
 )
 DEVIATIONS = (
     Deviation(

@@ -18,6 +18,7 @@ from metacontrast.data.episodes import EpisodeSampler
 from metacontrast.data.images import ClassImages
 from metacontrast.diagnostics.gradient import cyclic_orders, label_order_accuracy, spread
 from metacontrast.diagnostics.task_view import MAPS, contrasts, similarity_maps
+from metacontrast.errors import InputError
 from metacontrast.experiments.claims import (
     EARLY,
     Accuracy,
@@ -297,6 +298,11 @@ class Table:
         record = self._records[kind, endpoint.curve][seed][update]
         name = self._name(kind, endpoint.curve, endpoint.quantity)
         if name not in record.get("correct", {}):
+            if record["tasks"] > tasks:
+                raise InputError(
+                    f"{kind}, {endpoint.curve}, seed {seed}: a mean over {record['tasks']} tasks cannot be compared on "
+                    f"the first {tasks} of them: train it again, with counts for each task"
+                )
             return np.array([record["values"][name]])
         return decode_counts(record["correct"][name])[:tasks] / record["queries"]
 

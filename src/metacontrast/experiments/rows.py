@@ -210,7 +210,7 @@ def describe_p(p: float) -> str:
     >>> describe_p(0.00001), describe_p(0.0312), describe_p(0.0503)
     ('p < .001', 'p = .031', 'p = .0503')
     """
-    digits = next(digits for digits in range(3, 17) if (round(p, digits) <= ERROR) == (p <= ERROR))
+    digits = next((digits for digits in range(3, 17) if (round(p, digits) <= ERROR) == (p <= ERROR)), 17)
     return "p < .001" if p < 0.001 else f"p = {p:.{digits}f}".replace("0.", ".", 1)
 
 

@@ -77,7 +77,7 @@ def meta_contrasts(
     """The distance of a task's two models less the mean distance from its second one to those of the other tasks.
 
     >>> one, other = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
-    >>> meta_contrasts(one, one), contrasts(one, other)
+    >>> meta_contrasts(one, one), meta_contrasts(one, other)
     (tensor([-1., -1.]), tensor([0., 1.]))
     """
     support, whole = F.normalize(support, dim=1), F.normalize(whole, dim=1)

@@ -279,7 +279,7 @@ class Model:
         if self.head in BUILT_HEADS and len(head.weight) == 0:
             features = self.task_features(params.encoder, support_x)
             return params._replace(head=build_head(self.head, features, support_y, self.ways, params.extra))
-        if self.head == "shared" and len(head.weight) == 1:
+        if self.head == "shared" and head.weight.ndim == 2 and len(head.weight) == 1:
             head = head_from([t.expand(self.ways, *t.shape[1:]) for t in head_tensors(head)])
         check_start(self.head, head, self.ways)
         if self.head == "zeroed":

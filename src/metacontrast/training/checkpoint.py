@@ -290,5 +290,5 @@ def _fits(name: str, value: Any) -> bool:
         return False
     if name == "image_shape":
         return len(value) == 3 and all(type(size) is int and 1 <= size <= LARGEST_SIZE for size in value)
-    largest = torch.finfo(torch.float32).max
-    return all(type(v) in (int, float) and abs(v) <= largest and (name == "mean" or v > 0) for v in value)
+    kind = torch.finfo(torch.float32)
+    return all(type(v) in (int, float) and abs(v) <= kind.max and (name == "mean" or v >= kind.tiny) for v in value)

@@ -20,7 +20,8 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 _generated: Any = intrinsic
-"""Makes a function that takes other arguments than the one that it is made from."""
+"""`numba.extending.intrinsic`, whose result takes other arguments than the function that it is made from."""
+
 _FAST = {"reassoc", "contract", "nsz"}
 
 
