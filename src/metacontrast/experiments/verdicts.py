@@ -17,9 +17,9 @@ A claim may have several bodies of evidence. Where all of them that were tested 
 largest of theirs; where only some decide, it is the smallest times their number, and above e nothing is decided.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from metacontrast.experiments.claims import Claim, Comparison, When
 from metacontrast.experiments.measurement import Table
@@ -266,12 +266,27 @@ def _judge_difference(comparison: Comparison, table: Table, planned: int) -> _Fo
 
 def _estimate(comparison: Comparison, table: Table, seeds: list[int], at: dict[str, int]) -> Estimate:
     endpoints = comparison.endpoints
-    known = [table.count_tasks(comparison.kind, [each], at[each.when], seeds) for each in endpoints]
-    tasks, is_counted = min(number for number, _ in known), all(counted for _, counted in known)
-
-    scores = [table.scores(comparison.kind, each, at[each.when], seeds, tasks) for each in endpoints]
+    known = {
+        when: table.count_tasks(comparison.kind, [each for each in endpoints if each.when == when], update, seeds)
+        for when, update in at.items()
+    }
+    is_counted = all(counted for _, counted in known.values())
+    tasks = _common_tasks(known, is_counted)
+    scores = [table.scores(comparison.kind, each, at[each.when], seeds, tasks[each.when]) for each in endpoints]
     differences = comparison.signed_sum([each if is_counted else each.mean(1) for each in scores])
     return over_seeds_and_tasks(differences) if is_counted else over_seeds(differences.tolist())
+
+
+_Stage = TypeVar("_Stage")
+
+
+def _common_tasks(known: Mapping[_Stage, tuple[int, bool]], is_counted: bool) -> dict[_Stage, int]:
+    """How many of the first test tasks to compare on at each stage: the same everywhere if all are counted.
+
+    Of a mean no part can be taken, so that with means only every stage is compared on all that its curves share.
+    """
+    tasks = {stage: number for stage, (number, _) in known.items()}
+    return dict.fromkeys(tasks, min(tasks.values())) if is_counted else tasks
 
 
 def _judge_speed(comparison: Comparison, table: Table, planned: int) -> _Found | None:
@@ -285,9 +300,7 @@ def _judge_speed(comparison: Comparison, table: Table, planned: int) -> _Found |
     known = {update: table.count_tasks(comparison.kind, endpoints, update, seeds) for update in updates}
     is_counted = known[end][1]
     updates = [update for update in updates if known[update][1] or not is_counted]
-    tasks = {update: known[update][0] for update in updates}  # of a mean, which is of this many, no part can be taken
-    if is_counted:
-        tasks = dict.fromkeys(updates, min(tasks.values()))
+    tasks = _common_tasks({update: known[update] for update in updates}, is_counted)
     curves = []
     for endpoint in endpoints:
         scores = {update: table.scores(comparison.kind, endpoint, update, seeds, tasks[update]) for update in updates}
