@@ -15,9 +15,10 @@ from typing import Any
 from metacontrast.classifier.storage import State
 from metacontrast.errors import InputError, first_line
 from metacontrast.files import as_path, write_text
+from metacontrast.training.run import CONFIG
 
 REPOSITORY = re.compile(r"(?:https?://)?(?:hf\.co/|huggingface\.co/)?([\w.-]+/[\w.-]+)")
-FILES = ("config.json", "model*.safetensors")
+FILES = (CONFIG, "model*.safetensors")
 CARD = "README.md"
 _HEADER = """---
 library_name: metacontrast

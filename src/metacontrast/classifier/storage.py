@@ -28,7 +28,6 @@ from metacontrast.classifier.cross_validation import Score
 from metacontrast.classifier.fitted import Fitted, Network
 from metacontrast.classifier.inputs import from_json, to_json
 from metacontrast.classifier.starting_point import (
-    CONFIG,
     StartingPoint,
     check_format,
     check_replaceable,
@@ -50,7 +49,7 @@ from metacontrast.model.frozen import frozen_like
 from metacontrast.training import checkpoint, sources
 from metacontrast.training.checkpoint import ModelFacts
 from metacontrast.training.config import config_from_values
-from metacontrast.training.run import run_from_tensors, run_tensors
+from metacontrast.training.run import CONFIG, run_from_tensors, run_tensors
 from metacontrast.training.sources import TENSORS
 from metacontrast.types import Head, Inner
 

@@ -274,7 +274,11 @@ class Table:
     def scores(
         self, kind: TaskKind, endpoint: Endpoint, update: int, seeds: Sequence[int], tasks: int
     ) -> Float[np.ndarray, "seed task"]:
-        """Return the shares of correct queries on the first `tasks` tasks; one column where there are means only."""
+        """Return the shares of correct queries on the first `tasks` tasks; one column where there are means only.
+
+        Raises:
+            InputError: a mean is over more tasks than these.
+        """
         rows = [self._scores(kind, endpoint, update, seed, tasks) for seed in seeds]
         return np.stack(rows if len({len(row) for row in rows}) == 1 else [row.mean(keepdims=True) for row in rows])
 

@@ -105,14 +105,15 @@ def write_summary(
     """Write the summary page: every claim with its verdict and a link."""
     by_name = {figure.name: figure for figure in figures}
     flags = " --scale smoke" * (setting.scale == "smoke") + _protocol(setting)
-    adjusted = iter(_adjusted(results))
+    adjusted = holm([each["p"] for found in results.values() for each in found if each["p"] is not None])
+    told = iter(adjusted)
     rows = [
         (
             _numbers_of(by_name[name]),
             each["claim"],
             each["data"],
             f"[{each['verdict']}]({name}.md)",
-            "—" if each["p"] is None else f"{describe_p(each['p'])} ({describe_p(next(adjusted))})",
+            "—" if each["p"] is None else f"{describe_p(each['p'])} ({describe_p(next(told))})",
             each["authors"],
         )
         for name, found in results.items()
@@ -120,7 +121,7 @@ def write_summary(
     ]
     parts = [
         "# Every figure of the paper, with a verdict",
-        f"Protocol `{setting.protocol}`. {counts_of(results)} {_PAIRED}",
+        f"Protocol `{setting.protocol}`. {counts_of(results, adjusted)} {_PAIRED}",
         "The p value is that of the claim's least certain comparison, or of the one that refutes it, corrected for "
         "looks and comparisons; in brackets with Holm's correction over all claims that were testable as well: above "
         ".05 there, chance alone may give one such verdict among this many.",
@@ -144,20 +145,15 @@ def write_summary(
 SUMMARY_HEAD = ("figure", "claim", "tested on", "verdict here", "p (Holm)", "what the authors' numbers say")
 
 
-def counts_of(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Count the claims by verdict, in a sentence."""
+def counts_of(results: Mapping[str, Sequence[Mapping[str, Any]]], adjusted: Sequence[float]) -> str:
+    """Count the claims by verdict in a sentence, given the adjusted p values of those that have one."""
     claims = [each for some in results.values() for each in some]
     found = Counter(each["verdict"] for each in claims)
     told = ", ".join(f"{found[outcome]} {outcome}" for outcome in get_args(Decision))
-    testable = zip((each for each in claims if each["p"] is not None), _adjusted(results), strict=True)
+    testable = zip((each for each in claims if each["p"] is not None), adjusted, strict=True)
     held = [p <= ERROR for each, p in testable if each["verdict"] in ("supported", "not supported")]
     firm = f"; {sum(held)} of the {len(held)} decisions hold with Holm's correction over all claims" if held else ""
     return f"Of {found.total()} claims: {told}{firm}."
-
-
-def _adjusted(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[float]:
-    """Correct the p values of all claims that were testable for their number."""
-    return holm([each["p"] for found in results.values() for each in found if each["p"] is not None])
 
 
 def verdict_values(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:

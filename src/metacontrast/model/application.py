@@ -78,7 +78,7 @@ class EncoderFunction(threading.local):
         return not moving or (self.fused and self.takes_tasks and runs_fused(images))
 
     def repeated(self, parameters: dict[str, Tensor], tasks: int) -> dict[str, Tensor]:
-        """The same parameters for every task, with a leading task axis, which takes no memory."""
+        """Expand parameters along a new leading task axis; all tasks share their memory."""
         known = self.keeps_images_apart  # others may ask for the usual memory order, as by view
         return {name: (_kernel_order(t) if known else t).expand(tasks, *t.shape) for name, t in parameters.items()}
 

@@ -167,7 +167,7 @@ class Model:
         return self._phi.batches_tasks(images, moving)
 
     def for_tasks(self, encoder: dict[str, Tensor], tasks: int) -> dict[str, Tensor]:
-        """The encoder's parameters with a leading task axis, which takes no memory."""
+        """Expand the encoder's parameters along a new leading task axis, unless they have one; memory is shared."""
         return encoder if self.has_task_axis(encoder) else self._phi.repeated(encoder, tasks)
 
     def has_task_axis(self, encoder: dict[str, Tensor]) -> bool:

@@ -20,6 +20,7 @@ from metacontrast.errors import InputError
 from metacontrast.files import read_facts
 from metacontrast.play.answers import ready
 from metacontrast.play.session import MOST_CLASSES, MOST_EXAMPLES, Session, Settings
+from metacontrast.training.run import CONFIG
 
 ZIP_LIMIT = 64_000_000
 _SAVING = threading.Lock()
@@ -50,7 +51,7 @@ def load_zip(session: Session, data: bytes) -> None:
     """Go on from a classifier that was taken home: its model, its settings and its examples."""
     with TemporaryDirectory() as folder:
         _unpack(data, Path(folder))
-        model = read_facts(Path(folder) / "config.json").get("model")
+        model = read_facts(Path(folder) / CONFIG).get("model")
         if isinstance(model, dict) and "source" in model:  # to load it may download, because a file says so
             raise InputError("this classifier's encoder comes from elsewhere: use it with `metacontrast predict`")
         try:

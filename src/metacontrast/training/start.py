@@ -87,8 +87,6 @@ def load_start(name: str, weights: str | None) -> Start:
         "norm": "running",
         "outer_lr": 1e-4,
         "eval_steps": (USUAL_INNER.steps,),
-    }
-    usual |= {
         "inner_steps": USUAL_INNER.steps,
         "inner_lr": USUAL_INNER.lr,
         "inner_scope": USUAL_INNER.scope,
