@@ -82,6 +82,16 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0][:200] or type(error).__name__
 
 
+def class_and_line(error: BaseException) -> str:
+    """The class of an exception and the first line of what it says, if it says anything.
+
+    >>> class_and_line(KeyError("no such name")), class_and_line(TypeError())
+    ("KeyError: 'no such name'", 'TypeError')
+    """
+    name, line = type(error).__name__, first_line(error)
+    return name if line == name else f"{name}: {line}"
+
+
 class NoSplitError(InputError):
     """A data set has no split of that name."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from metacontrast.classifier.storage import State
-from metacontrast.errors import InputError, first_line
+from metacontrast.errors import InputError, class_and_line
 from metacontrast.files import as_path, write_text
 from metacontrast.training.run import CONFIG
 
@@ -41,7 +41,7 @@ def downloaded(name: Any) -> Path | None:
         return Path(hub.snapshot_download(found[1], allow_patterns=list(FILES)))
     except Exception as error:
         raise InputError(
-            f"{found[1]} cannot be fetched from the Hub ({_reason(error)}): check name and network"
+            f"{found[1]} cannot be fetched from the Hub ({class_and_line(error)}): check name and network"
         ) from error
 
 
@@ -59,7 +59,8 @@ def push(repository: str, write: Callable[[Path], None], state: State | None, pr
             return str(hub.upload_folder(repo_id=found[1], folder_path=folder, ignore_patterns=[".*"]))
         except Exception as error:
             raise InputError(
-                f"{found[1]} cannot be written to ({_reason(error)}): log in (`hf auth login`), check name and network"
+                f"{found[1]} cannot be written to ({class_and_line(error)}): "
+                "log in (`hf auth login`), check name and network"
             ) from error
 
 
@@ -90,7 +91,3 @@ def _library(what: str) -> Any:
             f"{what} needs the package huggingface_hub: pip install 'metacontrast[hub]', or check the name"
         )
     return importlib.import_module("huggingface_hub")
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {first_line(error)}"

@@ -14,7 +14,7 @@ from metacontrast.data import ReadOptions, load_dataset
 from metacontrast.data.catalog import FOLDER, DatasetSpec, find_dataset, is_same_dataset
 from metacontrast.data.image_format import read_folder_like
 from metacontrast.data.images import ClassImages
-from metacontrast.errors import InputError, check_choice
+from metacontrast.errors import InputError
 from metacontrast.model.head import TestHead
 from metacontrast.model.normalization import NORMS
 from metacontrast.model.solvers import Solver
@@ -73,8 +73,6 @@ def execute(args: argparse.Namespace) -> None:
     """Evaluate and print the table."""
     from metacontrast.classifier.starting_point import load_model
 
-    for solver in args.solvers:
-        check_choice("solvers", solver, get_args(Solver))
     run = load_model(args.run)
     if args.inner_lr is not None and run.params.rates:
         raise InputError("--inner-lr, but the run's inner learning rates are learned: leave it out")

@@ -28,7 +28,7 @@ from torch.func import functional_call
 from metacontrast.data.decode import enumerate_some
 from metacontrast.data.folder import IMAGENET_MEAN, IMAGENET_STD
 from metacontrast.data.image_format import ImageFormat
-from metacontrast.errors import InputError, did_you_mean, first_line
+from metacontrast.errors import InputError, class_and_line, did_you_mean, first_line
 from metacontrast.files import as_path, is_folder, open_tensors
 from metacontrast.model.efficientnet_lite import efficientnet_lite, load_weights
 from metacontrast.training.libraries import BUILDERS, Built, Features, inner_model
@@ -280,4 +280,4 @@ def _in_one_line(name: str) -> Iterator[None]:
         advice = "check the name"
         if name.startswith(("timm:", "hf:", "torchvision:")):
             advice += ", and the network if its weights are not here yet; or give them as a file (weights)"
-        raise InputError(f"{name} cannot be built ({type(error).__name__}: {first_line(error)}): {advice}") from error
+        raise InputError(f"{name} cannot be built ({class_and_line(error)}): {advice}") from error
