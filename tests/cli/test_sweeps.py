@@ -75,6 +75,24 @@ def test_the_command_that_goes_on_names_how_runs_are_spread_and_where_the_data_a
     assert command_that_goes_on(args) == told
 
 
+def test_several_at_a_time_are_not_for_a_single_run(tmp_path, capsys):
+    assert train(tmp_path / "run", "--jobs", "2") == 2
+    assert "--jobs 2 trains several runs at a time: add --seeds or --vary" in capsys.readouterr().err
+
+
+def test_an_older_name_of_a_field_can_be_varied(tmp_path):
+    assert train(tmp_path, "--vary", "objective=maml,contrastive") == 0
+    assert {each.name for each in tmp_path.glob("*=*")} == {"method=maml", "method=contrastive"}
+
+
+def test_a_sweep_that_is_stopped_before_it_begins_has_nothing_to_go_on(tmp_path, capsys, monkeypatch):
+    """As when a cluster has no free processor yet."""
+    monkeypatch.setattr("metacontrast.cli.train.execute_grid", lambda grid, runner: False)
+    assert train(tmp_path / "runs", "--seeds", "2") == 130
+    assert "stopped before any run began: the same command begins again" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 # Going on: what a sweep began with is kept
 
 
@@ -215,7 +233,8 @@ def test_every_variant_has_the_recipe_of_its_data_and_shots():
     ("words", "message"),
     [
         (["--vary", "ways=5-10,5-20"], "a variant has one size, not a range"),
-        (["--vary", "seed=1,2"], "is not FIELD=VALUE,VALUE"),
+        (["--vary", "seed=1,2"], "seeds are not varied, give --seeds N and --seed for the first"),
+        (["--vary", "hed=learned,zeroed"], "is not FIELD=VALUE,VALUE: did you mean 'head'?"),
     ],
 )
 def test_what_variants_cannot_differ_in_is_refused(words, message, tmp_path, capsys):

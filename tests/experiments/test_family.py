@@ -1,5 +1,6 @@
 """The figure of all methods at one budget: chosen models, core-time, tables; and the linear representation."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -8,19 +9,22 @@ from torch import nn
 
 from metacontrast.cli.main import run
 from metacontrast.data.catalog import load_dataset
+from metacontrast.errors import InputError
 from metacontrast.experiments import budgets
 from metacontrast.experiments.budgets import ANSWERS, OWN, budget_rows, rank_correlations
 from metacontrast.experiments.figures import FIGURES, family, find_figures
 from metacontrast.experiments.figures import linear_representations as linear
 from metacontrast.experiments.measurement import CORE_SECONDS, LABEL_ORDER, Table
-from metacontrast.experiments.runs import _train_to, core_seconds, run_key
-from metacontrast.experiments.setting import Setting
+from metacontrast.experiments.runners import RunContext, RunStatus
+from metacontrast.experiments.runs import MEASURED_FILE, PlannedRun, _train_to, core_seconds, run_key
+from metacontrast.experiments.setting import MeasurementPlan, Setting
 from metacontrast.experiments.spec import Measurement
 from metacontrast.maml.engine import meta_gradient
 from metacontrast.methods import METHODS
 from metacontrast.model.model import Model
 from metacontrast.training.config import with_fields
 from metacontrast.training.records import read_records
+from metacontrast.training.run import BEST, load_run, model_copy
 from metacontrast.training.step import Resources
 from metacontrast.types import Episode, Head, Inner, Params
 from planned_runs import SMALL, planned
@@ -169,6 +173,35 @@ def test_all_methods_are_validated_equally_often(tmp_path, monkeypatch):
         run = replace(run, plan=replace(run.plan, selects=selects))
         assert _train_to(run, 4, tmp_path / str(selects), (GLYPHS, GLYPHS), Resources(), lambda: False)
     assert lengths == [8, 4]
+
+
+def test_the_chosen_model_does_not_depend_on_how_far_a_run_was_asked_for():
+    """A run that is continued validates where a longer one does."""
+    lengths = (replace(Setting("local"), until=until) for until in (300, 600, None))
+    curves = [{(c.kind, c.name): c.config for c in FIGURES["family"].curves(setting)} for setting in lengths]
+    assert curves[0].keys() == curves[1].keys()
+    for key, config in curves[0].items():
+        assert len({found[key].eval_every for found in curves}) == 1
+        assert config.eval_every <= 100
+
+
+def test_a_best_model_of_later_is_not_that_of_an_earlier_end(tmp_path):
+    """A run that was trained to 6 updates, whose best model is a later one, is asked for its first 3."""
+    context = RunContext(tmp_path, None, "cpu")
+    plan = MeasurementPlan((3, 6), stage_steps=(1,), tasks=2, stage_tasks=2, selects=True)
+    config = replace(SMALL, updates=6, select=True, eval_split="val", eval_every=1)
+    later = PlannedRun("later", config, plan)
+    assert later.execute(context, lambda: False) is RunStatus.COMPLETE
+    folder = later.folder(tmp_path)
+    (folder / MEASURED_FILE).unlink()
+    earlier = replace(later, plan=replace(plan, updates=(3,)))
+    if load_run(folder / BEST).updates <= 3:
+        shutil.copyfile(model_copy(folder, 6), folder / BEST)
+    with pytest.raises(InputError, match="was trained further, and the best model that it keeps is that after"):
+        earlier.execute(context, lambda: False)
+    (folder / BEST).unlink()
+    with pytest.raises(InputError, match="has chosen no model by validation after 3 updates: ask for more"):
+        earlier.execute(context, lambda: False)
 
 
 def test_the_time_of_an_update_is_that_of_all_the_training_where_it_changes(monkeypatch):

@@ -1,11 +1,14 @@
 """`metacontrast figure` end to end at smoke scale: every figure is run, drawn, judged, and redrawn from its records."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from metacontrast.cli.main import run
+from metacontrast.errors import InputError
+from metacontrast.experiments.figure_records import read_run_records
 from metacontrast.experiments.figures import FIGURES, find_figures
 from metacontrast.experiments.setting import Setting
 
@@ -111,6 +114,7 @@ def test_an_unknown_figure_lists_the_names(capsys):
         ("crowded-directions --seeds 5 --plan", "the figure crowded-directions trains nothing"),
         ("inner-steps --redraw --authors-models .", "and --redraw does not: leave one of them out"),
         ("inner-steps --plan --authors-models .", "and --plan does not: leave one of them out"),
+        ("inner-steps --seeds 13 --plan", "--seeds 13, but the last verdict is given at 12: ask for no more"),
         ("inner-steps --scale smoke --authors-models .", "and --scale smoke does not: leave one of them out"),
     ],
 )
@@ -140,6 +144,111 @@ def test_what_holds_no_records_of_a_run_is_refused(made, tmp_path, capsys):
         target.write_text("{}\n", encoding="utf-8")
     words = ("inner-steps", "--scale", "smoke", "--redraw", "--records", str(tmp_path))
     assert "holds no records of a run" in refused(capsys, *words)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory) -> Path:
+    """A page of the runs of one claim, which leaves one of its panels without a curve."""
+    root = tmp_path_factory.mktemp("few")
+    assert few_again(root) == 0
+    return root
+
+
+def few_again(root: Path, *words: str) -> int:
+    places = ("--out", str(root / "runs"), "--records", str(root / "records"), "--pages", str(root / "pages"))
+    claim = () if "--redraw" in words else ("--claims", "2", "--jobs", "1")
+    return figure("exact-reformulation", "--scale", "smoke", *claim, *places, *words)
+
+
+def test_a_page_has_no_panel_without_a_curve(few):
+    page = (few / "pages" / "exact-reformulation.md").read_text(encoding="utf-8")
+    assert page.count("not testable yet") >= 2
+    assert len(list((few / "pages").glob("*.png"))) == page.count("![") == 1
+
+
+def test_heat_maps_are_of_the_curves_that_are_there(tmp_path):
+    places = ("--out", str(tmp_path / "runs"), "--records", str(tmp_path), "--pages", str(tmp_path))
+    assert figure("feature-similarity", "--scale", "smoke", "--claims", "3", "--jobs", "1", *places) == 0
+    assert (tmp_path / "feature-similarity.md").exists()
+
+
+def test_records_of_another_run_are_not_added_to(few, tmp_path, capsys):
+    """A command that need not train reads them as one that redraws does."""
+    root = shutil.copytree(few, tmp_path / "few")
+    one, two, *_ = sorted((root / "records" / "smoke").glob("*.jsonl"))
+    shutil.copyfile(one, two)
+    for words in ((), ("--redraw",)):
+        assert few_again(root, *words) == 2
+        assert f"{two} is of another configuration" in capsys.readouterr().err
+
+
+def test_a_page_tells_that_runs_saw_different_images(few, tmp_path):
+    """Every run of seed 1 is said to have been made of other images."""
+    root = shutil.copytree(few, tmp_path / "few")
+    assert "the same images" not in (root / "pages" / "exact-reformulation.md").read_text(encoding="utf-8")
+    for file in (root / "records" / "smoke").glob("*.jsonl"):
+        header, *rest = file.read_text(encoding="utf-8").splitlines()
+        found = json.loads(header)
+        if found["config"]["seed"] == 1:
+            found["made"][0]["data"] = dict.fromkeys(found["made"][0]["data"], "0")
+            file.write_text("\n".join([json.dumps(found), *rest]) + "\n", encoding="utf-8")
+    assert few_again(root, "--redraw") == 0
+    page = (root / "pages" / "exact-reformulation.md").read_text(encoding="utf-8")
+    assert "Not all runs have seen the same images of glyphs/train" in page
+
+
+def run_records(**changes):
+    header = {"kind": "header", "config": {}, "made": [{"device": "a CPU", "revision": None, "data": {"glyphs": "1"}}]}
+    line = {"kind": "measurement", "update": 2, "tasks": 2, "queries": 5, "values": {"kept/1": 0.5}}
+    line |= {"correct": {"kept/1": "23"}}
+    of_header = {name: value for name, value in changes.items() if name in ("made", "kind")}
+    return f"{json.dumps(header | of_header)}\n{json.dumps({**line, **changes})}\n"
+
+
+def test_records_are_read(tmp_path):
+    (tmp_path / "whole.jsonl").write_text(run_records())
+    assert read_run_records(tmp_path / "whole.jsonl").measured[2]["values"] == {"kept/1": 0.5}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"update": "2"},
+        {"update": None},
+        {"tasks": None},
+        {"tasks": 3},
+        {"queries": None},
+        {"queries": 0},
+        {"values": []},
+        {"values": {"kept/1": None}},
+        {"values": {"kept/1": float("nan")}},
+        {"correct": {"kept/1": 2}},
+        {"made": None},
+        {"made": [1]},
+        {"made": [{}]},
+        {"made": [{"device": "a CPU", "revision": None, "data": []}]},
+    ],
+)
+def test_damaged_records_are_one_line(changes, tmp_path):
+    file = tmp_path / "damaged.jsonl"
+    file.write_text(run_records(**changes))
+    with pytest.raises(InputError, match=r"damaged\.jsonl (holds no records of a run: restore|, line 2 is no)"):
+        read_run_records(file)
+
+
+def test_another_header_in_the_middle_is_damage(tmp_path):
+    """As a merge of two histories leaves it."""
+    file = tmp_path / "merged.jsonl"
+    file.write_text(run_records() + run_records())
+    with pytest.raises(InputError, match="holds no records of a run"):
+        read_run_records(file)
+
+
+@pytest.mark.parametrize("name", ["answers-at-test", "steps-at-test"])
+def test_a_page_of_the_authors_models_needs_their_records(name, tmp_path, capsys):
+    message = refused(capsys, name, "--redraw", "--records", str(tmp_path), "--pages", str(tmp_path))
+    assert f"holds no records of {name}: give --authors-models DIR" in message
+    assert not (tmp_path / f"{name}.md").exists()
 
 
 @slow

@@ -1,5 +1,7 @@
 """Seeds and variants: which runs there are, in which folders, and how they are kept."""
 
+from dataclasses import replace
+
 import pytest
 
 from metacontrast.errors import InputError
@@ -64,6 +66,21 @@ def test_what_was_asked_for_is_read_as_it_was_written(tmp_path):
     assert load_sweep(tmp_path) == sweep
 
 
+def test_a_command_takes_nothing_from_another_that_added_to_its_sweep(tmp_path):
+    """The one began with two seeds and goes on; the other was asked for nine updates and four seeds meanwhile."""
+    first = Sweep({}, {"head": ("learned", "zeroed")}, 2)
+    first.save(tmp_path)
+    second = replace(first.extended({"updates": 9}, {}, 4, None), before=load_sweep(tmp_path))
+    second.save(tmp_path)
+    first.save(tmp_path)
+    assert load_sweep(tmp_path) == second
+    third = replace(first.extended({}, {"head": ("shared",)}, 3, None), before=first)
+    third.save(tmp_path)
+    assert load_sweep(tmp_path) == Sweep({"updates": 9}, {"head": ("learned", "zeroed", "shared")}, 4)
+    with pytest.raises(InputError, match="the runs that are there differ in head: vary the same"):
+        Sweep({}, {"ways": (3, 4)}).save(tmp_path)
+
+
 NO_VALUES = '{"given": {}, "varied": {"head": []}, "seeds": 1, "recipe": null}'
 
 
@@ -79,7 +96,7 @@ def test_a_damaged_file_is_one_line(text, tmp_path):
 def test_runs_are_added_and_none_is_lost():
     sweep = Sweep({"seed": 2, "ways": 4, "least_ways": 3}, {"head": ("zeroed", "learned")}, 2, "glyphs")
     longer = sweep.extended({"updates": 9}, {"head": ("shared", "zeroed")}, 3, None)
-    assert longer == Sweep({**sweep.given, "updates": 9}, {"head": ["zeroed", "learned", "shared"]}, 3, "glyphs")
+    assert longer == Sweep({**sweep.given, "updates": 9}, {"head": ("zeroed", "learned", "shared")}, 3, "glyphs")
     assert longer.runs().keys() >= sweep.runs().keys()
     assert sweep.extended({}, {}, None, None).runs() == sweep.runs()
     assert sweep.extended({"ways": 5}, {}, None, None).given == {"seed": 2, "ways": 5}

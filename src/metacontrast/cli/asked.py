@@ -21,7 +21,7 @@ from metacontrast.training.sweep import Sweep, holds_runs, load_sweep
 def asked_sweep(args: argparse.Namespace) -> Sweep | None:
     """Return the seeds and variants that are asked for, with all that they began with; None for a single run."""
     given = {name: _anywhere(name, value) for name, value in given_fields(args).items()}
-    varied = {name: [_anywhere(name, value) for value in values] for name, values in args.vary}
+    varied = {name: tuple(_anywhere(name, value) for value in values) for name, values in args.vary}
     if len(varied) < len(args.vary):
         raise InputError("--vary names a field twice: give all its values at once, --vary FIELD=VALUE,VALUE")
     begun = load_sweep(args.out) if goes_on(args) and read_config(args.out) is None else None
@@ -34,7 +34,7 @@ def asked_sweep(args: argparse.Namespace) -> Sweep | None:
     if both := sorted(sweep.varied.keys() & given.keys()):
         flag = both[0].replace("_", "-")
         raise InputError(f"--{flag} gives a field that the variants differ in: leave it out, or --vary {flag}")
-    return sweep
+    return replace(sweep, before=load_sweep(args.out))
 
 
 def _anywhere(name: str, value: Any) -> Any:
@@ -80,6 +80,10 @@ def check_place(args: argparse.Namespace, sweep: Sweep | None, configs: dict[Pat
     if sweep is None:
         if args.runner == "ray":
             raise InputError("--runner ray hands several runs to a cluster: add --seeds or --vary, or leave it out")
+        if args.jobs is not None and args.jobs > 1:
+            raise InputError(
+                f"--jobs {args.jobs} is for several runs: add --seeds or --vary, or leave it out"
+            )
         if args.resume and not is_single:
             shared.say(f"there is no run in {args.out} yet: a new one begins")
         return

@@ -149,6 +149,9 @@ def field_and_values(text: str) -> tuple[str, list[Any]]:
     """Parse what `--vary` takes: a field's name, and the values that its variants have."""
     flag, equals, values = text.partition("=")
     name = flag.removeprefix("--").replace("-", "_")
+    name = next((new for new, older in _OLDER_FLAGS.items() if f"--{name}" in older), name)
+    if name == "seed":
+        raise argparse.ArgumentTypeError(f"{text!r}: seeds are not varied, give --seeds N and --seed for the first")
     if name not in VARIED or not equals:
         fields = [each.replace("_", "-") for each in VARIED]
         hint = "" if name in VARIED else did_you_mean(name, fields)

@@ -12,6 +12,7 @@ from metacontrast.cli import shared
 from metacontrast.cli.evaluate import images_like_the_runs
 from metacontrast.cli.parser import Parser
 from metacontrast.errors import check_counts, one_line
+from metacontrast.files import as_path
 from metacontrast.report.findings import explain_run, findings_text, setting
 from metacontrast.report.report import write_report
 from metacontrast.training.run import load_kept
@@ -40,6 +41,7 @@ def execute(args: argparse.Namespace) -> None:
     check_counts(episodes=args.episodes)
     from metacontrast.classifier.starting_point import load_model
 
+    args.run = as_path(args.run)
     is_file = args.run.is_file()
     run, kept = load_model(args.run), [] if is_file else load_kept(args.run)
     out = args.out or (args.run.with_name(f"{args.run.stem}-explain") if is_file else args.run / "explain")

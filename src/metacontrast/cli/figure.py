@@ -155,6 +155,8 @@ def _setting(args: argparse.Namespace) -> Setting:
         if (value := getattr(args, name)) is not None:
             raise InputError(f"--{name} {value} with --scale smoke, which has {fixed}: leave one of them out")
     protocol = "authors" if args.protocol == "released" else args.protocol
+    if args.seeds is not None and args.seeds > max(LOOKS):
+        raise InputError(f"--seeds {args.seeds}, but the last verdict is given at {max(LOOKS)}: ask for no more")
     setting = Setting(args.scale, protocol, until=args.until, seeds=args.seeds or FEWEST_SEEDS)
     return replace(setting, colour=args.colour) if args.colour else choose_setting(setting, args.data_root)
 
@@ -228,6 +230,10 @@ def _draw(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namesp
     results = {}
     for figure in figures:
         found = replace(load_records(args.records / setting.folder, figure, setting), authors=known)
+        if figure.authors_test is not None and not any(each.kind == figure.authors_test.kind for each in known):
+            raise InputError(
+                f"{args.records} holds no records of {figure.name}: give --authors-models DIR to make them"
+            )
         verdicts = write_page(pages, figure, found)
         results[figure.name] = verdict_values(verdicts)
         print(verdicts_text(figure, verdicts))

@@ -27,7 +27,7 @@ from metacontrast.training.distributed import ALONE, Distributed, joined
 from metacontrast.training.memory import fit_to_memory
 from metacontrast.training.records import Record, read_records, tensorboard_writer
 from metacontrast.training.run import RECORDS, NullRunDirectory, data_digests, open_run
-from metacontrast.training.sweep import Sweep
+from metacontrast.training.sweep import Sweep, load_sweep
 from metacontrast.training.train_run import load_images, train_run
 from metacontrast.version import INTERRUPTED
 
@@ -105,7 +105,9 @@ def execute(args: argparse.Namespace) -> int:
         if processes.is_main:
             check_place(args, sweep, configs)
         status, results = train_with_progress(configs, args, processes=processes, sweep=sweep)
-        if status == "stopped":
+        if status == "stopped" and sweep is not None and load_sweep(args.out) is None:
+            shared.say("stopped before any run began: the same command begins again")
+        elif status == "stopped":
             shared.say(f"stopped and saved; continue with: metacontrast {command_that_goes_on(args)}")
         if args.json:
             shared.print_json({"run": str(args.out), "status": status, "results": results})

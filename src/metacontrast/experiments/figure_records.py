@@ -14,10 +14,12 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from metacontrast.errors import InputError
+from metacontrast.experiments.measurement import decode_counts
 from metacontrast.experiments.runs import PlannedRun, run_key
 from metacontrast.experiments.setting import COLOURS, Setting
 from metacontrast.experiments.spec import Curve, FigureSpec, Measurement
@@ -68,9 +70,36 @@ class FigureRecords:
 def read_run_records(file: Path) -> RunRecords:
     """Read what `write_run_records` wrote; `InputError` for anything else."""
     header, *rest = read_records(file) or [{}]
-    if header.get("kind") != "header" or "made" not in header:
+    if not _is_header(header) or not all(map(_is_measurement, rest)):
         raise InputError(f"{file} holds no records of a run: restore or remove it")
     return RunRecords(header, {record["update"]: record for record in rest})
+
+
+def _is_header(line: Record) -> bool:
+    made = line.get("made")
+    return line.get("kind") == "header" and isinstance(made, list) and all(_is_made(each) for each in made)
+
+
+def _is_made(made: Any) -> bool:
+    """Whether it says what the pages tell of how records were made."""
+    if not isinstance(made, dict) or not {"device", "revision"} <= made.keys():
+        return False
+    return all(isinstance(made.get(name) or {}, dict) for name in ("versions", "data"))
+
+
+def _is_measurement(line: Record) -> bool:
+    """Whether a line has the numbers of a measurement, counted on as many tasks as it says."""
+    values, correct = line.get("values"), line.get("correct", {})
+    if not isinstance(values, dict) or not all(map(_is_number, values.values())) or not isinstance(correct, dict):
+        return False
+    whole = ["update", "tasks", *(["queries"] if correct else [])]
+    if not all(type(line.get(name)) is int and line[name] > 0 for name in whole):
+        return False
+    return all(isinstance(text, str) and len(decode_counts(text)) == line["tasks"] for text in correct.values())
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and isfinite(value)
 
 
 def write_run_records(file: Path, records: RunRecords) -> None:
@@ -88,7 +117,7 @@ def run_file(folder: Path, run: PlannedRun) -> Path:
 def recorded(folder: Path, run: PlannedRun) -> Mapping[int, Record]:
     """Read what is recorded of a run, by update."""
     file = run_file(folder, run)
-    return read_run_records(file).measured if file.exists() else {}
+    return _read_of(run, file).measured if file.exists() else {}
 
 
 def collect(runs: Iterable[PlannedRun], root: Path, folder: Path) -> None:
@@ -100,7 +129,7 @@ def collect(runs: Iterable[PlannedRun], root: Path, folder: Path) -> None:
         header = header_of(run, [{name: made.get(name) for name in ("versions", "device", "revision", "data")}])
         found = RunRecords(header, {u: {"kind": "measurement", **each} for u, each in measured.items()})
         file = run_file(folder, run)
-        write_run_records(file, read_run_records(file) | found if file.exists() else found)
+        write_run_records(file, _read_of(run, file) | found if file.exists() else found)
 
 
 def header_of(run: PlannedRun, made: Sequence[Record]) -> Record:
@@ -137,15 +166,17 @@ def _of_curves(folder: Path, curves: Iterable[Curve]) -> Iterable[tuple[Measurem
             run = PlannedRun("", curve.config_of(seed), curve.plan, curve.train_split)
             if not (file := run_file(folder, run)).exists():
                 continue
-            records = read_run_records(file)
-            _check_run(file, records, run)
+            records = _read_of(run, file)
             for update, record in records.measured.items():
                 if curve.until is None or update <= curve.until:
                     yield Measurement(curve.kind, curve.name, seed, record), records.header["made"]
 
 
-def _check_run(file: Path, records: RunRecords, run: PlannedRun) -> None:
+def _read_of(run: PlannedRun, file: Path) -> RunRecords:
+    """Read the records of a run; `InputError` where they are of another configuration."""
+    records = read_run_records(file)
     config = config_from_values(records.header.get("config"), str(file))
     key = run_key(dataclasses.replace(config, updates=run.config.updates), records.header.get("train_split", "train"))
     if key != run.key:
         raise InputError(f"{file} is of another configuration (its own key is {key}): restore or remove it")
+    return records

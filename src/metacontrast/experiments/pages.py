@@ -306,7 +306,19 @@ def _origin(spec: FigureSpec, records: FigureRecords) -> list[str]:
     flags = dict.fromkeys(_flags(spec, each, records) for each in _recorded(spec, records))
     redrawn = "With `--redraw` the page and its pictures are made again from the records, without compute or data."
     command = _command(*(f"metacontrast figure {spec.name}{each}" for each in flags))
-    return [command, f"Made on {'; '.join(ways)}. {redrawn}" if ways else redrawn]
+    return [command, f"Made on {'; '.join(ways)}. {redrawn}" if ways else redrawn, *_mixed_data(records)]
+
+
+def _mixed_data(records: FigureRecords) -> list[str]:
+    """Name the data sets of which runs have seen different images."""
+    digests: dict[str, set[str]] = {}
+    for made in records.made:
+        for name, digest in (made.get("data") or {}).items():
+            digests.setdefault(name, set()).add(digest)
+    mixed = [name for name, found in digests.items() if len(found) > 1]
+    return (
+        [f"**Not all runs have seen the same images of {', '.join(mixed)}**: they may differ by that."] if mixed else []
+    )
 
 
 def _recorded(spec: FigureSpec, records: FigureRecords) -> Sequence[Setting]:

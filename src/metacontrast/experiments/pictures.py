@@ -35,7 +35,9 @@ Pictures = dict[str, Figure]
 def _curves(spec: FigureSpec, records: FigureRecords, table: Table) -> Pictures:
     by_data: dict[str, list[SideBySide]] = {}
     for panel in panels_of(spec, records.settings, table):
-        by_data.setdefault(panel.kind.data, []).append(_side_by_side(panel, table))
+        row = _side_by_side(panel, table)
+        if any(update > 0 for curve in row.here for update in curve.updates):
+            by_data.setdefault(panel.kind.data, []).append(row)
     return {f"-{data.lower().replace(' ', '-')}": draw_side_by_side(rows) for data, rows in by_data.items()}
 
 
@@ -188,18 +190,20 @@ def _authors(line: Drawn) -> MeanCurve | None:
 def _heatmaps(spec: FigureSpec, records: FigureRecords, table: Table) -> Pictures:
     pictures = {}
     for panel in panels_of(spec, records.settings, table):
-        curves = [curve for curve in records.curves if curve.kind == panel.kind]
-        moments = [_moment(curve, str(panel.quantity), records) for curve in curves]
-        names = [f"here, update {update}" for update in curves[0].updates]
+        curves = curves_of(panel, table)
+        reached = [set(table.means(curve.kind, curve.name, panel.quantity)) for curve in curves]
+        updates = sorted(set.intersection(*reached))
+        moments = [_moment(curve, str(panel.quantity), updates, records) for curve in curves]
+        names = [f"here, update {update}" for update in updates]
         names += [f"authors, {update}" for update in authors_similarities()[curves[0].name]]
         pictures[f"-{panel.quantity}"] = draw_heatmaps(moments, names, panel.title, width=9.0)
     return pictures
 
 
-def _moment(curve: Curve, name: str, records: FigureRecords) -> Moment:
+def _moment(curve: Curve, name: str, updates: Sequence[int], records: FigureRecords) -> Moment:
     maps, contrasts = [], []
     own = [m.record for m in records.measurements if (m.kind, m.curve) == (curve.kind, curve.name)]
-    for update in curve.updates:
+    for update in updates:
         rows = [record for record in own if record["update"] == update]
         maps.append(np.mean([record["maps"][name] for record in rows], axis=0))
         contrasts.append(fmean(record["values"][name] for record in rows))

@@ -124,7 +124,15 @@ class PlannedRun:
         self, record: Record, folder: Path, seen: tuple[ClassImages, ClassImages], resources: Resources
     ) -> Record:
         """Join the record of the end with that of the model that validation chose, and with the time of an update."""
-        best, end = load_run(folder / BEST), self.plan.end
+        end = self.plan.end
+        if not (folder / BEST).exists():
+            raise InputError(f"{folder} has chosen no model by validation after {end} updates: ask for more")
+        best = load_run(folder / BEST)
+        if best.updates > end:
+            raise InputError(
+                f"{folder} was trained further, and the best model that it keeps is that after {best.updates} "
+                f"updates, not one of the first {end}: ask for as many as it has, or choose another --out"
+            )
         own = record if best.updates == end else measure(best, self.plan, *seen, resources, self.plan.evaluation(end))
         for selected in (own, measure(best, self.plan, *seen, resources, self.plan.detailed)):
             for kind in ("values", "correct"):

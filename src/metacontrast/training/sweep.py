@@ -6,7 +6,7 @@ is kept as `sweep.json`, so that all runs go on, those that have not begun too.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from metacontrast.files import parse_json, write_text
 from metacontrast.training.config import TrainConfig
 
 MOST_SEEDS = 1000
-VARIED = tuple(field.name for field in fields(TrainConfig) if field.name != "seed")
+VARIED = tuple(f.name for f in fields(TrainConfig) if f.name != "seed")
 """Fields that variants may differ in."""
 _FILE = "sweep.json"
 
@@ -31,12 +31,14 @@ class Sweep:
         varied: the values of each varied field; variants are all their combinations.
         seeds: how many for each variant, from the given seed or 0 on.
         recipe: the named configuration that the fields are put over; None is the data set's own.
+        before: what the folder said when this was asked for; None where no sweep had begun.
     """
 
     given: Mapping[str, Any]
     varied: Mapping[str, Sequence[Any]]
     seeds: int = 1
     recipe: str | None = None
+    before: "Sweep | None" = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 1 <= self.seeds <= MOST_SEEDS:
@@ -74,12 +76,21 @@ class Sweep:
         if seeds is not None and seeds < self.seeds:
             raise InputError(f"seeds={seeds}, but there are {self.seeds}: leave it out, or choose another --out")
         kept = {name: value for name, value in self.given.items() if name.removeprefix("least_") not in given}
-        values = {name: [*dict.fromkeys([*own, *varied.get(name, ())])] for name, own in self.varied.items()}
+        values = {name: (*dict.fromkeys([*own, *varied.get(name, ())]),) for name, own in self.varied.items()}
         return Sweep({**kept, **given}, values, seeds or self.seeds, recipe or self.recipe)
 
     def save(self, folder: Path) -> None:
-        """Write it into the folder of its runs."""
-        write_text(folder / _FILE, json.dumps(asdict(self), indent=1) + "\n")
+        """Write it into the folder of its runs, once; seeds and values that another command has added since stay.
+
+        Raises:
+            InputError: another command has begun a sweep over other fields there.
+        """
+        found, kept = load_sweep(folder), self
+        if found not in (None, self, self.before):
+            kept = found.extended({}, self.varied, max(found.seeds, self.seeds), None)
+        if kept != found:
+            values = {name: getattr(kept, name) for name in ("given", "varied", "seeds", "recipe")}
+            write_text(folder / _FILE, json.dumps(values, indent=1) + "\n")
 
 
 def load_sweep(folder: Path) -> Sweep | None:

@@ -26,6 +26,11 @@ from metacontrast.training.config import with_fields
 _TASKS: tuple[tuple[Family, int], ...] = (("omniglot", 1), ("omniglot", 5), ("colour", 1), ("colour", 5))
 _LENGTH: dict[Family, int] = {"omniglot": 3_000, "colour": 5_000}
 """Updates; methods that depend on their number always anneal over this number."""
+_VALIDATION: dict[Family, dict[str, int]] = {
+    "omniglot": {"eval_every": 60, "eval_episodes": 200},
+    "colour": {"eval_every": 100, "eval_episodes": 200},
+}
+"""When models are compared for selection, at any length alike: a run that is continued chooses as a longer one does."""
 _METHODS = {
     "maml": ("MAML, head zeroed", Look("blue", "^", wide=True), {"head": "zeroed"}),
     "protonet": ("ProtoNet", Look("green", "s"), {}),
@@ -82,8 +87,8 @@ def _curve(setting: Setting, family: Family, shots: int, name: str, look: Look, 
     setting = replace(setting, colour="cifar-fs")
     plan = measurement_plan(setting, family, 300, end)
     length = plan.end if setting.scale == "smoke" else end
-    chosen = {"select": True, "eval_split": "val", "eval_every": max(1, plan.end // 5), "updates": length}
-    chosen["eval_episodes"] = 2 if setting.scale == "smoke" else 200
+    chosen = {"select": True, "eval_split": "val", "updates": length}
+    chosen |= {"eval_every": 1, "eval_episodes": 2} if setting.scale == "smoke" else _VALIDATION[family]
     base = base_config(setting, family, shots, encoder="conv4", pool_size=None, relabel=False, **chosen)
     config = with_fields(base, **fields)
     config = replace(config, eval_steps=(config.inner_steps,))
