@@ -77,7 +77,7 @@ def test_the_command_that_goes_on_names_how_runs_are_spread_and_where_the_data_a
 
 def test_several_at_a_time_are_not_for_a_single_run(tmp_path, capsys):
     assert train(tmp_path / "run", "--jobs", "2") == 2
-    assert "--jobs 2 trains several runs at a time: add --seeds or --vary" in capsys.readouterr().err
+    assert "--jobs 2 is for several runs: add --seeds or --vary" in capsys.readouterr().err
 
 
 def test_an_older_name_of_a_field_can_be_varied(tmp_path):

@@ -81,9 +81,7 @@ def check_place(args: argparse.Namespace, sweep: Sweep | None, configs: dict[Pat
         if args.runner == "ray":
             raise InputError("--runner ray hands several runs to a cluster: add --seeds or --vary, or leave it out")
         if args.jobs is not None and args.jobs > 1:
-            raise InputError(
-                f"--jobs {args.jobs} is for several runs: add --seeds or --vary, or leave it out"
-            )
+            raise InputError(f"--jobs {args.jobs} is for several runs: add --seeds or --vary, or leave it out")
         if args.resume and not is_single:
             shared.say(f"there is no run in {args.out} yet: a new one begins")
         return

@@ -231,9 +231,7 @@ def _draw(figures: Sequence[FigureSpec], setting: Setting, args: argparse.Namesp
     for figure in figures:
         found = replace(load_records(args.records / setting.folder, figure, setting), authors=known)
         if figure.authors_test is not None and not any(each.kind == figure.authors_test.kind for each in known):
-            raise InputError(
-                f"{args.records} holds no records of {figure.name}: give --authors-models DIR to make them"
-            )
+            raise InputError(f"{args.records} holds no records of {figure.name}: give --authors-models DIR")
         verdicts = write_page(pages, figure, found)
         results[figure.name] = verdict_values(verdicts)
         print(verdicts_text(figure, verdicts))

@@ -84,7 +84,7 @@ def _is_made(made: Any) -> bool:
     """Whether it says what the pages tell of how records were made."""
     if not isinstance(made, dict) or not {"device", "revision"} <= made.keys():
         return False
-    return all(isinstance(made.get(name) or {}, dict) for name in ("versions", "data"))
+    return all(made.get(name) is None or isinstance(made[name], dict) for name in ("versions", "data"))
 
 
 def _is_measurement(line: Record) -> bool:
