@@ -70,8 +70,8 @@ def _diagram(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _accuracy(lines: Sequence[dict[str, Any]]) -> str:
-    head = ("test classes, classes × images", "tasks", "model", "accuracy", "less logistic regression")
-    head += ("less nearest class mean", "less easyfsl's SimpleShot", "ECE", "right class in its set of 0.9")
+    head = ("test classes, classes × images", "tasks", "model", "accuracy", "vs. logistic regression")
+    head += ("vs. nearest class mean", "vs. easyfsl's SimpleShot", "ECE", "right class in its set of 0.9")
     rows = []
     for line in lines:
         low, high = line["ece_interval"]
@@ -102,7 +102,7 @@ def _refusals(lines: Sequence[dict[str, Any]]) -> str:
         )
         for line in lines
     ]
-    return _table(("classes × images", "classifiers", "refused: known", "refused: other classes"), rows)
+    return _table(("classes × images", "classifiers", "rejected: known", "rejected: other classes"), rows)
 
 
 def _speed(line: dict[str, Any]) -> str:

@@ -136,14 +136,14 @@ def test_the_table_of_rejections():
 def test_the_tables_of_photographs():
     """The README quotes them; `bench/test_photos.py` compares the page with the records."""
     row = next(record for record in records("photos.jsonl") if record["row"] == "mini-imagenet 5x5")
-    told = f"{percent(row['accuracy'])} ± {percent(row['accuracy_ci95'])} % of 5 classes from 5 images each, of things"
+    told = f"{percent(row['accuracy'])} ± {percent(row['accuracy_ci95'])} % (5 classes, 5 images of each;"
     assert told in text_of("README.md")
 
 
 def test_own_images():
     """The page has all of them; the README the first, 1-shot."""
     first = records("own-images.jsonl")[0]
-    told = f"{percent(first['accuracy'])} ± {percent(first['accuracy_ci95'])} % of 20 new characters from 1 image each"
+    told = f"{percent(first['accuracy'])} ± {percent(first['accuracy_ci95'])} % (20 new characters, 1 image of each)"
     assert told in text_of("README.md")
     text = " ".join(text_of("docs/classifier.md").split())
     for record in records("own-images.jsonl"):

@@ -92,9 +92,9 @@ class Inner:
         order: whether the outer gradient runs through the inner gradients (`second`) or not (`first`).
         loss: mean `cross_entropy`; `mean_square_error`, half the squared distance of the outputs to one-hot targets; or
             a function `loss(outputs, labels)` of one task.
-        query_loss: of the query set, if it is another one.
-        loss_weights: of the query losses after every step in the outer loss (MAML++'s multi-step loss), the last above
-            0; empty: of the last step alone.
+        query_loss: loss on the query set; None is `loss`.
+        loss_weights: weights of the query loss after each inner step in the outer loss (MAML++'s multi-step loss); the
+            last must be positive. Empty: the loss after the last step only.
         direction: turns the gradient into another direction of descent, such as one with momentum: a function
             `direction(gradient, memory)` that returns both, see `Direction`.
     """

@@ -265,3 +265,13 @@ def test_one_class_alone_begins_with_the_model_that_its_look_suggests():
     noise = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
     begun = FewShotClassifier("auto").partial_fit(noise, ["a", "a"])
     assert begun._begun.name == installed()[0] != "omniglot-conv4"
+
+
+def test_what_looks_like_photographs_without_an_encoder_for_them_is_told(monkeypatch, caplog):
+    monkeypatch.setattr("metacontrast.classifier.choice.pretrained_names", lambda: ["cifar-fs-conv4", "omniglot-conv4"])
+    noise = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
+    FewShotClassifier("auto").partial_fit(noise, ["a", "a"])
+    assert "pip install 'metacontrast[photos]'" in caplog.text
+    caplog.clear()
+    FewShotClassifier("auto").partial_fit((noise > 200).any(-1) * np.uint8(255), ["a", "a"])
+    assert not caplog.text

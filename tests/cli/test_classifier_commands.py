@@ -50,7 +50,7 @@ def fails(capsys, words: list[str], *parts: str) -> None:
 def test_fit_reports_each_way_beside_the_baseline(place, tmp_path, capsys):
     assert run(fit_words(place, tmp_path / "c", "--steps", "auto", "--baseline", "auto", "--reject", "0.2")) == 0
     out = capsys.readouterr().out
-    assert "3 classes with 5 to 5 images each" in out
+    assert "3 classes with 5 images each" in out
     assert "prototype" in out
     assert out.count("<- used") == 1
     assert "cross-validated on 15 images" in out
@@ -210,7 +210,15 @@ def test_an_export_of_an_earlier_fit_is_pointed_out(place, tmp_path, capsys):
     assert run(fit_words(place, tmp_path / "c", "--folds", "0")) == 0
     out, err = capsys.readouterr()
     assert "classifier.pt2 is from the previous classifier" in err
-    assert "nothing was held out" in out
+    assert "nothing was held out (no class has a second image, or --folds 0): probabilities are not calibrated" in out
+
+
+def test_a_temperature_of_the_models_own_is_told(place, tmp_path, capsys):
+    """One that was set on validation classes calibrates, without an image held out."""
+    words = ["fit", str(place / "my images"), "--out", str(tmp_path / "c"), "--model", "omniglot-conv4", "--folds", "0"]
+    assert run(words) == 0
+    assert "nothing was held out" in (out := capsys.readouterr().out)
+    assert "the temperature of probabilities is the model's own" in out
 
 
 def test_a_saved_model_is_evaluated_as_it_adapts(place, capsys):

@@ -115,6 +115,14 @@ def test_an_unknown_flag_is_the_commands_error_with_the_nearest_one(capsys):
     assert capsys.readouterr().err == line + "(see metacontrast evaluate --help)\n"
 
 
+def test_a_shortened_flag_stands_for_none(capsys, tmp_path):
+    """`--lr cosine` would set `--lr-schedule`, where an inner or outer step size may be meant."""
+    with pytest.raises(SystemExit, match=r"^2$"):
+        run(["train", "--out", str(tmp_path / "run"), "--lr", "cosine"])
+    assert "--lr cosine; did you mean --inner-lr or --outer-lr or --lr-schedule?" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_command_imports_no_other(tmp_path):
     """`--help` and `--version` import no PyTorch, and `fit --help` no matplotlib."""
     for words, absent in ((["--help"], "torch"), (["fit", "--help"], "matplotlib")):

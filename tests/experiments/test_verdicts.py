@@ -125,9 +125,9 @@ def test_a_difference_smaller_than_claimed_is_not_supported():
 def test_noise_is_inconclusive_and_the_reason_says_how_many_seeds_would_decide():
     verdict = judged(above(KIND, "a", "b", ZEROED), ends(a=[0.40, 0.47, 0.60], b=[0.45, 0.40, 0.50]))
     assert verdict.outcome == "inconclusive"
-    assert verdict.reason == "here, a − b, zeroed/1, end: the same spread would not be decided with 12 seeds"
+    assert verdict.reason == "here, a − b, zeroed/1, end: at this spread, 12 seeds would not be enough"
     near = judged(above(KIND, "a", "b", ZEROED), ends(a=[0.46, 0.54, 0.62], b=[0.44, 0.50, 0.57]))
-    assert near.reason.endswith("with 5 seeds")
+    assert near.reason.endswith("at this spread, 5 seeds would decide it")
 
 
 def test_two_seeds_are_not_testable_yet():

@@ -247,7 +247,7 @@ def test_an_undivided_folder_of_photographs_is_meta_trained_on(tmp_path, capsys)
     small = [*FLAGS[: FLAGS.index("--eval-split")], "--filters", "4", "--image-size", "16"]
     words = ["train", "--dataset", f"folder:{folder}", *small, "--out", str(tmp_path / "run")]
     assert command(words) == 2
-    assert "train --split-seed 0" in capsys.readouterr().err
+    assert "divide them by a seed (--split-seed 0)" in capsys.readouterr().err
     assert command([*words, "--split-seed", "0"]) == 0
     config = load_run(tmp_path / "run").config
     assert (config.inner_scope, config.order, config.norm) == ("head", "second", "inductive")

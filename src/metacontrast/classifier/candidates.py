@@ -149,7 +149,7 @@ def make_plan(
     if not (_is_whole(folds, 0) and folds != 1):
         raise InputError(f"folds={folds!r}, but it must be 2 or more, or 0 for no cross-validation")
     if not (reject is None or (isinstance(reject, Real) and 0 < float(reject) < 1)):
-        raise InputError(f"reject={reject!r}, but it must lie between 0 and 1; left out nothing is refused")
+        raise InputError(f"reject={reject!r}, but it must lie between 0 and 1; left out no image is rejected")
     if reject is not None and folds == 0:
         raise InputError(
             f"reject={reject!r} is set on held-out images, and folds=0 holds out none: leave out one of them"

@@ -13,6 +13,7 @@ photographs.
 """
 
 import hashlib
+import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ from metacontrast.training.sources import pretrained_names
 DRAWINGS, SMALL, PHOTOS = ("omniglot-conv4",), ("cifar-fs-conv4",), ("photos", "photos-small")
 PER_CLASS, IN_ALL = 20, 400
 LOOK = ImageFormat(3, 64, "nearest")
+
+logger = logging.getLogger("metacontrast")
 
 ReadFor = Callable[[StartingPoint, Sequence[Item]], Read]
 
@@ -71,6 +74,11 @@ def choose(items: Sequence[Item], read: ReadFor, folds: int, max_pixels: int) ->
     some = [items[row] for row in _sample(items)]
     names = installed()
     favourite = _suggested(some, max_pixels, names)
+    if favourite not in (*DRAWINGS, *PHOTOS):
+        logger.warning(
+            "these images do not look like drawings, and no encoder for photographs is installed: with "
+            "pip install 'metacontrast[photos]' photographs are classified better"
+        )
     if len(names) == 1 or len({item.label for item in items}) == 1:
         return load_starting_point(favourite), (), None
     starts = {name: load_starting_point(name) for name in names}

@@ -72,7 +72,7 @@ class Score:
     Args:
         accuracy: share of the held-out images that were right.
         balanced_accuracy: the mean of that share over the classes.
-        difference, ci95: balanced accuracy less that of the nearest class mean, paired by image, and half its 95 %
+        difference, ci95: balanced accuracy minus that of the nearest class mean, paired by image, and half its 95 %
             interval.
         cross_entropy: in nats, every class with the same share, after the temperature was fitted to the same images.
         images: how many were held out.

@@ -61,7 +61,7 @@ class Trace(NamedTuple):
 
 
 class Contributions(NamedTuple):
-    """What acts on the logit of one class less that of another, see `Explanation`."""
+    """What acts on the logit of one class minus that of another, see `Explanation`."""
 
     values: Float[Tensor, " support"]
     coefficients: Float[Tensor, " support"]
@@ -75,7 +75,7 @@ class Explanation:
 
     Args:
         label, against: the answer, and the class that it is compared with: the second best.
-        difference: logit of `label` less that of `against`, before the temperature.
+        difference: logit of `label` minus that of `against`, before the temperature.
         contributions: what each support image adds to it: above 0 it pulled towards `label`, below 0 it pushed away.
             They and `start` sum to `difference`.
         coefficients, similarities: the two factors of each contribution: what was made of the image's label, and
@@ -189,7 +189,7 @@ def trace(
 
 
 def contributions(found: Trace, query: Float[Tensor, " feature"], one: int, other: int) -> Contributions:
-    """What every support image, and the head's start, adds to the logit of class `one` less that of class `other`.
+    """What every support image, and the head's start, adds to the logit of class `one` minus that of class `other`.
 
     Args:
         query: features of the query image under the adapted encoder.

@@ -28,7 +28,7 @@ class Report:
 
     Args:
         classes: the labels, those that the classifier does not know last.
-        confusion: how many images of each class got each answer; refused images are the last column.
+        confusion: how many images of each class got each answer; rejected images are the last column.
         known: how many of the classes the classifier knows.
         mistakes: wrong answers, each behind the right label, the most confident ones first.
         unreadable: images that could not be read, with the reason.
@@ -121,7 +121,7 @@ def as_page(report: Report, state: State, title: str) -> str:
         html.table(("class", "images", "right", "most often taken for"), _class_rows(report)),
     ]
     if len(report.classes) <= MOST_COLUMNS:
-        names = [*map(str, report.classes[: report.known]), "refused"]
+        names = [*map(str, report.classes[: report.known]), "rejected"]
         rows = [
             [str(name), *map(str, row)] for name, row in zip(report.classes, report.confusion.tolist(), strict=True)
         ]
@@ -143,7 +143,7 @@ def as_page(report: Report, state: State, title: str) -> str:
 
 def _class_rows(report: Report) -> list[list[str]]:
     rows = []
-    names = [*report.classes[: report.known], "refused"]
+    names = [*report.classes[: report.known], "rejected"]
     for k, (label, count, recall) in enumerate(zip(report.classes, report.counts, report.recalls, strict=True)):
         wrong = report.confusion[k].copy()
         if k < report.known:

@@ -18,14 +18,14 @@ def add_parser(new: Callable[..., Parser]) -> None:
     """Declare the command, made by `new`, and its verbs."""
     parser = new(description="List, fetch or verify data sets.")
     verbs = parser.add_subparsers(metavar="verb", required=True, parser_class=type(parser))
-    listing = verbs.add_parser("list", help="the known data sets, their sources and licences")
+    listing = verbs.add_parser("list", help="list the known data sets, their sources and licences")
     listing.set_defaults(execute=execute_list)
     shared.add_json_flag(listing)
     for name, function, help_text in (
         ("get", execute_get, "download a data set from its official source"),
         ("check", execute_check, "verify a data set by its content"),
     ):
-        verb = verbs.add_parser(name, help=help_text)
+        verb = verbs.add_parser(name, help=help_text, description=f"{help_text.capitalize()}.")
         choices = "omniglot or cifar-fs" if name == "get" else f"one of {', '.join(DATASETS)}, or folder:PATH"
         verb.add_argument("name", metavar="NAME", help=choices)
         shared.add_data_root_flag(verb)
@@ -84,7 +84,7 @@ def execute_sample(args: argparse.Namespace) -> None:
 
     folders = {args.folder / name: numbers for name, numbers in _SAMPLE.items()}
     if there := [folder for folder in folders if folder.exists()]:
-        raise InputError(f"{there[0]} exists: name another folder, or remove it")
+        raise InputError(f"{there[0]} exists already: name another folder for the sample")
     found: Any = load_digits()
     for (folder, numbers), digit in product(folders.items(), range(10)):
         images = found.images[found.target == digit]

@@ -27,8 +27,8 @@ from metacontrast.training.start import format_of
 def add_parser(new: Callable[..., Parser]) -> None:
     """Declare the command, made by `new`, and its flags."""
     parser = new(
-        description="Accuracy over fixed test tasks for each number of inner steps, with the head kept and zeroed, "
-        "next to a nearest-centroid classifier on the same features. Equal seeds give equal tasks.",
+        description="Measure the accuracy on fixed test tasks for each number of inner steps, with the head kept and "
+        "zeroed, next to a nearest-centroid classifier on the same features. Equal seeds give equal tasks.",
         examples=(
             ("accuracy after 1, 3 and 10 inner steps", "metacontrast evaluate runs/glyphs --steps 1,3,10"),
             ("20-way tasks, which a zeroed head allows", "metacontrast evaluate runs/glyphs --ways 20 --head zeroed"),

@@ -11,8 +11,8 @@ from metacontrast.errors import one_line
 def add_parser(new: Callable[..., Parser]) -> None:
     """Declare the command, made by `new`, and its flags."""
     parser = new(
-        description="The classifier with its preprocessing as one file. It takes uint8 images (batch, channel, height, "
-        "width) of the model's size and gives probabilities and similarity; class names are in its metadata."
+        description="Export a classifier with its preprocessing to one file. It takes uint8 images (batch, channel, "
+        "height, width) of the model's size and gives probabilities and similarity; class names are in its metadata."
     )
     parser.add_argument("classifier", type=shared.path, metavar="DIR", help="what `metacontrast fit --out` wrote")
     parser.add_argument("--format", choices=("onnx", "torch"), default="onnx", help="default: %(default)s")

@@ -125,7 +125,7 @@ def execute(args: argparse.Namespace) -> None:
         shared.print_json(_as_json(classifier, args.out))
 
 
-_UNCALIBRATED = "nothing was held out (no class has a second image, or --folds 0): probabilities are not calibrated"
+_NOT_HELD_OUT = "nothing was held out (no class has a second image, or --folds 0): "
 
 
 def _steps(text: str) -> int | str:
@@ -138,7 +138,8 @@ _steps.__name__ = "whole number or auto"
 def _learned(classifier: "FewShotClassifier") -> list[str]:
     """The classes with their counts, and what was left out."""
     counts = classifier.support_.counts.tolist()
-    lines = [f"{len(counts)} classes with {min(counts)} to {max(counts)} images each"]
+    least, most = min(counts), max(counts)
+    lines = [f"{len(counts)} classes with {least if least == most else f'{least} to {most}'} images each"]
     named = [f"  {one_line(str(name))}: {n}" for name, n in zip(classifier.classes_, counts, strict=True)]
     lines += _some(named, "classes")
     if classifier.ignored_:
@@ -167,13 +168,23 @@ def _models(classifier: "FewShotClassifier") -> list[str]:
 def _ways(classifier: "FewShotClassifier") -> list[str]:
     """How each way did in cross-validation."""
     if not classifier.compare_:
-        return [_UNCALIBRATED]
-    lines = [f"{'head':<11}{'':<20}{'balanced accuracy':>17}  {'less baseline':<21}cross entropy"]
+        is_models = classifier.temperature_ != 1
+        told = (
+            "the temperature of probabilities is the model's own" if is_models else "probabilities are not calibrated"
+        )
+        return [_NOT_HELD_OUT + told]
+    lines = [f"{'head':<11}{'':<20}{'balanced accuracy':>17}  {'vs. nearest centroid':<22}cross entropy"]
     for row in classifier.compare_:
-        way = f"{row.steps} steps of {row.lr:.3g}" if row.steps else f"λ={row.strength:g}" if row.strength else ""
+        way = (
+            f"{row.steps} step{'s' * (row.steps != 1)} of {row.lr:.3g}"
+            if row.steps
+            else f"penalty {row.strength:g}"
+            if row.strength
+            else ""
+        )
         lines.append(
             f"{row.method:<11}{way:<20}{100 * row.balanced_accuracy:>15.1f} %  "
-            + f"{100 * row.difference:+.1f} ± {100 * row.ci95:.1f} points".ljust(21)
+            + f"{100 * row.difference:+.1f} ± {100 * row.ci95:.1f} points".ljust(22)
             + f"{row.cross_entropy:.3f}{'  <- used' if row.chosen else ''}"
         )
     return [*lines, f"cross-validated on {classifier.compare_[0].images} images"]

@@ -16,16 +16,16 @@ from metacontrast.version import __version__
 
 COMMANDS = {
     "demo": "quick demo: train with and without the zeroing trick, and write a report",
-    "data": "list, fetch or verify data sets",
-    "train": "meta-train into a run directory",
-    "evaluate": "accuracy of a trained run, ± its 95 %% interval",
-    "explain": "decompose the outer gradient of a trained run",
-    "figure": "reproduce a figure of the paper, with a verdict per claim",
     "fit": "learn the classes of your own images from a few of each",
     "predict": "classify images with a fitted classifier",
-    "score": "accuracy of a fitted classifier on a labelled folder, with its mistakes on one page",
+    "score": "measure the accuracy of a fitted classifier on a labelled folder",
     "play": "open a page where you teach classes by drawing or dropping images",
     "export": "write a fitted classifier as one ONNX or torch.export file",
+    "data": "list, fetch or verify data sets",
+    "train": "meta-train into a run directory",
+    "evaluate": "measure the accuracy of a trained run, ± its 95 %% interval",
+    "explain": "decompose the outer gradient of a trained run",
+    "figure": "reproduce a figure of the paper, with a verdict per claim",
     "convert": "convert one of the authors' checkpoints to a run directory",
 }
 

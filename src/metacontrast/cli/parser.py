@@ -20,7 +20,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *, common: Collection[str] = (), examples: Sequence[tuple[str, str]] = (), **options: Any):
         lines = [line for does, command in examples for line in (f"  # {does}", f"  {command}")]
         texts = {"formatter_class": _Formatter, "epilog": "\n".join(["examples:", *lines]) if lines else None}
-        super().__init__(**texts | options)
+        super().__init__(**texts | options, allow_abbrev=False)  # --lr is not --lr-schedule
         self.color = False  # the escape sequences of Python 3.14
         self.prepare: Callable[[Sequence[str]], None] = lambda words: None
         """Gets the command's words before help is printed, to set what depends on them."""
@@ -45,8 +45,7 @@ class Parser(argparse.ArgumentParser):
         found, rest = self.parse_known_args(args, namespace)
         parser = vars(found).pop("parser")  # processes are given what is found
         if rest:
-            flag = rest[0].partition("=")[0]
-            hint = did_you_mean(flag, parser._option_string_actions) if flag.startswith("--") else ""
+            hint = _nearest_flags(rest[0].partition("=")[0], parser._option_string_actions)
             parser.error(f"unrecognized arguments: {' '.join(rest)}; {hint}".rstrip("; "))
         return found
 
@@ -76,6 +75,22 @@ class Parser(argparse.ArgumentParser):
         """Refuse a value that is no choice and suggest the nearest (Python 3.14: `suggest_on_error`)."""
         if action.choices is not None and value not in action.choices:
             raise argparse.ArgumentError(action, not_one_of(value, action.choices))
+
+
+def _nearest_flags(flag: str, known: Collection[str]) -> str:
+    """Ask for the flags that a shortened one may stand for, or else for the one that is spelled most like it.
+
+    >>> _nearest_flags("--lr", ["--inner-lr", "--outer-lr", "--filters"])
+    'did you mean --inner-lr or --outer-lr?'
+    """
+    word = flag.removeprefix("--")
+    if not flag.startswith("--") or not word:
+        return ""
+    alike = [each for each in known if any(part.startswith(word) for part in each.removeprefix("--").split("-"))]
+    return f"did you mean {' or '.join(alike)}?" if 0 < len(alike) <= _MOST_FLAGS else did_you_mean(flag, known)
+
+
+_MOST_FLAGS = 4
 
 
 class _HelpAll(argparse.Action):

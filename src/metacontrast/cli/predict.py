@@ -26,8 +26,8 @@ SHOWN = 5
 def add_parser(new: Callable[..., Parser]) -> None:
     """Declare the command, made by `new`, and its flags."""
     parser = new(
-        description="One line for each image: file, class and probability, separated by tabs. Files that cannot be "
-        "read are reported, the others are classified, and the exit status is 1.",
+        description="Classify images. Prints a line for each: file, class and probability, separated by tabs. Files "
+        "that cannot be read are reported, the others are classified, and the exit status is 1.",
         examples=(
             ("all images of a folder, as a table", "metacontrast predict my-classifier new-images --csv"),
             ("the three most probable classes", "metacontrast predict my-classifier new-images --top 3"),

@@ -60,7 +60,9 @@ class Progress:
 
 def row_in_words(record: Record) -> str:
     """Describe an evaluation in a few words."""
-    return f"{record['head']} head after {record['steps']}" if record["method"] == "maml" else record["method"]
+    if record["method"] != "maml":
+        return str(record["method"])
+    return f"{record['head']} head after {record['steps']} step{'s' * (record['steps'] != 1)}"
 
 
 @contextlib.contextmanager

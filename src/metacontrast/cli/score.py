@@ -19,8 +19,8 @@ SHOWN = 20
 def add_parser(new: Callable[..., Parser]) -> None:
     """Declare the command, made by `new`, and its flags."""
     parser = new(
-        description="Accuracy with its 95 % interval, recall of each class, confusion matrix, and the most confident "
-        "mistakes with their images in one HTML page. Of a folder with train/ and test/, test/ is taken.",
+        description="Measure the accuracy with its 95 % interval, recall of each class, confusion matrix, and the most "
+        "confident mistakes with their images in one HTML page. Of a folder with train/ and test/, test/ is taken.",
         examples=(("score on labelled images", "metacontrast score my-classifier labelled-images"),),
     )
     parser.add_argument("classifier", type=shared.path, metavar="DIR", help="what `metacontrast fit --out` wrote")

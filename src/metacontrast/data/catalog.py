@@ -219,7 +219,9 @@ def get_dataset(name: str, root: Path | str | None = None) -> Path:
         pass
     fetch = getattr(spec.reader, "get", None)
     if fetch is None:
-        raise InputError(f"{name} cannot be fetched ({spec.licence}): get it from {spec.source}, put it in {place}")
+        raise InputError(
+            f"{name} cannot be fetched automatically ({spec.licence}): get it from {spec.source}, and put it in {place}"
+        )
     return fetch(place)
 
 

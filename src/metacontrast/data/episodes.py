@@ -40,7 +40,7 @@ class EpisodeSampler:
     Args:
         images: where the tasks are drawn from.
         ways, shots, queries: classes per task, support and query images per class.
-        seed: another seed is another endless list of tasks.
+        seed: random seed; each seed gives another unlimited sequence of tasks.
         labels: which class may get which label.
             `fresh`: any class any label.
             `bound`: label t always means one of the classes tL to (t+1)L − 1, L = classes // ways (the paper's
@@ -274,7 +274,7 @@ class BalancedBatches:
     Args:
         images: where the batches are drawn from.
         size: images of a batch.
-        seed: another seed is another endless list of batches.
+        seed: random seed; each seed gives another unlimited sequence of batches.
     """
 
     images: ClassImages

@@ -171,9 +171,9 @@ def split_classes(root: Path, found: ClassFiles, split: str, seed: int | None = 
     if not tops:
         if split in ("val", "test"):
             raise NoSplitError(
-                f"{root} is not divided, so {split!r} would be the classes that are trained on: divide its classes by "
-                "a seed (train --split-seed 0), put class folders into train/ and test/, or ask for all (train "
-                "--eval-split all, or evaluate --split all where nothing of it was trained on)"
+                f"{root} has no train/ and test/ folders, so its {split!r} classes would be those that are trained on: "
+                "divide them by a seed (--split-seed 0), put class folders into train/ and test/, or take all classes "
+                "(train --eval-split all, evaluate --split all)"
             )
         return found
     wanted = {top for top, name in tops.items() if split in ("all", name)}

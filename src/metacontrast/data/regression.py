@@ -25,7 +25,7 @@ class SineTasks:
 
     Args:
         shots, queries: points of the support and query set.
-        seed: another seed is another endless list of tasks.
+        seed: random seed; each seed gives another unlimited sequence of tasks.
     """
 
     shots: int = 10
@@ -55,7 +55,7 @@ class AngleTasks:
         images: upright images; each class needs as many as a task has.
         shots, queries: images of the support and query set.
         largest: the largest angle in degrees.
-        seed: another seed is another endless list of tasks.
+        seed: random seed; each seed gives another unlimited sequence of tasks.
     """
 
     images: ClassImages

@@ -220,8 +220,8 @@ def _lack(judged: Judged) -> str:
     for seeds in LOOKS:
         more = replace(judged, estimate=judged.estimate.with_more_seeds(seeds), error=error_at_look(seeds, seeds))
         if seeds > judged.lower.seeds and more.outcome != "inconclusive":
-            return f"the same spread would be decided with {seeds} seeds"
-    return f"the same spread would not be decided with {max(LOOKS)} seeds"
+            return f"at this spread, {seeds} seeds would decide it"
+    return f"at this spread, {max(LOOKS)} seeds would not be enough"
 
 
 def _p(judged: Sequence[Judged], outcome: Decision) -> float:

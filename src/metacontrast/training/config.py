@@ -322,7 +322,8 @@ def _check_start(config: TrainConfig) -> None:
     if (config.encoder == "start") != is_elsewhere:
         names = "an encoder from elsewhere" if is_elsewhere else "no encoder from elsewhere"
         raise InputError(
-            f"encoder={config.encoder}, but start={config.start} names {names}: make the configuration with with_start"
+            f"encoder={config.encoder}, but start={config.start} names {names}: give --start timm:NAME, hf:NAME or "
+            "torchvision:NAME, or call with_start in Python"
         )
 
 

@@ -1,7 +1,7 @@
 """Named configurations of the published protocols.
 
 Where the text does not say (inner steps in training and at test) `paper` follows the authors' code, which updates with
-the mean over tasks, as this library does everywhere.
+the mean over tasks, as this library does everywhere; but it inverts Omniglot's images, which that code does not.
 """
 
 from dataclasses import replace
