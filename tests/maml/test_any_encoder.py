@@ -324,6 +324,29 @@ class Described(nn.Module):
         return self.body.scale * self.body(x).mean((2, 3))
 
 
+class Changing(nn.Module):
+    """Sets its activation at every call."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, SIZE, 3), nn.BatchNorm2d(SIZE), nn.LeakyReLU(0.01))
+
+    def forward(self, x):
+        self.body[2].negative_slope = 0.9
+        return self.body(x).mean((2, 3))
+
+
+class TakingOutputs(Changing):
+    """Takes the output of an inner layer, by a hook for the time of a call."""
+
+    def forward(self, x):
+        kept = []
+        handle = self.body[1].register_forward_hook(lambda module, given, output: kept.append(output))
+        self.body(x)
+        handle.remove()
+        return kept[0].mean((2, 3))
+
+
 KINDS = {
     "padded": Padded,
     "padded by a function": PaddedByFunction,
@@ -333,6 +356,8 @@ KINDS = {
     "hooked backward": hooked_backward,
     "hooked gradient": HookedGradient,
     "transformed": Transformed,
+    "changing": Changing,
+    "taking outputs": TakingOutputs,
     "described": Described,
     "mirrored": Mirrored,
     "centred": Centred,
@@ -644,7 +669,18 @@ def hooked_weight() -> nn.Module:
     return body
 
 
+class Normed(Wrapped):
+    def __init__(self):
+        super().__init__()
+        nn.utils.parametrizations.weight_norm(self.body[3])
+
+    def forward(self, x):
+        return self.body(x)
+
+
 REFUSED = {
+    "weight norm": (Normed, "second", "weight_norm, whose second derivative is wrong in PyTorch"),
+    "in DataParallel": (lambda: nn.DataParallel(layers()), "first", r"in nn\.DataParallel.*: give its \.module"),
     "checkpoint": (lambda: Checkpointed(False), "first", "computes a part again in the backward pass"),
     "checkpoint, second order": (lambda: Checkpointed(False), "second", "computes a part again in the backward pass"),
     "reentrant checkpoint": (lambda: Checkpointed(True), "first", "computes a part again in the backward pass"),
@@ -665,6 +701,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 def test_what_cannot_be_computed_rightly_is_refused(kind):
     """Each of these would else have a wrong gradient, or a traceback."""
     build_one, order, problem = REFUSED[kind]
@@ -678,6 +715,109 @@ def test_what_cannot_be_computed_rightly_is_refused(kind):
     for engine in ("loop", "vmap"):
         with pytest.raises(InputError, match=problem):
             gradient(engine)
+
+
+@pytest.mark.parametrize("in_forward", [False, True])
+def test_a_layer_that_is_used_twice_and_tied_to_another_stays_so(in_forward):
+    """At every call; the reference is written by hand, since `functional_call` breaks the tie."""
+    first, last = nn.Linear(SIZE, SIZE), nn.Linear(SIZE, SIZE)
+    last.weight = first.weight
+    body = nn.Sequential(nn.Flatten(), nn.Linear(SIDE**2, SIZE), first, nn.Tanh(), first, nn.Tanh(), last)
+    module = nn.Sequential(Around(body)) if in_forward else body
+    model = Model(module.double(), WAYS, feature_size=SIZE)
+    params, episodes = model.init(torch.Generator().manual_seed(1)), batch()
+
+    names = [name.removeprefix("0.body.") for name in params.encoder]
+    assert names == ["1.weight", "1.bias", "2.weight", "2.bias", "6.bias"]
+
+    def features(encoder, x):
+        into, into_bias, weight, bias, end = encoder.values()
+        x = x.flatten(1) @ into.T + into_bias
+        for _ in range(2):
+            x = torch.tanh(x @ weight.T + bias)
+        return x @ weight.T + end
+
+    for order in ("first", "second"):
+        each = [Episode(*parts) for parts in zip(*episodes, strict=True)]
+        expected = reference.meta_gradient(features, params, each, 2, 0.1, "all", order)
+        for engine in ("loop", "vmap"):
+            found, _ = meta_gradient(model, params, episodes, Inner(2, 0.1, order=order), engine=Engine(engine))
+            assert_same(to_tensors(found), to_tensors(expected))
+
+
+class Around(nn.Module):
+    """A body, and what is said of it twice: its last weight is a buffer too."""
+
+    def __init__(self, body, alias=None):
+        super().__init__()
+        self.body = body
+        if alias is not None:
+            self.register_buffer("alias", alias)
+
+    def forward(self, x):
+        return self.body(x)
+
+
+def test_a_weight_may_be_a_buffer_too():
+    torch.manual_seed(0)
+    body = layers().double()
+    module = Around(body, body[3].weight)
+    model = Model(module, WAYS, feature_size=SIZE)
+    params, episodes = model.init(torch.Generator().manual_seed(1)), batch()
+
+    def features(encoder, x):
+        return torch.func.functional_call(body, {n.removeprefix("body."): t for n, t in encoder.items()}, x)
+
+    each = [Episode(*parts) for parts in zip(*episodes, strict=True)]
+    expected = reference.meta_gradient(features, params, each, 2, 0.1, "all", "second")
+    found, _ = meta_gradient(model, params, episodes, Inner(2, 0.1, order="second"))
+    assert_same(to_tensors(found), to_tensors(expected))
+
+
+def test_a_transposed_convolution_of_grey_images_has_its_second_derivative():
+    """PyTorch has none where the memory order of one channel can be read in two ways."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.ConvTranspose2d(1, SIZE, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).double()
+    model = Model(module, WAYS, feature_size=SIZE)
+    params, episodes = model.init(torch.Generator().manual_seed(1)), batch()
+    each = [Episode(*parts) for parts in zip(*episodes, strict=True)]
+    features = partial(torch.func.functional_call, module)
+    expected = reference.meta_gradient(features, params, each, 2, 0.1, "all", "second")
+    found, _ = meta_gradient(model, params, episodes, Inner(2, 0.1, order="second"))
+    assert_same(to_tensors(found), to_tensors(expected))
+
+
+def test_a_head_alone_may_require_a_gradient_through_second_order_steps():
+    """Those of the encoder depend on the head's start."""
+    model, params = model_of("mirrored")
+    episodes, inner = batch(1), Inner(2, 0.5, order="second")
+    weight = params.head.weight.clone().requires_grad_()
+    support_x, support_y, query_x, query_y = (t[0] for t in episodes)
+    adapted = adapt(model, params._replace(head=params.head._replace(weight=weight)), support_x, support_y, inner)
+    loss = nn.functional.cross_entropy(model.query_logits(adapted, support_x, query_x), query_y)
+    expected, _ = meta_gradient(model, params, episodes, inner)
+    assert_same([torch.autograd.grad(loss, weight)[0]], [expected.head.weight])
+
+
+def test_a_loss_that_is_once_differentiable_is_refused_in_second_order():
+    model, params = model_of("mirrored")
+
+    def loss(outputs, labels):
+        return Straight.apply(outputs - nn.functional.one_hot(labels, WAYS)).mean()
+
+    meta_gradient(model, params, batch(2), Inner(1, 0.1, loss=loss))
+    with pytest.raises(InputError, match="the encoder or the loss has an autograd function that is marked"):
+        meta_gradient(model, params, batch(2), Inner(1, 0.1, order="second", loss=loss))
+
+
+def test_the_mean_over_many_tasks_is_exact_in_half_precision():
+    """A sum in bfloat16 stops to grow after 256 equal tasks."""
+    model = Model(nn.Sequential(nn.Flatten(), nn.Linear(SIDE**2, SIZE)).bfloat16(), WAYS, feature_size=SIZE)
+    params, one = model.init(torch.Generator().manual_seed(1)), batch(1)
+    many = Episode(*(t.bfloat16() if t.is_floating_point() else t for t in one))
+    single, _ = meta_gradient(model, params, many, Inner(1, 0.1))
+    found, _ = meta_gradient(model, params, Episode(*(t.expand(600, *t.shape[1:]) for t in many)), Inner(1, 0.1))
+    assert_same(to_tensors(found), to_tensors(single), 2**-7)
 
 
 @pytest.mark.parametrize("engine", ["compiled-loop", "compiled-vmap"])

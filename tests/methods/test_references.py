@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from metacontrast.data.episodes import BalancedBatches
 from metacontrast.errors import InputError
@@ -55,6 +56,64 @@ def features(named, x):
     """The encoder above, by hand; names as in `to_named`, with the prefix that a wrapper gives."""
     find = {name.removeprefix("encoder.").removeprefix("encoder."): t for name, t in named.items()}
     return torch.tanh(x @ find["0.weight"].T + find["0.bias"]) @ find["2.weight"].T + find["2.bias"]
+
+
+class Square(torch.autograd.Function):
+    """x², of whose second derivative nothing is said."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        return 2 * ctx.saved_tensors[0] * gradient
+
+
+class Distances(nn.Module):
+    """Distances from learned points, of which PyTorch has no second derivative; scaled by a number."""
+
+    def __init__(self, lacks_second):
+        super().__init__()
+        self.points, self.scale = nn.Parameter(torch.rand(WIDTH, SIZE).double()), nn.Parameter(torch.ones(()).double())
+        self.lacks_second = lacks_second
+
+    def forward(self, x):
+        if self.lacks_second:
+            return self.scale * torch.cdist(x, self.points)
+        return self.scale * (x[:, None] - self.points).square().sum(2)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "message"),
+    [
+        (lambda: Distances(True), "second derivative that PyTorch lacks"),
+        (lambda: Squared(), "or imaml.* once_differentiable"),
+    ],
+)
+def test_imaml_refuses_what_has_no_second_derivative(encoder, message):
+    model = Model(encoder(), WAYS, WIDTH)
+    params = model.init(torch.Generator())
+    with pytest.raises(InputError, match=message):
+        imaml(model, params, Episode(*(t[0] for t in a_batch(1))), Inner(2, 0.05))
+
+
+class Squared(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(SIZE, WIDTH).double()
+
+    def forward(self, x):
+        return Square.apply(self.layer(x))
+
+
+def test_conml_takes_a_parameter_that_is_a_number():
+    model = Model(Distances(False), WAYS, WIDTH)
+    found, _ = conml(model, model.init(torch.Generator()), a_batch(), Inner(1, 0.01, order="second"))
+    assert found.encoder["scale"].shape == ()
+    assert found.encoder["scale"] != 0
 
 
 def relative_error(found, expected):

@@ -1,5 +1,6 @@
 """Prototypes, cosine and ridge heads in the paper's terms: exact, without interference, beside zeroed-head MAML."""
 
+import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -155,3 +156,21 @@ def test_what_no_head_is_built_from_is_refused():
         build_task(support, t, query, u, "ridge", ways=WAYS, penalty=0.0)
     with pytest.raises(InputError, match="the features of a class sum to zero, which has no angle"):
         build_task(support * (t > 0)[:, None], t, query, u, "cosine", ways=WAYS)
+
+
+def test_a_ridge_head_is_solved_in_half_precision_too():
+    """To the rounding of the features, 2⁻⁸ in bfloat16, times the condition of XXᵀ + λI."""
+    support, t, query, u = make_task(0, "ridge", 2)
+    expected = build_task(support, t, query, u, "ridge", ways=WAYS, penalty=5.0).rows
+    found = build_task(support.bfloat16(), t, query.bfloat16(), u, "ridge", ways=WAYS, penalty=5.0).rows
+    assert found.dtype == torch.bfloat16
+    assert relative_error(found.double(), expected) < 0.1
+
+
+def test_what_cannot_be_a_task_of_a_built_head_is_one_line(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    support, t, query, u = make_task(0, "ridge")
+    with pytest.raises(InputError, match="support images have 6 features and query images 5: take those of one"):
+        build_task(support, t, query[:, :5], u, "ridge", ways=WAYS)
+    with pytest.raises(InputError, match="must be above 0"):
+        build_task(support, t, query, u, "ridge", ways=WAYS, penalty=torch.tensor(-1.0))

@@ -90,3 +90,13 @@ def test_bad_input_is_told_in_one_line(arguments, message):
 def test_contrast_wants_a_square_map():
     with pytest.raises(InputError, match="square"):
         contrast(torch.ones(1, 1))
+
+
+def test_many_pairs_are_counted_in_half_precision():
+    """65,520 pairs and more are infinitely many in float16; its spacing near 0.1 is 6e-5."""
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(600, 16, generator=g) + 0.3, torch.arange(600) % 2
+    found, expected = similarity_heatmap(x.half(), y), similarity_heatmap(x.double(), y)
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-3)
+    assert expected.abs().min() > 0.05

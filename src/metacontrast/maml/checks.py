@@ -109,14 +109,24 @@ def check_real(what: str, params: Params) -> None:
         raise InputError(f"{what} is for real parameters, but the encoder's {name} is complex: take view_as_real of it")
 
 
-def check_second_derivative(features: Tensor, encoder: Iterable[Tensor]) -> None:
-    """Raise `InputError` for features made by a function of whose second derivative PyTorch may say nothing."""
-    for node in nodes_behind(features, {tensor.grad_fn for tensor in encoder}):
+def check_second_derivative(value: Tensor, made_from: Iterable[Tensor]) -> None:
+    """Raise `InputError` for a value made by a function whose second derivative PyTorch leaves out or gets wrong.
+
+    Args:
+        value: features or a loss.
+        made_from: where to stop: the tensors that the value is differentiated by.
+    """
+    for node in nodes_behind(value, {tensor.grad_fn for tensor in made_from}):
+        if node.name() == "WeightNormInterfaceBackward0":
+            raise InputError(
+                "the encoder has a weight_norm, whose second derivative is wrong in PyTorch: take first order, or "
+                "remove_parametrizations from it"
+            )
         backward = getattr(getattr(node, "_forward_cls", None), "backward", None)
         if getattr(backward, "__code__", None) is _ONCE:
             raise InputError(
-                "order='second' needs a second derivative, and the encoder has an autograd function that is marked "
-                "once_differentiable: use order='first'"
+                "order='second' (or imaml) needs a second derivative, and the encoder or the loss has an autograd "
+                "function that is marked once_differentiable: use order='first'"
             )
 
 

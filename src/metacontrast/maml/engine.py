@@ -221,14 +221,16 @@ def _mean(
 ) -> tuple[Params, Metrics]:
     """The sum of the parts' gradients, in their order, divided by the number of tasks."""
     run = map if executor is None else executor.map
-    total = [torch.zeros_like(t) for t in to_tensors(like)]
+    own = to_tensors(like)
+    total = [torch.zeros_like(t, dtype=torch.promote_types(t.dtype, torch.float32)) for t in own]
     metrics = []
     for gradient, part_metrics in run(gradient_of, parts):
         for summed, part in zip(total, to_tensors(gradient), strict=True):
             summed.add_(part)
         metrics.append(part_metrics)
     together = Metrics(*map(torch.cat, zip(*metrics, strict=True)))
-    return from_tensors(like, [t / len(together.loss) for t in total]), together
+    means = [(t / len(together.loss)).to(each.dtype) for t, each in zip(total, own, strict=True)]
+    return from_tensors(like, means), together
 
 
 def at_precision(precision: Precision, function: Callable[[Episode], Any]) -> Callable[[Episode], Any]:

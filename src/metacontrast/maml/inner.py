@@ -116,26 +116,43 @@ def autograd_vjp(
     function: Callable[..., tuple[Tensor, Any]], at: Sequence[Tensor], second: bool
 ) -> tuple[Tensor, Any, Pullback]:
     """`VJP` by `torch.autograd`, at aliases: a tensor computed from another one counts as a variable of its own."""
-    second = second and any(t.requires_grad for t in at)
+    asked, second = second, second and any(t.requires_grad for t in at)
     with torch.enable_grad():
         aliases = [t.view_as(t) if second and t.requires_grad else t.detach().requires_grad_() for t in at]
         value, extras = function(*aliases)
 
     def pull(cotangent: Tensor | None = None) -> Sequence[Tensor]:
-        try:
-            return torch.autograd.grad(value, aliases, cotangent, create_graph=second, materialize_grads=True)
-        except RuntimeError as error:
-            reason = next((line for part, line in _NO_GRADIENT.items() if part in str(error)), None)
-            if reason is None:
-                raise
-            raise InputError(reason.format(error)) from error
+        graph = second or (asked and cotangent is not None and cotangent.requires_grad)
+        return gradients(value, aliases, cotangent, create_graph=graph)
 
     return value if second else value.detach(), extras, pull
 
 
+def gradients(
+    value: Tensor,
+    at: Sequence[Tensor],
+    cotangent: Tensor | None = None,
+    *,
+    create_graph: bool = False,
+    retain_graph: bool = False,
+) -> Sequence[Tensor]:
+    """`torch.autograd.grad`, zeros included; an `InputError` says what an encoder or a loss must change."""
+    kept = create_graph or retain_graph
+    try:
+        return torch.autograd.grad(value, at, cotangent, kept, create_graph, materialize_grads=True)
+    except RuntimeError as error:
+        reason = next((line for part, line in _NO_GRADIENT.items() if part in str(error)), None)
+        if reason is None:
+            raise
+        raise InputError(reason.format(error)) from error
+
+
+_COMPILED = "a compiled encoder has no second derivative: use order='first', or the module that was compiled"
 _NO_GRADIENT = {
     "is not implemented": "order='second' needs a second derivative that PyTorch lacks ({}): use order='first', or for "
     "attention torch.nn.attention.sdpa_kernel(SDPBackend.MATH) around the call",
+    "donated buffers": _COMPILED,
+    "does not currently support double backward": _COMPILED,
     "does not require grad": "the loss does not depend on the parameters as far as PyTorch can tell: the encoder, the "
     "loss or the direction runs under torch.no_grad() or detaches, take that out",
 }
@@ -191,7 +208,9 @@ def trajectory(
             features, _, pull = vjp(encode, list(params.encoder.values()), second)
             if second and not model.knows_layers:
                 check_second_derivative(features, params.encoder.values())
-        _, _, pull_loss = vjp(loss, [features, *head_tensors(params.head)], second)
+        value, _, pull_loss = vjp(loss, [features, *head_tensors(params.head)], second)
+        if second and callable(inner.loss) and not torch.compiler.is_compiling():
+            check_second_derivative(value, (features, *head_tensors(params.head)))
         at_features, *at_head = pull_loss()
         at_encoder = []
         if pull is not None and step >= standing:

@@ -68,7 +68,7 @@ def added(model: Model, first: Params, last: Params) -> Float[Tensor, "task para
     moved = last.encoder if model.has_task_axis(last.encoder) else {}
     parts = [tensor - first.encoder[name] for name, tensor in moved.items()]
     parts += [after - before for after, before in zip(head_tensors(last.head), head_tensors(first.head), strict=True)]
-    return torch.cat([part.flatten(1) for part in parts], 1)
+    return torch.cat([part.reshape(len(part), -1) for part in parts], 1)
 
 
 def meta_contrasts(

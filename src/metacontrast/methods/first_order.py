@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from metacontrast.errors import InputError, check_counts
-from metacontrast.maml.checks import check_method, check_tasks
-from metacontrast.maml.inner import adapt, task_losses
+from metacontrast.maml.checks import check_method, check_second_derivative, check_tasks
+from metacontrast.maml.inner import adapt, gradients, task_losses
 from metacontrast.maml.outer import Metrics, accuracies
 from metacontrast.model.model import Model
 from metacontrast.types import Episode, Inner, Params, from_named, map_params, to_named
@@ -105,6 +105,7 @@ def imaml(
         outputs = model.query_logits(leaves, episode.support_x, episode.query_x)
         query = task_losses(outputs, episode.query_y, inner.loss)
     named = to_named(leaves)
+    check_second_derivative(support, ())
     slopes = _gradient(support, named, create_graph=True)
     wanted = _gradient(query, named)
 
@@ -146,8 +147,7 @@ def _dot(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Tensor:
 
 
 def _gradient(value: Tensor, named: Named, create_graph: bool = False, retain_graph: bool = False) -> Named:
-    tensors, kept = list(named.values()), retain_graph or create_graph
-    found = torch.autograd.grad(value, tensors, None, kept, create_graph, materialize_grads=True)
+    found = gradients(value, list(named.values()), create_graph=create_graph, retain_graph=retain_graph)
     return dict(zip(named, found, strict=True))
 
 

@@ -51,14 +51,22 @@ class EncoderFunction(threading.local):
         self.was_tried = False
         own = copy.deepcopy(encoder)
         self.keeps_images_apart = keeps_images_apart(own)
-        self.encoder = fuse(own) if fused else own
+        self.encoder = fuse(own, may_change=not self.keeps_images_apart) if fused else own
+        self.places = _places(self.encoder)
         self.takes_tasks = takes_tasks(self.encoder)
+        transposed = (
+            nn.ConvTranspose1d,
+            nn.ConvTranspose2d,
+            nn.ConvTranspose3d,
+        )  # whose second derivative wants it not
+        self.may_reorder = fused and not any(isinstance(each, transposed) for each in own.modules())
         self.task_buffers = normalization.task_buffer_names(self.encoder)
         self.buffers = {}  # of layers of unknown kind, which may change them: every call has a copy
         self.dimensions = {name: p.ndim for name, p in self.encoder.named_parameters()}
         self.frozen = {name: p for name, p in self.encoder.named_parameters() if name not in self.trained}
         if not self.keeps_images_apart:
-            self.buffers = {name: t for name, t in self.encoder.named_buffers() if name not in self.task_buffers}
+            named = {name: t for name, t in self.encoder.named_buffers() if name in self.places}
+            self.buffers = {name: t for name, t in named.items() if name not in self.task_buffers}
             withhold(self.encoder, {*self.trained, *self.buffers, *self.task_buffers})
 
     def __reduce__(self) -> tuple[type["EncoderFunction"], tuple[nn.Module, int, bool]]:
@@ -134,12 +142,13 @@ class EncoderFunction(threading.local):
                 f"the encoder's {name} is {self.frozen[name].dtype} and frozen, but what is given {kind}: make the "
                 f"model from encoder.to({kind})"
             )
-        elif self.fused and images.ndim == 4 and runs_fused(images):
+        elif self.may_reorder and images.ndim == 4 and runs_fused(images):
             images = channels_last(images)
         buffers = {name: t.clone() for name, t in self.buffers.items()}
         buffers |= dict.fromkeys(self.task_buffers, torch.empty(tasks, reference, len(images), 0))
         try:
-            found = functional_call(self.encoder, (parameters, buffers), (images,))
+            given = {place: t for name, t in (parameters | buffers).items() for place in self.places[name]}
+            found = functional_call(self.encoder, given, (images,), tie_weights=False)
         except RuntimeError as error:
             if kind.is_floating_point and kind != like.dtype:
                 raise InputError(not_alike(kind, like.dtype)) from error
@@ -167,3 +176,22 @@ class EncoderFunction(threading.local):
 def _kernel_order(tensor: Tensor) -> Tensor:
     """A convolution's weight in the memory order that its kernels take."""
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+
+
+def _places(module: nn.Module) -> dict[str, list[str]]:
+    """Map the first name of every tensor of a module to all the places where it stands, each once.
+
+    `functional_call` replaces a tied tensor by name, twice where a module is reached in two ways; then it would put
+    back the wrong one.
+    """
+    first: dict[int, str] = {}
+    places: dict[str, list[str]] = {}
+    seen: set[tuple[int, str]] = set()
+    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    for name, tensor in named:
+        parent, _, own = name.rpartition(".")
+        place = id(module.get_submodule(parent)), own
+        if place not in seen:
+            seen.add(place)
+            places.setdefault(first.setdefault(id(tensor), name), []).append(name)
+    return places

@@ -25,6 +25,8 @@ def copy_encoder(encoder: nn.Module) -> nn.Module:
         raise InputError(
             "the encoder is compiled by TorchScript, which takes no other parameters: give its Python module"
         )
+    if any(isinstance(module, nn.DataParallel) for module in encoder.modules()):
+        raise InputError("the encoder is in nn.DataParallel, which takes no other parameters: give its .module")
     if any(map(is_lazy, (*encoder.parameters(), *encoder.buffers()))):
         raise InputError("the encoder has lazy layers, whose shapes are not known yet: call it once on some images")
     for name, parameter in encoder.named_parameters():

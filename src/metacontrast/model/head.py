@@ -100,9 +100,15 @@ def _ridge_head(
     few = x.shape[-2] <= x.shape[-1]
     gram = x @ x.mT if few else x.mT @ x
     penalty = extra["log_penalty"].exp() * torch.eye(len(gram[0]), dtype=x.dtype, device=x.device)
-    solved = torch.linalg.solve(gram + penalty, y if few else x.mT @ y)
+    solved = solve(gram + penalty, y if few else x.mT @ y)
     weight = extra["log_scale"].exp() * (x.mT @ solved if few else solved).mT
     return Head(weight, extra["shift"].expand(weight.shape[:-1]))
+
+
+def solve(matrix: Float[Tensor, "*task n n"], right: Float[Tensor, "*task n m"]) -> Float[Tensor, "*task n m"]:
+    """Solve M Z = R for Z, where PyTorch has half precisions only in part: those in float32."""
+    kind = torch.promote_types(matrix.dtype, torch.float32)
+    return torch.linalg.solve(matrix.to(kind), right.to(kind)).to(matrix.dtype)
 
 
 def class_means(

@@ -27,6 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from metacontrast.errors import InputError, check_choice
+from metacontrast.model.head import solve
 from metacontrast.theory.decomposition import FeatureGradient
 from metacontrast.theory.task import check_samples, targets
 
@@ -76,10 +77,12 @@ def build_task(
     tensor([[-0.2384,  0.2384]])
     """
     check_choice("head", head, get_args(BuiltHead))
-    if head == "ridge" and not isinstance(penalty, Tensor) and not penalty > 0:
+    if head == "ridge" and torch.as_tensor(penalty).is_cpu and not penalty > 0:
         raise InputError(f"penalty={penalty}, but it must be above 0")
     check_samples("support", support_features, support_y, ways)
     check_samples("query", query_features, query_y, ways)
+    if (own := support_features.shape[1]) != (other := query_features.shape[1]):
+        raise InputError(f"support images have {own} features and query images {other}: take those of one encoder")
     one_hot = targets(support_y, support_features.new_zeros(0, ways)).T
     if head == "ridge":
         weights = scale * _solve_ridge(support_features, penalty, one_hot.T).T
@@ -144,4 +147,4 @@ def _solve_ridge(
 ) -> Float[Tensor, "support way"]:
     """Solve (XXᵀ + λI) Z = R for Z, where X are the features."""
     gram = features @ features.T
-    return torch.linalg.solve(gram + penalty * torch.eye(len(gram)).to(gram), right)
+    return solve(gram + penalty * torch.eye(len(gram)).to(gram), right)

@@ -120,7 +120,7 @@ def head_preconditioner(task: FeatureTask, inner: Inner) -> Preconditioner:
     s = softmax_outputs(phi, merge_bias(task.head))
     curvature = torch.einsum("sk,sf,sg->kfg", s, phi, phi) / len(phi)
     matrix = torch.eye(phi.shape[1], dtype=phi.dtype, device=phi.device) - inner.lr * curvature
-    eigenvalues = torch.linalg.eigvalsh(matrix)
+    eigenvalues = torch.linalg.eigvalsh(matrix.to(torch.promote_types(matrix.dtype, torch.float32))).to(matrix.dtype)
     size = eigenvalues.abs()
     return Preconditioner(matrix, eigenvalues, size.amax(-1) / size.amin(-1))
 

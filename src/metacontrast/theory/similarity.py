@@ -88,8 +88,10 @@ def means_by_class_pair(
     ways: int,
 ) -> Float[Tensor, "way way"]:
     """Mean over every pair of classes of the values that count (1) and not of those that do not (0)."""
-    rows, columns = (one_hot(labels.long(), ways).to(values.dtype) for labels in (y, other_y))
-    return (rows.T @ (values * counted) @ columns) / (rows.T @ counted @ columns)
+    kind = torch.promote_types(values.dtype, torch.float32)  # in float16 65,520 pairs are infinitely many
+    rows, columns = (one_hot(labels.long(), ways).to(kind) for labels in (y, other_y))
+    counted = counted.to(kind)
+    return ((rows.T @ (values * counted) @ columns) / (rows.T @ counted @ columns)).to(values.dtype)
 
 
 def check_all_classes(name: str, features: Tensor, y: Tensor, ways: int) -> None:

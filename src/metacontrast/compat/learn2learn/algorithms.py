@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from metacontrast.errors import InputError
+from metacontrast.maml.checks import check_second_derivative
 
 
 class MAML(nn.Module):
@@ -103,6 +104,8 @@ class MAML(nn.Module):
         second_order = not _either(first_order, self.first_order)
         named = dict(self.module.named_parameters())
         moving = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
+        if second_order:
+            check_second_derivative(loss, moving.values())
         found = torch.autograd.grad(loss, list(moving.values()), create_graph=second_order, allow_unused=True)
         gradients = {name: gradient for name, gradient in zip(moving, found, strict=True) if gradient is not None}
         if not _either(allow_nograd, self.allow_nograd):

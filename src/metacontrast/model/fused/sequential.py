@@ -22,13 +22,17 @@ Layers = list[nn.Module]
 Block = nn.Module | partial[Tensor]
 
 
-def fuse(module: nn.Module) -> nn.Module:
-    """Replace every `nn.Sequential` in `module`, itself included, by one that runs its blocks as one; return it."""
+def fuse(module: nn.Module, *, may_change: bool = False) -> nn.Module:
+    """Replace every `nn.Sequential` in `module`, itself included, by one that runs its blocks as one; return it.
+
+    Args:
+        may_change: whether layers may be set or replaced at a call, as by a `forward` of another kind around them.
+    """
     for name, child in module._modules.items():
-        module._modules[name] = None if child is None else fuse(child)
+        module._modules[name] = None if child is None else fuse(child, may_change=may_change)
     if type(module) is not nn.Sequential or module._parameters or module._buffers:
         return module
-    return module if any(map(has_own_call, module.modules())) else FusedSequential(module)
+    return module if any(map(has_own_call, module.modules())) else FusedSequential(module, may_change)
 
 
 def takes_tasks(encoder: nn.Module) -> bool:
@@ -54,11 +58,11 @@ class FusedSequential(nn.Sequential):
     Its mode and whatever else was set on `layers` are its own too.
     """
 
-    def __init__(self, layers: nn.Sequential):
+    def __init__(self, layers: nn.Sequential, may_change: bool):
         super().__init__(OrderedDict(layers._modules))
         own = vars(self)
         own.update({name: value for name, value in vars(layers).items() if name not in own}, training=layers.training)
-        self.blocks = tuple(_blocks(list(layers)))
+        self.blocks, self.may_change = tuple(_blocks(list(layers))), may_change
 
     def __getitem__(self, idx: slice | int) -> nn.Module:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One layer, or some of them as an ordinary `nn.Sequential`."""
@@ -68,9 +72,9 @@ class FusedSequential(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """The output of the last layer."""
-        if not runs_fused(input):
+        if not runs_fused(input) or (self.may_change and any(map(has_own_call, self.modules()))):
             return super().forward(input)
-        for block in self.blocks:
+        for block in _blocks(list(self)) if self.may_change else self.blocks:
             input = block(input)
         return input
 
