@@ -133,7 +133,7 @@ exec {shlex.quote(str(Path(sys.executable).with_name("metacontrast")))} "$@"
         ["bash", "-c", script], cwd=tmp_path, env=os.environ | path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "my-classifier" / "score.html").is_file()
+    assert (tmp_path / "sample" / "my-classifier" / "score.html").is_file()
 
 
 def test_examples_of_the_help_run(own_images, capsys):

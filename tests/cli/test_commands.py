@@ -131,7 +131,7 @@ def test_variants_are_runs_of_their_own_that_resume_without_flags(folder, tmp_pa
 def test_variants_are_refused_in_one_line(folder, tmp_path, capsys):
     for wrong, *parts in (
         (["--vary", "iner-lr=1,2"], "iner-lr=1,2", "did you mean 'inner-lr'?"),
-        (["--vary", "seed=1,2"], "seed=1,2", "is not FIELD=VALUE"),
+        (["--vary", "seed=1,2"], "seed=1,2", "seeds are not varied"),
         (["--vary", "head-bias=1"], "choose true or false"),
         (["--vary", "head"], "'head' is not FIELD=VALUE"),
         (["--vary", "head=zero"], "head cannot be 'zero'", "zeroed"),
@@ -340,7 +340,7 @@ def test_bad_input_is_one_line_and_exit_2(folder, trained, tmp_path, capsys):
         (["demo", "--head", "shared"], "leave out --head"),
         (["demo", "--episodes", "1"], "--episodes 1"),
         (["demo", "--method", "maml++"], "compares two trainings of MAML: leave out --method maml++"),
-        (["train", "--dataset", f"folder:{folder / 'train'}", *TINY, "--out", str(out)], "is not divided"),
+        (["train", "--dataset", f"folder:{folder / 'train'}", *TINY, "--out", str(out)], "has no train/ and test/"),
         ([*words, "--device", "cuda"], "device cuda"),
         ([*words, "--workers", "0"], "--workers 0"),
         ([*words, "--head", "prototype", "--no-head-bias"], "--head prototype"),
@@ -434,7 +434,7 @@ def test_a_sample_has_images_to_fit_predict_and_score_and_replaces_nothing(tmp_p
     assert [len(list(folder.rglob("*.png"))) for folder in folders] == [50, 10, 100]
     assert {file.parent.name for file in folders[2].rglob("*.png")} == set("0123456789")
     assert len({file.read_bytes() for file in tmp_path.rglob("*.png")}) == 160
-    fails_with(capsys, ["data", "sample", str(tmp_path)], "my-images exists: name another folder")
+    fails_with(capsys, ["data", "sample", str(tmp_path)], "my-images exists already: name another folder")
 
 
 def test_python_dash_m_works():

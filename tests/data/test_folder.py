@@ -179,9 +179,7 @@ def test_without_split_folders_train_is_everything_and_test_is_refused(tmp_path)
     draw(tmp_path, "a/1.png", "b/1.png")
     assert read(tmp_path, "train", ReadOptions()).classes == read(tmp_path, "all", ReadOptions()).classes
     for split in ("val", "test"):
-        with pytest.raises(
-            InputError, match=rf"is not divided, so '{split}' would be .*by a seed \(train --split-seed 0\)"
-        ):
+        with pytest.raises(InputError, match=rf"so its '{split}' classes would be .*by a seed \(--split-seed 0\)"):
             read(tmp_path, split, ReadOptions())
 
 

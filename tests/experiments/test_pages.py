@@ -50,6 +50,18 @@ def test_the_readme_shows_the_summary(redrawn):
     shown = [line for line in readme.splitlines() if line.startswith("| ") and "](docs/figures/" in line]
     assert len(shown) == 6
     assert set(shown) <= set(linked)
+    supported = [row for row in rows if "| [supported](" in row]
+    ours, random = (sum(text in row for row in supported) for text in ("| (Not in the paper.)", "| random features"))
+    told = f"{ours} of the supported claims are not in the paper, and {random} are about random features"
+    assert told in " ".join(readme.split())
+    held = [corrected_p(rows[linked.index(row)]) <= 0.05 for row in shown]
+    assert held == [True, True, False, False, False, False], "the first two of the README's rows hold, and it says so"
+
+
+def corrected_p(row: str) -> float:
+    """The p value with Holm's correction in a row of the summary; 1 where there is none."""
+    found = re.search(r"\(p [<=] (\d?\.\d+)\)", row)
+    return 1.0 if found is None else float(found[1])
 
 
 def test_what_later_papers_claim_has_the_verdicts_of_the_figures():

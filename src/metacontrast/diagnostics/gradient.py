@@ -127,6 +127,7 @@ def explain(
     """Split the outer gradient of a batch of tasks into its parts, and measure what surrounds it.
 
     Args:
+        model, params: the model and its parameters before adaptation.
         episodes: tasks of one shape, stacked; two classes or more, all in support and query set.
         inner: how the model adapts; the theory takes its steps, step size and order, and moves the head alone.
         executor: a thread pool to spread the tasks over.

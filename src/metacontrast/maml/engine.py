@@ -110,7 +110,9 @@ def meta_gradient(
     """Compute the outer gradient of a batch of tasks: the mean of the tasks' gradients.
 
     Args:
+        model, params: the model and its parameters before adaptation.
         episodes: tasks of one shape, stacked along a leading axis.
+        inner: settings of the inner loop.
         executor: a thread pool for the engine `loop` to spread the tasks over; None runs one group after the other.
         engine: how the tasks run.
 

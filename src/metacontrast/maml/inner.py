@@ -80,8 +80,10 @@ def adapt(
     Differentiable in `params` where these require a gradient, as `inner.order` says.
 
     Args:
+        model, params: the model and its parameters before adaptation.
         support_x: images, `(*task, image, channel, height, width)`.
         support_y: labels, `(*task, image)`.
+        inner: settings of the inner loop.
         weights: of the support images in the loss, with sum 1; None weighs them alike.
 
     Returns:

@@ -86,8 +86,11 @@ def evaluate(
     """Adapt to each test task and score its query images; one row per head and number of steps, then the solvers.
 
     Args:
+        model, params: the model and its parameters before adaptation.
+        tasks: the test tasks; the first `evaluation.episodes` of them are used.
         inner: step size, scope and loss of the adaptation; its number of steps is replaced by `evaluation.steps`.
-        executor: a thread pool to spread the tasks over.
+        evaluation: numbers of steps, heads, number of tasks, and what else classifies the features.
+        executor: a thread pool to spread the tasks over; None runs them one after the other.
         on_episode: called after every task, for a progress bar.
         engine: how the tasks run.
 
