@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from metacontrast.model.model import Model
     from metacontrast.training.config import TrainConfig, with_fields
     from metacontrast.training.evaluate import Evaluation, evaluate
+    from metacontrast.training.recipes import recipe
     from metacontrast.training.records import scalars
     from metacontrast.training.run import load_params, load_run
     from metacontrast.training.train import train
@@ -71,6 +72,7 @@ _PUBLIC = {
     "evaluate": "training.evaluate",
     "load_params": "training.run",
     "load_run": "training.run",
+    "recipe": "training.recipes",
     "scalars": "training.records",
     "train": "training.train",
     "train_config": "training.train_run",
@@ -120,6 +122,7 @@ __all__ = [
     "map_params",
     "meta_gradient",
     "methods",
+    "recipe",
     "scalars",
     "theory",
     "to_tensors",

@@ -392,6 +392,15 @@ def test_images_that_cannot_be_read_are_among_what_is_left_out(folder):
     assert fit(folder, None, skip_unreadable=True).ignored_ == (("class1/broken.png", "cannot be read"),)
 
 
+def test_what_cannot_be_read_is_told_once(folder, caplog):
+    """Not by every model that is compared; and it is not called left out where it ends the fit."""
+    (folder / "class1" / "broken.png").write_bytes(b"no image")
+    refused(lambda: FewShotClassifier().fit(folder), "1 of 7 images", "class1/broken.png")
+    assert "left out" not in caplog.text
+    FewShotClassifier(skip_unreadable=True).fit(folder)
+    assert caplog.text.count("broken.png") == 1
+
+
 def test_labels_of_which_none_is_a_class_are_told(fitted, caplog):
     assert fitted.score(IMAGES, ["elsewhere"] * len(IMAGES)) == 0
     assert "none of the labels (such as 'elsewhere') is a class" in caplog.text

@@ -30,7 +30,7 @@ from metacontrast.classifier.inputs import distinct
 from metacontrast.classifier.starting_point import StartingPoint, load_starting_point
 from metacontrast.classifier.storage import State
 from metacontrast.classifier.support import Read, Support
-from metacontrast.data.decode import Item
+from metacontrast.data.decode import Item, UnreadableImage
 from metacontrast.data.image_format import ImageFormat
 from metacontrast.training.sources import pretrained_names
 
@@ -82,7 +82,10 @@ def choose(items: Sequence[Item], read: ReadFor, folds: int, max_pixels: int) ->
     if len(names) == 1 or len({item.label for item in items}) == 1:
         return load_starting_point(favourite), (), None
     starts = {name: load_starting_point(name) for name in names}
-    seen = {name: read(start, some) for name, start in starts.items()}
+    seen, readable = {}, some
+    for name, start in starts.items():
+        seen[name] = read(start, readable)
+        readable = seen[name].items  # so that what cannot be read is told once
     found = {name: _held_out(start, seen[name], folds) for name, start in starts.items()}
     compared = {name: each for name, each in found.items() if each is not None}
     chosen = _best(compared, favourite) if len(compared) == len(names) else favourite
@@ -109,8 +112,8 @@ def is_drawing(image: UInt8[Tensor, "3 height width"]) -> bool:
 
 
 def _suggested(items: Sequence[Item], max_pixels: int, names: Sequence[str]) -> str:
-    _, images = LOOK.read(items, max_pixels, skip_unreadable=True)
-    drawn = sum(map(is_drawing, images)) * 2 > len(images)
+    images = [each for _, each in LOOK.read_each(items, max_pixels) if not isinstance(each, UnreadableImage)]
+    drawn = sum(is_drawing(torch.from_numpy(each)) for each in images) * 2 > len(images)
     kinds = (*DRAWINGS, *PHOTOS, *SMALL) if drawn else (*PHOTOS, *SMALL, *DRAWINGS)
     return next(name for name in kinds if name in names)
 

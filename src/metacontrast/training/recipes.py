@@ -74,7 +74,17 @@ RECIPES = {"glyphs": TrainConfig(inner_steps=2, eval_steps=(1, 2, 3)), "photos":
 
 
 def recipe(name: str) -> TrainConfig:
-    """Return the configuration of that name."""
+    """Return the configuration of a recipe, which `metacontrast train --recipe NAME` starts from.
+
+    >>> recipe("omniglot-5w1s-released").inner_lr
+    0.4
+
+    Args:
+        name: such as `glyphs`, `photos`, or a data set, ways, shots and `paper` or `released`.
+
+    Raises:
+        InputError: there is none of that name; the message lists them.
+    """
     if name not in RECIPES:
         raise InputError(f"unknown recipe {name!r}: {did_you_mean(name, RECIPES)}choose one of {', '.join(RECIPES)}")
     return RECIPES[name]

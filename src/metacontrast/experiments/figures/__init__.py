@@ -51,5 +51,5 @@ def find_figures(name: str) -> list[FigureSpec]:
         return [figure for figure in FIGURES.values() if figure.of_paper]
     if name not in FIGURES:
         known = ", ".join(FIGURES)
-        raise InputError(f"no figure {name!r}: {did_you_mean(name, ('all', *FIGURES))}there are all, {known}")
+        raise InputError(f"unknown figure {name!r}: {did_you_mean(name, ('all', *FIGURES))}choose one of all, {known}")
     return [FIGURES[name]]
