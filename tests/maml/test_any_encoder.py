@@ -12,7 +12,6 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 from torch.nn.utils.parametrize import register_parametrization
 from torch.utils.checkpoint import checkpoint
 
@@ -30,6 +29,7 @@ from metacontrast.model.image_wise import keeps_images_apart
 from metacontrast.model.model import Model
 from metacontrast.training.evaluate import Evaluation, evaluate
 from metacontrast.types import Episode, Inner, map_params, to_tensors
+from once_squared import OnceSquared
 from toy_images import noisy_images
 
 TOLERANCE = 1e-12
@@ -573,23 +573,9 @@ class Checkpointed(Wrapped):
         return self.body[3:](checkpoint(self.body[:3], x.requires_grad_(), use_reentrant=self.reentrant))
 
 
-class Straight(torch.autograd.Function):
-    """A function whose second derivative PyTorch does not take."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.square()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient):
-        return 2 * ctx.saved_tensors[0] * gradient
-
-
 class Once(Wrapped):
     def forward(self, x):
-        return Straight.apply(self.body(x))
+        return OnceSquared.apply(self.body(x))
 
 
 class Unlearned(Wrapped):
@@ -803,7 +789,7 @@ def test_a_loss_that_is_once_differentiable_is_refused_in_second_order():
     model, params = model_of("mirrored")
 
     def loss(outputs, labels):
-        return Straight.apply(outputs - nn.functional.one_hot(labels, WAYS)).mean()
+        return OnceSquared.apply(outputs - nn.functional.one_hot(labels, WAYS)).mean()
 
     meta_gradient(model, params, batch(2), Inner(1, 0.1, loss=loss))
     with pytest.raises(InputError, match="the encoder or the loss has an autograd function that is marked"):

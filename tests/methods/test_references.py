@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 from metacontrast.data.episodes import BalancedBatches
 from metacontrast.errors import InputError
@@ -18,6 +17,7 @@ from metacontrast.methods.first_order import conjugate_gradients
 from metacontrast.model.model import Model
 from metacontrast.training.config import TrainConfig, with_fields
 from metacontrast.types import Episode, Inner, from_named, map_params, to_named
+from once_squared import OnceSquared
 from toy_images import numbered_images
 
 # Hundreds of float64 terms: rounding is 1e-14.
@@ -58,20 +58,6 @@ def features(named, x):
     return torch.tanh(x @ find["0.weight"].T + find["0.bias"]) @ find["2.weight"].T + find["2.bias"]
 
 
-class Square(torch.autograd.Function):
-    """x², of whose second derivative nothing is said."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.square()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient):
-        return 2 * ctx.saved_tensors[0] * gradient
-
-
 class Distances(nn.Module):
     """Distances from learned points, of which PyTorch has no second derivative; scaled by a number."""
 
@@ -106,7 +92,7 @@ class Squared(nn.Module):
         self.layer = nn.Linear(SIZE, WIDTH).double()
 
     def forward(self, x):
-        return Square.apply(self.layer(x))
+        return OnceSquared.apply(self.layer(x))
 
 
 def test_conml_takes_a_parameter_that_is_a_number():

@@ -34,7 +34,7 @@ def asked_sweep(args: argparse.Namespace) -> Sweep | None:
     if both := sorted(sweep.varied.keys() & given.keys()):
         flag = both[0].replace("_", "-")
         raise InputError(f"--{flag} gives a field that the variants differ in: leave it out, or --vary {flag}")
-    return replace(sweep, before=load_sweep(args.out))
+    return replace(sweep, before=begun or load_sweep(args.out))
 
 
 def _anywhere(name: str, value: Any) -> Any:
@@ -74,7 +74,7 @@ def check_place(args: argparse.Namespace, sweep: Sweep | None, configs: dict[Pat
     is_single, are_several = read_config(args.out) is not None, holds_runs(args.out)
     if are_several and not goes_on(args):
         raise InputError(f"{args.out} holds several runs: continue them with --resume, or choose another --out")
-    is_known = sweep is not None and (load_sweep(args.out) or any(read_config(args.out / run) for run in configs))
+    is_known = sweep is not None and (sweep.before or any(read_config(args.out / run) for run in configs))
     if are_several and not is_known:
         raise InputError(f"{args.out} holds several runs, but not what they began with: give all their flags again")
     if sweep is None:

@@ -168,20 +168,13 @@ def _models(classifier: "FewShotClassifier") -> list[str]:
 def _ways(classifier: "FewShotClassifier") -> list[str]:
     """How each way did in cross-validation."""
     if not classifier.compare_:
-        is_models = classifier.temperature_ != 1
-        told = (
-            "the temperature of probabilities is the model's own" if is_models else "probabilities are not calibrated"
-        )
-        return [_NOT_HELD_OUT + told]
+        own = "the temperature of probabilities is the model's own"
+        return [_NOT_HELD_OUT + (own if classifier.temperature_ != 1 else "probabilities are not calibrated")]
     lines = [f"{'head':<11}{'':<20}{'balanced accuracy':>17}  {'vs. nearest centroid':<22}cross entropy"]
     for row in classifier.compare_:
-        way = (
-            f"{row.steps} step{'s' * (row.steps != 1)} of {row.lr:.3g}"
-            if row.steps
-            else f"penalty {row.strength:g}"
-            if row.strength
-            else ""
-        )
+        way = f"penalty {row.strength:g}" if row.strength else ""
+        if row.steps:
+            way = f"{row.steps} step{'s' * (row.steps != 1)} of {row.lr:.3g}"
         lines.append(
             f"{row.method:<11}{way:<20}{100 * row.balanced_accuracy:>15.1f} %  "
             + f"{100 * row.difference:+.1f} ± {100 * row.ci95:.1f} points".ljust(22)

@@ -316,9 +316,9 @@ def _mixed_data(records: FigureRecords) -> list[str]:
         for name, digest in (made.get("data") or {}).items():
             digests.setdefault(name, set()).add(digest)
     mixed = [name for name, found in digests.items() if len(found) > 1]
-    return (
-        [f"**Not all runs have seen the same images of {', '.join(mixed)}**: they may differ by that."] if mixed else []
-    )
+    if not mixed:
+        return []
+    return [f"**Not all runs have seen the same images of {', '.join(mixed)}**: they may differ by that."]
 
 
 def _recorded(spec: FigureSpec, records: FigureRecords) -> Sequence[Setting]:

@@ -31,6 +31,9 @@ from metacontrast.model.fused.block import channels_last
 from metacontrast.model.fused.sequential import fuse, runs_fused, takes_tasks
 from metacontrast.model.image_wise import keeps_images_apart
 
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+"""Convolutions whose second derivative may fail where images of one channel are marked as channels last."""
+
 
 class EncoderFunction(threading.local):
     """φ(x) with parameters that every call brings along.
@@ -54,19 +57,14 @@ class EncoderFunction(threading.local):
         self.encoder = fuse(own, may_change=not self.keeps_images_apart) if fused else own
         self.places = _places(self.encoder)
         self.takes_tasks = takes_tasks(self.encoder)
-        transposed = (
-            nn.ConvTranspose1d,
-            nn.ConvTranspose2d,
-            nn.ConvTranspose3d,
-        )  # whose second derivative wants it not
-        self.may_reorder = fused and not any(isinstance(each, transposed) for each in own.modules())
+        self.may_reorder = fused and not any(isinstance(each, _TRANSPOSED) for each in own.modules())
         self.task_buffers = normalization.task_buffer_names(self.encoder)
         self.buffers = {}  # of layers of unknown kind, which may change them: every call has a copy
         self.dimensions = {name: p.ndim for name, p in self.encoder.named_parameters()}
         self.frozen = {name: p for name, p in self.encoder.named_parameters() if name not in self.trained}
         if not self.keeps_images_apart:
-            named = {name: t for name, t in self.encoder.named_buffers() if name in self.places}
-            self.buffers = {name: t for name, t in named.items() if name not in self.task_buffers}
+            wanted = self.places.keys() - set(self.task_buffers)  # not a buffer that is a parameter too
+            self.buffers = {name: t for name, t in self.encoder.named_buffers() if name in wanted}
             withhold(self.encoder, {*self.trained, *self.buffers, *self.task_buffers})
 
     def __reduce__(self) -> tuple[type["EncoderFunction"], tuple[nn.Module, int, bool]]:

@@ -78,7 +78,10 @@ def zeroed_coefficients(
 def _matches(
     query_probs: Float[Tensor, "query way"], query_y: Int[Tensor, " query"], support_y: Int[Tensor, " support"]
 ) -> Float[Tensor, "support query way"]:
-    """Compute 1{j=t} − 1{u=t} for every class j, where t and u are the classes of the support and the query image."""
+    """Compute 1{j=t} − 1{u=t} for every support image, query image and class j.
+
+    t is the class of the support image and u that of the query image.
+    """
     t = torch.eye(query_probs.shape[-1], dtype=query_probs.dtype, device=query_probs.device)[support_y.long()]
     return t[:, None] - t[:, query_y.long(), None]
 
